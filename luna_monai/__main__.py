@@ -1,0 +1,8 @@
+"""``python -m luna_monai`` is the console script ``luna-monai``."""
+
+import sys
+
+from luna_monai.apps.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

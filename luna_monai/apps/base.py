@@ -1,0 +1,70 @@
+"""What every command shares: its arguments, its log and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+
+class App:
+    """One command of ``luna-monai``, callable from Python as ``SomeApp(argv).main()``, as in the book.
+
+    Args:
+        sys_argv: the command's arguments; the process's own when None. The book passes numbers too, so every value
+            is turned into a string.
+    """
+
+    name = ""
+    description = ""
+
+    def __init__(self, sys_argv: Sequence[object] | None = None) -> None:
+        parser = argparse.ArgumentParser(
+            prog=f"luna-monai {self.name}",
+            description=self.description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        self.add_arguments(parser)
+        self.cli_args = parser.parse_args(None if sys_argv is None else [str(value) for value in sys_argv])
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments on ``parser``."""
+
+    def main(self) -> int:
+        """Do the work.
+
+        Returns:
+            The exit status: 0, or 1 where the command's answer is that something is wrong.
+
+        Raises:
+            LunaError: when the input is bad.
+        """
+        raise NotImplementedError
+
+
+def run_app(app_class: type[App], sys_argv: Sequence[object] | None = None) -> int:
+    """Run a command as a process would: log to standard output, one line on standard error for bad input.
+
+    Args:
+        app_class: the command.
+        sys_argv: its arguments; the process's own when None.
+
+    Returns:
+        The exit status: the command's own, 1 for bad input, 130 when interrupted.
+    """
+    from luna_monai.errors import find_luna_error
+
+    app = app_class(sys_argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
+    try:
+        return app.main()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"luna-monai {app.name}: interrupted\n")
+        return 130
+    except Exception as error:
+        found = find_luna_error(error)
+        if found is None:
+            raise
+        sys.stderr.write(f"luna-monai {app.name}: error: {found}\n")
+        return 1

@@ -1,0 +1,44 @@
+"""``luna-monai COMMAND``: finds the command and runs it, without importing torch before it must."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+#: Command name -> (module in luna_monai.apps, class, one line for ``--help``).
+COMMANDS = {
+    "synth": ("synth", "LunaSynthApp", "write a synthetic LUNA16 dataset"),
+    "precache": ("precache", "LunaPrecacheApp", "cut all candidates of a dataset into the cache"),
+    "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
+}
+
+
+def main(sys_argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        sys_argv: command name and its arguments; the process's own when None.
+
+    Returns:
+        The exit status.
+    """
+    parser = argparse.ArgumentParser(
+        prog="luna-monai",
+        description="Lung-nodule classification on LUNA16 with MONAI. Not for clinical use.",
+        epilog="commands:\n" + "\n".join(f"  {name:10} {entry[2]}" for name, entry in COMMANDS.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="see below; each has its own --help")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's arguments")
+    parsed = parser.parse_args(sys_argv)
+    module_name, class_name, _ = COMMANDS[parsed.command]
+    from luna_monai.apps.base import run_app
+
+    app_class = getattr(importlib.import_module(f"luna_monai.apps.{module_name}"), class_name)
+    return run_app(app_class, parsed.arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""LunaModel, the book's 3D convolutional network (chapter 11.4)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+class LunaBlock(nn.Module):
+    """Two 3x3x3 convolutions with ReLU, then a 2x2x2 max pooling (chapter 11.4.1).
+
+    Args:
+        in_channels: channels of the input.
+        conv_channels: channels of the output.
+    """
+
+    def __init__(self, in_channels: int, conv_channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv3d(in_channels, conv_channels, kernel_size=3, padding=1, bias=True)
+        self.relu1 = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv3d(conv_channels, conv_channels, kernel_size=3, padding=1, bias=True)
+        self.relu2 = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool3d(2, 2)
+
+    def forward(self, input_batch: torch.Tensor) -> torch.Tensor:
+        """Halve (N, in_channels, D, H, W) in each direction: (N, conv_channels, D/2, H/2, W/2)."""
+        block_out = self.relu1(self.conv1(input_batch))
+        block_out = self.relu2(self.conv2(block_out))
+        return self.maxpool(block_out)
+
+
+class LunaModel(nn.Module):
+    """Nodule or not, for candidates of 32 x 48 x 48 voxels: the book's network, parameter names and initialisation.
+
+    ``forward`` returns logits alone, because MONAI's engines, inferers and bundle commands expect one tensor;
+    :class:`BookLunaModel` returns the book's pair. One ``state_dict`` serves both, and the book's published ``.state``
+    files load with ``strict=True``.
+
+    Args:
+        in_channels: channels of a candidate; 1 for CT.
+        conv_channels: channels of the first block; each of the following three has twice those of the one before it.
+
+    Reference:
+        Stevens, Antiga, Viehmann: *Deep Learning with PyTorch* (Manning, 2020), chapter 11.4.
+    """
+
+    def __init__(self, in_channels: int = 1, conv_channels: int = 8) -> None:
+        super().__init__()
+        self.tail_batchnorm = nn.BatchNorm3d(in_channels)
+        self.block1 = LunaBlock(in_channels, conv_channels)
+        self.block2 = LunaBlock(conv_channels, conv_channels * 2)
+        self.block3 = LunaBlock(conv_channels * 2, conv_channels * 4)
+        self.block4 = LunaBlock(conv_channels * 4, conv_channels * 8)
+        self.head_linear = nn.Linear(conv_channels * 8 * 2 * 3 * 3, 2)
+        self._init_weights()
+
+    def _init_weights(self) -> None:
+        for module in self.modules():
+            if isinstance(module, (nn.Conv3d, nn.Linear)):
+                nn.init.kaiming_normal_(module.weight, a=0, mode="fan_out", nonlinearity="relu")
+                if module.bias is not None:
+                    _, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
+                    bound = 1 / math.sqrt(fan_out)
+                    # The book's quirk, kept: it passes what reads like the ends of a uniform distribution to
+                    # normal_(), so biases come from a normal distribution of mean -bound and deviation bound.
+                    nn.init.normal_(module.bias, -bound, bound)
+
+    def forward(self, input_batch: torch.Tensor) -> torch.Tensor:
+        """Classify candidates.
+
+        Args:
+            input_batch: (N, in_channels, 32, 48, 48), float, in HU clipped to [-1000, 1000]; ``tail_batchnorm`` does
+                the scaling.
+
+        Returns:
+            Logits (N, 2): not a nodule, nodule.
+        """
+        block_out = self.tail_batchnorm(input_batch)
+        block_out = self.block1(block_out)
+        block_out = self.block2(block_out)
+        block_out = self.block3(block_out)
+        block_out = self.block4(block_out)
+        return self.head_linear(torch.flatten(block_out, 1))
+
+
+class BookLunaModel(LunaModel):
+    """:class:`LunaModel` with the book's return value: ``(logits, probabilities)``, both (N, 2)."""
+
+    def forward(self, input_batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        """Classify candidates; see :meth:`LunaModel.forward`."""
+        logits = super().forward(input_batch)
+        return logits, torch.softmax(logits, dim=1)
