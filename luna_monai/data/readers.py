@@ -1,0 +1,319 @@
+"""Reading CTs: MetaImage as in LUNA16, NIfTI, NRRD and DICOM folders, with arrays in z, y, x order."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
+from monai.data import ImageReader
+from monai.utils import ensure_tuple
+
+from luna_monai.data.geometry import Geometry
+from luna_monai.data.metaimage import check_voxel_file, read_metaimage_header, read_metaimage_voxels
+from luna_monai.errors import LunaError
+
+__all__ = ["Geometry", "SimpleITKReader", "check_scan", "files_of_scan", "map_or_read", "read_geometry"]
+
+SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")
+#: How much the distance of two DICOM slices may differ from the usual one, as a part of it.
+SLICE_STEP_TOLERANCE = 0.1
+
+
+def read_geometry(path: str | Path, *, seriesuid: str | None = None) -> Geometry:
+    """Read size, place and orientation of a scan from its header; no voxel is read.
+
+    Args:
+        path: a file with one of ``SUFFIXES``, or a folder of DICOM slices.
+        seriesuid: which series of a DICOM folder; needed when it holds several.
+
+    Returns:
+        The geometry.
+
+    Raises:
+        LunaError: when the scan is missing or its header cannot be read.
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    if suffix == "dicom":
+        return _dicom_geometry(_dicom_files(path, seriesuid), path)
+    if suffix in (".mhd", ".mha"):
+        return read_metaimage_header(path).geometry
+    return _file_geometry(path)
+
+
+def files_of_scan(path: str | Path, *, seriesuid: str | None = None) -> list[Path]:
+    """List the files that a scan consists of.
+
+    Args:
+        path: a file with one of ``SUFFIXES``, or a folder of DICOM slices.
+        seriesuid: which series of a DICOM folder; needed when it holds several.
+
+    Returns:
+        The header and its voxel file for ``.mhd``, the slices from foot to head of the patient for DICOM (along the
+        normal of the slices), else the file alone. The voxel file is listed even when it does not exist.
+
+    Raises:
+        LunaError: when the scan is missing or its header cannot be read.
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    if suffix == "dicom":
+        return _dicom_files(path, seriesuid)
+    if suffix == ".mhd":
+        return [path, read_metaimage_header(path).voxel_file]
+    return [path]
+
+
+def check_scan(path: str | Path) -> Geometry:
+    """Check as much of a scan as can be checked without reading voxels.
+
+    Args:
+        path: a file with one of ``SUFFIXES``, or a folder with one series of DICOM slices.
+
+    Returns:
+        The geometry.
+
+    Raises:
+        LunaError: when the header cannot be read, or a MetaImage's voxel file is missing or not as long as the header
+            says.
+    """
+    path = Path(path)
+    if _suffix(path) in (".mhd", ".mha"):
+        header = read_metaimage_header(path)
+        check_voxel_file(header)
+        return header.geometry
+    return read_geometry(path)
+
+
+def map_or_read(path: str | Path, *, seriesuid: str | None = None) -> tuple[np.ndarray, Geometry]:
+    """Get the voxels of a scan: mapped when they are an uncompressed MetaImage, read otherwise.
+
+    A mapped array costs no memory until it is used, and only the parts used are read from disk.
+
+    Args:
+        path: a file with one of ``SUFFIXES``, or a folder of DICOM slices.
+        seriesuid: which series of a DICOM folder; needed when it holds several.
+
+    Returns:
+        Array (z, y, x) in the type of the file (HU for a CT), and the geometry. Writing to a mapped array changes the
+        copy in memory alone.
+
+    Raises:
+        LunaError: when the scan is missing, damaged, truncated, or not a scan of one number per voxel.
+    """
+    path = Path(path)
+    suffix = _suffix(path)
+    if suffix in (".mhd", ".mha"):
+        header = read_metaimage_header(path)
+        return read_metaimage_voxels(header), header.geometry
+    if suffix == "dicom":
+        files = _dicom_files(path, seriesuid)
+        geometry = _dicom_geometry(files, path)
+        reader = sitk.ImageSeriesReader() if len(files) > 1 else sitk.ImageFileReader()
+        if len(files) > 1:
+            reader.SetFileNames([str(file) for file in files])
+        else:
+            reader.SetFileName(str(files[0]))
+    else:
+        geometry = _file_geometry(path)
+        if suffix in (".nii", ".nii.gz"):
+            _check_nifti_length(path)
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+    with _itk_errors(path):
+        voxels = sitk.GetArrayFromImage(reader.Execute())
+    if voxels.shape != geometry.shape:
+        raise LunaError(f"{path}: the header says {geometry.shape} voxels (z, y, x), found {voxels.shape}")
+    return voxels, geometry
+
+
+class SimpleITKReader(ImageReader):
+    """MONAI reader for the files of :func:`map_or_read`, to be used as ``LoadImaged(reader=SimpleITKReader)``.
+
+    Arrays keep the z, y, x order they have on disk (turning them costs six times as much as reading them); the affine
+    maps z, y, x indices to RAS, so that MONAI's spatial transforms are right. ``LoadImage`` turns everything into
+    float32 unless it is given ``dtype=None``.
+
+    Args:
+        seriesuid: which series of a DICOM folder; needed when it holds several.
+    """
+
+    def __init__(self, seriesuid: str | None = None) -> None:
+        super().__init__()
+        self.seriesuid = seriesuid
+
+    def verify_suffix(self, filename: Sequence[str | Path] | str | Path) -> bool:
+        """Tell whether the name of a file, or of each file of a sequence, is one this reader knows.
+
+        Args:
+            filename: one or several names.
+
+        Returns:
+            True for the files of ``SUFFIXES`` and for folders.
+        """
+        return all(Path(name).is_dir() or str(name).lower().endswith(SUFFIXES) for name in ensure_tuple(filename))
+
+    def read(self, data: Sequence[str | Path] | str | Path, **kwargs: Any) -> tuple[str | Path, ...]:
+        """Take note of the scan.
+
+        ``LoadImage`` turns to its other readers when ``read`` fails, and the reason is lost (or another reader fills
+        the missing half of the scan with zeros): whatever can fail is left to :meth:`get_data`.
+
+        Args:
+            data: path of one scan.
+            kwargs: none is known.
+
+        Returns:
+            The path, for :meth:`get_data`.
+        """
+        return ensure_tuple(data)
+
+    def get_data(self, img: tuple[str | Path, ...]) -> tuple[np.ndarray, dict[str, Any]]:
+        """Get voxels and metadata.
+
+        Args:
+            img: what :meth:`read` returned.
+
+        Returns:
+            Array (z, y, x), and ``affine`` and ``original_affine`` ((4, 4), z, y, x indices to RAS mm),
+            ``spatial_shape``, ``space``, ``original_channel_dim``, and ``geometry``, the :class:`Geometry`.
+
+        Raises:
+            LunaError: as :func:`map_or_read`.
+        """
+        if len(img) != 1:
+            raise LunaError(f"{', '.join(map(str, img))}: one scan at a time is read, found {len(img)} paths")
+        voxels, geometry = map_or_read(img[0], seriesuid=self.seriesuid)
+        return voxels, geometry.to_meta()
+
+
+def _suffix(path: Path) -> str:
+    if path.is_dir():
+        return "dicom"
+    name = path.name.lower()
+    # The longest first, because .nii.gz ends with no other.
+    for suffix in sorted(SUFFIXES, key=len, reverse=True):
+        if name.endswith(suffix):
+            if not path.is_file():
+                raise LunaError(f"{path}: no such file")
+            return suffix
+    if not path.exists():
+        raise LunaError(f"{path}: no such file or folder")
+    raise LunaError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)} and folders of DICOM slices")
+
+
+@contextmanager
+def _itk_errors(path: Path) -> Iterator[None]:
+    """Turn ITK's errors into one line, and keep its warnings, which name no file, off the user's terminal."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    except RuntimeError as error:
+        reason = " ".join(str(error).rsplit("ERROR:", 1)[-1].split())
+        raise LunaError(f"{path}: cannot be read; it is damaged or no such file as its name says ({reason})") from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
+
+
+def _read_information(path: Path) -> sitk.ImageFileReader:
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with _itk_errors(path):
+        reader.ReadImageInformation()
+    if reader.GetNumberOfComponents() != 1:
+        raise LunaError(f"{path}: a scan has one number per voxel, found {reader.GetNumberOfComponents()}")
+    if reader.GetDimension() != 3:
+        size = " × ".join(map(str, reader.GetSize()))
+        raise LunaError(f"{path}: a scan has 3 dimensions, found {reader.GetDimension()} ({size})")
+    return reader
+
+
+def _file_geometry(path: Path) -> Geometry:
+    reader = _read_information(path)
+    return Geometry.from_header(
+        reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection(), source=path
+    )
+
+
+def _check_nifti_length(path: Path) -> None:
+    """Compare the length of a NIfTI file with its header, because ITK fills what is missing with zeros."""
+    try:
+        header = nibabel.load(path).header
+        expected = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
+        found = path.stat().st_size
+        if path.name.lower().endswith(".gz"):
+            # Reading to the end also compares gzip's own checksum, which ITK does not.
+            with gzip.open(path) as stream:
+                found = 0
+                while piece := stream.read(1 << 20):
+                    found += len(piece)
+    except (EOFError, zlib.error, OSError) as error:
+        raise LunaError(f"{path}: damaged or truncated ({error}); copy it again") from error
+    if found < expected:
+        raise LunaError(f"{path}: found {found} bytes, but its header says {expected}; it is truncated, copy it again")
+
+
+def _dicom_files(folder: Path, seriesuid: str | None) -> list[Path]:
+    with _itk_errors(folder):
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    if not series:
+        raise LunaError(f"{folder}: no DICOM slices in this folder")
+    if seriesuid is None and len(series) > 1:
+        raise LunaError(f"{folder}: {len(series)} DICOM series, choose one with seriesuid=: {', '.join(series)}")
+    if seriesuid is not None and seriesuid not in series:
+        raise LunaError(f"{folder}: no DICOM series {seriesuid}; found {', '.join(series)}")
+    with _itk_errors(folder):
+        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), seriesuid or series[0])
+    return [Path(name) for name in names]
+
+
+def _dicom_geometry(files: Sequence[Path], folder: Path) -> Geometry:
+    """Join the slices' headers; they must be parallel, equally spaced, of one size and exactly behind each other."""
+    first = _read_information(files[0])
+    geometry = Geometry.from_header(
+        first.GetSize(), first.GetSpacing(), first.GetOrigin(), first.GetDirection(), source=files[0]
+    )
+    if len(files) == 1:
+        return geometry
+    origins = [geometry.origin]
+    for file in files[1:]:
+        slice_information = _read_information(file)
+        same = np.allclose(slice_information.GetDirection(), first.GetDirection(), atol=1e-4)
+        if slice_information.GetSize() != first.GetSize() or not same:
+            raise LunaError(
+                f"{file}: size or orientation differ from those of {files[0].name}; remove what is not of this scan "
+                f"from {folder}"
+            )
+        origins.append(slice_information.GetOrigin())
+    offsets = np.asarray(origins) - geometry.origin
+    normal = np.asarray(geometry.direction)[:, 2]
+    positions = offsets @ normal
+    steps = np.diff(positions)
+    step = float(np.median(steps))
+    uneven = ~(np.abs(steps - step) <= SLICE_STEP_TOLERANCE * step)
+    if step <= 0 or uneven.any():
+        where = int(uneven.argmax())
+        raise LunaError(
+            f"{folder}: slices are missing or double: {files[where].name} and {files[where + 1].name} are "
+            f"{steps[where]:.3f} mm apart, most others {step:.3f} mm"
+        )
+    sideways = np.abs(offsets - positions[:, None] * normal).max()
+    if sideways > min(geometry.spacing[:2]) / 2:
+        raise LunaError(
+            f"{folder}: the slices are displaced sideways by up to {sideways:.2f} mm (a tilted gantry); "
+            "resample the scan onto a rectangular grid"
+        )
+    return Geometry(
+        size=(geometry.size[0], geometry.size[1], len(files)),
+        spacing=(geometry.spacing[0], geometry.spacing[1], float(positions[-1] / (len(files) - 1))),
+        origin=geometry.origin,
+        direction=geometry.direction,
+    )
