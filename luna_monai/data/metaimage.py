@@ -34,6 +34,8 @@ DTYPES = {
 MAX_HEADER_BYTES = 65536
 #: Compressed bytes taken at a time, so that a worker's memory holds one scan and not its compressed file as well.
 CHUNK_BYTES = 1 << 20
+#: What zlib can make of one byte at most, of equal voxels: https://zlib.net/zlib_tech.html
+MAX_COMPRESSION = 1032
 #: zlib's ``wbits`` for streams with a zlib or a gzip header; MetaImage files have either.
 ZLIB_OR_GZIP = 47
 
@@ -103,7 +105,7 @@ def read_metaimage_header(path: str | Path) -> MetaImageHeader:
 
     def whole(*names: str, default: str | None = None) -> int:
         (value,) = numbers(1, *names, default=default)
-        if value != int(value):
+        if not value.is_integer():
             raise LunaError(f"{path}: {names[0]} must be a whole number, found {value:g}")
         return int(value)
 
@@ -120,7 +122,7 @@ def read_metaimage_header(path: str | Path) -> MetaImageHeader:
     if element_type not in DTYPES:
         raise LunaError(f"{path}: ElementType must be one of {', '.join(DTYPES)}, found {element_type!r}")
     size = numbers(3, "DimSize")
-    if any(value != int(value) for value in size):
+    if not all(value.is_integer() for value in size):
         raise LunaError(f"{path}: DimSize must be whole numbers, found {fields['DimSize']!r}")
     axes = np.reshape(numbers(9, "TransformMatrix", "Rotation", "Orientation", default="1 0 0 0 1 0 0 0 1"), (3, 3))
     geometry = Geometry.from_header(
@@ -159,19 +161,20 @@ def check_voxel_file(header: MetaImageHeader) -> None:
     Raises:
         LunaError: when the voxel file is missing, or shorter or longer than it must be.
     """
-    try:
-        found = header.voxel_file.stat().st_size
-    except OSError:
+    if not header.voxel_file.is_file():
         raise LunaError(
             f"{header.voxel_file}: no such file, but {header.path.name} says that its voxels are there; "
             "copy it beside the header"
-        ) from None
+        )
+    found = header.voxel_file.stat().st_size - max(header.offset, 0)
+    size = " × ".join(map(str, header.geometry.size))
+    if header.compressed and found * MAX_COMPRESSION < header.voxel_bytes:
+        raise LunaError(
+            f"{header.voxel_file}: {found} compressed bytes cannot hold the {header.voxel_bytes} bytes that "
+            f"{header.path.name} says ({size} voxels of {header.dtype.name}); it is truncated or the header wrong"
+        )
     expected = header.compressed_bytes if header.compressed else header.voxel_bytes
-    if expected is None:
-        return
-    found -= max(header.offset, 0)
-    if found < expected or (found > expected and header.offset >= 0):
-        size = " × ".join(map(str, header.geometry.size))
+    if expected is not None and (found < expected or (found > expected and header.offset >= 0)):
         kind = "compressed bytes" if header.compressed else f"bytes ({size} voxels of {header.dtype.name})"
         advice = "it is truncated: copy it again" if found < expected else "header and voxels do not belong together"
         raise LunaError(

@@ -14,6 +14,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
 from monai.data import ImageReader
 from monai.utils import ensure_tuple
+from nibabel.filebasedimages import ImageFileError
 
 from luna_monai.data.geometry import Geometry
 from luna_monai.data.metaimage import check_voxel_file, read_metaimage_header, read_metaimage_voxels
@@ -24,6 +25,8 @@ __all__ = ["Geometry", "SimpleITKReader", "check_scan", "files_of_scan", "map_or
 SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")
 #: How much the distance of two DICOM slices may differ from the usual one, as a part of it.
 SLICE_STEP_TOLERANCE = 0.1
+#: The SOP class that the header of a DICOM file with a CT slice names, padded to an even length.
+CT_IMAGE_STORAGE = b"1.2.840.10008.5.1.4.1.1.2\0"
 
 
 def read_geometry(path: str | Path, *, seriesuid: str | None = None) -> Geometry:
@@ -42,7 +45,7 @@ def read_geometry(path: str | Path, *, seriesuid: str | None = None) -> Geometry
     path = Path(path)
     suffix = _suffix(path)
     if suffix == "dicom":
-        return _dicom_geometry(_dicom_files(path, seriesuid), path)
+        return _dicom_series(path, seriesuid)[1]
     if suffix in (".mhd", ".mha"):
         return read_metaimage_header(path).geometry
     return _file_geometry(path)
@@ -56,8 +59,8 @@ def files_of_scan(path: str | Path, *, seriesuid: str | None = None) -> list[Pat
         seriesuid: which series of a DICOM folder; needed when it holds several.
 
     Returns:
-        The header and its voxel file for ``.mhd``, the slices from foot to head of the patient for DICOM (along the
-        normal of the slices), else the file alone. The voxel file is listed even when it does not exist.
+        The header and its voxel file for ``.mhd``, the slices in the order of the volume for DICOM, else the file
+        alone. The voxel file is listed even when it does not exist.
 
     Raises:
         LunaError: when the scan is missing or its header cannot be read.
@@ -65,7 +68,7 @@ def files_of_scan(path: str | Path, *, seriesuid: str | None = None) -> list[Pat
     path = Path(path)
     suffix = _suffix(path)
     if suffix == "dicom":
-        return _dicom_files(path, seriesuid)
+        return _dicom_series(path, seriesuid)[0]
     if suffix == ".mhd":
         return [path, read_metaimage_header(path).voxel_file]
     return [path]
@@ -114,17 +117,16 @@ def map_or_read(path: str | Path, *, seriesuid: str | None = None) -> tuple[np.n
         header = read_metaimage_header(path)
         return read_metaimage_voxels(header), header.geometry
     if suffix == "dicom":
-        files = _dicom_files(path, seriesuid)
-        geometry = _dicom_geometry(files, path)
+        files, geometry = _dicom_series(path, seriesuid)
         reader = sitk.ImageSeriesReader() if len(files) > 1 else sitk.ImageFileReader()
         if len(files) > 1:
             reader.SetFileNames([str(file) for file in files])
         else:
             reader.SetFileName(str(files[0]))
     else:
-        geometry = _file_geometry(path)
         if suffix in (".nii", ".nii.gz"):
             _check_nifti_length(path)
+        geometry = _file_geometry(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
     with _itk_errors(path):
@@ -255,65 +257,78 @@ def _check_nifti_length(path: Path) -> None:
                 found = 0
                 while piece := stream.read(1 << 20):
                     found += len(piece)
+    except ImageFileError as error:
+        raise LunaError(f"{path}: no NIfTI file ({error}); copy it again") from error
     except (EOFError, zlib.error, OSError) as error:
         raise LunaError(f"{path}: damaged or truncated ({error}); copy it again") from error
     if found < expected:
         raise LunaError(f"{path}: found {found} bytes, but its header says {expected}; it is truncated, copy it again")
 
 
-def _dicom_files(folder: Path, seriesuid: str | None) -> list[Path]:
+def _dicom_series(folder: Path, seriesuid: str | None) -> tuple[list[Path], Geometry]:
+    """Find the slices of a series, from the first to the last along their normal, and join their headers."""
     with _itk_errors(folder):
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if not series:
+        names_of_series = {
+            uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
+            for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+        }
+    _check_left_out(folder, {Path(name).name for names in names_of_series.values() for name in names})
+    if not names_of_series:
         raise LunaError(f"{folder}: no DICOM slices in this folder")
-    if seriesuid is None and len(series) > 1:
-        raise LunaError(f"{folder}: {len(series)} DICOM series, choose one with seriesuid=: {', '.join(series)}")
-    if seriesuid is not None and seriesuid not in series:
-        raise LunaError(f"{folder}: no DICOM series {seriesuid}; found {', '.join(series)}")
-    with _itk_errors(folder):
-        names = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), seriesuid or series[0])
-    return [Path(name) for name in names]
+    if seriesuid is None and len(names_of_series) > 1:
+        raise LunaError(
+            f"{folder}: {len(names_of_series)} DICOM series, choose one with seriesuid=: {', '.join(names_of_series)}"
+        )
+    if seriesuid is not None and seriesuid not in names_of_series:
+        raise LunaError(f"{folder}: no DICOM series {seriesuid}; found {', '.join(names_of_series)}")
+    files = [Path(name) for name in names_of_series[seriesuid or next(iter(names_of_series))]]
 
-
-def _dicom_geometry(files: Sequence[Path], folder: Path) -> Geometry:
-    """Join the slices' headers; they must be parallel, equally spaced, of one size and exactly behind each other."""
-    first = _read_information(files[0])
-    geometry = Geometry.from_header(
-        first.GetSize(), first.GetSpacing(), first.GetOrigin(), first.GetDirection(), source=files[0]
-    )
+    slices = [_file_geometry(file) for file in files]
+    first = slices[0]
     if len(files) == 1:
-        return geometry
-    origins = [geometry.origin]
-    for file in files[1:]:
-        slice_information = _read_information(file)
-        same = np.allclose(slice_information.GetDirection(), first.GetDirection(), atol=1e-4)
-        if slice_information.GetSize() != first.GetSize() or not same:
+        return files, first
+    for file, geometry in zip(files, slices, strict=True):
+        if geometry.size != first.size or not np.allclose(geometry.direction, first.direction, atol=1e-4):
             raise LunaError(
                 f"{file}: size or orientation differ from those of {files[0].name}; remove what is not of this scan "
                 f"from {folder}"
             )
-        origins.append(slice_information.GetOrigin())
-    offsets = np.asarray(origins) - geometry.origin
-    normal = np.asarray(geometry.direction)[:, 2]
+    normal = np.asarray(first.direction)[:, 2]
+    origins = np.asarray([geometry.origin for geometry in slices])
+    # GDCM gives up sorting when two slices are at one place.
+    order = np.argsort(origins @ normal)
+    files = [files[index] for index in order]
+    offsets = origins[order] - origins[order[0]]
     positions = offsets @ normal
     steps = np.diff(positions)
     step = float(np.median(steps))
-    uneven = ~(np.abs(steps - step) <= SLICE_STEP_TOLERANCE * step)
-    if step <= 0 or uneven.any():
+    uneven = ~(np.abs(steps - step) < SLICE_STEP_TOLERANCE * step)
+    if uneven.any():
         where = int(uneven.argmax())
         raise LunaError(
             f"{folder}: slices are missing or double: {files[where].name} and {files[where + 1].name} are "
             f"{steps[where]:.3f} mm apart, most others {step:.3f} mm"
         )
     sideways = np.abs(offsets - positions[:, None] * normal).max()
-    if sideways > min(geometry.spacing[:2]) / 2:
+    if sideways > min(first.spacing[:2]) / 2:
         raise LunaError(
             f"{folder}: the slices are displaced sideways by up to {sideways:.2f} mm (a tilted gantry); "
             "resample the scan onto a rectangular grid"
         )
-    return Geometry(
-        size=(geometry.size[0], geometry.size[1], len(files)),
-        spacing=(geometry.spacing[0], geometry.spacing[1], float(positions[-1] / (len(files) - 1))),
-        origin=geometry.origin,
-        direction=geometry.direction,
+    return files, Geometry(
+        size=(first.size[0], first.size[1], len(files)),
+        spacing=(first.spacing[0], first.spacing[1], float(positions[-1] / (len(files) - 1))),
+        origin=slices[order[0]].origin,
+        direction=first.direction,
     )
+
+
+def _check_left_out(folder: Path, listed: set[str]) -> None:
+    """Look for damaged slices among the files that GDCM passes over in silence, along with notes and thumbnails."""
+    for file in sorted(folder.iterdir()):
+        if file.name in listed or not file.is_file():
+            continue
+        with file.open("rb") as stream:
+            head = stream.read(1024)
+        if head[128:132] == b"DICM" and CT_IMAGE_STORAGE in head:
+            raise LunaError(f"{file}: a damaged DICOM slice; copy it again, or remove it if it is not of this scan")
