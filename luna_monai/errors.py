@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 
@@ -30,6 +32,18 @@ def find_luna_error(error: BaseException) -> LunaError | None:
         seen.add(id(current))
         current = current.__cause__ or current.__context__
     return None
+
+
+@contextmanager
+def unwrapped_luna_errors() -> Iterator[None]:
+    """Raise the :class:`LunaError` behind an exception that a library has wrapped; leave all others as they are."""
+    try:
+        yield
+    except Exception as error:
+        found = find_luna_error(error)
+        if found is None:
+            raise
+        raise found from None
 
 
 def install_one_line_errors() -> None:

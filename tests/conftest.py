@@ -1,10 +1,23 @@
 """Fixtures for all tests."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+import SimpleITK as sitk
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """Return the root of the repository."""
+    return REPOSITORY
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +32,46 @@ def shared_data() -> Path:
 def luna16_mini(shared_data: Path) -> Path:
     """Return a LUNA16 dataset folder with two real scans."""
     return shared_data / "luna16_mini"
+
+
+@pytest.fixture(scope="session")
+def golden(shared_data: Path) -> dict[str, np.ndarray]:
+    """Return what the book's own code computes on ``luna16_mini``."""
+    with np.load(shared_data / "book" / "golden_luna16_mini.npz", allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., Path]:
+    """Return a function that writes a small dataset folder of noise, with one nodule in each scan."""
+
+    def make(
+        scans: int = 3,
+        candidates: int = 12,
+        shape: Sequence[int] = (40, 56, 60),
+        name: str = "luna",
+        compressed: bool = False,
+    ) -> Path:
+        folder = tmp_path / name
+        random = np.random.default_rng(len(name))
+        annotations, rows = [], []
+        for number in range(scans):
+            uid = f"1.2.3.{number}"
+            image = sitk.GetImageFromArray(random.integers(-1500, 1500, shape, dtype=np.int16))
+            image.SetSpacing((0.7, 0.7, 1.25))
+            image.SetOrigin((-100.0 - number, -150.0, -200.5))
+            subset = folder / f"subset{number}"
+            subset.mkdir(parents=True)
+            sitk.WriteImage(image, str(subset / f"{uid}.mhd"), useCompression=compressed)
+            for candidate in range(candidates):
+                index = [float(random.integers(0, size)) for size in reversed(shape)]
+                world = image.TransformContinuousIndexToPhysicalPoint(index)
+                rows.append((uid, *world, int(candidate < 2)))
+                if candidate == 0:
+                    annotations.append((uid, *world, 6.5))
+        columns = ["seriesuid", "coordX", "coordY", "coordZ"]
+        pd.DataFrame(rows, columns=[*columns, "class"]).to_csv(folder / "candidates.csv", index=False)
+        pd.DataFrame(annotations, columns=[*columns, "diameter_mm"]).to_csv(folder / "annotations.csv", index=False)
+        return folder
+
+    return make

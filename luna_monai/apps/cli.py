@@ -12,6 +12,7 @@ COMMANDS = {
     "synth": ("synth", "LunaSynthApp", "write a synthetic LUNA16 dataset"),
     "precache": ("precache", "LunaPrecacheApp", "cut all candidates of a dataset into the cache"),
     "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
+    "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
 }
 
 

@@ -1,0 +1,31 @@
+"""Candidates, CTs, the cache and the datasets."""
+
+from luna_monai.data.cache import SeriesCache, series_items
+from luna_monai.data.candidates import find_scans, read_candidates, subset_of
+from luna_monai.data.datasets import CandidateBatch, CandidateDataset, CandidateLoader, collate_candidates
+from luna_monai.data.precache import Precache, PrecachePlan
+from luna_monai.data.readers import Geometry, SimpleITKReader, files_of_scan, map_or_read, read_geometry
+from luna_monai.data.splits import split_by_stride, split_by_subset
+from luna_monai.data.tables import read_table
+
+__all__ = [
+    "CandidateBatch",
+    "CandidateDataset",
+    "CandidateLoader",
+    "Geometry",
+    "Precache",
+    "PrecachePlan",
+    "SeriesCache",
+    "SimpleITKReader",
+    "collate_candidates",
+    "files_of_scan",
+    "find_scans",
+    "map_or_read",
+    "read_candidates",
+    "read_geometry",
+    "read_table",
+    "series_items",
+    "split_by_stride",
+    "split_by_subset",
+    "subset_of",
+]

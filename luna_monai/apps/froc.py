@@ -1,0 +1,179 @@
+"""``luna-monai froc``: LUNA16's evaluation of a submission."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from luna_monai.apps.base import App, run_app
+from luna_monai.data.tables import COORDINATES, read_table
+from luna_monai.errors import LunaError
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, check_submission, evaluate_froc
+from luna_monai.reports.files import replace_file
+
+logger = logging.getLogger(__name__)
+
+
+class LunaFrocApp(App):
+    """Evaluate candidates as the LUNA16 challenge does: FROC curve, sensitivities and CPM.
+
+    Args:
+        sys_argv: arguments; see ``luna-monai froc --help``.
+    """
+
+    name = "froc"
+    description = "Evaluate a submission exactly as the LUNA16 challenge does: FROC curve, sensitivities and CPM."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        parser.add_argument("submission", help="CSV with seriesuid,coordX,coordY,coordZ,probability")
+        parser.add_argument("--annotations", required=True, help="LUNA16's annotations.csv, the nodules to be found")
+        parser.add_argument("--excluded", help="LUNA16's annotations_excluded.csv, findings that do not count")
+        parser.add_argument("--seriesuids", required=True, help="list of the scans to evaluate, one series UID a line")
+        parser.add_argument("--json", metavar="OUT", help="write all numbers, and the curve, to this file")
+        parser.add_argument("--plot", metavar="OUT.png", help="write a picture of the curve to this file")
+        parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
+        parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+
+    def main(self) -> int:
+        """Evaluate, and write what was asked for.
+
+        Returns:
+            0.
+
+        Raises:
+            LunaError: when a file is missing or damaged, or the submission cannot be judged.
+        """
+        arguments = self.cli_args
+        if arguments.bootstrap < 0 or arguments.seed < 0:
+            raise LunaError(
+                f"--bootstrap and --seed must not be negative, found {arguments.bootstrap} and {arguments.seed}"
+            )
+        seriesuids = read_seriesuids(arguments.seriesuids)
+        submission = read_submission(arguments.submission, seriesuids)
+        finding_columns = [*COORDINATES, "diameter_mm"]
+        annotations = read_table(arguments.annotations, finding_columns)
+        excluded = read_table(arguments.excluded, finding_columns) if arguments.excluded else None
+        result = evaluate_froc(
+            submission, annotations, excluded, seriesuids, bootstrap=arguments.bootstrap, seed=arguments.seed
+        )
+        logger.info("%s", format_froc(result))
+        if arguments.json:
+            content = {"submission": Path(arguments.submission).name, "seed": arguments.seed, **result.to_dict()}
+            replace_file(arguments.json, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+            logger.info("numbers: %s", arguments.json)
+        if arguments.plot:
+            # Drawing takes a second to load, which those who only want numbers need not wait for.
+            from luna_monai.reports.figures import froc_figure, to_png
+
+            replace_file(arguments.plot, to_png(froc_figure(result, title=Path(arguments.submission).name)))
+            logger.info("curve: %s", arguments.plot)
+        return 0
+
+
+def read_submission(path: str | Path, seriesuids: list[str]) -> pd.DataFrame:
+    """Read a submission in LUNA16's form.
+
+    Args:
+        path: CSV file with ``seriesuid,coordX,coordY,coordZ,probability``.
+        seriesuids: the scans that may occur in it.
+
+    Returns:
+        These columns, one row a candidate.
+
+    Raises:
+        LunaError: when it is missing, empty or damaged, a probability is outside 0..1 or a series is unknown.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LunaError(f"{path}: no such file; expected a CSV with seriesuid,{','.join(COORDINATES)},probability")
+    submission = read_table(path, [*COORDINATES, "probability"])
+    if submission.empty:
+        raise LunaError(f"{path}: a header line and no candidates")
+    check_submission(submission, seriesuids, str(path))
+    return submission
+
+
+def read_seriesuids(path: str | Path) -> list[str]:
+    """Read a list of scans in the form of LUNA16's ``seriesuids.csv``.
+
+    Args:
+        path: one series UID a line; a header line ``seriesuid`` is allowed.
+
+    Returns:
+        The series UIDs in the order of the file.
+
+    Raises:
+        LunaError: when it is missing, empty or no text, a line holds several values, or a scan is listed twice.
+    """
+    path = Path(path)
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except OSError as error:
+        raise LunaError(f"{path}: cannot be read ({error.strerror}); expected one series UID a line") from None
+    except UnicodeDecodeError:
+        raise LunaError(f"{path}: not a text file; expected one series UID a line") from None
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        seriesuid = line.rstrip(",")
+        if not seriesuid or (number == 1 and seriesuid == "seriesuid"):
+            continue
+        if "," in seriesuid or ";" in seriesuid:
+            raise LunaError(f"{path}, line {number}: expected one series UID, found {line!r}")
+        if seriesuid in seen:
+            raise LunaError(f"{path}, line {number}: series {seriesuid} is already in line {seen[seriesuid]}")
+        seen[seriesuid] = number
+    if not seen:
+        raise LunaError(f"{path}: the file is empty; expected one series UID a line")
+    return list(seen)
+
+
+def format_froc(result: FrocResult) -> str:
+    """Lay out an evaluation as a table for the console.
+
+    Args:
+        result: the evaluation.
+
+    Returns:
+        Several lines.
+    """
+    counts = [
+        ("scans", result.scans),
+        ("nodules", result.nodules),
+        ("candidates (at most 100 a scan)", result.candidates),
+        ("true positives", result.true_positives),
+        ("false negatives", result.false_negatives),
+        ("false positives", result.false_positives),
+        ("ignored: on excluded findings", result.ignored_on_excluded),
+        ("ignored: double detections", result.ignored_double_detections),
+    ]
+    lines = [f"{name:34}{count:8,}" for name, count in counts]
+    rates = [f"{rate:g}" if rate >= 1 else f"1/{1 / rate:g}" for rate in FALSE_POSITIVES_PER_SCAN]
+    lines += [
+        "",
+        f"{'false positives per scan':26}" + "".join(f"{rate:>8}" for rate in rates),
+        f"{'sensitivity':26}" + "".join(f"{value:8.4f}" for value in result.sensitivity),
+    ]
+    summary = f"CPM {result.cpm:.4f}"
+    if result.interval is not None:
+        values = result.to_dict()["bootstrap"]
+        percent = f"{result.interval.confidence:.0%}"
+        for name in ("lower", "upper"):
+            cells = (float("nan") if value is None else value for value in values[f"sensitivity_{name}"])
+            lines.append(f"{f'  {percent} interval, {name}':26}" + "".join(f"{cell:8.4f}" for cell in cells))
+        summary += (
+            f", {percent} interval {result.interval.cpm_lower:.4f} to {result.interval.cpm_upper:.4f} "
+            f"({result.interval.samples:,} bootstrap samples of scans)"
+        )
+    if not result.nodules:
+        summary = "CPM undefined: the evaluated scans have no annotated nodule"
+    return "\n".join([*lines, "", summary])
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(LunaFrocApp))

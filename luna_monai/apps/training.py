@@ -1,0 +1,69 @@
+"""``luna-monai train``: the book's ``LunaTrainingApp`` (chapter 11.2), run by the bundle."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from luna_monai.apps.base import App, run_app
+from luna_monai.apps.workflow import add_config_arguments, parse_override, run_bundle
+from luna_monai.errors import LunaError
+
+
+class LunaTrainingApp(App):
+    """Train and validate LunaModel, with the book's options and the bundle's configuration.
+
+    Args:
+        sys_argv: arguments; see ``luna-monai train --help``.
+    """
+
+    name = "train"
+    description = (
+        "Train and validate LunaModel by bundle/configs/train.yaml. "
+        "'--config book_ch11' trains as chapter 11 of the book does."
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the book's options and ours."""
+        add_config_arguments(parser)
+        parser.add_argument("--output-dir", default=None, help="folder of the run (default: the configuration's)")
+        parser.add_argument("--fold", type=int, default=None, help="LUNA16 subset to validate on")
+        parser.add_argument("--batch-size", type=int, default=None, help="candidates in a batch")
+        parser.add_argument("--epochs", type=int, default=None, help="epochs to train for")
+        parser.add_argument("--tb-prefix", default=None, help="folder of TensorBoard's data below OUTPUT_DIR/runs")
+        parser.add_argument(
+            "comment_and_overrides",
+            nargs="*",
+            metavar="COMMENT | key=value",
+            help="a comment, which ends the names of TensorBoard's folders, and values for any key of the "
+            "configuration; nested keys are joined by '#', as in optimizer#lr=0.01",
+        )
+
+    def main(self) -> int:
+        """Train.
+
+        Raises:
+            LunaError: when the data, the configuration or an override is bad.
+        """
+        arguments = self.cli_args
+        comments = [text for text in arguments.comment_and_overrides if "=" not in text]
+        if len(comments) > 1:
+            raise LunaError(f"one comment at most, found {', '.join(map(repr, comments))}; overrides are key=value")
+        overrides = {
+            "dataset_dir": arguments.dataset_dir,
+            "cache_dir": arguments.cache_dir,
+            "output_dir": arguments.output_dir,
+            "num_workers": arguments.num_workers,
+            "batch_size": arguments.batch_size,
+            "max_epochs": arguments.epochs,
+            "fold": arguments.fold,
+            "tb_prefix": arguments.tb_prefix,
+            "comment": comments[0] if comments else None,
+        }
+        given = dict(parse_override(text) for text in arguments.comment_and_overrides if "=" in text)
+        run_bundle("training", arguments.config, overrides | given)
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(LunaTrainingApp))

@@ -1,0 +1,119 @@
+"""Running the bundle from a command."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from luna_monai.errors import LunaError
+from luna_monai.share import bundle_dir, configs_dir
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of commands that run the bundle."""
+    parser.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="YAML",
+        help="overlay on the bundle's train.yaml: a file, or the name of one in configs/ (may be repeated)",
+    )
+    parser.add_argument("--dataset-dir", default=None, help="LUNA16 dataset folder (default: the configuration's)")
+    parser.add_argument("--cache-dir", default=None, help="folder of the cache, or null (default: the configuration's)")
+    parser.add_argument(
+        "--num-workers", type=int, default=None, help="processes that load data (default: the configuration's)"
+    )
+
+
+def config_files(overlays: Sequence[str]) -> list[str]:
+    """List the configuration files of a run: the bundle's ``train.yaml``, then the overlays.
+
+    Args:
+        overlays: paths, or names of files in ``configs/`` with or without ``.yaml``.
+
+    Raises:
+        LunaError: when there is no such file.
+    """
+    files = [str(bundle_dir() / "configs" / "train.yaml")]
+    for overlay in overlays:
+        places = [Path(overlay), configs_dir() / overlay, configs_dir() / f"{overlay}.yaml"]
+        found = next((place for place in places if place.is_file()), None)
+        if found is None:
+            names = ", ".join(sorted(path.stem for path in configs_dir().glob("*.yaml")))
+            raise LunaError(f"--config {overlay}: no such file, nor one of the experiments {names}")
+        files.append(str(found))
+    return files
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split ``key=value``, the value in YAML.
+
+    Raises:
+        LunaError: when it is not of that form.
+    """
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise LunaError(f"{text!r}: an override has the form key=value, for example fold=3")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise LunaError(f"{text!r}: the value is not valid YAML") from None
+
+
+def run_bundle(run_id: str, overlays: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    """Run a part of the bundle in this process, as ``python -m monai.bundle run RUN_ID`` does in one of its own.
+
+    Args:
+        run_id: ``training``, ``precache``, …
+        overlays: configurations to lay over ``train.yaml``.
+        overrides: values by key; nested keys are joined by ``#``. Those that are None are left out.
+
+    Raises:
+        LunaError: for a key that the configuration does not have.
+    """
+    from monai.bundle import ConfigWorkflow
+
+    files = config_files(overlays)
+    logging.getLogger("monai.bundle.workflows").addFilter(_is_not_about_overlays)
+    workflow = ConfigWorkflow(
+        config_file=files,
+        meta_file=str(bundle_dir() / "configs" / "metadata.json"),
+        logging_file=str(bundle_dir() / "configs" / "logging.conf"),
+        run_id=run_id,
+        workflow_type="train",
+    )
+    pairs = {key: value for key, value in overrides.items() if value is not None}
+    known = set(_keys(workflow.parser.get()))
+    for key in pairs:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"the keys are in {files[0]}"
+            raise LunaError(f"{key!r} is not a key of the configuration; {hint}")
+    workflow.parser.update({key: None if value == "null" else value for key, value in pairs.items()})
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def _is_not_about_overlays(record: logging.LogRecord) -> bool:
+    # MONAI warns about every overlay that is not in the bundle's own folder; here that is how experiments are made.
+    return "Not all config files are in" not in record.getMessage()
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    entries: Iterator[tuple[Any, Any]] = iter(())
+    if isinstance(config, Mapping):
+        entries = iter(config.items())
+    elif isinstance(config, list):
+        entries = iter(enumerate(config))
+    for key, value in entries:
+        if key == "_meta_":
+            continue
+        yield f"{prefix}{key}"
+        yield from _keys(value, f"{prefix}{key}#")

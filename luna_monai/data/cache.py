@@ -1,0 +1,259 @@
+"""The cache of cut candidates: one file a series."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from monai.data import PersistentDataset
+
+from luna_monai.data.candidates import find_scans
+from luna_monai.data.hashing import describe, series_description, series_hashing, transform_hashing
+from luna_monai.data.readers import files_of_scan
+from luna_monai.data.tables import COORDINATES
+from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.files import atomic_write
+
+logger = logging.getLogger(__name__)
+
+_OPEN_SERIES = 20_000  # a mapped file costs one of the 65,530 memory maps that Linux gives a process
+_LOADED_SCANS = 4  # without a cache: a whole CT is up to 400 MB
+
+
+def series_items(candidates: pd.DataFrame) -> list[dict[str, Any]]:
+    """List the series of a candidate table as the items of a :class:`SeriesCache`.
+
+    The cache is made of *all* candidates of a series, so that every split of them shares it: pass the whole table,
+    not a part of it.
+
+    Args:
+        candidates: the table of :func:`~luna_monai.data.read_candidates`.
+
+    Returns:
+        A dict for each series, in the order of their first candidates: ``seriesuid``; ``image``, the path of the CT;
+        ``files``, what the CT's files look like on disk; ``center_xyz``, the world positions of the series' candidates
+        in the order of the table; ``row``, their index in it.
+
+    Raises:
+        LunaError: when a series has no CT, or its voxel file is missing.
+    """
+    dataset_dir = Path(candidates.attrs["dataset_dir"])
+    scans = find_scans(dataset_dir)
+    points = candidates[COORDINATES].to_numpy()
+    rows_of_series = candidates.groupby("seriesuid", sort=False).indices
+    items = []
+    for seriesuid, rows in rows_of_series.items():
+        files = []
+        for path in files_of_scan(scans[str(seriesuid)]):
+            status = path.stat()
+            name = path.relative_to(dataset_dir).as_posix()
+            files.append({"path": name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns})
+        items.append(
+            {
+                "seriesuid": str(seriesuid),
+                "image": str(scans[str(seriesuid)]),
+                "files": files,
+                "center_xyz": points[rows].tolist(),
+                "row": candidates.index[rows].to_numpy(),
+            }
+        )
+    return items
+
+
+class SeriesCache(PersistentDataset):
+    """All candidates of each series, cut once and kept on disk: a ``PersistentDataset`` whose items are series.
+
+    A file holds ``image``, int16 (n, 1, 32, 48, 48) in HU; ``center_irc``, int64 (n, 3), z,y,x; and ``made_from``,
+    the description of what it was made from. Its name holds the series, the hash of that description and the hash of
+    the deterministic transforms with all their parameters: whatever changes, the name changes, and the file that it
+    no longer fits is never read. Files are mapped into memory, not loaded. They are written to a temporary name in
+    the same folder, flushed to disk and renamed, so a file under its final name is whole.
+
+    Args:
+        data: items of :func:`series_items`.
+        transform: deterministic transforms that turn an item into ``image`` and ``center_irc``; the first loads the
+            CT.
+        cache_dir: folder of the files; made when missing. None keeps nothing on disk: candidates are cut when they
+            are asked for.
+
+    Raises:
+        LunaError: when the folder can't be made.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[dict[str, Any]],
+        transform: Sequence[Callable] | Callable,
+        cache_dir: str | Path | None,
+    ) -> None:
+        try:
+            super().__init__(
+                data=data,
+                transform=transform,
+                cache_dir=cache_dir,
+                hash_func=series_hashing,
+                hash_transform=transform_hashing,
+            )
+        except (OSError, ValueError) as error:
+            raise LunaError(f"{cache_dir}: can't be used as cache folder ({error}); choose another cache_dir") from None
+        self._open: dict[int, dict[str, Any]] = {}
+        self._scans: dict[int, dict[str, Any]] = {}
+        self._paths: dict[int, Path] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker maps the files itself: pickling a mapped tensor would send its voxels.
+        return self.__dict__ | {"_open": {}, "_scans": {}}
+
+    @property
+    def transform_description(self) -> list[Any]:
+        """The deterministic transforms with all their parameters, as a structure for ``json.dumps``."""
+        return describe(self.transform.flatten().transforms)
+
+    def path_of(self, index: int) -> Path:
+        """Tell the file of series number ``index``, whether it exists or not."""
+        if self.cache_dir is None:
+            raise ValueError("a SeriesCache without cache_dir has no files")
+        if index not in self._paths:
+            item = self.data[index]
+            name = f"{item['seriesuid']}.{self.hash_func(item).decode()}.{self.transform_hash}.pt"
+            self._paths[index] = self.cache_dir / name
+        return self._paths[index]
+
+    def missing(self) -> list[int]:
+        """List the series that are not in the cache yet, by their number in ``data``."""
+        if self.cache_dir is None:
+            return []
+        present = {entry.name for entry in os.scandir(self.cache_dir)}
+        return [index for index in range(len(self.data)) if self.path_of(index).name not in present]
+
+    def bytes_needed(self, indices: Sequence[int]) -> int:
+        """Tell how many bytes the files of these series take: their voxels, and a little for each file."""
+        per_candidate = 2 * int(np.prod(self._spatial_size))
+        return sum(len(self.data[index]["center_xyz"]) * (per_candidate + 64) + 4096 for index in indices)
+
+    @property
+    def _spatial_size(self) -> tuple[int, ...]:
+        for transform in self.transform.flatten().transforms:
+            size = getattr(getattr(transform, "cropper", transform), "spatial_size", None)
+            if size is not None:
+                return tuple(size)
+        raise LunaError("none of the cached transforms has a spatial_size, so nothing is cut")
+
+    def read(self, series: np.ndarray, position: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Read candidates, whole batches at once.
+
+        Args:
+            series: (n,) numbers of series in ``data``.
+            position: (n,) the candidates' places among those of their series.
+
+        Returns:
+            ``image``, int16 (n, 1, 32, 48, 48) in HU, and ``center_irc``, int64 (n, 3), z,y,x.
+
+        Raises:
+            LunaError: when a series is in no cache and its CT can't be read.
+        """
+        image = torch.empty((len(series), 1, *self._spatial_size), dtype=torch.int16)
+        center_irc = torch.empty((len(series), 3), dtype=torch.int64)
+        if self.cache_dir is None:
+            for index in np.unique(series).tolist():
+                wanted = np.flatnonzero(series == index)
+                cut = self._cut(index, position[wanted])
+                image[wanted] = cut["image"]
+                center_irc[wanted] = cut["center_irc"]
+        else:
+            for slot, (index, place) in enumerate(zip(series.tolist(), position.tolist(), strict=True)):
+                entry = self._open.get(index)
+                if entry is None:
+                    entry = self[index]
+                image[slot].copy_(entry["image"][place])
+                center_irc[slot] = entry["center_irc"][place]
+        return image, center_irc
+
+    def _transform(self, index: int) -> Any:
+        # PersistentDataset looks an item up by its content alone; here its number finds it while it is open.
+        if self.cache_dir is None:
+            return self._cut(index, slice(None))
+        entry = self._open.get(index)
+        if entry is None:
+            path = self.path_of(index)
+            entry = self._map(path, self.data[index])
+            if entry is None:
+                self.build(index)
+                entry = self._map(path, self.data[index])
+            if entry is None:
+                raise LunaError(f"{path}: can't be read although it was just written; check the disk")
+            while len(self._open) >= _OPEN_SERIES:
+                self._open.pop(next(iter(self._open)))
+            self._open[index] = entry
+        return entry
+
+    def build(self, index: int) -> Path:
+        """Cut the candidates of a series and write its file, whatever is there already.
+
+        Args:
+            index: the number of the series in ``data``.
+
+        Returns:
+            The file.
+
+        Raises:
+            LunaError: when the CT can't be read, or the file can't be written.
+        """
+        path = self.path_of(index)
+        item = self.data[index]
+        with unwrapped_luna_errors():
+            made = self._pre_transform(dict(item))
+        content = {
+            "image": made["image"],
+            "center_irc": made["center_irc"],
+            "made_from": json.dumps(series_description(item)),
+        }
+        try:
+            with atomic_write(path) as file:
+                torch.save(content, file)
+        except (OSError, RuntimeError) as error:
+            reason = os.strerror(errno.ENOSPC) if "No space" in str(error) else " ".join(str(error).split())[:200]
+            raise LunaError(f"{path}: can't be written ({reason}); free some space or choose another cache_dir") from None
+        return path
+
+    def _map(self, path: Path, item: dict[str, Any]) -> dict[str, Any] | None:
+        """Map a file, or return None when there is none or it is damaged."""
+        if not path.is_file():
+            return None
+        try:
+            entry = torch.load(path, mmap=True, weights_only=True)
+            count = len(item["center_xyz"])
+            expected = (count, 1, *self._spatial_size)
+            fits = (
+                tuple(entry["image"].shape) == expected
+                and entry["image"].dtype == torch.int16
+                and tuple(entry["center_irc"].shape) == (count, 3)
+            )
+            damage = None if fits else f"holds {tuple(entry['image'].shape)}, expected {expected}"
+        except (RuntimeError, OSError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
+            damage = " ".join(str(error).split())[:120]
+        except Exception as error:  # pickle.UnpicklingError and its relatives: the content is not ours
+            damage = f"{type(error).__name__}"
+        if damage is None:
+            return entry
+        logger.warning("%s: damaged (%s); it is made again from the CT", path, damage)
+        return None
+
+    def _cut(self, index: int, positions: np.ndarray | slice) -> dict[str, Any]:
+        item = self.data[index]
+        if index not in self._scans:
+            while len(self._scans) >= _LOADED_SCANS:
+                self._scans.pop(next(iter(self._scans)))
+            with unwrapped_luna_errors():
+                self._scans[index] = self.transform(dict(item), end=1)
+        points = np.asarray(item["center_xyz"])[positions]
+        with unwrapped_luna_errors():
+            return self.transform({**self._scans[index], "center_xyz": points}, start=1)

@@ -1,0 +1,181 @@
+"""The candidate table: what the book calls ``candidateInfo_list`` (chapter 10.2)."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from luna_monai.data.readers import read_geometry
+from luna_monai.data.tables import COORDINATES, read_table
+from luna_monai.errors import LunaError
+
+logger = logging.getLogger(__name__)
+
+#: Looked for in this order: the book and its row counts use the first.
+CANDIDATE_FILES = ("candidates.csv", "candidates_V2.csv")
+
+
+def find_scans(dataset_dir: str | Path) -> dict[str, Path]:
+    """Find the CTs of a LUNA16 dataset folder.
+
+    Args:
+        dataset_dir: folder with ``subset0 … subset9``, any number of them.
+
+    Returns:
+        The ``.mhd`` file of each series, by series UID, sorted by it.
+
+    Raises:
+        LunaError: when the folder is missing, or two subsets hold the same series.
+    """
+    dataset_dir = Path(dataset_dir)
+    if not dataset_dir.is_dir():
+        raise LunaError(
+            f"{dataset_dir}: no such folder; dataset_dir must hold subset0 … subset9 and the CSV tables of LUNA16 "
+            "('luna-monai synth' makes a synthetic one)"
+        )
+    scans: dict[str, Path] = {}
+    for path in sorted(dataset_dir.glob("subset*/*.mhd"), key=lambda path: path.stem):
+        if path.stem in scans:
+            raise LunaError(f"{path}: the same series is also in {scans[path.stem].parent}; remove one of the two")
+        scans[path.stem] = path
+    return scans
+
+
+def subset_of(path: Path) -> int:
+    """Tell the LUNA16 subset of a scan from the name of its folder.
+
+    Args:
+        path: a scan inside ``subsetN/``.
+
+    Returns:
+        N.
+
+    Raises:
+        LunaError: when the folder is not named that way.
+    """
+    match = re.fullmatch(r"subset(\d+)", path.parent.name)
+    if match is None:
+        raise LunaError(f"{path}: its folder is not named subset0 … subset9, so it belongs to no fold")
+    return int(match[1])
+
+
+def read_candidates(
+    dataset_dir: str | Path, *, candidates_file: str | None = None, outside_volume: str = "error"
+) -> pd.DataFrame:
+    """Read the candidates of a LUNA16 dataset, with diameters and in the order of the book.
+
+    A candidate's diameter is that of the first annotation of its series, in file order, whose centre is at most a
+    quarter of its diameter away along each axis, else 0 (chapter 10.2.2). Rows are in the descending order of (is
+    nodule, diameter, seriesuid, (x, y, z)). Rows whose CT is not on disk are dropped, and their number is logged.
+
+    Args:
+        dataset_dir: LUNA16 dataset folder.
+        candidates_file: name of the candidate table inside ``dataset_dir``; ``candidates.csv``, else
+            ``candidates_V2.csv``, when None.
+        outside_volume: what to do with candidates whose voxel lies outside their CT: ``"error"`` or ``"drop"``.
+
+    Returns:
+        ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm), ``class`` (0 or 1) and ``diameter_mm``,
+        indexed from 0. The index is the ``row`` by which samples are traced back, and ``attrs["dataset_dir"]`` is the
+        folder they came from.
+
+    Raises:
+        LunaError: when a table is missing or damaged, a class is neither 0 nor 1, no row has its CT on disk, or a
+            candidate lies outside its CT and is not to be dropped.
+    """
+    dataset_dir = Path(dataset_dir)
+    if outside_volume not in ("error", "drop"):
+        raise LunaError(f"outside_volume must be 'error' or 'drop', found {outside_volume!r}")
+    scans = find_scans(dataset_dir)
+    path = _candidates_path(dataset_dir, candidates_file)
+    annotations = read_table(dataset_dir / "annotations.csv", numeric=[*COORDINATES, "diameter_mm"])
+    candidates = read_table(path, numeric=[*COORDINATES, "class"])
+    if candidates.empty:
+        raise LunaError(f"{path}: a header line and no candidates")
+    wrong = ~candidates["class"].isin([0, 1])
+    if wrong.any():
+        row = candidates.index[wrong][0]
+        raise LunaError(f"{path}, line {row + 2}: 'class' must be 0 or 1, found {candidates.loc[row, 'class']:g}")
+    candidates["class"] = candidates["class"].astype(int)
+
+    on_disk = candidates["seriesuid"].isin(list(scans))
+    if not on_disk.any():
+        raise LunaError(
+            f"{path}: none of its {candidates['seriesuid'].nunique()} series has a CT on disk; "
+            f"searched {dataset_dir}/subset*/*.mhd and found {len(scans)} scans"
+        )
+    if not on_disk.all():
+        logger.info(
+            "%s: %d of %d candidates dropped, because the CTs of %d of %d series are not in %s",
+            path.name,
+            (~on_disk).sum(),
+            len(candidates),
+            candidates.loc[~on_disk, "seriesuid"].nunique(),
+            candidates["seriesuid"].nunique(),
+            dataset_dir,
+        )
+        candidates = candidates[on_disk].reset_index(drop=True)
+    candidates["diameter_mm"] = _match_diameters(candidates, annotations)
+    candidates = _keep_inside(candidates, scans, path, drop=outside_volume == "drop")
+
+    series_rank = pd.factorize(candidates["seriesuid"], sort=True)[0]
+    keys = [series_rank, candidates["diameter_mm"], candidates["class"]]
+    # lexsort takes the most significant key last, and keeps the file order of equal rows as the book's sort does.
+    order = np.lexsort([-np.asarray(key) for key in [*(candidates[axis] for axis in reversed(COORDINATES)), *keys]])
+    candidates = candidates.iloc[order].reset_index(drop=True)
+    candidates.attrs["dataset_dir"] = str(dataset_dir)
+    return candidates
+
+
+def _candidates_path(dataset_dir: Path, candidates_file: str | None) -> Path:
+    names = CANDIDATE_FILES if candidates_file is None else (candidates_file,)
+    for name in names:
+        if (dataset_dir / name).is_file():
+            return dataset_dir / name
+    raise LunaError(f"{dataset_dir}: no {' or '.join(names)} in this folder; it is one of LUNA16's tables")
+
+
+def _match_diameters(candidates: pd.DataFrame, annotations: pd.DataFrame) -> np.ndarray:
+    diameters = np.zeros(len(candidates))
+    rows_of_series = candidates.groupby("seriesuid").indices
+    points = candidates[COORDINATES].to_numpy()
+    for seriesuid, nodules in annotations.groupby("seriesuid"):
+        rows = rows_of_series.get(seriesuid)
+        if rows is None:
+            continue
+        centers = nodules[COORDINATES].to_numpy()
+        nodule_diameters = nodules["diameter_mm"].to_numpy()
+        distances = np.abs(points[rows, None, :] - centers[None])
+        close = (distances <= nodule_diameters[None, :, None] / 4).all(axis=2)
+        diameters[rows] = np.where(close.any(axis=1), nodule_diameters[close.argmax(axis=1)], 0.0)
+    return diameters
+
+
+def _keep_inside(candidates: pd.DataFrame, scans: dict[str, Path], path: Path, *, drop: bool) -> pd.DataFrame:
+    points = candidates[COORDINATES].to_numpy()
+    outside = np.zeros(len(candidates), dtype=bool)
+    examples = []
+    for seriesuid, rows in candidates.groupby("seriesuid").indices.items():
+        geometry = read_geometry(scans[str(seriesuid)])
+        center_irc = geometry.world_to_index(points[rows])
+        shape = np.asarray(geometry.size)[::-1]
+        wrong = ((center_irc < 0) | (center_irc >= shape)).any(axis=1)
+        outside[rows] = wrong
+        for row, center in zip(rows[wrong], center_irc[wrong], strict=True):
+            world = ", ".join(f"{value:g}" for value in points[row])
+            voxel = ", ".join(map(str, center))
+            examples.append(f"{seriesuid} at ({world}) mm = voxel z,y,x ({voxel}) of {tuple(map(int, shape))}")
+    if not outside.any():
+        return candidates
+    listed = "; ".join(examples[:5]) + (f"; and {len(examples) - 5} more" if len(examples) > 5 else "")
+    if not drop:
+        raise LunaError(
+            f"{path}: {outside.sum()} candidates lie outside their CT: {listed}. "
+            "Correct the table, or set outside_volume=drop to leave them out"
+        )
+    logger.info("%s: %d candidates dropped, because they lie outside their CT: %s", path.name, outside.sum(), listed)
+    return candidates[~outside].reset_index(drop=True)

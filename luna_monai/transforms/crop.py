@@ -1,0 +1,99 @@
+"""Cutting the candidates out of a CT."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, Transform
+
+from luna_monai.data.geometry import Geometry
+from luna_monai.errors import LunaError
+
+
+class CropCandidates(Transform):
+    """Cut a block of ``spatial_size`` voxels around each of many centres, as the book does (chapter 10.4).
+
+    The block starts at ``int(round(center - size / 2))`` along each axis, with Python's rounding; where that reaches
+    out of the volume it is moved inside, never padded. MONAI's own crops take one centre, fixed when they are made,
+    and shorten the block at the high edge.
+
+    Args:
+        spatial_size: size of the blocks in voxels, (z, y, x).
+    """
+
+    def __init__(self, spatial_size: Sequence[int]) -> None:
+        self.spatial_size = tuple(int(size) for size in spatial_size)
+
+    def __call__(self, img: torch.Tensor, roi_centers: np.ndarray) -> torch.Tensor:
+        """Cut all blocks.
+
+        Args:
+            img: the volume, (channel, z, y, x).
+            roi_centers: (n, 3) voxel indices, (z, y, x), all inside the volume.
+
+        Returns:
+            (n, channel, *spatial_size), a plain contiguous tensor of ``img``'s type that shares no memory with it.
+
+        Raises:
+            LunaError: when the volume is smaller than a block, or a centre lies outside of it.
+        """
+        source = getattr(img, "meta", {}).get("filename_or_obj", "volume")
+        shape = tuple(img.shape[1:])
+        if any(have < need for have, need in zip(shape, self.spatial_size, strict=True)):
+            raise LunaError(
+                f"{source}: {' x '.join(map(str, shape))} voxels (z,y,x) are too few for candidates of "
+                f"{' x '.join(map(str, self.spatial_size))}"
+            )
+        volume = img.as_tensor() if isinstance(img, MetaTensor) else img
+        blocks = volume.new_empty((len(roi_centers), volume.shape[0], *self.spatial_size))
+        for block, center in zip(blocks, np.asarray(roi_centers).tolist(), strict=True):
+            if any(not 0 <= index < have for index, have in zip(center, shape, strict=True)):
+                raise LunaError(f"{source}: voxel {tuple(center)} (z,y,x) lies outside the volume of {shape} voxels")
+            window = [slice(None)]
+            for index, size, have in zip(center, self.spatial_size, shape, strict=True):
+                start = min(max(int(round(index - size / 2)), 0), have - size)  # noqa: RUF046
+                window.append(slice(start, start + size))
+            block.copy_(volume[tuple(window)])
+        return blocks
+
+
+class CropCandidatesd(MapTransform):
+    """Cut all candidates of a series out of its CT: dictionary wrapper of :class:`CropCandidates`.
+
+    Adds the candidates' voxel indices. The points are removed, for they are known to whoever asked.
+
+    Args:
+        keys: key of the CT, a MetaTensor (1, z, y, x) as :class:`~luna_monai.data.SimpleITKReader` reads it.
+        spatial_size: size of the blocks in voxels, (z, y, x).
+        point_key: key of the candidates' centres, (n, 3), world x,y,z in mm (LPS).
+        center_key: key under which the voxel indices of the centres are put, (n, 3), z,y,x ("IRC" in the book).
+        allow_missing_keys: don't raise if a key is missing.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        spatial_size: Sequence[int],
+        point_key: str = "center_xyz",
+        center_key: str = "center_irc",
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.cropper = CropCandidates(spatial_size)
+        self.point_key = point_key
+        self.center_key = center_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Replace each CT by its (n, 1, *spatial_size) blocks."""
+        d = dict(data)
+        points = np.asarray(d.pop(self.point_key), dtype=float).reshape(-1, 3)
+        for key in self.key_iterator(d):
+            centers = Geometry.from_meta(d[key].meta).world_to_index(points)
+            d[self.center_key] = torch.from_numpy(centers)
+            d[key] = self.cropper(d[key], centers)
+        return d

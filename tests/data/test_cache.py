@@ -1,0 +1,212 @@
+"""The cache gives the book's voxels, cold and warm, and never a stale, damaged or half-written series."""
+
+import hashlib
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from luna_monai.data import (
+    CandidateDataset,
+    CandidateLoader,
+    Precache,
+    SeriesCache,
+    read_candidates,
+    series_items,
+)
+from luna_monai.errors import LunaError
+from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
+
+
+def transforms(a_max=1000, spatial_size=(32, 48, 48)):
+    return [
+        LoadScand("image"),
+        CropCandidatesd("image", spatial_size),
+        ClipIntensityRanged("image", -1000, a_max),
+    ]
+
+
+def open_dataset(dataset_dir, cache_dir, **kwargs):
+    candidates = read_candidates(dataset_dir)
+    return CandidateDataset(candidates, SeriesCache(series_items(candidates), transforms(**kwargs), cache_dir))
+
+
+@pytest.fixture(scope="module")
+def mini_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("state", ["cold", "warm", "direct"])
+def test_golden_voxels(luna16_mini, golden, mini_cache, tmp_path, state, num_workers):
+    cache_dir = {"cold": tmp_path, "warm": mini_cache, "direct": None}[state]
+    dataset = open_dataset(luna16_mini, cache_dir)
+    if state == "warm":
+        Precache(dataset.cache, num_workers=num_workers).run()
+    seen = []
+    for batch in CandidateLoader(dataset, batch_size=100, num_workers=num_workers):
+        assert batch["image"].dtype == torch.int16
+        for row, image, center in zip(batch["row"], batch["image"], batch["center_irc"], strict=True):
+            seen.append(int(row))
+            crop = image[0].numpy().astype("<f4")
+            assert hashlib.sha256(crop.tobytes()).hexdigest() == golden["crop_sha256"][row]
+            np.testing.assert_array_equal(center, golden["center_irc"][row])
+    assert seen == list(range(len(golden["is_nodule"])))
+
+
+def test_items_and_batches_agree(make_dataset, tmp_path):
+    dataset = open_dataset(make_dataset(), tmp_path / "cache")
+    batch = next(iter(CandidateLoader(dataset, batch_size=8, shuffle=True)))
+    for place, row in enumerate(batch["row"].tolist()):
+        item = dataset[row]
+        assert (item["row"], item["label"]) == (row, int(batch["label"][place]))
+        assert item["seriesuid"] == batch["seriesuid"][place]
+        for key in ("image", "center_irc", "center_xyz"):
+            torch.testing.assert_close(item[key], batch[key][place])
+    plain = next(iter(torch.utils.data.DataLoader(dataset, batch_size=8)))
+    ours = next(iter(CandidateLoader(dataset, batch_size=8)))
+    assert set(plain) == set(ours)
+    for key in ("image", "label", "row", "center_irc", "center_xyz"):
+        torch.testing.assert_close(plain[key], ours[key])
+
+
+def test_splits_share_the_cache(make_dataset, tmp_path):
+    candidates = read_candidates(make_dataset())
+    cache = SeriesCache(series_items(candidates), transforms(), tmp_path / "cache")
+    whole = CandidateDataset(candidates, cache)
+    part = CandidateDataset(candidates[candidates.index % 5 == 3], cache)
+    for item in (part[index] for index in range(len(part))):
+        torch.testing.assert_close(item["image"], whole[item["row"]]["image"])
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+def test_cold_and_warm_reads_are_of_one_type(make_dataset, tmp_path):
+    folder = make_dataset()
+    cold = open_dataset(folder, tmp_path / "cache")[3]
+    warm = open_dataset(folder, tmp_path / "cache")[3]
+    assert {key: type(value) for key, value in cold.items()} == {key: type(value) for key, value in warm.items()}
+    assert type(warm["image"]) is torch.Tensor
+    torch.testing.assert_close(cold["image"], warm["image"])
+
+
+def test_moved_dataset_keeps_its_cache(make_dataset, tmp_path):
+    folder = make_dataset()
+    Precache(open_dataset(folder, tmp_path / "cache").cache).run()
+    folder.rename(tmp_path / "moved")
+    assert open_dataset(tmp_path / "moved", tmp_path / "cache").cache.missing() == []
+
+
+def test_changed_transform_parameter_is_a_new_key(make_dataset, tmp_path):
+    folder = make_dataset()
+    Precache(open_dataset(folder, tmp_path / "cache").cache).run()
+    changed = open_dataset(folder, tmp_path / "cache", a_max=400)
+    assert len(changed.cache.missing()) == 3
+    assert changed[0]["image"].max() <= 400
+    smaller = open_dataset(folder, tmp_path / "cache", spatial_size=(16, 24, 24))
+    assert smaller[0]["image"].shape == (1, 16, 24, 24)
+
+
+def test_changed_ct_is_cut_again(make_dataset, tmp_path):
+    folder = make_dataset()
+    before = open_dataset(folder, tmp_path / "cache")
+    rows = [row for row in range(len(before)) if before[row]["seriesuid"] == "1.2.3.1"]
+    raw = folder / "subset1" / "1.2.3.1.raw"
+    voxels = np.fromfile(raw, dtype=np.int16)
+    (voxels // 2).tofile(raw)
+    os.utime(raw, ns=(1, 1))
+    after = open_dataset(folder, tmp_path / "cache")
+    assert len(after.cache.missing()) == 1
+    assert not torch.equal(before[rows[0]]["image"], after[rows[0]]["image"])
+
+
+def test_changed_candidates_are_cut_again(make_dataset, tmp_path):
+    folder = make_dataset()
+    Precache(open_dataset(folder, tmp_path / "cache").cache).run()
+    table = pd.read_csv(folder / "candidates.csv")
+    table.loc[0, "coordZ"] += 2.5
+    table.to_csv(folder / "candidates.csv", index=False)
+    assert len(open_dataset(folder, tmp_path / "cache").cache.missing()) == 1
+
+
+def test_lambda_in_a_cached_transform_is_refused(make_dataset, tmp_path):
+    from monai.transforms import Lambdad
+
+    candidates = read_candidates(make_dataset())
+    with pytest.raises(LunaError, match=r"whose changes can't be seen"):
+        SeriesCache(series_items(candidates), [*transforms(), Lambdad("image", lambda image: image)], tmp_path / "cache")
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def other_content(path):
+    torch.save({"image": torch.zeros(2, 1, 32, 48, 48, dtype=torch.int16)}, path)
+
+
+def other_shape(path):
+    torch.save({"image": torch.zeros(2, 3), "center_irc": torch.zeros(2, 3)}, path)
+
+
+def no_torch_file(path):
+    path.write_text("<html>404</html>")
+
+
+@pytest.mark.parametrize("damage", [empty, truncate, other_content, other_shape, no_torch_file])
+def test_damaged_file_is_named_and_made_again(make_dataset, tmp_path, caplog, damage):
+    folder = make_dataset()
+    whole = open_dataset(folder, tmp_path / "cache")
+    expected = whole[5]["image"].clone()
+    path = whole.cache.path_of(int(whole._series[5]))
+    damage(path)
+    again = open_dataset(folder, tmp_path / "cache")
+    torch.testing.assert_close(again[5]["image"], expected)
+    assert f"{path}: damaged" in caplog.text
+    caplog.clear()
+    torch.testing.assert_close(open_dataset(folder, tmp_path / "cache")[5]["image"], expected)
+    assert not caplog.records
+
+
+def test_file_is_147456_bytes_a_candidate(make_dataset, tmp_path):
+    dataset = open_dataset(make_dataset(scans=1, candidates=300), tmp_path / "cache")
+    Precache(dataset.cache).run()
+    size = dataset.cache.path_of(0).stat().st_size
+    assert 147_456 * 300 <= size <= 147_456 * 300 * 1.01
+    assert size <= dataset.cache.bytes_needed([0])
+
+
+def test_missing_ct_names_the_file(make_dataset, tmp_path):
+    folder = make_dataset(scans=2)
+    dataset = open_dataset(folder, tmp_path / "cache")
+    (folder / "subset1" / "1.2.3.1.raw").unlink()
+    row = next(row for row, uid in enumerate(read_candidates(folder)["seriesuid"]) if uid == "1.2.3.1")
+    with pytest.raises(LunaError, match=r"1\.2\.3\.1\.raw"):
+        dataset[row]
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_error_in_a_worker_is_one_line(make_dataset, tmp_path):
+    from luna_monai.errors import find_luna_error
+
+    folder = make_dataset(scans=2)
+    dataset = open_dataset(folder, tmp_path / "cache")
+    for scan in (0, 1):
+        (folder / f"subset{scan}" / f"1.2.3.{scan}.raw").unlink()
+    with pytest.raises(LunaError) as caught:
+        list(CandidateLoader(dataset, num_workers=1, batch_size=4))
+    found = find_luna_error(caught.value)
+    assert found is not None
+    assert "\n" not in str(found)
+    assert ".raw" in str(found)
+
+
+def test_cache_folder_that_is_a_file(make_dataset, tmp_path):
+    (tmp_path / "cache").write_text("")
+    with pytest.raises(LunaError, match="can't be used as cache folder"):
+        open_dataset(make_dataset(), tmp_path / "cache")

@@ -1,0 +1,65 @@
+"""LunaModel is the book's network."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from luna_monai.networks import BookLunaModel, LunaModel
+
+
+@pytest.fixture
+def book_state(shared_data):
+    return torch.load(shared_data / "book" / "luna_model_2020.state", map_location="cpu", weights_only=True)[
+        "model_state"
+    ]
+
+
+def test_published_weights_classify_real_crops(shared_data, book_state):
+    model = LunaModel().eval()
+    model.load_state_dict(book_state, strict=True)
+    with np.load(shared_data / "crops.npz", allow_pickle=False) as crops:
+        image = torch.from_numpy(crops["hu"]).float().clamp(-1000, 1000)[:, None]
+        is_nodule = crops["is_nodule"]
+    with torch.no_grad():
+        probability = torch.softmax(model(image), 1)[:, 1].numpy()
+    assert (probability[is_nodule] >= 0.97).all()
+    assert (probability[~is_nodule] < 0.001).all()
+
+
+def test_book_pair_and_logits_share_one_state_dict():
+    model, book_model = LunaModel().eval(), BookLunaModel().eval()
+    book_model.load_state_dict(model.state_dict(), strict=True)
+    image = torch.randn(2, 1, 32, 48, 48) * 500
+    logits, probabilities = book_model(image)
+    torch.testing.assert_close(logits, model(image))
+    torch.testing.assert_close(probabilities, torch.softmax(logits, 1))
+
+
+def test_initialisation_is_the_books():
+    torch.manual_seed(0)
+    model = LunaModel(conv_channels=32)  # wide, so that the statistics below are tight
+    convolution = model.block4.conv2
+    fan_out = convolution.out_channels * 27
+    assert convolution.weight.std().item() == pytest.approx(math.sqrt(2 / fan_out), rel=0.02)
+    bias = convolution.bias
+    bound = 1 / math.sqrt(fan_out)
+    assert bias.mean().item() == pytest.approx(-bound, rel=0.25)
+    assert bias.std().item() == pytest.approx(bound, rel=0.25)
+
+
+def test_layout_in_memory_does_not_change_the_result():
+    model = LunaModel().eval()
+    image = torch.randn(3, 1, 32, 48, 48) * 500
+    with torch.no_grad():
+        expected = model(image)
+        actual = model.to(memory_format=torch.channels_last_3d)(image.to(memory_format=torch.channels_last_3d))
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # TorchScript is asked for
+def test_model_can_be_scripted():
+    model = LunaModel().eval()
+    image = torch.randn(2, 1, 32, 48, 48)
+    torch.testing.assert_close(torch.jit.script(model)(image), model(image))
