@@ -1,0 +1,402 @@
+"""Probabilities that mean what they say, and thresholds for what a reader can bear.
+
+A model trained on as many nodules as non-nodules believes that every other candidate is a nodule, while one in 400 is.
+In log-odds that is a constant shift (Elkan 2001, "The foundations of cost-sensitive learning"), and overconfidence is
+a factor, the temperature (Guo et al. 2017, https://arxiv.org/abs/1706.04599). Both are fitted on validation data here;
+neither changes the order of the candidates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+
+from luna_monai.errors import LunaError
+
+_FloatArray = NDArray[np.float64]
+
+# Softmax in float32 saturates at 1 - 6e-8; beyond that a probability says nothing about its logit.
+_PROBABILITY_MARGIN = 2.0**-25
+_TEMPERATURE_RANGE = (0.05, 20.0)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A map from a model's log-odds to calibrated probabilities: ``sigmoid(log_odds / temperature + shift)``.
+
+    Attributes:
+        temperature: above 1 where the model is overconfident.
+        shift: added to the log-odds; negative where nodules are rarer than in training.
+        nodule_share: share of nodules for which the shift holds.
+    """
+
+    temperature: float = 1.0
+    shift: float = 0.0
+    nodule_share: float | None = None
+
+    def apply(self, log_odds: ArrayLike) -> _FloatArray:
+        """Turn log-odds of any shape into calibrated probabilities of a nodule."""
+        return np.asarray(expit(np.asarray(log_odds, dtype=float) / self.temperature + self.shift))
+
+    def for_nodule_share(self, nodule_share: float) -> Calibration:
+        """Adapt to candidates among which nodules are rarer or more frequent than where this was fitted.
+
+        Args:
+            nodule_share: share of nodules among the new candidates, between 0 and 1.
+
+        Returns:
+            The same temperature with another shift.
+
+        Raises:
+            LunaError: when a share is not between 0 and 1, or it is not known for which share this one holds.
+        """
+        if self.nodule_share is None:
+            raise LunaError("this calibration does not say for which share of nodules it holds; fit it again")
+        shift = self.shift + prior_shift(self.nodule_share, nodule_share)
+        return Calibration(self.temperature, shift, nodule_share)
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Give the attributes as JSON knows them."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    """How often candidates of some predicted probability are nodules; only bins with candidates are listed.
+
+    Attributes:
+        lower_edge: lower edge of each bin, shape (bins,).
+        upper_edge: upper edge of each bin.
+        count: candidates in it.
+        mean_probability: their mean predicted probability.
+        positive_share: the share of nodules among them.
+        lower: lower end of the share's 95 % Wilson interval.
+        upper: upper end of it.
+        expected_calibration_error: mean of ``|positive_share - mean_probability|``, weighted by ``count``.
+        brier_score: mean squared difference of probability and class.
+    """
+
+    lower_edge: _FloatArray
+    upper_edge: _FloatArray
+    count: NDArray[np.int64]
+    mean_probability: _FloatArray
+    positive_share: _FloatArray
+    lower: _FloatArray
+    upper: _FloatArray
+    expected_calibration_error: float
+    brier_score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the attributes as JSON knows them."""
+        return {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
+        }
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold and what it does to the candidates on which it was chosen.
+
+    Attributes:
+        threshold: a candidate is called a nodule when its probability is strictly above it, as in the book.
+        sensitivity: share of the nodule candidates that are called nodules.
+        false_positives_per_scan: non-nodules that are called nodules, per scan.
+        precision: share of nodules among those called nodules; None when there is none.
+    """
+
+    threshold: float
+    sensitivity: float
+    false_positives_per_scan: float
+    precision: float | None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Give the attributes as JSON knows them."""
+        return dataclasses.asdict(self)
+
+
+def log_odds_of_logits(logits: ArrayLike) -> _FloatArray:
+    """Turn a model's two outputs into the log-odds of a nodule.
+
+    Args:
+        logits: shape (..., 2); class 1 is the nodule.
+
+    Returns:
+        Shape (...).
+
+    Raises:
+        LunaError: when the last axis does not have two classes.
+    """
+    logits = np.asarray(logits, dtype=float)
+    if logits.ndim == 0 or logits.shape[-1] != 2:
+        raise LunaError(f"logits must have two classes on their last axis, found shape {logits.shape}")
+    return np.asarray(logits[..., 1] - logits[..., 0])
+
+
+def log_odds_of_probability(probability: ArrayLike) -> _FloatArray:
+    """Turn probabilities of a nodule into log-odds, at most 17.3 in size, which is what float32 can tell apart.
+
+    Args:
+        probability: of any shape.
+
+    Returns:
+        The same shape.
+
+    Raises:
+        LunaError: when a value is undefined or outside 0..1.
+    """
+    probability = _checked_probability(probability)
+    return np.asarray(logit(np.clip(probability, _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)))
+
+
+def prior_shift(from_share: float, to_share: float) -> float:
+    """Compute what a change in the share of nodules adds to the log-odds.
+
+    Args:
+        from_share: share of nodules that the probabilities assume, such as 0.5 after balanced training.
+        to_share: share of nodules among the candidates to be judged.
+
+    Returns:
+        The shift in log-odds.
+
+    Raises:
+        LunaError: when a share is not between 0 and 1.
+    """
+    for share in (from_share, to_share):
+        if not 0 < share < 1:
+            raise LunaError(f"a share of nodules must lie between 0 and 1, found {share:g}")
+    return float(logit(to_share) - logit(from_share))
+
+
+def fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike, *, fit_temperature: bool = True) -> Calibration:
+    """Fit temperature and shift by least cross entropy on validation data.
+
+    Args:
+        log_odds: of each candidate, shape (n,).
+        is_nodule: its class, 0 or 1, shape (n,).
+        fit_temperature: False fits the shift alone, which is all that a change in the share of nodules asks for.
+
+    Returns:
+        The calibration, its temperature within 0.05 to 20: where the classes are perfectly separated the best fit is
+        infinitely sharp.
+
+    Raises:
+        LunaError: when there is no nodule or nothing but nodules, or a value is not finite.
+    """
+    log_odds = np.asarray(log_odds, dtype=float)
+    target = _checked_classes(is_nodule, log_odds.shape)
+    if not np.isfinite(log_odds).all():
+        raise LunaError(f"log-odds must be finite, found {log_odds[~np.isfinite(log_odds)][0]}")
+    if target.all() or not target.any():
+        raise LunaError("a calibration needs candidates of both classes, found one class only")
+
+    def cross_entropy(parameters: _FloatArray) -> tuple[float, _FloatArray]:
+        slope, shift = parameters
+        scores = slope * log_odds + shift
+        # Cross entropy of a sigmoid, without overflow: log(1 + exp(s)) - t s.
+        loss = (np.logaddexp(scores, 0) - target * scores).mean()
+        error = expit(scores) - target
+        return float(loss), np.array([(error * log_odds).mean(), error.mean()])
+
+    coldest, hottest = _TEMPERATURE_RANGE
+    slope_bounds = (1 / hottest, 1 / coldest) if fit_temperature else (1.0, 1.0)
+    start = np.array([1.0, prior_shift(0.5, float(target.mean()))])
+    # The loss is convex in slope and shift, so the minimum that is found is the only one.
+    options = {"ftol": 1e-14, "gtol": 1e-10, "maxiter": 1000}
+    fit = minimize(
+        cross_entropy, start, jac=True, method="L-BFGS-B", bounds=[slope_bounds, (None, None)], options=options
+    )
+    return Calibration(float(1 / fit.x[0]), float(fit.x[1]), float(target.mean()))
+
+
+def reliability(
+    probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10, equal_counts: bool = False
+) -> Reliability:
+    """Compare predicted probabilities with how often they come true.
+
+    Args:
+        probability: of a nodule, shape (n,).
+        is_nodule: the class, 0 or 1, shape (n,).
+        bins: number of bins.
+        equal_counts: bins with about equally many candidates instead of equally wide ones. As nearly all candidates
+            of a CT are no nodules and most have tiny probabilities, such bins look closely at the low end.
+
+    Returns:
+        The reliability curve and its errors.
+
+    Raises:
+        LunaError: when a probability is undefined or outside 0..1, a class is neither 0 nor 1, or nothing is given.
+    """
+    probability = _checked_probability(probability)
+    target = _checked_classes(is_nodule, probability.shape)
+    if bins < 1:
+        raise LunaError(f"bins must be at least 1, found {bins}")
+    if len(probability) == 0:
+        raise LunaError("a reliability curve needs at least one candidate")
+    edges = np.linspace(0, 1, bins + 1)
+    if equal_counts:
+        edges = np.unique(np.quantile(probability, edges))
+    # As in scikit-learn's calibration_curve: a value on an inner edge belongs to the bin below.
+    which = np.searchsorted(edges[1:-1], probability)
+    last = max(len(edges) - 1, 1)
+    count = np.bincount(which, minlength=last)
+    used = count > 0
+    count = count[used]
+    mean_probability = np.bincount(which, weights=probability, minlength=last)[used] / count
+    positive_share = np.bincount(which, weights=target, minlength=last)[used] / count
+    lower, upper = wilson_interval(positive_share * count, count)
+    return Reliability(
+        lower_edge=edges[:last][used],
+        upper_edge=edges[-last:][used],
+        count=count,
+        mean_probability=mean_probability,
+        positive_share=positive_share,
+        lower=lower,
+        upper=upper,
+        expected_calibration_error=float(np.average(np.abs(positive_share - mean_probability), weights=count)),
+        brier_score=float(np.mean((probability - target) ** 2)),
+    )
+
+
+def wilson_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[_FloatArray, _FloatArray]:
+    """Compute the 95 % interval of a share (Wilson 1927), which stays inside 0..1 and is honest for small counts.
+
+    Args:
+        successes: counts of any shape.
+        trials: counts of the same shape.
+
+    Returns:
+        Lower and upper end; 0 and 1 where there was no trial.
+    """
+    successes, trials = np.asarray(successes, dtype=float), np.asarray(trials, dtype=float)
+    z = 1.959963984540054
+    with np.errstate(invalid="ignore", divide="ignore"):
+        share = successes / trials
+        center = (share + z * z / (2 * trials)) / (1 + z * z / trials)
+        half = z * np.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / (1 + z * z / trials)
+    lower = np.where(trials > 0, np.clip(center - half, 0, 1), 0.0)
+    upper = np.where(trials > 0, np.clip(center + half, 0, 1), 1.0)
+    return lower, upper
+
+
+def operating_point(probability: ArrayLike, is_nodule: ArrayLike, scans: int, threshold: float) -> OperatingPoint:
+    """Measure what a threshold does.
+
+    Args:
+        probability: of a nodule, shape (n,).
+        is_nodule: the class, 0 or 1, shape (n,).
+        scans: number of scans that the candidates come from.
+        threshold: candidates with a probability strictly above it are called nodules.
+
+    Returns:
+        The operating point; its sensitivity is NaN without nodules.
+
+    Raises:
+        LunaError: when a probability is undefined or outside 0..1, a class is neither 0 nor 1, or there is no scan.
+    """
+    probability = _checked_probability(probability)
+    target = _checked_classes(is_nodule, probability.shape)
+    if scans < 1:
+        raise LunaError(f"scans must be at least 1, found {scans}")
+    called = probability > threshold
+    true_positives = int((called & target).sum())
+    return OperatingPoint(
+        threshold=float(threshold),
+        sensitivity=true_positives / int(target.sum()) if target.any() else math.nan,
+        false_positives_per_scan=int((called & ~target).sum()) / scans,
+        precision=true_positives / int(called.sum()) if called.any() else None,
+    )
+
+
+def point_for_sensitivity(
+    probability: ArrayLike, is_nodule: ArrayLike, scans: int, sensitivity: float
+) -> OperatingPoint:
+    """Find the highest threshold that calls a wanted share of the nodules.
+
+    Args:
+        probability: see :func:`operating_point`.
+        is_nodule: see :func:`operating_point`.
+        scans: see :func:`operating_point`.
+        sensitivity: the wanted share, above 0 and at most 1.
+
+    Returns:
+        The operating point. Its threshold lies in the middle between two probabilities that occur, so that rounding
+        elsewhere changes nothing; it is below 0 where even a probability of 0 must be called.
+
+    Raises:
+        LunaError: when the wanted share is impossible, there is no nodule, or as :func:`operating_point`.
+    """
+    values, target = _checked_probability(probability), _checked_classes(is_nodule, np.shape(probability))
+    if not 0 < sensitivity <= 1:
+        raise LunaError(f"a wanted sensitivity must be above 0 and at most 1, found {sensitivity:g}")
+    if not target.any():
+        raise LunaError("a threshold for a wanted sensitivity needs at least one nodule")
+    nodules = np.sort(values[target])[::-1]
+    # The small number keeps 0.9 of 10 nodules from becoming 10 of them by rounding.
+    needed = max(math.ceil(sensitivity * len(nodules) - 1e-9), 1)
+    return operating_point(values, target, scans, _threshold_below(values, nodules[needed - 1]))
+
+
+def point_for_false_positives(
+    probability: ArrayLike, is_nodule: ArrayLike, scans: int, false_positives_per_scan: float
+) -> OperatingPoint:
+    """Find the lowest threshold that keeps to a wanted number of false positives per scan.
+
+    Args:
+        probability: see :func:`operating_point`.
+        is_nodule: see :func:`operating_point`.
+        scans: see :func:`operating_point`.
+        false_positives_per_scan: the rate that must not be exceeded.
+
+    Returns:
+        The operating point; see :func:`point_for_sensitivity` on its threshold.
+
+    Raises:
+        LunaError: when the rate is negative, or as :func:`operating_point`.
+    """
+    values, target = _checked_probability(probability), _checked_classes(is_nodule, np.shape(probability))
+    if not false_positives_per_scan >= 0:
+        raise LunaError(f"false positives per scan must not be negative, found {false_positives_per_scan:g}")
+    if scans < 1:
+        raise LunaError(f"scans must be at least 1, found {scans}")
+    others = np.sort(values[~target])[::-1]
+    allowed = math.floor(false_positives_per_scan * scans + 1e-9)
+    if allowed >= len(others):
+        lowest = values.min(initial=1.0)
+        return operating_point(values, target, scans, _threshold_below(values, lowest))
+    # The first one too many must not be called, nor those that tie with it.
+    limit = others[allowed]
+    above = values[values > limit]
+    threshold = _threshold_below(values, above.min()) if len(above) else float(limit + 1) / 2
+    return operating_point(values, target, scans, threshold)
+
+
+def _threshold_below(values: _FloatArray, value: float) -> float:
+    lower = values[values < value].max(initial=0.0 if value > 0 else -1.0)
+    middle = (lower + value) / 2
+    return float(middle if middle < value else lower)
+
+
+def _checked_probability(probability: ArrayLike) -> _FloatArray:
+    values = np.asarray(probability, dtype=float)
+    wrong = ~((values >= 0) & (values <= 1))
+    if wrong.any():
+        raise LunaError(f"a probability must be between 0 and 1, found {values[wrong].flat[0]}")
+    return values
+
+
+def _checked_classes(is_nodule: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    classes = np.asarray(is_nodule)
+    if classes.shape != shape:
+        raise LunaError(f"there must be one class a candidate, found shapes {classes.shape} and {shape}")
+    wrong = ~np.isin(classes, [0, 1])
+    if wrong.any():
+        raise LunaError(f"a class must be 0 or 1, found {classes[wrong].flat[0]}")
+    return classes.astype(bool)

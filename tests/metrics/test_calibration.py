@@ -1,0 +1,186 @@
+"""Calibration against what made the data, and against scikit-learn and SciPy."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+from scipy.stats import binomtest
+from sklearn.calibration import calibration_curve
+from sklearn.linear_model import LogisticRegression
+
+from luna_monai.errors import LunaError
+from luna_monai.metrics.calibration import (
+    Calibration,
+    fit_calibration,
+    log_odds_of_logits,
+    log_odds_of_probability,
+    operating_point,
+    point_for_false_positives,
+    point_for_sensitivity,
+    prior_shift,
+    reliability,
+    wilson_interval,
+)
+
+
+@pytest.fixture(scope="module")
+def overconfident():
+    """Candidates drawn from known probabilities, 2 % nodules; the model is twice too sure and believes in 50 %."""
+    generator = np.random.default_rng(0)
+    is_nodule = generator.random(200_000) < 0.02
+    # Two unit normals 4 apart: the true log-odds of a value v are 4 v - 8 + logit(share).
+    value = generator.normal(4.0 * is_nodule)
+    return 2 * (4 * value - 8), is_nodule
+
+
+def test_fit_finds_temperature_and_shift_that_made_the_data(overconfident):
+    log_odds, is_nodule = overconfident
+    calibration = fit_calibration(log_odds, is_nodule)
+    assert calibration.temperature == pytest.approx(2, rel=0.03)
+    assert calibration.shift == pytest.approx(logit(0.02), abs=0.08)
+    assert calibration.nodule_share == is_nodule.mean()
+    before = reliability(expit(log_odds), is_nodule)
+    after = reliability(calibration.apply(log_odds), is_nodule)
+    assert before.expected_calibration_error > 10 * after.expected_calibration_error
+    assert after.expected_calibration_error < 0.002
+    assert after.brier_score < before.brier_score
+    assert json.loads(json.dumps(calibration.to_dict())) == calibration.to_dict()
+    assert Calibration(**calibration.to_dict()) == calibration
+
+
+def test_fit_is_logistic_regression_without_penalty(overconfident):
+    log_odds, is_nodule = (values[:20_000] for values in overconfident)
+    calibration = fit_calibration(log_odds, is_nodule)
+    regression = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(log_odds[:, None], is_nodule)
+    assert 1 / calibration.temperature == pytest.approx(regression.coef_[0, 0], rel=1e-4)
+    assert calibration.shift == pytest.approx(regression.intercept_[0], rel=1e-4)
+
+
+def test_calibration_keeps_the_order_and_the_shift_alone_gives_the_right_mean(overconfident):
+    log_odds, is_nodule = overconfident
+    calibration = fit_calibration(log_odds / 2, is_nodule, fit_temperature=False)
+    assert calibration.temperature == 1
+    # Whatever shift minimises the cross entropy makes the mean probability the share of nodules.
+    assert calibration.apply(log_odds / 2).mean() == pytest.approx(is_nodule.mean(), rel=1e-4)
+    some = log_odds[:1000]
+    assert (np.argsort(calibration.apply(some), kind="stable") == np.argsort(some, kind="stable")).all()
+
+
+def test_a_new_share_of_nodules_is_bayes_rule():
+    calibration = Calibration(temperature=1.0, shift=0.0, nodule_share=0.5)
+    rare = calibration.for_nodule_share(0.01)
+    # Likelihood ratio 9 for a probability of 0.9 at even odds.
+    assert rare.apply(logit(0.9)) == pytest.approx(9 * 0.01 / (9 * 0.01 + 0.99))
+    assert rare.for_nodule_share(0.5).shift == pytest.approx(0)
+    assert prior_shift(0.5, 0.2) == pytest.approx(-prior_shift(0.2, 0.5))
+    with pytest.raises(LunaError, match="for which share"):
+        Calibration().for_nodule_share(0.1)
+    with pytest.raises(LunaError, match="between 0 and 1, found 0"):
+        prior_shift(0.5, 0)
+
+
+def test_separable_and_extreme_data_stay_finite():
+    calibration = fit_calibration([-1e3, -5.0, 5.0, 1e3], [0, 0, 1, 1])
+    assert 0.05 <= calibration.temperature < 0.5
+    assert np.isfinite(calibration.shift)
+    np.testing.assert_allclose(calibration.apply([-1e3, -5.0, 5.0, 1e3]), [0, 0, 1, 1], atol=1e-6)
+    opposite = fit_calibration([5.0, 5.0, -5.0, 4.0], [0, 0, 1, 1])
+    assert opposite.temperature == pytest.approx(20)
+    np.testing.assert_allclose(log_odds_of_probability([0, 0.5, 1]), [-17.33, 0, 17.33], atol=0.01)
+
+
+def test_log_odds_of_two_logits_are_those_of_their_softmax():
+    logits = np.array([[0.3, 2.0], [1.0, -4.0]])
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(log_odds_of_logits(logits), log_odds_of_probability(softmax[:, 1]))
+    with pytest.raises(LunaError, match=r"two classes.*\(2, 3\)"):
+        log_odds_of_logits(np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize("equal_counts", [False, True])
+def test_reliability_is_scikit_learns(equal_counts):
+    generator = np.random.default_rng(1)
+    probability = generator.beta(0.3, 1.0, size=5000)
+    is_nodule = generator.random(5000) < probability**1.5
+    curve = reliability(probability, is_nodule, bins=12, equal_counts=equal_counts)
+    strategy = "quantile" if equal_counts else "uniform"
+    share, mean = calibration_curve(is_nodule, probability, n_bins=12, strategy=strategy)
+    np.testing.assert_allclose(curve.positive_share, share)
+    np.testing.assert_allclose(curve.mean_probability, mean)
+    assert curve.count.sum() == 5000
+    assert (curve.mean_probability >= curve.lower_edge).all()
+    assert (curve.mean_probability <= curve.upper_edge).all()
+    plain = sum(n * abs(s - m) for n, s, m in zip(curve.count, share, mean, strict=True)) / 5000
+    assert curve.expected_calibration_error == pytest.approx(plain)
+    json.dumps(curve.to_dict(), allow_nan=False)
+
+
+def test_reliability_of_constant_probabilities():
+    for equal_counts in (False, True):
+        curve = reliability([0.25] * 4, [0, 0, 0, 1], equal_counts=equal_counts)
+        assert curve.count.tolist() == [4]
+        assert curve.expected_calibration_error == 0
+
+
+def test_wilson_interval_is_scipys():
+    for successes, trials in ((0, 5), (3, 7), (50, 50), (400, 1000)):
+        expected = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+        lower, upper = wilson_interval(successes, trials)
+        assert (float(lower), float(upper)) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    lower, upper = wilson_interval([0], [0])
+    assert (lower[0], upper[0]) == (0, 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_operating_points_are_the_best_of_all_thresholds(seed):
+    generator = np.random.default_rng(seed)
+    probability = generator.choice(np.linspace(0, 1, 15), size=60)
+    is_nodule = generator.random(60) < 0.3
+    scans = 4
+    every = [operating_point(probability, is_nodule, scans, t) for t in [-1.0, *np.unique(probability)]]
+    for wanted in (0.1, 0.5, 0.9, 1.0):
+        point = point_for_sensitivity(probability, is_nodule, scans, wanted)
+        assert point.sensitivity >= wanted
+        fewest = min(other.false_positives_per_scan for other in every if other.sensitivity >= wanted)
+        assert point.false_positives_per_scan == fewest
+        # The threshold is far from every probability, so that rounding does not matter.
+        assert np.abs(probability - point.threshold).min() > 0.01
+    for rate in (0, 0.25, 1, 3, 100):
+        point = point_for_false_positives(probability, is_nodule, scans, rate)
+        assert point.false_positives_per_scan <= rate
+        assert point.sensitivity == max(o.sensitivity for o in every if o.false_positives_per_scan <= rate)
+
+
+def test_operating_point_by_hand():
+    point = operating_point([0.5, 0.6, 0.7, 0.8], [1, 0, 1, 1], scans=2, threshold=0.5)
+    assert (point.sensitivity, point.false_positives_per_scan, point.precision) == (2 / 3, 0.5, 2 / 3)
+    nothing = operating_point([0.5], [1], scans=1, threshold=0.5)
+    assert (nothing.sensitivity, nothing.precision) == (0.0, None)
+    assert math.isnan(operating_point([0.5], [0], scans=1, threshold=0.4).sensitivity)
+    assert point_for_sensitivity([0.0, 0.0], [1, 0], 1, 1.0).threshold < 0
+    assert point_for_false_positives([1.0, 1.0], [0, 1], 1, 0).sensitivity == 0
+    assert json.loads(json.dumps(point.to_dict()))["threshold"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fit_calibration([0.0, 1.0], [0, 0]), "both classes"),
+        (lambda: fit_calibration([0.0, np.inf], [0, 1]), "must be finite, found inf"),
+        (lambda: fit_calibration([0.0, 1.0], [0, 2]), "a class must be 0 or 1, found 2"),
+        (lambda: fit_calibration([0.0, 1.0], [0]), "one class a candidate"),
+        (lambda: reliability([0.1, 1.2], [0, 1]), "between 0 and 1, found 1.2"),
+        (lambda: reliability([0.1, np.nan], [0, 1]), "between 0 and 1, found nan"),
+        (lambda: reliability([], []), "at least one candidate"),
+        (lambda: reliability([0.1], [1], bins=0), "bins must be at least 1"),
+        (lambda: operating_point([0.1], [1], 0, 0.5), "scans must be at least 1"),
+        (lambda: point_for_sensitivity([0.1], [1], 1, 1.1), "at most 1, found 1.1"),
+        (lambda: point_for_sensitivity([0.1], [0], 1, 0.9), "at least one nodule"),
+        (lambda: point_for_false_positives([0.1], [0], 1, -1), "must not be negative"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(LunaError, match=message):
+        call()
