@@ -1,0 +1,1 @@
+"""Pictures and pages for people: matplotlib figures and one self-contained HTML file."""

@@ -1,0 +1,282 @@
+"""Figures as matplotlib objects without pyplot's global state, as PNG or as SVG that takes on a page's colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
+
+from luna_monai.metrics.calibration import Reliability
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult
+
+#: Colour of each role on a light page. In :func:`to_svg` each becomes the CSS variable of its name, so that a page can
+#: set others when it is dark. No two roles may share a colour.
+COLOURS = {
+    "surface": "#fefefe",
+    "ink": "#1c2430",
+    "muted": "#5c6773",
+    "grid": "#d8dee6",
+    "all": "#6b4fa0",
+    "neg": "#1f6fb4",
+    "pos": "#c4501b",
+}
+_SIZE_INCHES = (5.2, 3.7)
+_CLASS_NAMES = {"all": "all", "neg": "non-nodules", "pos": "nodules"}
+
+
+def to_png(figure: Figure, dpi: int = 150) -> bytes:
+    """Draw a figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """Draw a figure as an SVG element to be put into a page.
+
+    Args:
+        figure: the figure.
+        name: unique on the page; all identifiers begin with it.
+
+    Returns:
+        The ``<svg>`` element. Its text is text, its colours are CSS variables (``var(--ink)`` …), and it is hidden
+        from screen readers: the page describes it.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = svg.replace("<svg", '<svg aria-hidden="true" focusable="false"', 1)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = svg.replace("url(#", f"url(#{name}-").replace('href="#', f'href="#{name}-')
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px system-ui, sans-serif", svg)
+    for role, colour in COLOURS.items():
+        svg = svg.replace(colour, f"var(--{role})")
+    return svg
+
+
+def froc_figure(result: FrocResult, title: str | None = None) -> Figure:
+    """Plot sensitivity against false positives per scan from 1/8 to 8, with the bootstrap interval if there is one.
+
+    Args:
+        result: the evaluation.
+        title: above the plot, if any.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = _new_figure(title)
+    rates = np.asarray(FALSE_POSITIVES_PER_SCAN)
+    x, y = result.curve_false_positives_per_scan, result.curve_sensitivity
+    # The axis is logarithmic, along which straight lines between corners would be bent: draw them densely.
+    dense = np.exp2(np.linspace(-3, 3, 400))
+    if result.nodules:
+        if result.interval is not None:
+            interval = result.interval
+            axes.fill_between(
+                interval.false_positives_per_scan,
+                interval.lower,
+                interval.upper,
+                color=COLOURS["neg"],
+                alpha=0.2,
+                linewidth=0,
+                label=f"{interval.confidence:.0%} of {interval.samples:,} bootstrap samples",
+            )
+        axes.plot(dense, np.interp(dense, x, y), color=COLOURS["neg"], label=f"CPM {result.cpm:.3f}")
+        axes.plot(rates, result.sensitivity, "o", color=COLOURS["neg"], markersize=4)
+        _legend(axes, "lower right")
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(0.125, 8)
+    axes.xaxis.set_major_locator(FixedLocator(list(rates)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}" if rate >= 1 else f"1/{1 / rate:g}"))
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("false positives per scan")
+    axes.set_ylabel("sensitivity")
+    return figure
+
+
+def roc_figure(is_nodule: np.ndarray, probability: np.ndarray, threshold: float) -> Figure:
+    """Plot the ROC curve of candidates of both classes, and where a threshold lies on it."""
+    figure, axes = _new_figure()
+    false_positive_rate, sensitivity, _ = roc_curve(is_nodule, probability)
+    area = auc(false_positive_rate, sensitivity)
+    axes.plot([0, 1], [0, 1], ":", color=COLOURS["muted"], linewidth=1)
+    axes.plot(false_positive_rate, sensitivity, color=COLOURS["neg"], label=f"area {area:.4f}")
+    positive = probability > threshold
+    axes.plot(
+        positive[~is_nodule].mean(), positive[is_nodule].mean(), "o", color=COLOURS["pos"], label=f"at {threshold:g}"
+    )
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.02)
+    axes.set_xlabel("share of non-nodules called nodule")
+    axes.set_ylabel("sensitivity")
+    _legend(axes, "lower right")
+    return figure
+
+
+def precision_recall_figure(is_nodule: np.ndarray, probability: np.ndarray, threshold: float) -> Figure:
+    """Plot precision against recall, and where a threshold lies on it."""
+    figure, axes = _new_figure()
+    precision, recall, _ = precision_recall_curve(is_nodule, probability, drop_intermediate=True)
+    area = average_precision_score(is_nodule, probability)
+    share = is_nodule.mean()
+    axes.axhline(share, linestyle=":", color=COLOURS["muted"], linewidth=1, label=f"by chance {share:.3g}")
+    axes.step(recall, precision, where="post", color=COLOURS["neg"], label=f"average precision {area:.4f}")
+    positive = probability > threshold
+    if positive.any():
+        axes.plot(
+            positive[is_nodule].mean(), is_nodule[positive].mean(), "o", color=COLOURS["pos"], label=f"at {threshold:g}"
+        )
+    axes.set_xlim(-0.01, 1.01)
+    axes.set_ylim(-0.01, 1.02)
+    axes.set_xlabel("recall (sensitivity)")
+    axes.set_ylabel("precision")
+    _legend(axes, "lower left")
+    return figure
+
+
+def reliability_figure(reliability: Reliability) -> Figure:
+    """Plot the share of nodules against the mean probability of each bin, with 95 % Wilson intervals."""
+    figure, axes = _new_figure()
+    x, y = reliability.mean_probability, reliability.positive_share
+    axes.plot([0, 1], [0, 1], ":", color=COLOURS["muted"], linewidth=1, label="calibrated")
+    axes.errorbar(
+        x,
+        y,
+        yerr=np.clip([y - reliability.lower, reliability.upper - y], 0, None),
+        fmt="o-",
+        color=COLOURS["neg"],
+        elinewidth=1,
+        capsize=2,
+        markersize=4,
+        label=f"expected calibration error {reliability.expected_calibration_error:.4f}",
+    )
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("predicted probability of a nodule")
+    axes.set_ylabel("share that are nodules")
+    _legend(axes, "upper left")
+    return figure
+
+
+def histogram_figure(is_nodule: np.ndarray, probability: np.ndarray, threshold: float) -> Figure:
+    """Plot how many candidates of each class have which probability, on a logarithmic scale."""
+    figure, axes = _new_figure()
+    edges = np.linspace(0, 1, 51).tolist()
+    for role, chosen in (("neg", ~is_nodule), ("pos", is_nodule)):
+        axes.hist(
+            probability[chosen],
+            bins=edges,
+            histtype="stepfilled",
+            facecolor=(COLOURS[role], 0.25),
+            edgecolor=COLOURS[role],
+            linewidth=1.2,
+            label=f"{chosen.sum():,} {_CLASS_NAMES[role]}",
+        )
+    axes.axvline(threshold, linestyle="--", color=COLOURS["muted"], linewidth=1, label=f"threshold {threshold:g}")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("predicted probability of a nodule")
+    axes.set_ylabel("candidates per bin of 0.02")
+    _legend(axes, "upper center")
+    return figure
+
+
+def class_curves_figure(metrics: pd.DataFrame, quantity: str, label: str) -> Figure:
+    """Plot a quantity of each class over the epochs, training dashed and validation solid.
+
+    Args:
+        metrics: rows of ``metrics.csv``: ``epoch``, ``split``, and ``{quantity}/all``, ``/neg`` and ``/pos``.
+        quantity: ``loss`` (drawn on a logarithmic scale) or ``correct``.
+        label: of the vertical axis.
+
+    Returns:
+        The figure.
+    """
+    columns = {f"{quantity}/{role}": (role, name) for role, name in _CLASS_NAMES.items()}
+    figure, axes = _epoch_figure(metrics, columns)
+    if quantity == "loss" and (metrics.reindex(columns=list(columns)) > 0).any(axis=None):
+        axes.set_yscale("log")
+    axes.set_ylabel(label)
+    return figure
+
+
+def summary_curves_figure(metrics: pd.DataFrame, columns: Sequence[str], names: Sequence[str]) -> Figure:
+    """Plot up to three numbers between 0 and 1 over the epochs, training dashed and validation solid."""
+    roles = ("neg", "pos", "all")
+    figure, axes = _epoch_figure(
+        metrics, {column: (role, name) for column, role, name in zip(columns, roles, names, strict=False)}
+    )
+    axes.set_ylim(-0.02, 1.02)
+    return figure
+
+
+def _epoch_figure(metrics: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> tuple[Figure, Axes]:
+    figure, axes = _new_figure()
+    for split, style in (("trn", "--"), ("val", "-")):
+        rows = metrics[metrics["split"] == split]
+        for column, (role, name) in columns.items():
+            if column not in rows or rows[column].isna().all():
+                continue
+            part = "training" if split == "trn" else "validation"
+            marker = "o" if len(rows) < 25 else None
+            axes.plot(
+                rows["epoch"],
+                rows[column],
+                style,
+                color=COLOURS[role],
+                marker=marker,
+                markersize=3,
+                linewidth=1.6 if split == "val" else 1.1,
+                label=f"{name}, {part}",
+            )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch")
+    if axes.lines:
+        figure.legend(
+            loc="outside upper center", ncols=2, frameon=False, fontsize=9, labelcolor=COLOURS["ink"], handlelength=2.4
+        )
+    return figure, axes
+
+
+def _new_figure(title: str | None = None) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained", facecolor=COLOURS["surface"])
+    axes = figure.add_subplot(facecolor=COLOURS["surface"])
+    axes.grid(color=COLOURS["grid"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(COLOURS["muted"])
+    axes.tick_params(colors=COLOURS["muted"], labelcolor=COLOURS["ink"], labelsize=10)
+    axes.xaxis.label.set(color=COLOURS["ink"], fontsize=11)
+    axes.yaxis.label.set(color=COLOURS["ink"], fontsize=11)
+    if title:
+        axes.set_title(title, color=COLOURS["ink"], fontsize=11)
+    return figure, axes
+
+
+def _legend(axes: Axes, location: Literal["lower left", "lower right", "upper left", "upper center"]) -> None:
+    axes.legend(
+        loc=location,
+        frameon=True,
+        facecolor=COLOURS["surface"],
+        edgecolor="none",
+        framealpha=0.8,
+        fontsize=9,
+        labelcolor=COLOURS["ink"],
+    )

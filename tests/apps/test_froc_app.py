@@ -1,0 +1,116 @@
+"""``luna-monai froc``: its table, its files and its answers to bad input."""
+
+import json
+import logging
+
+import pytest
+
+from luna_monai.apps.base import run_app
+from luna_monai.apps.froc import LunaFrocApp
+from luna_monai.errors import LunaError
+
+HEADER = "seriesuid,coordX,coordY,coordZ,probability\n"
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A submission on two scans with one nodule each: the first is found, between two false positives."""
+    contents = {
+        "submission": HEADER + "a,0,0,0,0.8\na,50,0,0,0.9\nb,90,0,0,0.1\n",
+        "annotations": "seriesuid,coordX,coordY,coordZ,diameter_mm\na,0,0,1,5\nb,0,0,1,5\n",
+        "excluded": "seriesuid,coordX,coordY,coordZ,diameter_mm\nb,91,0,0,-1\n",
+        "seriesuids": "a\nb\n",
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.csv").write_text(content)
+    return tmp_path
+
+
+def arguments(folder, *more):
+    names = ("annotations", "excluded", "seriesuids")
+    return [folder / "submission.csv", *(f"--{name}={folder / name}.csv" for name in names), *more]
+
+
+def test_table_json_and_plot(files, caplog):
+    caplog.set_level(logging.INFO)
+    out, plot = files / "out.json", files / "out.png"
+    assert LunaFrocApp(arguments(files, f"--json={out}", f"--plot={plot}", "--bootstrap=20")).main() == 0
+    assert "CPM 0.3571" in caplog.text
+    assert "20 bootstrap samples" in caplog.text
+    content = json.loads(out.read_text())
+    assert content["sensitivity"] == [0, 0, 0.5, 0.5, 0.5, 0.5, 0.5]
+    assert (content["true_positives"], content["false_positives"], content["false_negatives"]) == (1, 1, 1)
+    assert content["ignored_candidates_on_excluded_findings"] == 1
+    assert content["curve"]["threshold"][0] is None
+    assert content["bootstrap"]["samples"] == 20
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert sorted(path.name for path in files.iterdir() if path.suffix not in (".csv",)) == ["out.json", "out.png"]
+
+
+def test_without_bootstrap_and_excluded_findings(files, caplog):
+    caplog.set_level(logging.INFO)
+    app = LunaFrocApp([*arguments(files)[:2], f"--seriesuids={files / 'seriesuids.csv'}", "--bootstrap=0"])
+    app.main()
+    assert "interval" not in caplog.text
+    # Without the list, what lies on the excluded finding is a false positive.
+    assert any(line.split() == ["false", "positives", "2"] for line in caplog.text.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "submission.csv: the file is empty"),
+        (HEADER, "submission.csv: a header line and no candidates"),
+        ("seriesuid,coordX,coordY,coordZ\na,0,0,0\n", "submission.csv: no column 'probability'"),
+        (
+            HEADER + "a,0,0,0,0.5\na,0,0,0,high\n",
+            "submission.csv, line 3: 'probability' must be a number, found 'high'",
+        ),
+        (HEADER + "a,0,0,0,\n", "submission.csv, line 2: 'probability' must be a number, found nothing"),
+        (HEADER + "a,0,0,0,nan\n", "submission.csv, line 2: 'probability' must be a number"),
+        (HEADER + "a,0,zero,0,0.5\n", "submission.csv, line 2: 'coordY' must be a number, found 'zero'"),
+        (HEADER + "a,0,0,0,1.01\n", "submission.csv: 'probability' must be between 0 and 1, found 1.01 in data row 1"),
+        (HEADER + "a,0,0,0,0.5\nc,0,0,0,0.5\n", "submission.csv: series 'c' of data row 2 is none of the 2 scans"),
+        (None, "submission.csv: no such file"),
+    ],
+)
+def test_bad_submission_is_one_line_and_writes_nothing(files, capsys, content, message):
+    path = files / "submission.csv"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    out = files / "out.json"
+    assert run_app(LunaFrocApp, arguments(files, f"--json={out}")) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("\n\n", "seriesuids.csv: the file is empty"),
+        ("a\nb\na\n", "seriesuids.csv, line 3: series a is already in line 1"),
+        ("a,b\n", "seriesuids.csv, line 1: expected one series UID, found 'a,b'"),
+    ],
+)
+def test_bad_list_of_scans(files, content, message):
+    (files / "seriesuids.csv").write_text(content)
+    with pytest.raises(LunaError, match=message):
+        LunaFrocApp(arguments(files)).main()
+
+
+def test_header_line_in_the_list_of_scans_is_allowed(files, caplog):
+    caplog.set_level(logging.INFO)
+    (files / "seriesuids.csv").write_text("seriesuid\r\na\r\nb\r\n")
+    assert LunaFrocApp(arguments(files, "--bootstrap=0")).main() == 0
+    assert caplog.messages[0].splitlines()[0].split() == ["scans", "2"]
+
+
+def test_unwritable_output_and_bad_numbers_are_named(files):
+    with pytest.raises(LunaError, match="cannot be written"):
+        LunaFrocApp(arguments(files, f"--json={files / 'missing' / 'out.json'}")).main()
+    with pytest.raises(LunaError, match="must not be negative"):
+        LunaFrocApp(arguments(files, "--bootstrap=-1")).main()

@@ -1,0 +1,273 @@
+"""LUNA16's evaluation against the official script's numbers, and against its rules written out plainly."""
+
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_curve
+
+from luna_monai.data.tables import COORDINATES, read_table
+from luna_monai.errors import LunaError
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, match_findings
+
+FINDING = [*COORDINATES, "diameter_mm"]
+
+
+def table(rows, last):
+    return pd.DataFrame(rows, columns=["seriesuid", *COORDINATES, last])
+
+
+def reference(submission, annotations, excluded, seriesuids):
+    """The rules, one candidate and one finding at a time."""
+    counts = dict.fromkeys(("tp", "fp", "fn", "excluded", "double", "candidates"), 0)
+    scores, labels = [], []
+    for uid in seriesuids:
+        candidates = [row for row in submission.itertuples() if row.seriesuid == uid]
+        if len(candidates) > 100:
+            limit = sorted((row.probability for row in candidates), reverse=True)[100]
+            candidates = [row for row in candidates if row.probability > limit][:100]
+        counts["candidates"] += len(candidates)
+        unclaimed = set(range(len(candidates)))
+        for is_nodule, findings in ((True, annotations), (False, excluded)):
+            for finding in findings.itertuples():
+                if finding.seriesuid != uid:
+                    continue
+                radius = (10.0 if finding.diameter_mm < 0 else finding.diameter_mm) / 2
+                matches = []
+                for index, row in enumerate(candidates):
+                    squared = (
+                        (row.coordX - finding.coordX) ** 2
+                        + (row.coordY - finding.coordY) ** 2
+                        + (row.coordZ - finding.coordZ) ** 2
+                    )
+                    if squared < radius**2:
+                        matches.append(index)
+                if is_nodule:
+                    unclaimed -= set(matches)
+                    counts["double"] += max(len(matches) - 1, 0)
+                    counts["tp" if matches else "fn"] += 1
+                    if matches:
+                        scores.append(max(candidates[index].probability for index in matches))
+                        labels.append(1)
+                else:
+                    counts["excluded"] += len(unclaimed & set(matches))
+                    unclaimed -= set(matches)
+        counts["fp"] += len(unclaimed)
+        scores += [candidates[index].probability for index in unclaimed]
+        labels += [0] * len(unclaimed)
+    nodules = counts["tp"] + counts["fn"]
+    if counts["tp"] and counts["fp"]:
+        fpr, tpr, _ = roc_curve(labels, scores)
+        sensitivity = np.interp(
+            FALSE_POSITIVES_PER_SCAN, fpr * counts["fp"] / len(seriesuids), tpr * counts["tp"] / nodules
+        )
+    else:
+        sensitivity = np.full(7, counts["tp"] / nodules if nodules else np.nan)
+    return counts, sensitivity
+
+
+def assert_same(result: FrocResult, counts, sensitivity) -> None:
+    assert {
+        "tp": result.true_positives,
+        "fp": result.false_positives,
+        "fn": result.false_negatives,
+        "excluded": result.ignored_on_excluded,
+        "double": result.ignored_double_detections,
+        "candidates": result.candidates,
+    } == counts
+    np.testing.assert_allclose(result.sensitivity, sensitivity, atol=1e-12)
+    np.testing.assert_allclose(result.cpm, np.mean(sensitivity), atol=1e-12)
+
+
+def assert_official(result: FrocResult, official: dict) -> None:
+    assert result.true_positives == official["true_positives"]
+    assert result.false_positives == official["false_positives"]
+    assert result.false_negatives == official["false_negatives"]
+    assert result.nodules == official["total_number_of_nodules"]
+    assert result.candidates == official["total_number_of_candidates_after_the_cap"]
+    assert result.ignored_on_excluded == official["ignored_candidates_on_excluded_nodules"]
+    doubles = official["ignored_candidates_which_were_double_detections_on_a_nodule"]
+    assert result.ignored_double_detections == doubles
+    assert result.sensitivity == pytest.approx(official["sensitivity"], abs=1e-6)
+    assert result.cpm == pytest.approx(official["cpm"], abs=1e-6)
+    assert result.true_positives / result.nodules == pytest.approx(official["found_share_of_nodules"], abs=1e-6)
+    average = official["average_number_of_candidates_per_scan"]
+    assert result.to_dict()["average_number_of_candidates_per_scan"] == pytest.approx(average, abs=1e-9)
+
+
+def test_official_numbers_of_888_scans(shared_data):
+    official = json.loads((shared_data / "froc_expected.json").read_text())["deeplung_on_888_scans"]
+    tables = shared_data / "luna16_tables"
+    submission = read_table(tables / "deeplung_detections.csv", [*COORDINATES, "probability"])
+    annotations = read_table(tables / "annotations.csv", FINDING)
+    excluded = read_table(tables / "annotations_excluded.csv", FINDING)
+    seriesuids = (tables / "seriesuids.csv").read_text().split()
+
+    start = time.perf_counter()
+    result = evaluate_froc(submission, annotations, excluded, seriesuids)
+    assert time.perf_counter() - start < 2
+    assert_official(result, official)
+
+    start = time.perf_counter()
+    interval = evaluate_froc(submission, annotations, excluded, seriesuids, bootstrap=1000).interval
+    assert time.perf_counter() - start < 30
+    expected = official["bootstrap_1000_unseeded"]
+    assert interval is not None
+    for name in ("mean", "lower", "upper"):
+        assert getattr(interval, name)[::16] == pytest.approx(expected[name], abs=0.012), name
+    assert interval.false_positives_per_scan[::16].tolist() == list(FALSE_POSITIVES_PER_SCAN)
+    assert interval.cpm_lower < result.cpm < interval.cpm_upper
+
+
+def test_official_numbers_of_the_books_probabilities(shared_data, luna16_mini):
+    official = json.loads((shared_data / "froc_expected.json").read_text())["book_on_luna16_mini"]
+    with np.load(shared_data / "book" / "golden_luna16_mini.npz") as golden:
+        submission = pd.DataFrame(golden["center_xyz"], columns=COORDINATES)
+        submission["seriesuid"] = golden["seriesuid"]
+        submission["probability"] = golden["probabilities"][:, 1]
+    seriesuids = sorted(path.stem for path in luna16_mini.glob("subset*/*.mhd"))
+    result = evaluate_froc(
+        submission,
+        read_table(luna16_mini / "annotations.csv", FINDING),
+        read_table(luna16_mini / "annotations_excluded.csv", FINDING),
+        seriesuids,
+    )
+    assert_official(result, official)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_cases_follow_the_rules(seed):
+    generator = np.random.default_rng(seed)
+    seriesuids = [f"scan{number}" for number in range(generator.integers(1, 6))]
+
+    def findings(size, diameters):
+        rows = generator.integers(0, 12, size=(size, 3)) * 1.0
+        frame = pd.DataFrame(rows, columns=COORDINATES)
+        # Some findings belong to scans that are not evaluated.
+        frame.insert(0, "seriesuid", generator.choice([*seriesuids, "other"], size=size))
+        frame["diameter_mm"] = generator.choice(diameters, size=size)
+        return frame
+
+    annotations = findings(generator.integers(1, 8), [3.0, 4.0, 6.0, 8.0])
+    annotations.loc[0, "seriesuid"] = seriesuids[0]
+    excluded = findings(generator.integers(0, 8), [-1.0, 4.0, 0.0])
+    size = int(generator.choice([0, 5, 60, 400]))
+    submission = findings(size, [0.0]).drop(columns="diameter_mm").query("seriesuid != 'other'")
+    # Whole coordinates and a few probabilities give distances of exactly a radius, and ties, also at the cap.
+    submission["probability"] = generator.choice(np.round(np.linspace(0, 1, 30), 2), size=len(submission))
+
+    result = evaluate_froc(submission, annotations, excluded, seriesuids)
+    assert_same(result, *reference(submission, annotations, excluded, seriesuids))
+
+
+def test_cap_keeps_only_what_is_strictly_above_the_101st():
+    positions = np.arange(150.0) * 100
+    probability = np.repeat([0.9, 0.5, 0.1], [60, 60, 30])
+    submission = pd.DataFrame({"seriesuid": "a", "coordX": positions, "coordY": 0.0, "coordZ": 0.0})
+    submission["probability"] = probability
+    nodule = table([("a", positions[70], 0.0, 0.0, 5.0)], "diameter_mm")
+    result = evaluate_froc(submission, nodule, None, ["a"])
+    assert (result.candidates, result.true_positives, result.false_positives) == (60, 0, 60)
+    # A hundred candidates are within the cap, whatever their ties.
+    result = evaluate_froc(submission.iloc[:100], nodule, None, ["a"])
+    assert (result.candidates, result.true_positives, result.false_positives) == (100, 1, 99)
+
+
+def test_nodule_outranks_excluded_finding_and_scans_without_candidates_count():
+    submission = table([("a", 0, 0, 0, 0.4), ("a", 1, 0, 0, 0.7), ("a", 50, 0, 0, 0.9)], "probability")
+    nodule = table([("a", 0, 0, 0, 6.0), ("b", 0, 0, 0, 6.0)], "diameter_mm")
+    excluded = table([("a", 0, 0, 0, -1.0)], "diameter_mm")
+    result = evaluate_froc(submission, nodule, excluded, ["a", "b", "c", "d"])
+    assert (result.true_positives, result.false_negatives, result.false_positives) == (1, 1, 1)
+    assert (result.ignored_on_excluded, result.ignored_double_detections) == (0, 1)
+    assert result.sensitivity.tolist() == [0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    assert result.matches.nodules["probability"].fillna(-1).tolist() == [0.7, -1.0]
+    assert result.matches.candidates["outcome"].tolist() == ["hit", "hit", "false_positive"]
+
+
+def test_distance_of_exactly_the_radius_is_a_miss():
+    nodule = table([("a", 0, 0, 0, 6.0)], "diameter_mm")
+    outcomes = match_findings(
+        table([("a", 3, 0, 0, 0.5), ("a", np.nextafter(3, 0), 0, 0, 0.5)], "probability"), nodule, None, ["a"]
+    ).candidates["outcome"]
+    assert outcomes.tolist() == ["false_positive", "hit"]
+
+
+def test_curve_passes_through_the_interpolated_sensitivities_and_gives_thresholds():
+    generator = np.random.default_rng(0)
+    submission = pd.DataFrame(generator.uniform(0, 500, size=(3000, 3)), columns=COORDINATES)
+    submission.insert(0, "seriesuid", generator.choice(["a", "b", "c", "d"], size=3000))
+    submission["probability"] = generator.beta(1, 5, size=3000).round(3)
+    nodules = submission.iloc[:40].drop(columns="probability").assign(diameter_mm=8.0)
+    result = evaluate_froc(submission, nodules, None, ["a", "b", "c", "d"])
+    on_curve = np.interp(FALSE_POSITIVES_PER_SCAN, result.curve_false_positives_per_scan, result.curve_sensitivity)
+    np.testing.assert_allclose(on_curve, result.sensitivity, atol=1e-12)
+    assert (np.diff(result.curve_false_positives_per_scan) >= 0).all()
+    candidates, found = result.matches.candidates, result.matches.nodules["probability"]
+    wrong = candidates.loc[candidates["outcome"] == "false_positive", "probability"]
+    for rate in (0.5, 2, 8):
+        threshold = result.threshold_at(rate)
+        assert (wrong >= threshold).sum() / 4 <= rate
+        lower = found[found < threshold].max()
+        if not np.isnan(lower):
+            assert (wrong >= lower).sum() / 4 > rate, "a lower threshold would have found one more nodule"
+    assert result.threshold_at(0) > wrong.max()
+
+
+def test_undefined_and_extreme_cases_are_values_not_crashes():
+    candidates = table([("a", 0, 0, 0, 0.5)], "probability")
+    none = table([], "diameter_mm")
+    nodule = table([("a", 0, 0, 0, 6.0)], "diameter_mm")
+    no_nodule = evaluate_froc(candidates, none, none, ["a"], bootstrap=10)
+    assert np.isnan(no_nodule.cpm)
+    assert no_nodule.to_dict()["cpm"] is None
+    assert no_nodule.to_dict()["bootstrap"]["cpm_lower"] is None
+    json.dumps(no_nodule.to_dict(), allow_nan=False)
+    assert evaluate_froc(candidates, nodule, None, ["a"]).sensitivity.tolist() == [1.0] * 7, "no false positive"
+    nothing = evaluate_froc(candidates.iloc[:0], nodule, None, ["a"], bootstrap=10)
+    assert (nothing.cpm, nothing.false_negatives) == (0.0, 1)
+    assert nothing.threshold_at(8) == np.inf
+
+
+def test_bootstrap_depends_on_the_seed_alone_and_narrows_around_certainty():
+    submission = table([(f"s{n}", 0, 0, 0, 0.5 + n / 100) for n in range(20)], "probability")
+    nodules = submission.drop(columns="probability").assign(diameter_mm=6.0)
+    uids = [f"s{n}" for n in range(20)]
+    certain = evaluate_froc(submission, nodules, None, uids, bootstrap=50).interval
+    assert certain.lower.min() == certain.upper.max() == 1.0
+    half = nodules.copy()
+    half.loc[::2, "coordX"] = 99.0
+    first, again, other = (
+        evaluate_froc(submission, half, None, uids, bootstrap=50, seed=seed).interval for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(first.mean, again.mean)
+    assert (first.mean != other.mean).any()
+    assert first.cpm_lower < first.cpm_mean < first.cpm_upper
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"probability": [0.5, 1.5]}, "between 0 and 1, found 1.5 in data row 2"),
+        ({"probability": [0.5, -0.1]}, "between 0 and 1, found -0.1 in data row 2"),
+        ({"probability": [np.nan, 0.1]}, "'probability' is no finite number in data row 1"),
+        ({"coordY": [0.5, np.inf]}, "'coordY' is no finite number in data row 2"),
+        ({"coordY": ["0", "x"]}, "'coordY' must hold numbers"),
+        ({"seriesuid": ["a", "zz"]}, "series 'zz' of data row 2 is none of the 1 scans"),
+    ],
+)
+def test_bad_candidates_are_named(change, message):
+    submission = table([("a", 0, 0, 0, 0.5), ("a", 1, 0, 0, 0.5)], "probability").assign(**change)
+    with pytest.raises(LunaError, match=message.replace("(", r"\(")):
+        evaluate_froc(submission, table([], "diameter_mm"), None, ["a"])
+
+
+def test_missing_column_and_empty_list_of_scans_are_named():
+    submission = table([("a", 0, 0, 0, 0.5)], "probability")
+    nodules = table([], "diameter_mm")
+    with pytest.raises(LunaError, match="no column 'coordZ'"):
+        evaluate_froc(submission.drop(columns="coordZ"), nodules, None, ["a"])
+    with pytest.raises(LunaError, match="list of series UIDs is empty"):
+        evaluate_froc(submission, nodules, None, [])
