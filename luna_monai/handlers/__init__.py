@@ -1,0 +1,24 @@
+"""What engines do besides training: metrics, console, TensorBoard, weights and predictions."""
+
+from luna_monai.handlers.best_epoch import BestEpoch
+from luna_monai.handlers.console import ConsoleHandler, WorstCandidates
+from luna_monai.handlers.eta import ProgressHandler, enumerate_with_estimate
+from luna_monai.handlers.metrics import CandidateMetrics, is_better
+from luna_monai.handlers.run_folder import RunFolder, set_aside_previous_run
+from luna_monai.handlers.samples import TrainingSamples
+from luna_monai.handlers.tensorboard import TensorBoardHandler, TensorBoardRun
+
+__all__ = [
+    "BestEpoch",
+    "CandidateMetrics",
+    "ConsoleHandler",
+    "ProgressHandler",
+    "RunFolder",
+    "TensorBoardHandler",
+    "TensorBoardRun",
+    "TrainingSamples",
+    "WorstCandidates",
+    "enumerate_with_estimate",
+    "is_better",
+    "set_aside_previous_run",
+]
