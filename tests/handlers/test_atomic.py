@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from luna_monai.errors import LunaError
-from luna_monai.handlers.atomic import save_table, save_tensors, write_bytes
+from luna_monai.files import write_bytes
+from luna_monai.handlers.atomic import save_table, save_tensors
 
 
 def test_replaces_a_file_and_makes_folders(tmp_path):

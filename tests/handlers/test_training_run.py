@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from monai.handlers import ValidationHandler
+from monai.handlers import LrScheduleHandler, ValidationHandler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from luna_monai.errors import LunaError
@@ -25,6 +25,7 @@ from luna_monai.handlers import (
     TrainingSamples,
     WorstCandidates,
     is_better,
+    set_aside_previous_run,
 )
 from luna_monai.metrics.per_class import METRIC_NAMES
 
@@ -67,6 +68,7 @@ class Run:
                 ProgressHandler("E{epoch} Training", bar=False),
                 ConsoleHandler("trn"),
                 TensorBoardHandler(board, "trn", samples),
+                LrScheduleHandler(scheduler, print_lr=False),
                 ValidationHandler(options["val_interval"], self.evaluator),
                 RunFolder(
                     output_dir,
@@ -277,6 +279,23 @@ def test_resume_is_bit_exact(make_run, tmp_path):
     assert not list((tmp_path / "parts").glob("previous-*"))
 
 
+def test_resume_after_a_kill_between_two_files(make_run, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    seed()
+    make_run(tmp_path / "whole", max_epochs=3).trainer.run()
+    seed()
+    make_run(tmp_path / "parts", max_epochs=1).trainer.run()
+    with monkeypatch.context() as patch:
+        patch.setattr("luna_monai.handlers.run_folder.save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_run(tmp_path / "parts", max_epochs=3, resume=True).trainer.run()
+    assert pd.read_csv(tmp_path / "parts" / "metrics.csv")["epoch"].max() == 2
+    make_run(tmp_path / "parts", max_epochs=3, resume=True).trainer.run()
+    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
+
+
 def test_resume_from_the_previous_checkpoint(make_run, tmp_path, caplog):
     seed()
     make_run(tmp_path / "whole", max_epochs=3).trainer.run()
@@ -341,17 +360,24 @@ def test_resume_with_another_configuration(
 
 def test_earlier_run_is_moved_aside(make_run, tmp_path, caplog):
     make_run(tmp_path).trainer.run()
-    (tmp_path / "config.yaml").write_text("new")
     old = {name: (tmp_path / name).read_bytes() for name in ("model.pt", "metrics.csv", "predictions/val.csv")}
     caplog.set_level(logging.INFO, logger="luna_monai")
     make_run(tmp_path, max_epochs=1).trainer.run()
     (previous,) = tmp_path.glob("previous-*")
     assert re.fullmatch(r"previous-\d{4}-\d\d-\d\d_\d\d\.\d\d\.\d\d", previous.name)
     assert {name: (previous / name).read_bytes() for name in old} == old
-    assert (tmp_path / "config.yaml").is_file()
     assert (tmp_path / "runs").is_dir()
     assert len(pd.read_csv(tmp_path / "metrics.csv")) == 2
     assert sum("moved to" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_earlier_runs_of_one_second_are_kept_apart(tmp_path):
+    for content in ("one", "two"):
+        (tmp_path / "model.pt").write_text(content)
+        (tmp_path / "config.yaml").write_text(content)
+        set_aside_previous_run(tmp_path)
+    assert sorted(path.read_text() for path in tmp_path.glob("previous-*/*")) == ["one", "one", "two", "two"]
+    assert set_aside_previous_run(tmp_path) is None
 
 
 def test_unwritable_folder(make_run, tmp_path):

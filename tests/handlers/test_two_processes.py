@@ -1,0 +1,64 @@
+"""Records and counts over two processes."""
+
+import pandas as pd
+import pytest
+import torch
+import torch.multiprocessing
+from ignite.engine import Engine
+
+from luna_monai.handlers import TrainingSamples
+from luna_monai.metrics.records import CandidateRecords
+
+
+def work(rank, folder):
+    """Three samples in one process and two in the other, one of them the same."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    rows = torch.tensor([[0, 2, 4], [1, 0, -1]][rank])
+    rows = rows[rows >= 0]
+    for drop_duplicates in (False, True):
+        records = CandidateRecords(drop_duplicates=drop_duplicates)
+        records.append(rows, rows % 2, rows / 10 + rank / 100, rows + 0.5)
+        records.to_frame().to_pickle(f"{folder}/{rank}-{drop_duplicates}.pkl")
+    empty = CandidateRecords()
+    if rank == 1:
+        empty.append(rows, rows % 2, rows / 10, rows + 0.5)
+    empty.to_frame().to_pickle(f"{folder}/{rank}-empty.pkl")
+
+    samples = TrainingSamples()
+    engine = Engine(lambda _, batch: {"label": torch.zeros(batch)})
+    samples.attach(engine)
+    engine.run([len(rows), 1], max_epochs=2)
+    pd.Series([samples.count]).to_pickle(f"{folder}/{rank}-count.pkl")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Run the work in two processes and return the folder with what they got."""
+    folder = tmp_path_factory.mktemp("two_processes")
+    torch.multiprocessing.spawn(work, (str(folder),), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_process_has_all_records(folder, rank):
+    frame = pd.read_pickle(folder / f"{rank}-False.pkl")
+    assert frame["row"].tolist() == [0, 2, 4, 1, 0]
+    assert frame["class"].tolist() == [0, 0, 0, 1, 0]
+    assert frame["probability"].tolist() == pytest.approx([0.0, 0.2, 0.4, 0.11, 0.01])
+    assert frame["loss"].tolist() == [0.5, 2.5, 4.5, 1.5, 0.5]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_padding_is_dropped(folder, rank):
+    assert pd.read_pickle(folder / f"{rank}-True.pkl")["row"].tolist() == [0, 2, 4, 1]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_without_samples(folder, rank):
+    assert pd.read_pickle(folder / f"{rank}-empty.pkl")["row"].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_samples_of_all_processes_are_counted(folder, rank):
+    assert pd.read_pickle(folder / f"{rank}-count.pkl").item() == 2 * (3 + 1 + 2 + 1)
