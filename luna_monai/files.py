@@ -1,4 +1,4 @@
-"""Writing files that are whole or not there."""
+"""Files that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
+from luna_monai.errors import LunaError
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
@@ -18,7 +20,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     ends. When the block raises, the temporary file is removed and what was at ``path`` before stays as it was.
 
     Args:
-        path: the final name.
+        path: the final name; its folder is made.
 
     Yields:
         The open file.
@@ -27,6 +29,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         OSError: when the file can't be written.
     """
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with temporary.open("xb") as file:
@@ -36,3 +39,22 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a whole file; see :func:`atomic_write`.
+
+    Args:
+        path: the file; its folder is made.
+        content: what to write.
+
+    Raises:
+        LunaError: when the disk is full or the folder can't be written.
+    """
+    try:
+        with atomic_write(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise LunaError(
+            f"{path}: can't be written ({error.strerror or error}); free some space, or choose another folder"
+        ) from error

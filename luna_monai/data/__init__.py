@@ -5,10 +5,12 @@ from luna_monai.data.candidates import find_scans, read_candidates, subset_of
 from luna_monai.data.datasets import CandidateBatch, CandidateDataset, CandidateLoader, collate_candidates
 from luna_monai.data.precache import Precache, PrecachePlan
 from luna_monai.data.readers import Geometry, SimpleITKReader, files_of_scan, map_or_read, read_geometry
+from luna_monai.data.samplers import BalancedSampler
 from luna_monai.data.splits import split_by_stride, split_by_subset
 from luna_monai.data.tables import read_table
 
 __all__ = [
+    "BalancedSampler",
     "CandidateBatch",
     "CandidateDataset",
     "CandidateLoader",

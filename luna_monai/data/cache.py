@@ -221,7 +221,9 @@ class SeriesCache(PersistentDataset):
                 torch.save(content, file)
         except (OSError, RuntimeError) as error:
             reason = os.strerror(errno.ENOSPC) if "No space" in str(error) else " ".join(str(error).split())[:200]
-            raise LunaError(f"{path}: can't be written ({reason}); free some space or choose another cache_dir") from None
+            raise LunaError(
+                f"{path}: can't be written ({reason}); free some space or choose another cache_dir"
+            ) from None
         return path
 
     def _map(self, path: Path, item: dict[str, Any]) -> dict[str, Any] | None:

@@ -162,13 +162,12 @@ def _keep_inside(candidates: pd.DataFrame, scans: dict[str, Path], path: Path, *
     for seriesuid, rows in candidates.groupby("seriesuid").indices.items():
         geometry = read_geometry(scans[str(seriesuid)])
         center_irc = geometry.world_to_index(points[rows])
-        shape = np.asarray(geometry.size)[::-1]
-        wrong = ((center_irc < 0) | (center_irc >= shape)).any(axis=1)
+        wrong = ((center_irc < 0) | (center_irc >= geometry.shape)).any(axis=1)
         outside[rows] = wrong
-        for row, center in zip(rows[wrong], center_irc[wrong], strict=True):
-            world = ", ".join(f"{value:g}" for value in points[row])
-            voxel = ", ".join(map(str, center))
-            examples.append(f"{seriesuid} at ({world}) mm = voxel z,y,x ({voxel}) of {tuple(map(int, shape))}")
+        for number in np.flatnonzero(wrong):
+            world = ", ".join(f"{value:g}" for value in points[rows[number]])
+            voxel = ", ".join(map(str, center_irc[number]))
+            examples.append(f"{seriesuid} at ({world}) mm = voxel z,y,x ({voxel}) of {geometry.shape}")
     if not outside.any():
         return candidates
     listed = "; ".join(examples[:5]) + (f"; and {len(examples) - 5} more" if len(examples) > 5 else "")

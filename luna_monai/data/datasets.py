@@ -76,8 +76,8 @@ class CandidateDataset(torch.utils.data.Dataset):
         if not candidates.index.isin(places.index).all():
             raise LunaError("the candidates are not part of the table that the cache was made for")
         places = places.loc[candidates.index]
-        self.row = candidates.index.to_numpy()
-        self.label = candidates["class"].to_numpy()
+        self.row = candidates.index.to_numpy(copy=True)
+        self.label = candidates["class"].to_numpy(copy=True)  # torch wants arrays that may be written
         self._series = places["series"].to_numpy()
         self._position = places["position"].to_numpy()
 
@@ -120,4 +120,6 @@ class CandidateLoader(DataLoader):
 
     def __init__(self, dataset: CandidateDataset, num_workers: int = 0, **kwargs: Any) -> None:
         kwargs.setdefault("persistent_workers", num_workers > 0)
+        # A generator of its own: reading data must not move the global one, or a resumed run would draw other numbers.
+        kwargs.setdefault("generator", torch.Generator())
         super().__init__(dataset, num_workers=num_workers, collate_fn=collate_candidates, **kwargs)

@@ -51,7 +51,9 @@ def split_by_subset(candidates: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, 
     present = sorted(subsets.unique())
     names = ", ".join(map(str, present))
     if fold not in present:
-        raise LunaError(f"fold {fold}: no scan with candidates in {dataset_dir}/subset{fold}; folds with scans: {names}")
+        raise LunaError(
+            f"fold {fold}: no scan with candidates in {dataset_dir}/subset{fold}; folds with scans: {names}"
+        )
     if len(present) == 1:
         raise LunaError(
             f"fold {fold}: {dataset_dir} has scans in subset{fold} only, so nothing is left to train on; "

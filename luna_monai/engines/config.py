@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
+import os
+
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -32,7 +33,7 @@ def current_config() -> dict[str, Any]:
             for key in _PATH_KEYS:
                 value = config.get(key)
                 if isinstance(value, str) and not value.startswith(("$", "@", "%")):
-                    config[key] = str(Path(value).absolute())
+                    config[key] = os.path.abspath(value)
             return config
         frame = frame.f_back
     raise RuntimeError("current_config() works only inside an expression of a bundle configuration")

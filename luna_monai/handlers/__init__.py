@@ -6,6 +6,7 @@ from luna_monai.handlers.eta import ProgressHandler, enumerate_with_estimate
 from luna_monai.handlers.metrics import CandidateMetrics, is_better
 from luna_monai.handlers.run_folder import RunFolder, set_aside_previous_run
 from luna_monai.handlers.samples import TrainingSamples
+from luna_monai.handlers.summary import RunSummary
 from luna_monai.handlers.tensorboard import TensorBoardHandler, TensorBoardRun
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ConsoleHandler",
     "ProgressHandler",
     "RunFolder",
+    "RunSummary",
     "TensorBoardHandler",
     "TensorBoardRun",
     "TrainingSamples",

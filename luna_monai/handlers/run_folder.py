@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import Any
 import ignite.distributed as idist
 import pandas as pd
 import torch
+import yaml
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 
 from luna_monai.errors import LunaError
+from luna_monai.files import write_bytes
 from luna_monai.handlers.atomic import save_table, save_tensors
 from luna_monai.handlers.best_epoch import BestEpoch
 from luna_monai.handlers.checkpoint import (
@@ -39,22 +41,21 @@ METRICS = "metrics.csv"
 PREDICTIONS = "predictions"
 CONFIG = "config.yaml"
 
-#: What a run leaves in its folder, and :class:`RunFolder` writes.
-RESULTS = (MODEL, CHECKPOINT, PREVIOUS_CHECKPOINT, METRICS, PREDICTIONS)
+#: What :class:`RunFolder` writes.
+RESULTS = (MODEL, CHECKPOINT, PREVIOUS_CHECKPOINT, METRICS, PREDICTIONS, CONFIG)
 
 PREDICTION_COLUMNS = (
     "row", "seriesuid", "coordX", "coordY", "coordZ", "class", "diameter_mm", "probability", "loss",
 )  # fmt: skip
 
 
-def set_aside_previous_run(output_dir: str | Path, names: Iterable[str] = (*RESULTS, CONFIG)) -> Path | None:
+def set_aside_previous_run(output_dir: str | Path) -> Path | None:
     """Move what an earlier run left in a folder to ``previous-TIME`` inside it, so that nothing is lost.
 
-    Whoever writes ``config.yaml`` calls this first. TensorBoard's ``runs`` stay, because each run has its own there.
+    TensorBoard's ``runs`` stay, because each run has its own there.
 
     Args:
         output_dir: folder of the run; need not exist.
-        names: what to move. Nothing is moved when none of ``RESULTS`` is there.
 
     Returns:
         The new folder, or None when there was nothing to move.
@@ -73,7 +74,7 @@ def set_aside_previous_run(output_dir: str | Path, names: Iterable[str] = (*RESU
             number += 1
             previous = output_dir / f"{stem}-{number}"
         previous.mkdir()
-        for name in names:
+        for name in RESULTS:
             if (output_dir / name).exists():
                 (output_dir / name).rename(previous / name)
     except OSError as error:
@@ -104,6 +105,7 @@ class RunFolder:
     - ``model.pt``: ``state_dict`` of the best epoch, of the last one as long as none is the best;
     - ``predictions/trn.csv`` and ``val.csv``: what the model said in that epoch;
     - ``metrics.csv``: a row for each epoch and split, undefined values empty;
+    - ``config.yaml``: the configuration, at the start; the bundle runs again from it;
     - ``checkpoint.pt``: all that a resumed run needs, and ``checkpoint-previous.pt``, the epoch before.
 
     List it last among the ``train_handlers``, after the validation. The files of an earlier run in the same folder are
@@ -120,6 +122,7 @@ class RunFolder:
         lr_scheduler: its learning-rate schedule, if there is one.
         extra: what else has a state, by name: a gradient scaler, a sampler, the TensorBoard run.
         resume: go on from the checkpoint in the folder.
+        config: the configuration of the run, for ``config.yaml``; none is written when None.
     """
 
     def __init__(
@@ -134,6 +137,7 @@ class RunFolder:
         lr_scheduler: Stateful | None = None,
         extra: Mapping[str, Stateful] | None = None,
         resume: bool = False,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.network = network
@@ -142,6 +146,7 @@ class RunFolder:
         self.best_epoch = best_epoch
         self.validator = validator
         self.resume = resume
+        self.config = config
         self._rows: list[dict[str, Any]] = []
         self._objects: dict[str, Stateful] = {
             "network": unwrap(network),
@@ -161,9 +166,12 @@ class RunFolder:
         if self.resume:
             self._resume(engine)
         elif idist.get_rank() == 0:
-            set_aside_previous_run(self.output_dir, RESULTS)
+            set_aside_previous_run(self.output_dir)
         if idist.get_rank() == 0:
             self._check_writable()
+            if self.config is not None:
+                text = yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
+                write_bytes(self.output_dir / CONFIG, text.encode())
 
     def _check_writable(self) -> None:
         try:

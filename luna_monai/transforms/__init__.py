@@ -1,7 +1,16 @@
 """Transforms, each as an array class and its dictionary wrapper."""
 
+from luna_monai.transforms.augment import RandAugmentCandidates
 from luna_monai.transforms.crop import CropCandidates, CropCandidatesd
 from luna_monai.transforms.intensity import ClipIntensityRange, ClipIntensityRanged
 from luna_monai.transforms.load import LoadScan, LoadScand
 
-__all__ = ["ClipIntensityRange", "ClipIntensityRanged", "CropCandidates", "CropCandidatesd", "LoadScan", "LoadScand"]
+__all__ = [
+    "ClipIntensityRange",
+    "ClipIntensityRanged",
+    "CropCandidates",
+    "CropCandidatesd",
+    "LoadScan",
+    "LoadScand",
+    "RandAugmentCandidates",
+]

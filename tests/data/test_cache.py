@@ -135,7 +135,9 @@ def test_lambda_in_a_cached_transform_is_refused(make_dataset, tmp_path):
 
     candidates = read_candidates(make_dataset())
     with pytest.raises(LunaError, match=r"whose changes can't be seen"):
-        SeriesCache(series_items(candidates), [*transforms(), Lambdad("image", lambda image: image)], tmp_path / "cache")
+        SeriesCache(
+            series_items(candidates), [*transforms(), Lambdad("image", lambda image: image)], tmp_path / "cache"
+        )
 
 
 def empty(path):

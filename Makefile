@@ -1,0 +1,43 @@
+# make demo   from a fresh clone to a trained, inspected model
+# make test   lint, types and all tests
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := data-unversioned/demo
+DEMO_CONFIG := ['bundle/configs/train.yaml','configs/demo.yaml']
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+install: $(VENV)/.installed
+
+# torch comes first and alone: on its own it is the release that is pinned, with CUDA where the platform's has it.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; 'make PYTHON=python3.12 ...' chooses one" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(DEMO)/luna/candidates.csv: | $(VENV)/.installed
+	$(BIN)/luna-monai synth $(DEMO)/luna --scans 20 --candidates-per-scan 200
+
+demo: $(VENV)/.installed $(DEMO)/luna/candidates.csv
+	$(BIN)/python -m monai.bundle run precache --config_file "$(DEMO_CONFIG)"
+	$(BIN)/python -m monai.bundle run training --config_file "$(DEMO_CONFIG)"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
