@@ -10,6 +10,7 @@ from collections.abc import Sequence
 #: Command name -> (module in luna_monai.apps, class, one line for ``--help``).
 COMMANDS = {
     "synth": ("synth", "LunaSynthApp", "write a synthetic LUNA16 dataset"),
+    "doctor": ("doctor", "LunaDoctorApp", "report what is wrong with a dataset folder, and what to do"),
     "precache": ("precache", "LunaPrecacheApp", "cut all candidates of a dataset into the cache"),
     "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
     "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
