@@ -165,7 +165,7 @@ def _keep_inside(candidates: pd.DataFrame, scans: dict[str, Path], path: Path, *
         wrong = ((center_irc < 0) | (center_irc >= geometry.shape)).any(axis=1)
         outside[rows] = wrong
         for number in np.flatnonzero(wrong):
-            world = ", ".join(f"{value:g}" for value in points[rows[number]])
+            world = ", ".join(f"{value:g}" for value in points[rows][number])
             voxel = ", ".join(map(str, center_irc[number]))
             examples.append(f"{seriesuid} at ({world}) mm = voxel z,y,x ({voxel}) of {geometry.shape}")
     if not outside.any():

@@ -13,7 +13,7 @@ from luna_monai.files import write_bytes
 
 
 def save_tensors(path: Path, content: Any) -> None:
-    """``torch.save`` to a file that is there whole or not at all; see :func:`luna_monai.files.write_bytes`."""
+    """``torch.save`` to a file that is there whole or not at all; see :func:`~luna_monai.files.write_bytes`."""
     # Into memory first: on a full disk torch.save itself fails with a RuntimeError that does not name the cause.
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -21,5 +21,5 @@ def save_tensors(path: Path, content: Any) -> None:
 
 
 def save_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file, undefined values empty, that is there whole or not at all; see :func:`luna_monai.files.write_bytes`."""
+    """Write a CSV file, undefined values empty, whole or not at all; see :func:`~luna_monai.files.write_bytes`."""
     write_bytes(path, table.to_csv(index=False).encode())

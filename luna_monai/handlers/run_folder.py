@@ -224,5 +224,5 @@ def _scalars(metrics: Mapping[str, Any]) -> dict[str, Real]:
 def _read_rows(path: Path, last_epoch: int) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    table = pd.read_csv(path, float_precision="round_trip")
+    table = pd.read_csv(path)
     return table[table["epoch"] <= last_epoch].to_dict("records")  # type: ignore[return-value]

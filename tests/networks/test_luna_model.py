@@ -58,7 +58,6 @@ def test_layout_in_memory_does_not_change_the_result():
     torch.testing.assert_close(actual, expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # TorchScript is asked for
 def test_model_can_be_scripted():
     model = LunaModel().eval()
     image = torch.randn(2, 1, 32, 48, 48)
