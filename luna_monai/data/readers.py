@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - the name its own documentation uses
+import SimpleITK as sitk
 from monai.data import ImageReader
 from monai.utils import ensure_tuple
-from nibabel.filebasedimages import ImageFileError
 
 from luna_monai.data.geometry import Geometry
+from luna_monai.data.integrity import check_nifti, check_nifti_header, check_nrrd
 from luna_monai.data.metaimage import check_voxel_file, read_metaimage_header, read_metaimage_voxels
 from luna_monai.errors import LunaError
 
@@ -48,6 +45,8 @@ def read_geometry(path: str | Path, *, seriesuid: str | None = None) -> Geometry
         return _dicom_series(path, seriesuid)[1]
     if suffix in (".mhd", ".mha"):
         return read_metaimage_header(path).geometry
+    if suffix in (".nii", ".nii.gz"):
+        check_nifti_header(path)
     return _file_geometry(path)
 
 
@@ -125,7 +124,9 @@ def map_or_read(path: str | Path, *, seriesuid: str | None = None) -> tuple[np.n
             reader.SetFileName(str(files[0]))
     else:
         if suffix in (".nii", ".nii.gz"):
-            _check_nifti_length(path)
+            check_nifti(path)
+        else:
+            check_nrrd(path)
         geometry = _file_geometry(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
@@ -243,26 +244,6 @@ def _file_geometry(path: Path) -> Geometry:
     return Geometry.from_header(
         reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection(), source=path
     )
-
-
-def _check_nifti_length(path: Path) -> None:
-    """Compare the length of a NIfTI file with its header, because ITK fills what is missing with zeros."""
-    try:
-        header = nibabel.load(path).header
-        expected = int(header["vox_offset"]) + int(np.prod(header.get_data_shape())) * header.get_data_dtype().itemsize
-        found = path.stat().st_size
-        if path.name.lower().endswith(".gz"):
-            # Reading to the end also compares gzip's own checksum, which ITK does not.
-            with gzip.open(path) as stream:
-                found = 0
-                while piece := stream.read(1 << 20):
-                    found += len(piece)
-    except ImageFileError as error:
-        raise LunaError(f"{path}: no NIfTI file ({error}); copy it again") from error
-    except (EOFError, zlib.error, OSError) as error:
-        raise LunaError(f"{path}: damaged or truncated ({error}); copy it again") from error
-    if found < expected:
-        raise LunaError(f"{path}: found {found} bytes, but its header says {expected}; it is truncated, copy it again")
 
 
 def _dicom_series(folder: Path, seriesuid: str | None) -> tuple[list[Path], Geometry]:

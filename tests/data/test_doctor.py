@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from luna_monai.data.doctor import LUNA16_SUBSETS, examine_dataset
 from luna_monai.data.doctor_findings import CODES, ERROR, INFORMATION, WARNING, Finding

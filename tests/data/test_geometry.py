@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 
 from luna_monai.data.geometry import Geometry
 from luna_monai.errors import LunaError

@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
+import SimpleITK as sitk
 import torch
 from monai.transforms import LoadImage
 
@@ -222,6 +222,15 @@ def flip(suffix: str, where: float = 0.6) -> Callable[[Path], None]:
     return change
 
 
+def byte(position: int, value: int) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        data = bytearray(path.read_bytes())
+        data[position] = value
+        path.write_bytes(data)
+
+    return change
+
+
 def remove(suffix: str) -> Callable[[Path], None]:
     return lambda path: path.with_suffix(suffix).unlink()
 
@@ -244,7 +253,8 @@ def flip_stored_gzip(path: Path) -> None:
 def flip_stored_nrrd(path: Path) -> None:
     head, _, tail = path.read_bytes().partition(b"\n\n")
     data = bytearray(gzip.compress(gzip.decompress(tail), compresslevel=0))
-    data[len(data) // 2] ^= 1
+    # Where ITK itself passes over it.
+    data[-9] ^= 1
     path.write_bytes(head + b"\n\n" + data)
 
 
@@ -352,10 +362,25 @@ DAMAGE = {
     "4-D nii": ("c.nii", other_dimensions, r"c\.nii: a scan has 3 dimensions, found 4"),
     "colour nii": ("c.nii", colours, r"c\.nii: a scan has one number per voxel, found 3"),
     "truncated nrrd": ("d.nrrd", cut(""), r"d\.nrrd: cannot be read; .*"),
-    "truncated zipped nrrd": ("zipped.nrrd", cut(""), r"zipped\.nrrd: cannot be read"),
-    "flipped bit in zipped nrrd": ("zipped.nrrd", flip_stored_nrrd, r"zipped\.nrrd: "),
+    "truncated zipped nrrd": ("zipped.nrrd", cut(""), r"zipped\.nrrd: damaged or truncated"),
+    "flipped bit in zipped nrrd": (
+        "zipped.nrrd",
+        flip_stored_nrrd,
+        r"zipped\.nrrd: damaged or truncated \(CRC check failed",
+    ),
     "nrrd lies about its size": ("d.nrrd", edit("sizes: 20", "sizes: 40"), r"d\.nrrd: cannot be read"),
     "garbage nrrd": ("d.nrrd", content(b"garbage" * 100), r"d\.nrrd: cannot be read"),
+    "detached nrrd": (
+        "d.nrrd",
+        edit("encoding: raw", "data file: d.raw\nencoding: raw"),
+        r"d\.nrrd: its voxels are in an",
+    ),
+    "nii of an unknown type": (
+        "c.nii",
+        byte(70, 52),
+        r"c\.nii: no NIfTI file, or its header is damaged \(data code 52",
+    ),
+    "nii of a wrong length": ("c.nii", byte(0, 91), r"c\.nii: no NIfTI file, or its header is damaged"),
     "no DICOM": ("dicom", no_slices, r"dicom: no DICOM slices in this folder"),
     "missing slice": (
         "dicom",
