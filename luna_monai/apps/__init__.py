@@ -7,7 +7,7 @@ from typing import Any
 
 from luna_monai.apps.cli import COMMANDS
 
-__all__ = [class_name for _, class_name, _ in COMMANDS.values()]  # noqa: PLE0604
+__all__ = [class_name for _, class_name, _ in COMMANDS.values()]
 
 
 def __getattr__(name: str) -> Any:

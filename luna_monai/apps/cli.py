@@ -14,6 +14,7 @@ COMMANDS = {
     "precache": ("precache", "LunaPrecacheApp", "cut all candidates of a dataset into the cache"),
     "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
     "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
+    "report": ("report", "LunaReportApp", "show a run's curves and mistakes in one HTML file"),
 }
 
 

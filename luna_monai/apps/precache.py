@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from luna_monai.apps.base import App, run_app
-from luna_monai.apps.workflow import add_config_arguments, run_bundle
+from luna_monai.apps.workflow import add_config_arguments, given_options, run_bundle
 
 
 class LunaPrecacheApp(App):
@@ -29,12 +29,12 @@ class LunaPrecacheApp(App):
         Raises:
             LunaError: when the data or the configuration is bad, or the disk is too small.
         """
-        overrides = {
+        options = {
             "dataset_dir": self.cli_args.dataset_dir,
             "cache_dir": self.cli_args.cache_dir,
             "precache_workers": self.cli_args.num_workers,
         }
-        run_bundle("precache", self.cli_args.config, overrides)
+        run_bundle("precache", self.cli_args.config, given_options(options))
         return 0
 
 

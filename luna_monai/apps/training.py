@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from luna_monai.apps.base import App, run_app
-from luna_monai.apps.workflow import add_config_arguments, parse_override, run_bundle
+from luna_monai.apps.workflow import add_config_arguments, given_options, parse_override, run_bundle
 from luna_monai.errors import LunaError
 
 
@@ -30,6 +30,7 @@ class LunaTrainingApp(App):
         parser.add_argument("--fold", type=int, default=None, help="LUNA16 subset to validate on")
         parser.add_argument("--batch-size", type=int, default=None, help="candidates in a batch")
         parser.add_argument("--epochs", type=int, default=None, help="epochs to train for")
+        parser.add_argument("--resume", action="store_true", default=None, help="go on from OUTPUT_DIR/checkpoint.pt")
         parser.add_argument("--tb-prefix", default=None, help="folder of TensorBoard's data below OUTPUT_DIR/runs")
         parser.add_argument(
             "comment_and_overrides",
@@ -49,7 +50,7 @@ class LunaTrainingApp(App):
         comments = [text for text in arguments.comment_and_overrides if "=" not in text]
         if len(comments) > 1:
             raise LunaError(f"one comment at most, found {', '.join(map(repr, comments))}; overrides are key=value")
-        overrides = {
+        options = {
             "dataset_dir": arguments.dataset_dir,
             "cache_dir": arguments.cache_dir,
             "output_dir": arguments.output_dir,
@@ -57,11 +58,12 @@ class LunaTrainingApp(App):
             "batch_size": arguments.batch_size,
             "max_epochs": arguments.epochs,
             "fold": arguments.fold,
+            "resume": arguments.resume,
             "tb_prefix": arguments.tb_prefix,
             "comment": comments[0] if comments else None,
         }
         given = dict(parse_override(text) for text in arguments.comment_and_overrides if "=" in text)
-        run_bundle("training", arguments.config, overrides | given)
+        run_bundle("training", arguments.config, given_options(options) | given)
         return 0
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.share import bundle_dir, configs_dir
 
 
@@ -66,13 +66,22 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise LunaError(f"{text!r}: the value is not valid YAML") from None
 
 
+def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the options that were given on the command line, with ``null`` as YAML's nothing.
+
+    Args:
+        options: values by key of the configuration; None where the option was not given.
+    """
+    return {key: None if value == "null" else value for key, value in options.items() if value is not None}
+
+
 def run_bundle(run_id: str, overlays: Sequence[str], overrides: Mapping[str, Any]) -> None:
     """Run a part of the bundle in this process, as ``python -m monai.bundle run RUN_ID`` does in one of its own.
 
     Args:
         run_id: ``training``, ``precache``, …
         overlays: configurations to lay over ``train.yaml``.
-        overrides: values by key; nested keys are joined by ``#``. Those that are None are left out.
+        overrides: values by key; nested keys are joined by ``#``.
 
     Raises:
         LunaError: for a key that the configuration does not have.
@@ -88,17 +97,17 @@ def run_bundle(run_id: str, overlays: Sequence[str], overrides: Mapping[str, Any
         run_id=run_id,
         workflow_type="train",
     )
-    pairs = {key: value for key, value in overrides.items() if value is not None}
     known = set(_keys(workflow.parser.get()))
-    for key in pairs:
-        if key not in known:
+    for key in overrides:
+        if key.replace("::", "#") not in known:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"the keys are in {files[0]}"
             raise LunaError(f"{key!r} is not a key of the configuration; {hint}")
-    workflow.parser.update({key: None if value == "null" else value for key, value in pairs.items()})
-    workflow.initialize()
-    workflow.run()
-    workflow.finalize()
+    workflow.parser.update(dict(overrides))
+    with unwrapped_luna_errors():
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
 
 
 def _is_not_about_overlays(record: logging.LogRecord) -> bool:

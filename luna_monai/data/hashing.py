@@ -32,7 +32,7 @@ def describe(value: Any) -> Any:
     Raises:
         LunaError: for a lambda or a local function, whose parameters nobody can see.
     """
-    if value is None or isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum):
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, enum.Enum):
         return f"{type(value).__qualname__}.{value.name}"

@@ -141,6 +141,8 @@ class Precache:
             _Builder(self.cache, rest),
             batch_size=None,
             num_workers=min(self.num_workers, len(rest)),
+            # Of its own, or weights drawn afterwards would depend on whether the cache was there.
+            generator=torch.Generator(),
         )
         finished: Iterable[Any] = loader
         if self.progress is not None:

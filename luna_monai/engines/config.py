@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import os
-
 from typing import Any
 
 from monai.bundle import ConfigParser

@@ -159,6 +159,7 @@ class RunFolder:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
+        self.training_samples.attach(engine)
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
@@ -178,6 +179,8 @@ class RunFolder:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.output_dir):
                 pass
+            for path in self.output_dir.rglob(".*.tmp"):  # what a killed run was writing
+                path.unlink(missing_ok=True)
         except OSError as error:
             raise LunaError(
                 f"{self.output_dir}: can't be written ({error.strerror or error}); choose another output_dir"

@@ -12,7 +12,7 @@ from monai.utils import CommonKeys
 class TrainingSamples:
     """Counts the training samples of a run, over all its epochs and processes.
 
-    List it first among the ``train_handlers``, so that the others find this epoch counted.
+    The handlers that need the count attach it to the trainer before themselves, so it is in no list of handlers.
 
     Attributes:
         count: samples seen up to the end of the last epoch; a sample drawn twice counts twice.
@@ -23,7 +23,9 @@ class TrainingSamples:
         self._in_epoch = 0
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer."""
+        """Register with a trainer, once."""
+        if engine.has_event_handler(self._add, Events.ITERATION_COMPLETED):
+            return
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._complete)

@@ -108,6 +108,8 @@ class TensorBoardHandler:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or evaluator that has :class:`~luna_monai.handlers.metrics.CandidateMetrics`."""
+        if isinstance(engine, Trainer):
+            self.training_samples.attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
         if isinstance(engine, Trainer):
             engine.add_event_handler(Events.COMPLETED, lambda _: self.run.close())

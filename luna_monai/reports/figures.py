@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import matplotlib
@@ -29,7 +29,7 @@ COLOURS = {
     "neg": "#1f6fb4",
     "pos": "#c4501b",
 }
-_SIZE_INCHES = (5.2, 3.7)
+_SIZE_INCHES = (4.6, 3.5)
 _CLASS_NAMES = {"all": "all", "neg": "non-nodules", "pos": "nodules"}
 
 
@@ -93,7 +93,7 @@ def froc_figure(result: FrocResult, title: str | None = None) -> Figure:
                 color=COLOURS["neg"],
                 alpha=0.2,
                 linewidth=0,
-                label=f"{interval.confidence:.0%} of {interval.samples:,} bootstrap samples",
+                label=f"{100 * interval.confidence:g} % of {interval.samples:,} bootstrap samples",
             )
         axes.plot(dense, np.interp(dense, x, y), color=COLOURS["neg"], label=f"CPM {result.cpm:.3f}")
         axes.plot(rates, result.sensitivity, "o", color=COLOURS["neg"], markersize=4)
@@ -197,60 +197,70 @@ def histogram_figure(is_nodule: np.ndarray, probability: np.ndarray, threshold: 
     return figure
 
 
-def class_curves_figure(metrics: pd.DataFrame, quantity: str, label: str) -> Figure:
+def class_curves_figure(metrics: pd.DataFrame, quantity: str, label: str, best_epoch: int | None = None) -> Figure:
     """Plot a quantity of each class over the epochs, training dashed and validation solid.
 
     Args:
         metrics: rows of ``metrics.csv``: ``epoch``, ``split``, and ``{quantity}/all``, ``/neg`` and ``/pos``.
         quantity: ``loss`` (drawn on a logarithmic scale) or ``correct``.
         label: of the vertical axis.
+        best_epoch: marked by a line.
 
     Returns:
         The figure.
     """
     columns = {f"{quantity}/{role}": (role, name) for role, name in _CLASS_NAMES.items()}
-    figure, axes = _epoch_figure(metrics, columns)
+    figure, axes = _epoch_figure(metrics, columns, best_epoch)
     if quantity == "loss" and (metrics.reindex(columns=list(columns)) > 0).any(axis=None):
         axes.set_yscale("log")
     axes.set_ylabel(label)
     return figure
 
 
-def summary_curves_figure(metrics: pd.DataFrame, columns: Sequence[str], names: Sequence[str]) -> Figure:
-    """Plot up to three numbers between 0 and 1 over the epochs, training dashed and validation solid."""
-    roles = ("neg", "pos", "all")
-    figure, axes = _epoch_figure(
-        metrics, {column: (role, name) for column, role, name in zip(columns, roles, names, strict=False)}
-    )
+def summary_curves_figure(metrics: pd.DataFrame, names: Mapping[str, str], best_epoch: int | None = None) -> Figure:
+    """Plot up to three numbers between 0 and 1 over the epochs, training dashed and validation solid.
+
+    Args:
+        metrics: rows of ``metrics.csv``.
+        names: what to call each column.
+        best_epoch: marked by a line.
+
+    Returns:
+        The figure.
+    """
+    columns = {column: (role, name) for (column, name), role in zip(names.items(), ("neg", "pos", "all"), strict=False)}
+    figure, axes = _epoch_figure(metrics, columns, best_epoch)
     axes.set_ylim(-0.02, 1.02)
     return figure
 
 
-def _epoch_figure(metrics: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> tuple[Figure, Axes]:
+def _epoch_figure(
+    metrics: pd.DataFrame, columns: Mapping[str, tuple[str, str]], best_epoch: int | None
+) -> tuple[Figure, Axes]:
     figure, axes = _new_figure()
-    for split, style in (("trn", "--"), ("val", "-")):
+    for split, part, style, width in (("trn", "training", "--", 1.1), ("val", "validation", "-", 1.7)):
         rows = metrics[metrics["split"] == split]
         for column, (role, name) in columns.items():
-            if column not in rows or rows[column].isna().all():
-                continue
-            part = "training" if split == "trn" else "validation"
-            marker = "o" if len(rows) < 25 else None
-            axes.plot(
-                rows["epoch"],
-                rows[column],
-                style,
-                color=COLOURS[role],
-                marker=marker,
-                markersize=3,
-                linewidth=1.6 if split == "val" else 1.1,
-                label=f"{name}, {part}",
-            )
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel("epoch")
+            # A point between two undefined ones is no line: with few epochs every point is marked.
+            if column in rows and rows[column].notna().any():
+                axes.plot(
+                    rows["epoch"],
+                    rows[column],
+                    style,
+                    color=COLOURS[role],
+                    marker="o" if len(rows) < 25 else None,
+                    markersize=3,
+                    linewidth=width,
+                    label=f"{name}, {part}",
+                )
     if axes.lines:
         figure.legend(
             loc="outside upper center", ncols=2, frameon=False, fontsize=9, labelcolor=COLOURS["ink"], handlelength=2.4
         )
+    if best_epoch is not None:
+        axes.axvline(best_epoch, color=COLOURS["muted"], linestyle=":", linewidth=1)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("epoch")
     return figure, axes
 
 

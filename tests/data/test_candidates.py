@@ -114,9 +114,7 @@ def test_candidates_outside_their_volume(make_dataset, caplog):
     folder = make_dataset(scans=2, candidates=5)
     with (folder / "candidates.csv").open("a") as file:
         file.write("1.2.3.1,900.0,-120.0,-190.0,0\n")
-    with pytest.raises(
-        LunaError, match=r"1 candidates lie outside their CT: 1\.2\.3\.1 at \(900, -120, -190\) mm"
-    ):
+    with pytest.raises(LunaError, match=r"1 candidates lie outside their CT: 1\.2\.3\.1 at \(900, -120, -190\) mm"):
         read_candidates(folder)
     with caplog.at_level(logging.INFO):
         assert len(read_candidates(folder, outside_volume="drop")) == 10

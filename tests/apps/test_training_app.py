@@ -1,0 +1,91 @@
+"""The application has the book's options and ours, and answers mistakes with one clear line."""
+
+import logging
+import re
+
+import pandas as pd
+import pytest
+import yaml
+
+from luna_monai.apps import LunaTrainingApp
+from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import main
+from luna_monai.errors import LunaError
+
+
+@pytest.fixture(autouse=True)
+def _leave_logging_as_it_was():
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture
+def arguments(make_dataset, tmp_path):
+    return [
+        *("--dataset-dir", make_dataset(scans=2, candidates=12), "--cache-dir", tmp_path / "cache"),
+        *("--output-dir", tmp_path / "run", "--batch-size", 8, "--num-workers", 0),
+    ]
+
+
+def test_book_options(arguments, tmp_path):
+    app = LunaTrainingApp([*arguments, "--epochs=1", "--tb-prefix=p2ch11", "my-comment", "optimizer#lr=0.5", "fold=1"])
+    assert app.main() == 0
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["batch_size"], config["max_epochs"], config["fold"]) == (8, 1, 1)
+    assert config["optimizer"]["lr"] == 0.5
+    names = sorted(path.name for path in (tmp_path / "run" / "runs" / "p2ch11").iterdir())
+    assert [name[20:] for name in names] == ["trn_cls-my-comment", "val_cls-my-comment"]
+
+
+def test_experiment_by_name_and_null(arguments, tmp_path):
+    arguments[arguments.index("--cache-dir") + 1] = "null"
+    assert LunaTrainingApp([*arguments, "--config", "book_ch11"]).main() == 0
+    assert not (tmp_path / "cache").exists()
+    assert pd.read_csv(tmp_path / "run" / "predictions" / "val.csv")["row"].tolist() == [0, 10, 20]
+    assert LunaTrainingApp([*arguments, "cache_dir=null", "--epochs", 1]).main() == 0
+
+
+def test_resume(arguments, tmp_path):
+    LunaTrainingApp([*arguments, "--epochs", 1]).main()
+    LunaTrainingApp([*arguments, "--epochs", 2, "--resume"]).main()
+    assert pd.read_csv(tmp_path / "run" / "metrics.csv")["epoch"].tolist() == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["epochs=3"], "'epochs' is not a key of the configuration; did you mean"),
+        (["optimizer#learning_rate=3"], "'optimizer#learning_rate' is not a key of the configuration; did you mean"),
+        (["mine", "again"], "one comment at most, found 'mine', 'again'"),
+        (["fold=[1"], "'fold=\\[1': the value is not valid YAML"),
+        (
+            ["--config", "nowhere.yaml"],
+            "--config nowhere.yaml: no such file, nor one of the experiments book_ch11, demo",
+        ),
+        (["fold=5"], "fold 5: no scan with candidates"),
+        (["train#sampler#ratio=-1"], "ratio and samples_per_epoch must be positive"),
+    ],
+)
+def test_mistakes_get_one_clear_line(arguments, capsys, tmp_path, wrong, message):
+    with pytest.raises(LunaError, match=message):
+        LunaTrainingApp([*arguments, *wrong]).main()
+    assert run_app(LunaTrainingApp, [*arguments, *wrong]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.match(f"luna-monai train: error: .*(?:{message})", error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_dataset_is_one_line(tmp_path, capsys):
+    assert main(["train", "--dataset-dir", str(tmp_path / "nowhere"), "--output-dir", str(tmp_path / "run")]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "nowhere: no such folder" in error
+
+
+def test_error_class_is_what_a_notebook_sees(tmp_path):
+    with pytest.raises(LunaError, match="no such folder"):
+        LunaTrainingApp(["--dataset-dir", tmp_path / "nowhere", "--cache-dir", tmp_path / "cache"]).main()

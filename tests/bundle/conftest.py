@@ -1,0 +1,41 @@
+"""Fixtures for tests that run the bundle in this process."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ConfigWorkflow
+
+
+@pytest.fixture(autouse=True)
+def _leave_process_as_it_was(monkeypatch) -> Iterator[None]:
+    import sys
+
+    # A key written twice in a config is a mistake; MONAI only complains when asked to.
+    monkeypatch.setenv("MONAI_FAIL_ON_DUPLICATE_CONFIG", "1")
+    hook, path, level = sys.excepthook, list(sys.path), logging.getLogger().level
+    yield
+    sys.excepthook, sys.path[:] = hook, path
+    logging.getLogger().setLevel(level)
+
+
+@pytest.fixture
+def make_workflow(repository: Path) -> Callable[..., ConfigWorkflow]:
+    """Return a function that loads the bundle's train.yaml with overlays and overrides."""
+
+    def make(*overlays: str, run_id: str = "training", **overrides: Any) -> ConfigWorkflow:
+        folder = repository / "bundle" / "configs"
+        return ConfigWorkflow(
+            config_file=[str(folder / "train.yaml"), *(str(repository / "configs" / name) for name in overlays)],
+            meta_file=str(folder / "metadata.json"),
+            logging_file=False,
+            run_id=run_id,
+            workflow_type="train",
+            **overrides,
+        )
+
+    return make
