@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS := $(shell nproc 2>/dev/null || echo 1)
 DEMO := data-unversioned/demo
 DEMO_CONFIG := ['bundle/configs/train.yaml','configs/demo.yaml']
 
@@ -25,7 +26,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(DEMO)/luna/candidates.csv: | $(VENV)/.installed
-	$(BIN)/luna-monai synth $(DEMO)/luna --scans 20 --candidates-per-scan 200
+	$(BIN)/luna-monai synth $(DEMO)/luna --scans 20 --candidates-per-scan 200 --workers $(WORKERS)
 
 demo: $(VENV)/.installed $(DEMO)/luna/candidates.csv
 	$(BIN)/python -m monai.bundle run precache --config_file "$(DEMO_CONFIG)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,37 +42,47 @@ def golden(shared_data: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+def write_noise_dataset(
+    folder: Path,
+    scans: int = 3,
+    candidates: int = 12,
+    shape: Sequence[int] = (40, 56, 60),
+    compressed: bool = False,
+) -> Path:
+    """Write a small dataset folder of noise, with one nodule in each scan."""
+    random = np.random.default_rng(len(folder.name))
+    annotations, rows = [], []
+    for number in range(scans):
+        uid = f"1.2.3.{number}"
+        image = sitk.GetImageFromArray(random.integers(-1500, 1500, shape, dtype=np.int16))
+        image.SetSpacing((0.7, 0.7, 1.25))
+        image.SetOrigin((-100.0 - number, -150.0, -200.5))
+        subset = folder / f"subset{number}"
+        subset.mkdir(parents=True)
+        sitk.WriteImage(image, str(subset / f"{uid}.mhd"), useCompression=compressed)
+        for candidate in range(candidates):
+            index = [float(random.integers(0, size)) for size in reversed(shape)]
+            world = image.TransformContinuousIndexToPhysicalPoint(index)
+            rows.append((uid, *world, int(candidate < 2)))
+            if candidate == 0:
+                annotations.append((uid, *world, 6.5))
+    columns = ["seriesuid", "coordX", "coordY", "coordZ"]
+    pd.DataFrame(rows, columns=[*columns, "class"]).to_csv(folder / "candidates.csv", index=False)
+    pd.DataFrame(annotations, columns=[*columns, "diameter_mm"]).to_csv(folder / "annotations.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_dataset() -> Callable[..., Path]:
+    """Return the function that writes a small dataset into a folder."""
+    return write_noise_dataset
+
+
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., Path]:
-    """Return a function that writes a small dataset folder of noise, with one nodule in each scan."""
+    """Return a function that writes a small dataset into the test's own folder."""
 
-    def make(
-        scans: int = 3,
-        candidates: int = 12,
-        shape: Sequence[int] = (40, 56, 60),
-        name: str = "luna",
-        compressed: bool = False,
-    ) -> Path:
-        folder = tmp_path / name
-        random = np.random.default_rng(len(name))
-        annotations, rows = [], []
-        for number in range(scans):
-            uid = f"1.2.3.{number}"
-            image = sitk.GetImageFromArray(random.integers(-1500, 1500, shape, dtype=np.int16))
-            image.SetSpacing((0.7, 0.7, 1.25))
-            image.SetOrigin((-100.0 - number, -150.0, -200.5))
-            subset = folder / f"subset{number}"
-            subset.mkdir(parents=True)
-            sitk.WriteImage(image, str(subset / f"{uid}.mhd"), useCompression=compressed)
-            for candidate in range(candidates):
-                index = [float(random.integers(0, size)) for size in reversed(shape)]
-                world = image.TransformContinuousIndexToPhysicalPoint(index)
-                rows.append((uid, *world, int(candidate < 2)))
-                if candidate == 0:
-                    annotations.append((uid, *world, 6.5))
-        columns = ["seriesuid", "coordX", "coordY", "coordZ"]
-        pd.DataFrame(rows, columns=[*columns, "class"]).to_csv(folder / "candidates.csv", index=False)
-        pd.DataFrame(annotations, columns=[*columns, "diameter_mm"]).to_csv(folder / "annotations.csv", index=False)
-        return folder
+    def make(name: str = "luna", **kwargs: Any) -> Path:
+        return write_noise_dataset(tmp_path / name, **kwargs)
 
     return make

@@ -48,7 +48,7 @@ def read_table(path: str | Path, numeric: Sequence[str], text: Sequence[str] = (
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise LunaError(
-            f"{path}: no column {', '.join(map(repr, missing))} in the header line ({','.join(map(str, table.columns))})"
+            f"{path}: no column {', '.join(map(repr, missing))} in its header line, {','.join(map(str, table.columns))}"
         )
     table = table[columns]
     # Blank lines are kept while reading, so that row i is line i + 2 of the file in the messages below.

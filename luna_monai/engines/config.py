@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import os
+from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
@@ -32,7 +32,7 @@ def current_config() -> dict[str, Any]:
             for key in _PATH_KEYS:
                 value = config.get(key)
                 if isinstance(value, str) and not value.startswith(("$", "@", "%")):
-                    config[key] = os.path.abspath(value)
+                    config[key] = str(Path(value).resolve())
             return config
         frame = frame.f_back
     raise RuntimeError("current_config() works only inside an expression of a bundle configuration")

@@ -63,7 +63,7 @@ def test_resume(arguments, tmp_path):
         (["fold=[1"], "'fold=\\[1': the value is not valid YAML"),
         (
             ["--config", "nowhere.yaml"],
-            "--config nowhere.yaml: no such file, nor one of the experiments book_ch11, demo",
+            "nowhere.yaml: no such file, nor one of the experiments book_ch11, demo",
         ),
         (["fold=5"], "fold 5: no scan with candidates"),
         (["train#sampler#ratio=-1"], "ratio and samples_per_epoch must be positive"),

@@ -185,7 +185,7 @@ def damage_two_subsets(folder):
         (damage_missing_candidates, r"no candidates\.csv or candidates_V2\.csv in this folder"),
         (damage_empty, r"candidates\.csv: the file is empty"),
         (damage_header_only, r"candidates\.csv: a header line and no candidates"),
-        (damage_column, r"candidates\.csv: no column 'coordY' in the header line \(seriesuid,coordX,y,"),
+        (damage_column, r"candidates\.csv: no column 'coordY' in its header line, seriesuid,coordX,y,"),
         (damage_number, r"candidates\.csv, line 12: 'coordY' must be a number, found 'two'"),
         (
             damage_nothing_where_a_number_is_needed,
