@@ -1,0 +1,71 @@
+"""``luna-monai synth``: write a synthetic LUNA16 dataset."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from luna_monai.apps.base import App, run_app
+
+logger = logging.getLogger(__name__)
+
+
+class LunaSynthApp(App):
+    """Write synthetic chest CTs, with nodules and with what looks like nodules, as a LUNA16 folder.
+
+    Args:
+        sys_argv: arguments; see ``luna-monai synth --help``.
+    """
+
+    name = "synth"
+    description = (
+        "Write a synthetic LUNA16 dataset: chest CTs with nodules, and candidates on them and on what looks like them. "
+        "The same arguments give the same bytes, whatever the number of workers."
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        parser.add_argument("out", metavar="OUT", help="the folder to write; new or empty")
+        parser.add_argument("--scans", type=int, default=20, help="how many scans")
+        parser.add_argument("--candidates-per-scan", type=int, default=620, help="candidates a scan")
+        parser.add_argument("--nodules-per-scan", type=float, default=1.34, help="mean number of nodules a scan")
+        parser.add_argument("--seed", type=int, default=0, help="decides everything that is random")
+        parser.add_argument("--workers", type=int, default=0, help="processes that generate scans; 0 for this one only")
+        parser.add_argument(
+            "--in-plane",
+            type=int,
+            default=512,
+            help="voxels along x and y; below 400 a scan shows a part of one lung, with the same voxel spacing",
+        )
+        parser.add_argument("--slices", type=int, help="voxels along z; the whole thorax if not given")
+
+    def main(self) -> int:
+        """Write the dataset.
+
+        Returns:
+            0.
+
+        Raises:
+            LunaError: when an argument is out of range or the folder can't be written.
+        """
+        # Generating needs scipy and pandas, which --help does not.
+        from luna_monai.data.synthetic import write_dataset
+
+        arguments = self.cli_args
+        path = write_dataset(
+            arguments.out,
+            scans=arguments.scans,
+            candidates_per_scan=arguments.candidates_per_scan,
+            nodules_per_scan=arguments.nodules_per_scan,
+            seed=arguments.seed,
+            workers=arguments.workers,
+            in_plane=arguments.in_plane,
+            slices=arguments.slices,
+        )
+        logger.info("use it with: luna-monai train --dataset-dir %s", path)
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(LunaSynthApp))

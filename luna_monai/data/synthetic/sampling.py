@@ -1,0 +1,162 @@
+"""Fields on a coarse grid, brought to voxels one slice at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+
+
+def cubic_weights(positions: NDArray[np.float64], size: int) -> FloatArray:
+    """Weights of Catmull-Rom interpolation, as a matrix that a field is multiplied with.
+
+    Args:
+        positions: where to interpolate, in units of the coarse grid.
+        size: points of the coarse grid; beyond its ends the last value goes on.
+
+    Returns:
+        Weights (len(positions), size).
+    """
+    base = np.floor(positions).astype(int)
+    t = positions - base
+    taps = (
+        -0.5 * t + t**2 - 0.5 * t**3,
+        1 - 2.5 * t**2 + 1.5 * t**3,
+        0.5 * t + 2 * t**2 - 1.5 * t**3,
+        -0.5 * t**2 + 0.5 * t**3,
+    )
+    weights = np.zeros((len(positions), size))
+    rows = np.arange(len(positions))
+    for offset, tap in enumerate(taps, start=-1):
+        np.add.at(weights, (rows, np.clip(base + offset, 0, size - 1)), tap)
+    return weights.astype(np.float32)
+
+
+def resize(field: FloatArray, shape: tuple[int, int, int]) -> FloatArray:
+    """Interpolate a small 3D field to a larger grid that spans the same box.
+
+    Args:
+        field: values (z, y, x).
+        shape: points of the larger grid (z, y, x).
+
+    Returns:
+        The field on the larger grid.
+    """
+    for axis, size in enumerate(shape):
+        weights = cubic_weights(np.linspace(0, field.shape[axis] - 1, size), field.shape[axis])
+        field = np.moveaxis(np.tensordot(weights, field, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(field, dtype=np.float32)
+
+
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], cells: tuple[int, int, int]) -> FloatArray:
+    """Draw smooth noise of about unit variance.
+
+    Args:
+        rng: source of randomness.
+        shape: points (z, y, x).
+        cells: independent values along (z, y, x); the more, the rougher.
+
+    Returns:
+        Noise (z, y, x).
+    """
+    coarse = rng.standard_normal([max(cell, 1) + 1 for cell in cells], dtype=np.float32)
+    return resize(coarse * np.float32(1.25), shape)
+
+
+@dataclass(frozen=True)
+class CoarseGrid:
+    """A regular grid around a voxel grid, in the patient's mm (x to the left, y to the back, z to the head).
+
+    Args:
+        start: position of the first point (x, y, z), mm.
+        step: distance of points, mm.
+        shape: points (z, y, x).
+    """
+
+    start: tuple[float, float, float]
+    step: float
+    shape: tuple[int, int, int]
+
+    def axes(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return x (1, 1, nx), y (1, ny, 1) and z (nz, 1, 1), mm."""
+        z, y, x = (
+            (start + self.step * np.arange(size)).astype(np.float32)
+            for start, size in zip(self.start[::-1], self.shape, strict=True)
+        )
+        return x[None, None, :], y[None, :, None], z[:, None, None]
+
+    def points_where(self, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the positions (n, 3) of a mask's points as (x, y, z), mm."""
+        return np.argwhere(mask)[:, ::-1] * self.step + np.asarray(self.start)
+
+    def value_at(self, field: FloatArray, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a field's value at the grid point nearest to each of ``points`` (n, 3), (x, y, z) in mm."""
+        index = np.rint((points - np.asarray(self.start)) / self.step).astype(int)[:, ::-1]
+        index = np.clip(index, 0, np.asarray(self.shape) - 1)
+        return field[index[:, 0], index[:, 1], index[:, 2]].astype(np.float64)
+
+
+@dataclass(frozen=True)
+class VoxelGrid:
+    """The voxels to paint, in the patient's mm.
+
+    Args:
+        start: position of the first voxel (x, y, z), mm.
+        step: signed distance of voxels along (x, y, z), mm.
+        shape: voxels (z, y, x).
+    """
+
+    start: tuple[float, float, float]
+    step: tuple[float, float, float]
+    shape: tuple[int, int, int]
+
+    def axis(self, dimension: int) -> NDArray[np.float64]:
+        """Return the positions of the voxels along x (0), y (1) or z (2), mm."""
+        positions: NDArray[np.float64] = self.start[dimension] + self.step[dimension] * np.arange(
+            self.shape[2 - dimension]
+        )
+        return positions
+
+    def to_index(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Turn positions (n, 3), (x, y, z) in mm, into fractional voxel indices (z, y, x)."""
+        index: NDArray[np.float64] = (points - np.asarray(self.start)) / np.asarray(self.step)
+        return index[:, ::-1]
+
+    def contains(self, points: NDArray[np.float64], margin: float = 0.0) -> NDArray[np.bool_]:
+        """Tell which of ``points`` (n, 3), (x, y, z) in mm, lie at least ``margin`` mm inside the voxels' box."""
+        ends = np.stack([np.asarray(self.start), [self.axis(dimension)[-1] for dimension in range(3)]])
+        low, high = ends.min(axis=0), ends.max(axis=0)
+        return np.all((points >= low + margin) & (points <= high - margin), axis=1)
+
+    def coarse(self, step: float) -> CoarseGrid:
+        """Return a grid of ``step`` mm that covers all voxels."""
+        ends = np.stack([np.asarray(self.start), [self.axis(dimension)[-1] for dimension in range(3)]])
+        low, high = ends.min(axis=0) - step, ends.max(axis=0) + step
+        sizes = np.ceil((high - low) / step).astype(int) + 1
+        return CoarseGrid(
+            (float(low[0]), float(low[1]), float(low[2])), step, (int(sizes[2]), int(sizes[1]), int(sizes[0]))
+        )
+
+
+class SliceSampler:
+    """Interpolates fields of a coarse grid at a slice of voxels.
+
+    Args:
+        coarse: the grid of the fields.
+        voxels: the voxels.
+    """
+
+    def __init__(self, coarse: CoarseGrid, voxels: VoxelGrid) -> None:
+        weights = [
+            cubic_weights((voxels.axis(d) - coarse.start[d]) / coarse.step, coarse.shape[2 - d]) for d in range(3)
+        ]
+        self._x, self._y, self._z = np.ascontiguousarray(weights[0].T), weights[1], weights[2]
+
+    def slice(self, field: FloatArray, z: int) -> FloatArray:
+        """Return the values (y, x) of a coarse ``field`` at the voxels of slice ``z``."""
+        used = np.flatnonzero(self._z[z])
+        plane = np.tensordot(self._z[z, used], field[used], axes=1)
+        return self._y @ plane @ self._x

@@ -1,0 +1,156 @@
+"""Trees of vessels and airways that fill the lungs.
+
+The trees grow as Tawhai and others let airways grow (Annals of Biomedical Engineering 28, 2000): a branch heads for the
+middle of the points that it supplies, goes a part of the way, and splits them between its two children.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Points = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Branches of one or several trees.
+
+    Args:
+        start: where they begin (n, 3), (x, y, z) in mm.
+        end: where they end (n, 3).
+        bend: how far the middle of each lies off the straight line (n, 3), mm.
+        start_radius: radius at the beginning (n,), mm.
+        end_radius: radius at the end (n,), mm.
+        leaves: how many leaves each supplies (n,).
+    """
+
+    start: Points
+    end: Points
+    bend: Points
+    start_radius: NDArray[np.float64]
+    end_radius: NDArray[np.float64]
+    leaves: NDArray[np.int64]
+
+    def where(self, mask: NDArray[np.bool_]) -> Branches:
+        """Return the branches that ``mask`` (n,) selects."""
+        return Branches(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
+
+    def sample(
+        self, step: float, step_per_radius: float = 0.5
+    ) -> tuple[Points, NDArray[np.float64], NDArray[np.int64]]:
+        """Walk along all branches.
+
+        Args:
+            step: distance of the samples on thin branches, mm.
+            step_per_radius: distance on thick ones, in radii.
+
+        Returns:
+            Positions (m, 3), radii (m,), mm, and the branch that each belongs to (m,).
+        """
+        length = np.linalg.norm(self.end - self.start, axis=1)
+        distance = np.maximum(step, step_per_radius * np.minimum(self.start_radius, self.end_radius))
+        counts = np.maximum(np.ceil(length / distance).astype(int), 1) + 1
+        branch = np.repeat(np.arange(len(length)), counts)
+        first = np.repeat(np.cumsum(counts) - counts, counts)
+        t = (np.arange(len(branch)) - first) / np.repeat(counts - 1, counts)
+        s = t[:, None]
+        points = self.start[branch] * (1 - s) + self.end[branch] * s + 4 * s * (1 - s) * self.bend[branch]
+        radii = self.start_radius[branch] * (1 - t) + self.end_radius[branch] * t
+        return points, radii, branch
+
+
+def join(parts: list[Branches]) -> Branches:
+    """Return all branches of ``parts`` as one."""
+    names = list(Branches.__dataclass_fields__)
+    return Branches(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def grow_tree(
+    rng: np.random.Generator,
+    root: Points,
+    leaves: Points,
+    leaf_radius: float,
+    exponent: float,
+) -> Branches:
+    """Grow a tree from a root to all its leaves.
+
+    Args:
+        rng: source of randomness.
+        root: where it begins (3,), mm.
+        leaves: where it must arrive (n, 3), mm.
+        leaf_radius: radius of a branch that supplies one leaf, mm.
+        exponent: of Murray's law: a branch's radius to this power is the sum of its children's.
+
+    Returns:
+        The branches.
+    """
+    group = np.zeros(len(leaves), dtype=np.int64)
+    tips = root[None].astype(np.float64)
+    tip_radius = np.array([leaf_radius * len(leaves) ** (1 / exponent)])
+    points = leaves
+    parts: list[Branches] = []
+    for _ in range(60):
+        if len(points) == 0:
+            break
+        count = np.bincount(group, minlength=len(tips))
+        sums = np.stack([np.bincount(group, weights=points[:, d], minlength=len(tips)) for d in range(3)], axis=1)
+        centroid = sums / count[:, None]
+        part = np.where(count == 1, 1.0, rng.uniform(0.3, 0.5, len(tips)))
+        way = centroid - tips
+        ends = tips + part[:, None] * way
+        # A branch is as thick as its own leaves ask for, and narrows to that from its parent's radius.
+        radius = np.maximum(leaf_radius * count ** (1 / exponent), 1e-3)
+        length = np.linalg.norm(ends - tips, axis=1, keepdims=True)
+        bend = rng.normal(0, 0.05, ends.shape) * np.minimum(length, 25)
+        start_radius = np.minimum(tip_radius, radius * 1.15)
+        parts.append(Branches(tips, ends, bend, start_radius, np.where(count == 1, radius * 0.6, radius), count))
+
+        growing = count > 1
+        heading = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-6)
+        offset = points - centroid[group]
+        products = np.einsum("ni,nj->nij", offset, offset).reshape(-1, 9)
+        spread = np.stack([np.bincount(group, weights=products[:, k], minlength=len(tips)) for k in range(9)], axis=1)
+        across = np.eye(3) - np.einsum("ni,nj->nij", heading, heading)
+        spread = across @ spread.reshape(-1, 3, 3) @ across
+        axis = np.linalg.eigh(spread)[1][:, :, -1]
+        # Siblings differ in size: the plane that divides them need not pass through the middle.
+        shift = rng.normal(0, 0.15, len(tips)) * np.sqrt(np.trace(spread, axis1=1, axis2=2) / count)
+        upper = np.einsum("ni,ni->n", offset, axis[group]) > shift[group]
+        keep = growing[group]
+        keys, group = np.unique(2 * group[keep] + upper[keep], return_inverse=True)
+        points = points[keep]
+        tips, tip_radius = ends[keys // 2], radius[keys // 2]
+    return join(parts)
+
+
+def airways_beside(arteries: Branches, leaf_radius: float, exponent: float) -> Branches:
+    """Put airways beside arteries, to the front and to the head of them, and about as wide.
+
+    Args:
+        arteries: the arteries to accompany.
+        leaf_radius: radius of the artery of one leaf, mm.
+        exponent: of Murray's law.
+
+    Returns:
+        The airways; their radius is that of the lumen.
+    """
+    lumen = 0.85 * leaf_radius * arteries.leaves ** (1 / exponent)
+    way = arteries.end - arteries.start
+    way = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-6)
+    beside = np.array([0.0, -0.55, 0.83]) - way * (way @ np.array([0.0, -0.55, 0.83]))[:, None]
+    beside /= np.maximum(np.linalg.norm(beside, axis=1, keepdims=True), 0.3)
+
+    def shifted(ends: Points, radius: NDArray[np.float64]) -> Points:
+        return ends + beside * (1.3 * radius + lumen)[:, None]
+
+    return Branches(
+        shifted(arteries.start, arteries.start_radius),
+        shifted(arteries.end, arteries.end_radius),
+        arteries.bend,
+        np.asarray(lumen * 1.05, dtype=np.float64),
+        np.asarray(lumen * 0.95, dtype=np.float64),
+        arteries.leaves,
+    )
