@@ -9,7 +9,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 #: Keys whose values are paths; a recorded configuration holds them absolute, so that it works from anywhere.
-_PATH_KEYS = ("dataset_dir", "cache_dir", "output_dir")
+_PATH_KEYS = ("dataset_dir", "cache_dir", "output_dir", "patients_file", "finetune", "weights")
 
 
 def current_config() -> dict[str, Any]:

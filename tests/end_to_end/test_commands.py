@@ -1,0 +1,138 @@
+"""The commands of the README, as a user types them."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+#: MONAI says so each time a configuration is run.
+MONAIS_NOTICE = "only proceed if this config is from a source you trust"
+
+
+def run(*command, cwd, **environment):
+    return subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def assert_no_warning(result):
+    assert result.returncode == 0, result.stderr
+    lines = result.stderr.splitlines()
+    if lines and MONAIS_NOTICE in lines[0].lower():
+        lines = lines[2:]  # the notice, and the line of MONAI's source that it points to
+    assert not lines, result.stderr
+    assert "WARNING" not in result.stdout
+    assert "ERROR" not in result.stdout
+
+
+def assert_run_folder(folder):
+    for name in (
+        "model.pt",
+        "checkpoint.pt",
+        "config.yaml",
+        "metrics.csv",
+        "predictions/trn.csv",
+        "predictions/val.csv",
+    ):
+        assert (folder / name).is_file(), name
+    assert pd.read_csv(folder / "metrics.csv")["split"].tolist() == ["trn", "val"]
+    assert len(list(folder.glob("runs/luna_monai/*-trn_cls-train/events*"))) == 1
+    assert len(list(folder.glob("runs/luna_monai/*-val_cls-train/events*"))) == 1
+
+
+def test_bundle_from_the_root_of_the_repository(repository, luna16_mini, tmp_path):
+    result = run(
+        *(sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "bundle/configs/train.yaml"),
+        *("--dataset_dir", "../shared/data/luna16_mini", "--fold", 1, "--max_epochs", 1),
+        *("--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"),
+        cwd=repository,
+    )
+    assert_no_warning(result)
+    assert_run_folder(tmp_path / "run")
+    assert "E1 val_pos" in result.stdout
+
+
+def test_bundle_from_elsewhere_stops_with_one_line(repository, make_dataset, tmp_path):
+    result = run(
+        *(sys.executable, "-m", "monai.bundle", "run", "training"),
+        *("--config_file", repository / "bundle" / "configs" / "train.yaml"),
+        *("--dataset_dir", make_dataset(), "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"),
+        *("--fold", 8),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: fold 8: no scan with candidates in")
+    assert last.endswith("folds with scans: 0, 1, 2")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def wheel_site(repository, tmp_path_factory):
+    """Install the built wheel into a folder of its own, which comes before everything else that is installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    built = run(
+        *(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, repository), cwd=folder
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = folder.glob("*.whl")
+    installed = run(
+        *(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", "--target", folder / "site"),
+        wheel,
+        cwd=folder,
+    )
+    assert installed.returncode == 0, installed.stderr
+    return folder / "site"
+
+
+def test_wheel_trains_from_any_folder(wheel_site, make_dataset, tmp_path):
+    where = run(
+        sys.executable, "-c", "import luna_monai; print(luna_monai.__file__)", cwd=tmp_path, PYTHONPATH=str(wheel_site)
+    )
+    assert where.stdout.startswith(str(wheel_site))
+    result = run(
+        *(sys.executable, "-m", "luna_monai", "train", "--dataset-dir", make_dataset(), "--cache-dir", "null"),
+        *("--output-dir", "run", "--epochs", 1, "--config", "book_ch11"),
+        cwd=tmp_path,
+        PYTHONPATH=str(wheel_site),
+    )
+    assert_no_warning(result)
+    assert (tmp_path / "run" / "model.pt").is_file()
+    bundle = run(
+        *(sys.executable, "-m", "monai.bundle", "run", "precache"),
+        *("--config_file", wheel_site / "luna_monai" / "_share" / "bundle" / "configs" / "train.yaml"),
+        *("--dataset_dir", tmp_path / "luna", "--cache_dir", "cache"),
+        cwd=tmp_path,
+        PYTHONPATH=str(wheel_site),
+    )
+    assert_no_warning(bundle)
+    assert len(list((tmp_path / "cache").glob("*.pt"))) == 3
+
+
+def test_help_is_quick_and_lists_every_command(tmp_path):
+    from luna_monai.apps.cli import COMMANDS
+
+    durations = []
+    for _ in range(5):
+        start = time.perf_counter()
+        result = run(sys.executable, "-m", "luna_monai", "--help", cwd=tmp_path)
+        durations.append(time.perf_counter() - start)
+    assert all(name in result.stdout for name in COMMANDS)
+    assert min(durations) < 0.3
+
+
+@pytest.mark.parametrize("arguments", [["nosuch"], []])
+def test_unknown_command_is_a_usage_error(arguments, tmp_path):
+    result = run(sys.executable, "-m", "luna_monai", *arguments, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "usage: luna-monai" in result.stderr
