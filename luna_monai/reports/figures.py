@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Mapping
 from typing import Literal
@@ -197,13 +198,12 @@ def histogram_figure(is_nodule: np.ndarray, probability: np.ndarray, threshold: 
     return figure
 
 
-def class_curves_figure(metrics: pd.DataFrame, quantity: str, label: str, best_epoch: int | None = None) -> Figure:
+def class_curves_figure(metrics: pd.DataFrame, quantity: str, best_epoch: int | None = None) -> Figure:
     """Plot a quantity of each class over the epochs, training dashed and validation solid.
 
     Args:
         metrics: rows of ``metrics.csv``: ``epoch``, ``split``, and ``{quantity}/all``, ``/neg`` and ``/pos``.
         quantity: ``loss`` (drawn on a logarithmic scale) or ``correct``.
-        label: of the vertical axis.
         best_epoch: marked by a line.
 
     Returns:
@@ -213,7 +213,6 @@ def class_curves_figure(metrics: pd.DataFrame, quantity: str, label: str, best_e
     figure, axes = _epoch_figure(metrics, columns, best_epoch)
     if quantity == "loss" and (metrics.reindex(columns=list(columns)) > 0).any(axis=None):
         axes.set_yscale("log")
-    axes.set_ylabel(label)
     return figure
 
 
@@ -254,8 +253,10 @@ def _epoch_figure(
                     label=f"{name}, {part}",
                 )
     if axes.lines:
+        legend_rows = math.ceil(len(axes.lines) / 2)
+        axes.set_position((0.17, 0.15, 0.8, 0.81 - 0.055 * legend_rows))
         figure.legend(
-            loc="outside upper center", ncols=2, frameon=False, fontsize=9, labelcolor=COLOURS["ink"], handlelength=2.4
+            loc="upper center", ncols=2, frameon=False, fontsize=9, labelcolor=COLOURS["ink"], handlelength=2.4
         )
     if best_epoch is not None:
         axes.axvline(best_epoch, color=COLOURS["muted"], linestyle=":", linewidth=1)
@@ -265,14 +266,15 @@ def _epoch_figure(
 
 
 def _new_figure(title: str | None = None) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=_SIZE_INCHES, layout="constrained", facecolor=COLOURS["surface"])
-    axes = figure.add_subplot(facecolor=COLOURS["surface"])
+    figure = Figure(figsize=_SIZE_INCHES, facecolor=COLOURS["surface"])
+    # Fixed margins, wide enough for the labels of logarithmic axes: a layout engine takes longer than the drawing.
+    axes = figure.add_axes((0.17, 0.15, 0.8, 0.75 if title else 0.82), facecolor=COLOURS["surface"])
     axes.grid(color=COLOURS["grid"], linewidth=0.8)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(COLOURS["muted"])
-    axes.tick_params(colors=COLOURS["muted"], labelcolor=COLOURS["ink"], labelsize=10)
+    axes.tick_params(which="both", colors=COLOURS["muted"], labelcolor=COLOURS["ink"], labelsize=10)
     axes.xaxis.label.set(color=COLOURS["ink"], fontsize=11)
     axes.yaxis.label.set(color=COLOURS["ink"], fontsize=11)
     if title:

@@ -1,0 +1,74 @@
+"""``luna-monai report``: a run as one HTML file."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from luna_monai.apps.base import App, run_app
+from luna_monai.errors import LunaError
+from luna_monai.reports.files import replace_file
+from luna_monai.reports.page import build_report
+from luna_monai.reports.run import read_run
+
+logger = logging.getLogger(__name__)
+
+
+class LunaReportApp(App):
+    """Show what a run learnt and where it fails, in one self-contained HTML file.
+
+    Args:
+        sys_argv: arguments; see ``luna-monai report --help``.
+    """
+
+    name = "report"
+    description = "Write one self-contained HTML file with a run's curves, results and worst mistakes."
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        parser.add_argument("run", help="folder of the run, the output_dir of training")
+        parser.add_argument("--output", help="the HTML file (default: report.html in the run's folder)")
+        parser.add_argument("--dataset-dir", help="LUNA16 folder (default: the run's own)")
+        parser.add_argument("--threshold", type=float, default=0.5, help="probability above which a nodule is called")
+        parser.add_argument("--cases", type=int, default=12, help="false negatives and false positives in pictures")
+        parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
+        parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
+
+    def main(self) -> int:
+        """Write the report.
+
+        Returns:
+            0.
+
+        Raises:
+            LunaError: when the run or its dataset is missing or damaged, or the file cannot be written.
+        """
+        arguments = self.cli_args
+        for name in ("cases", "bootstrap", "seed"):
+            if getattr(arguments, name) < 0:
+                raise LunaError(f"--{name} must not be negative, found {getattr(arguments, name)}")
+        if not 0 <= arguments.threshold <= 1:
+            raise LunaError(f"--threshold must be between 0 and 1, found {arguments.threshold:g}")
+        run = read_run(arguments.run, arguments.dataset_dir)
+        output = Path(arguments.output) if arguments.output else run.folder / "report.html"
+        if not output.parent.is_dir():
+            raise LunaError(f"{output}: its folder does not exist; make it, or choose another with --output")
+        page = build_report(
+            run,
+            threshold=arguments.threshold,
+            cases=arguments.cases,
+            bootstrap=arguments.bootstrap,
+            seed=arguments.seed,
+        )
+        content = page.encode()
+        replace_file(output, content)
+        for note in run.notes:
+            logger.info("%s", note)
+        logger.info("report: %s (%.1f MB)", output, len(content) / 1e6)
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(LunaReportApp))

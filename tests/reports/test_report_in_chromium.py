@@ -1,0 +1,83 @@
+"""The report in a browser: no error on its console, every image loads, tables sort, nothing overflows a phone."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+
+PROBE = """
+<pre id="probe"></pre>
+<script>
+addEventListener("load", () => {
+  const found = {};
+  const images = [...document.images];
+  found.images = images.length;
+  found.loaded = images.filter((image) => image.complete && image.naturalWidth > 0).length;
+  found.sorts = [];
+  for (const table of document.querySelectorAll("table")) {
+    const rows = () => [...table.tBodies[0].rows];
+    for (const button of table.querySelectorAll("th button")) {
+      const column = button.parentElement.cellIndex;
+      const keys = () => rows().map((row) => row.cells[column].dataset.sort ?? row.cells[column].textContent);
+      const before = rows().length;
+      button.click();
+      const rising = keys();
+      const first = button.parentElement.ariaSort;
+      button.click();
+      const falling = keys();
+      const second = button.parentElement.ariaSort;
+      found.sorts.push({ rising, falling, first, second, kept: rows().length === before });
+    }
+  }
+  document.querySelectorAll("details").forEach((details) => { details.open = true; });
+  found.overflow = document.documentElement.scrollWidth - innerWidth;
+  found.ink = getComputedStyle(document.querySelector(".chart svg text")).fill;
+  document.getElementById("probe").textContent = JSON.stringify(found);
+});
+</script>
+</body>"""
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    return path
+
+
+def look(chromium, page, profile, dark):
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
+    flags += [f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--window-size=500,900"]
+    flags += ["--enable-logging=stderr", "--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    done = subprocess.run([chromium, *flags], capture_output=True, text=True, timeout=120, check=True)
+    errors = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    probe = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, flags=re.DOTALL)
+    return json.loads(probe[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")), errors
+
+
+def test_in_light_and_dark(chromium, reported_run, tmp_path):
+    html = (reported_run / "report.html").read_text(encoding="utf-8")
+    page = tmp_path / "probe.html"
+    page.write_text(html.replace("</body>", PROBE))
+    light, errors = look(chromium, page, tmp_path / "profile1", dark=False)
+    assert errors == []
+    assert light["images"] == light["loaded"] == html.count("<img ") > 0
+    assert light["overflow"] <= 0, "the page itself never scrolls sideways"
+    assert len(light["sorts"]) > 30
+    for sort in light["sorts"]:
+        assert sort["kept"]
+        assert (sort["first"], sort["second"]) == ("ascending", "descending")
+        for keys, reverse in ((sort["rising"], False), (sort["falling"], True)):
+            try:
+                numbers = [float(key) for key in keys]
+            except ValueError:
+                continue
+            assert numbers == sorted(numbers, reverse=reverse)
+    assert any(sort["rising"] != sort["falling"] for sort in light["sorts"])
+    dark, errors = look(chromium, page, tmp_path / "profile2", dark=True)
+    assert errors == []
+    assert (light["ink"], dark["ink"]) == ("rgb(28, 36, 48)", "rgb(231, 236, 242)")

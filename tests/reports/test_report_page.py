@@ -1,0 +1,242 @@
+"""The HTML file: complete in itself, right in its numbers, sound in its structure."""
+
+import base64
+import logging
+import re
+import time
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
+
+from luna_monai.apps.base import run_app
+from luna_monai.apps.report import LunaReportApp
+from luna_monai.errors import LunaError
+
+VOID = {"meta", "img", "br", "path", "circle", "use", "rect", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Elements with their attributes and text, and whether all are closed in order."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.open, self.disorder = [], [], []
+        self.feed(html)
+        self.disorder += [element["tag"] for element in self.open]
+
+    def handle_starttag(self, tag, attrs):
+        element = {"tag": tag, "text": "", **dict(attrs)}
+        self.elements.append(element)
+        if tag not in VOID:
+            self.open.append(element)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append({"tag": tag, "text": "", **dict(attrs)})
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        if not self.open or self.open[-1]["tag"] != tag:
+            self.disorder.append(tag)
+        else:
+            self.open.pop()
+
+    def handle_data(self, data):
+        for element in self.open:
+            element["text"] = " ".join([*element["text"].split(), *data.split()])
+
+    def all(self, tag, **attributes):
+        return [e for e in self.elements if e["tag"] == tag and attributes.items() <= e.items()]
+
+    def tiles(self):
+        (tiles,) = self.all("dl", **{"class": "tiles"})
+        return tiles["text"]
+
+
+@pytest.fixture(scope="module")
+def html(reported_run):
+    return (reported_run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+@pytest.fixture
+def report(run_folder):
+    def make(*arguments):
+        assert LunaReportApp([run_folder, *arguments]).main() == 0
+        return Page((run_folder / "report.html").read_text(encoding="utf-8"))
+
+    return make
+
+
+def test_numbers_are_those_of_the_predictions(page, reported_run):
+    table = pd.read_csv(reported_run / "predictions" / "val.csv")
+    truth, probability = table["class"] == 1, table["probability"]
+    called = probability > 0.5
+    tiles = page.tiles()
+    assert f"{100 * recall_score(truth, called):.1f} %" in tiles
+    assert f"{100 * precision_score(truth, called):.1f} %" in tiles
+    assert f"{roc_auc_score(truth, probability):.4f}" in tiles
+    assert f"{average_precision_score(truth, probability):.4f}" in tiles
+    assert f"{(called & ~truth).sum():.2f}" in tiles, "per scan, of which there is one"
+    (verdict,) = page.all("p", **{"class": "verdict"})
+    assert f"finds {(called & truth).sum()} of {truth.sum()} nodule candidates" in verdict["text"]
+    assert any("epoch 2, the best" in dl["text"] for dl in page.all("dl", **{"class": "facts"}))
+
+
+def test_error_atlas_shows_the_worst_with_pictures(page, reported_run):
+    table = pd.read_csv(reported_run / "predictions" / "val.csv", dtype={"seriesuid": str})
+    alarms = table[(table["class"] == 0) & (table["probability"] > 0.5)].sort_values("probability", ascending=False)
+    cases = [case for case in page.all("article") if "False positive" in case["text"]]
+    assert len(cases) == min(4, len(alarms))
+    for case, expected in zip(cases, alarms.itertuples(), strict=False):
+        text = case["text"]
+        assert f"probability {expected.probability:.4f} loss {expected.loss:.3f} diameter none" in text
+        assert f"world x, y, z {expected.coordX:.1f}, {expected.coordY:.1f}, {expected.coordZ:.1f} mm" in text
+        nodules = np.array([[10.0, -5.0, 20.0], [-20.0, 0.0, 35.0]])
+        point = np.array([expected.coordX, expected.coordY, expected.coordZ])
+        nearest = np.linalg.norm(nodules - point, axis=1).min()
+        assert f"nearest nodule {nearest:.1f} mm away" in text
+        voxel = np.round((point - (-44.25, -44.25, 0.75)) / 1.5).astype(int)[::-1]
+        assert f"voxel z, y, x {', '.join(map(str, voxel))}" in text
+        assert "series 1.1" in text
+    missed = [case for case in page.all("article") if "Missed nodule" in case["text"]]
+    assert missed, "the fixture has false negatives"
+    images = page.all("img")
+    assert len(images) == 3 * (len(cases) + len(missed))
+    for image in images:
+        kind, data = image["src"].split(",", 1)
+        assert kind == "data:image/png;base64"
+        assert base64.b64decode(data).startswith(b"\x89PNG")
+        assert re.fullmatch(r"(Missed nodule|False positive) \d+, (axial|coronal|sagittal) plane", image["alt"])
+    assert page.all("circle"), "missed nodules lie on an annotation"
+
+
+def test_it_needs_nothing_from_elsewhere(page, html, reported_run):
+    for element in page.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
+            if name in element:
+                assert element[name].startswith(("data:image/png;base64,", "#")), element
+        assert element["tag"] not in ("link", "iframe", "object", "embed")
+    assert not re.findall(r"@import|url\((?!#)", html)
+    (policy,) = (e["content"] for e in page.all("meta") if e.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    assert not [name for name in reported_run.iterdir() if name.suffix == ".tmp"]
+
+
+def test_structure_serves_keyboard_and_screen_reader(page):
+    assert page.disorder == []
+    assert page.all("html")[0]["lang"] == "en"
+    ids = [element["id"] for element in page.elements if "id" in element]
+    assert len(ids) == len(set(ids))
+    for element in page.elements:
+        if "aria-labelledby" in element:
+            assert element["aria-labelledby"] in ids
+        if element.get("href", "").startswith("#") and element["tag"] == "a":
+            assert element["href"][1:] in ids
+    levels = [int(element["tag"][1]) for element in page.elements if re.fullmatch(r"h\d", element["tag"])]
+    assert levels[0] == 1
+    assert max(np.diff(levels)) == 1, "no level of headings is skipped"
+    for header in page.all("th"):
+        assert (header["scope"], header["aria-sort"]) == ("col", "none")
+    assert len(page.all("table")) == len(page.all("caption")) >= 5
+    assert all(svg.get("aria-hidden") == "true" for svg in page.all("svg"))
+    charts = page.all("figure", **{"class": "chart"})
+    assert len(charts) == 9
+    assert len(page.all("main")) == len(page.all("nav")) == len(page.all("h1")) == 1
+
+
+def test_svg_takes_the_pages_colours_and_keeps_text(html):
+    charts = "".join(re.findall(r"<svg.*?</svg>", html, flags=re.DOTALL))
+    assert {"var(--ink)", "var(--neg)", "var(--pos)", "var(--grid)"} <= set(re.findall(r"var\(--\w+\)", charts))
+    assert not set(re.findall(r"#[0-9a-f]{6}\b", charts)) - {"#000000"}
+    assert "false positives per scan</text>" in charts
+
+
+def test_names_are_escaped(page, reported_run):
+    assert reported_run.name == "a run <1>"
+    assert page.all("h1")[0]["text"] == "a run <1>"
+
+
+def test_without_ct_and_without_dataset(report, run_folder, dataset):
+    (dataset / "subset0" / "1.1.raw").unlink()
+    page = report("--cases=2")
+    assert not page.all("img")
+    assert len([case for case in page.all("article") if "the CT cannot be read" in case["text"]]) == 4
+    dataset.rename(dataset.with_name("gone"))
+    page = report("--cases=2")
+    assert len([case for case in page.all("article") if "the CT is not on disk" in case["text"]]) == 4
+    assert "CPM" not in page.tiles()
+    assert len(page.all("figure", **{"class": "chart"})) == 8
+
+
+def test_the_trap_and_the_leak_are_named(report, run_folder):
+    path = run_folder / "predictions" / "val.csv"
+    table = pd.read_csv(path, dtype={"seriesuid": str})
+    table.assign(probability=0.001).to_csv(path, index=False)
+    table.to_csv(run_folder / "predictions" / "trn.csv", index=False)
+    page = report("--bootstrap=0")
+    (verdict,) = page.all("p", **{"class": "verdict bad"})
+    assert "finds 0 of 10 nodule candidates" in verdict["text"]
+    (notes,) = page.all("ul", **{"class": "notes"})
+    assert "1 of 1 validation scans are also trained on" in notes["text"]
+    assert "None: no other candidate is above 0.5." in [p["text"] for p in page.all("p")]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_one_class_and_one_epoch(report, run_folder, kept):
+    path = run_folder / "predictions" / "val.csv"
+    table = pd.read_csv(path, dtype={"seriesuid": str})
+    table[table["class"] == kept].to_csv(path, index=False)
+    metrics = pd.read_csv(run_folder / "metrics.csv").iloc[:2]
+    metrics.assign(roc_auc=np.nan).to_csv(run_folder / "metrics.csv", index=False)
+    page = report("--bootstrap=10", "--cases=0")
+    assert "ROC AUC n/a" in page.tiles()
+    assert page.disorder == []
+
+
+def test_full_size(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    generator = np.random.default_rng(0)
+    rows, uids = 55_000, [f"1.2.{number}" for number in range(888)]
+    folder, dataset = tmp_path / "run", tmp_path / "luna"
+    (folder / "predictions").mkdir(parents=True)
+    dataset.mkdir()
+    table = pd.DataFrame({"row": np.arange(rows), "seriesuid": generator.choice(uids, size=rows)})
+    table[["coordX", "coordY", "coordZ"]] = generator.uniform(-150, 150, size=(rows, 3))
+    table["class"] = (np.arange(rows) < 140).astype(int)
+    table["diameter_mm"] = np.where(table["class"] == 1, generator.uniform(3, 30, size=rows), 0)
+    table["probability"] = np.where(table["class"] == 1, generator.beta(5, 2, rows), generator.beta(1, 8, rows))
+    table["loss"] = -np.log(np.where(table["class"] == 1, table["probability"], 1 - table["probability"]))
+    table.to_csv(folder / "predictions" / "val.csv", index=False)
+    columns = ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]
+    table.loc[:139, columns].to_csv(dataset / "annotations.csv", index=False)
+    epochs = pd.DataFrame({"epoch": np.repeat(np.arange(1, 101), 2), "split": ["trn", "val"] * 100})
+    epochs.assign(**{"loss/all": generator.random(200)}).to_csv(folder / "metrics.csv", index=False)
+    start = time.perf_counter()
+    LunaReportApp([folder, f"--dataset-dir={dataset}"]).main()
+    assert time.perf_counter() - start < 60
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    (notes,) = page.all("ul", **{"class": "notes"})
+    assert "CTs of 888 of 888 validation scans are not on disk" in notes["text"]
+    assert (folder / "report.html").stat().st_size < 20e6
+
+
+def test_bad_arguments_and_unwritable_output_are_one_line(run_folder, capsys):
+    for argument, message in (
+        ("--threshold=2", "--threshold must be between 0 and 1, found 2"),
+        ("--cases=-1", "--cases must not be negative, found -1"),
+        (f"--output={run_folder}/missing/report.html", "report.html: its folder does not exist"),
+    ):
+        assert run_app(LunaReportApp, [run_folder, argument]) == 1
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    with pytest.raises(LunaError, match="no such folder"):
+        LunaReportApp([run_folder / "nowhere"]).main()
