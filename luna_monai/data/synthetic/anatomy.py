@@ -73,7 +73,7 @@ def draw_body(rng: np.random.Generator) -> Body:
         dome=(dome, dome - float(rng.uniform(0, 20))),
         mediastinum=float(rng.uniform(0.9, 1.15)),
         heart=float(rng.uniform(0.85, 1.15)),
-        spine_y=depth * float(rng.uniform(0.58, 0.7)),
+        spine_y=depth - float(rng.uniform(15, 24)),
         contrast_hu=float(rng.uniform(130, 380) if contrasted else rng.uniform(35, 55)),
         breast=float(rng.uniform(10, 40) if rng.random() < 0.5 else 0.0),
         rib_indent=float(rng.uniform(0.5, 3.0)),
@@ -229,7 +229,7 @@ def _central_bones(position: tuple[Any, Any, Any], body: Body, t: FloatArray) ->
     process = _ellipsoid(mirrored, (22, body.spine_y + 27, 0), (20, 6, 8))
     lamina = _ellipsoid(mirrored, (9, body.spine_y + 33, 0), (10, 5, 9))
     spinous = _ellipsoid(mirrored, (0, body.spine_y + 46, 0), (3.5, 15, 8))
-    sternum = _ellipsoid(position, (0, -body.depth - 4, 0), (17, 6, infinite))
+    sternum = _ellipsoid(position, (0, -body.depth - 8, 0), (17, 6, infinite))
     sternum = np.maximum(sternum, (np.abs(t - 0.6) - 0.24) * body.height)
     result = vertebra
     for part in (process, lamina, spinous, sternum):

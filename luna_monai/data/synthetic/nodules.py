@@ -19,8 +19,6 @@ SOLID, PART_SOLID, GROUND_GLASS = "solid", "part-solid", "ground-glass"
 # Attenuation of LIDC-IDRI's nodules as its readers rated their texture, roughly.
 _KIND_SHARES = {SOLID: 0.82, PART_SOLID: 0.09, GROUND_GLASS: 0.09}
 FREE, VASCULAR, PLEURAL = "free", "vascular", "pleural"
-#: Where nodules sit.
-PLACE_SHARES = {FREE: 0.5, VASCULAR: 0.22, PLEURAL: 0.28}
 
 
 @dataclass(frozen=True)
@@ -68,16 +66,16 @@ def draw_nodule(rng: np.random.Generator) -> Nodule:
     spiculated = rng.random() < np.interp(radius, [2.5, 5, 10], [0.05, 0.25, 0.5])
     lobulated = rng.random() < np.interp(radius, [2.5, 5, 10], [0.15, 0.4, 0.6])
     calcified = kind == SOLID and rng.random() < 0.09
-    hollow = radius > 3 and not calcified and rng.random() < 0.06
+    hollow = radius > 3 and not calcified and rng.random() < 0.08
     return Nodule(
         radius=radius,
         kind=kind,
-        density_hu=float(rng.normal(25, 35)),
+        density_hu=float(rng.normal(20, 45)),
         glass_hu=float(rng.uniform(-720, -430)),
         calcium_hu=float(rng.uniform(180, 900)) if calcified else None,
         cavity=float(rng.uniform(0.25, 0.65)) if hollow else 0.0,
-        lobulation=float(rng.uniform(0.15, 0.45)) if lobulated else 0.0,
-        roughness=float(rng.uniform(0.02, 0.14)),
+        lobulation=float(rng.uniform(0.15, 0.55)) if lobulated else 0.0,
+        roughness=float(rng.uniform(0.03, 0.20)),
         spicules=int(rng.integers(5, 18)) if spiculated else 0,
         blur=float(rng.uniform(0, 0.4) if kind == SOLID else rng.uniform(0.3, 1.2)),
     )
@@ -101,7 +99,7 @@ def _radius_map(
 ) -> tuple[FloatArray, FloatArray]:
     """Distance from the centre in a randomly turned, slightly oval frame, and the direction-dependent radius."""
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    axes = np.exp(rng.normal(0, 0.14, 3))
+    axes = np.exp(rng.normal(0, 0.18, 3))
     axes /= np.prod(axes) ** (1 / 3)
     x, y, z = position
     turned = [
@@ -146,13 +144,15 @@ def paint_nodule(
     cells = tuple(max(2, round(4.0 * (s.stop - s.start) * abs(step) / (2 * nodule.radius) / 3))
                   for s, step in zip(block, grid.step[::-1], strict=True))  # fmt: skip
     roughness = smooth_noise(rng, distance.shape, (cells[0], cells[1], cells[2]))
+    roughness += 0.5 * smooth_noise(rng, distance.shape, (2 * cells[0], 2 * cells[1], 2 * cells[2]))
     depth = distance - radius * (1 + np.float32(nodule.roughness) * roughness)
     body = depth
     blur = float(np.hypot(sigma, nodule.blur))
     if nodule.spicules:
         depth = np.minimum(depth, _spicules(rng, nodule, position))
     if nodule.kind == SOLID:
-        blend(volume, block, share_inside(depth, blur), nodule.density_hu)
+        uneven_hu = nodule.density_hu + 20 * roughness
+        blend(volume, block, share_inside(depth, blur), uneven_hu)
     else:
         mottled = nodule.glass_hu + 45 * smooth_noise(rng, distance.shape, (cells[0] * 3, cells[1] * 3, cells[2] * 3))
         blend(volume, block, share_inside(depth, blur), mottled)

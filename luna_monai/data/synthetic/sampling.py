@@ -115,10 +115,8 @@ class VoxelGrid:
 
     def axis(self, dimension: int) -> NDArray[np.float64]:
         """Return the positions of the voxels along x (0), y (1) or z (2), mm."""
-        positions: NDArray[np.float64] = self.start[dimension] + self.step[dimension] * np.arange(
-            self.shape[2 - dimension]
-        )
-        return positions
+        steps = np.arange(self.shape[2 - dimension], dtype=np.float64)
+        return np.asarray(self.start[dimension] + self.step[dimension] * steps, dtype=np.float64)
 
     def to_index(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Turn positions (n, 3), (x, y, z) in mm, into fractional voxel indices (z, y, x)."""

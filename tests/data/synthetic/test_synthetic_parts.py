@@ -6,10 +6,11 @@ from scipy import ndimage, spatial
 
 from luna_monai.data.synthetic.acquisition import draw_acquisition
 from luna_monai.data.synthetic.anatomy import build_thorax, draw_body
+from luna_monai.data.synthetic.candidates import NEGATIVE_SHARES, PLACE_SHARES
 from luna_monai.data.synthetic.nodules import Nodule, draw_nodule, paint_nodule
 from luna_monai.data.synthetic.painting import paint_tubes, tube_profile
 from luna_monai.data.synthetic.sampling import CoarseGrid, SliceSampler, VoxelGrid, smooth_noise
-from luna_monai.data.synthetic.scan import NEGATIVE_SHARES, ScanOptions, generate_scan
+from luna_monai.data.synthetic.scan import ScanOptions, generate_scan
 from luna_monai.data.synthetic.texture import lung_texture, scanner_noise
 from luna_monai.data.synthetic.vessels import airways_beside, grow_tree
 
@@ -189,3 +190,4 @@ def test_scan_looks_like_a_chest_ct():
 
 def test_shares_add_up():
     assert sum(NEGATIVE_SHARES.values()) == pytest.approx(1)
+    assert sum(PLACE_SHARES.values()) == pytest.approx(1)
