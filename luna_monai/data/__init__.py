@@ -8,7 +8,13 @@ from luna_monai.data.doctor_findings import Finding
 from luna_monai.data.precache import Precache, PrecachePlan
 from luna_monai.data.readers import Geometry, SimpleITKReader, check_scan, files_of_scan, map_or_read, read_geometry
 from luna_monai.data.samplers import BalancedSampler
-from luna_monai.data.splits import split_by_stride, split_by_subset
+from luna_monai.data.splits import (
+    check_split,
+    read_patients,
+    split_by_series_stride,
+    split_by_stride,
+    split_by_subset,
+)
 from luna_monai.data.tables import read_table
 
 __all__ = [
@@ -23,6 +29,7 @@ __all__ = [
     "SeriesCache",
     "SimpleITKReader",
     "check_scan",
+    "check_split",
     "collate_candidates",
     "examine_dataset",
     "files_of_scan",
@@ -30,8 +37,10 @@ __all__ = [
     "map_or_read",
     "read_candidates",
     "read_geometry",
+    "read_patients",
     "read_table",
     "series_items",
+    "split_by_series_stride",
     "split_by_stride",
     "split_by_subset",
     "subset_of",

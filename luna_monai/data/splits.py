@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
+
 import pandas as pd
 
 from luna_monai.data.candidates import find_scans, subset_of
+from luna_monai.data.tables import read_table
 from luna_monai.errors import LunaError
+
+logger = logging.getLogger(__name__)
 
 
 def split_by_stride(candidates: pd.DataFrame, val_stride: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -23,31 +29,65 @@ def split_by_stride(candidates: pd.DataFrame, val_stride: int) -> tuple[pd.DataF
     Raises:
         LunaError: when a part would be empty.
     """
-    if val_stride < 2:
-        raise LunaError(f"val_stride must be at least 2, found {val_stride}: with 1 nothing is left to train on")
+    _check_stride(val_stride)
     is_validation = pd.Series(range(len(candidates)), index=candidates.index) % val_stride == 0
     if is_validation.all():
         raise LunaError(f"{len(candidates)} candidates are too few to split with val_stride {val_stride}")
     return candidates[~is_validation], candidates[is_validation]
 
 
-def split_by_subset(candidates: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+def split_by_series_stride(
+    candidates: pd.DataFrame, val_stride: int, patients_file: str | Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Split whole scans as the book does from chapter 13 on: series 0, s, 2s, … by UID are for validation.
+
+    Args:
+        candidates: the table of :func:`~luna_monai.data.read_candidates`.
+        val_stride: s; the book uses 10.
+        patients_file: keep the scans of one patient together, see :func:`read_patients`: then patients are what is
+            counted, in the order of their first series.
+
+    Returns:
+        Training and validation part, each with its rows' index in ``candidates``.
+
+    Raises:
+        LunaError: when a part would be empty, or the patient of a scan is unknown.
+    """
+    _check_stride(val_stride)
+    group = _group_of_series(candidates, patients_file)
+    groups = list(dict.fromkeys(group.sort_index()))
+    if len(groups) < 2:
+        what = "scan" if patients_file is None else "patient"
+        raise LunaError(f"there are candidates of one {what} only, so nothing is left to train on; add another scan")
+    is_validation = candidates["seriesuid"].map(group).isin(groups[::val_stride])
+    return candidates[~is_validation], candidates[is_validation]
+
+
+def split_by_subset(
+    candidates: pd.DataFrame, fold: int, patients_file: str | Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split by LUNA16's own subsets, the folds of its ten-fold cross-validation: no scan is in both parts.
 
     Args:
         candidates: the table of :func:`~luna_monai.data.read_candidates`; its ``attrs["dataset_dir"]`` says where the
             subsets are.
         fold: the subset to validate on; all others are for training.
+        patients_file: keep the scans of one patient together, see :func:`read_patients`: all of them count to the
+            lowest of their subsets, so that each scan is still validated in exactly one fold.
 
     Returns:
         Training and validation part, each with its rows' index in ``candidates``.
 
     Raises:
-        LunaError: when the fold has no candidates with a CT on disk, or no other subset has.
+        LunaError: when the fold has no candidates with a CT on disk, no other subset has, or the patient of a scan is
+            unknown.
     """
     dataset_dir = candidates.attrs["dataset_dir"]
     subset_of_series = {seriesuid: subset_of(path) for seriesuid, path in find_scans(dataset_dir).items()}
     subsets = candidates["seriesuid"].map(subset_of_series)
+    if patients_file is not None:
+        patients = candidates["seriesuid"].map(_group_of_series(candidates, patients_file))
+        subsets = subsets.groupby(patients).transform("min")
     present = sorted(subsets.unique())
     names = ", ".join(map(str, present))
     if fold not in present:
@@ -61,3 +101,88 @@ def split_by_subset(candidates: pd.DataFrame, fold: int) -> tuple[pd.DataFrame, 
         )
     is_validation = subsets == fold
     return candidates[~is_validation], candidates[is_validation]
+
+
+def read_patients(path: str | Path) -> pd.Series:
+    """Read which patient each scan is of.
+
+    Args:
+        path: CSV file with ``PatientID`` and ``SeriesInstanceUID``, as the LIDC-IDRI mapping of LUNA16 has them. One
+            patient of LUNA16's 888 scans, LIDC-IDRI-0332, was scanned twice.
+
+    Returns:
+        Patient ID by series UID.
+
+    Raises:
+        LunaError: when the file is missing or damaged, or gives two patients to one scan.
+    """
+    table = read_table(path, numeric=[], text=["PatientID", "SeriesInstanceUID"]).drop_duplicates()
+    twice = table["SeriesInstanceUID"].duplicated()
+    if twice.any():
+        row = table.index[twice][0]
+        raise LunaError(f"{path}: series {table.loc[row, 'SeriesInstanceUID']} is listed with two patients")
+    return table.set_index("SeriesInstanceUID")["PatientID"]
+
+
+def check_split(training: pd.DataFrame, validation: pd.DataFrame, allow_shared_scans: bool = False) -> None:
+    """Log how many scans, candidates and nodules each part has, and refuse a scan that is in both.
+
+    Args:
+        training: training part of the candidate table.
+        validation: validation part.
+        allow_shared_scans: only say how many scans are in both parts.
+
+    Raises:
+        LunaError: when a candidate is in both parts, or a scan is and may not be.
+    """
+    for line in split_lines(training, validation):
+        logger.info(line)
+    both = training.index.intersection(validation.index)
+    if len(both):
+        raise LunaError(f"{len(both)} candidates are both for training and validation, the first in row {both[0]}")
+    validation_scans = validation["seriesuid"].unique()
+    shared = sorted(set(validation_scans) & set(training["seriesuid"]))
+    if not shared:
+        return
+    leak = f"{len(shared)} of {len(validation_scans)} validation scans have candidates in the training part too"
+    if not allow_shared_scans:
+        raise LunaError(
+            f"{leak}, such as {shared[0]}: the model is judged on what it has seen. Split by subset or by series, or "
+            "set allow_shared_scans to true to split as the book does"
+        )
+    logger.warning("This split leaks: %s, so validation looks better than it is", leak)
+
+
+def split_lines(training: pd.DataFrame, validation: pd.DataFrame) -> list[str]:
+    """Lay out the sizes of both parts as a table.
+
+    Args:
+        training: training part of the candidate table.
+        validation: validation part.
+
+    Returns:
+        A header line, and a line for each part.
+    """
+    lines = [f"{'part':10} {'scans':>7} {'candidates':>12} {'nodule candidates':>19}"]
+    for name, part in (("training", training), ("validation", validation)):
+        scans, nodules = part["seriesuid"].nunique(), int((part["class"] == 1).sum())
+        lines.append(f"{name:10} {scans:>7,} {len(part):>12,} {nodules:>19,}")
+    return lines
+
+
+def _check_stride(val_stride: int) -> None:
+    if val_stride < 2:
+        raise LunaError(f"val_stride must be at least 2, found {val_stride}: with 1 nothing is left to train on")
+
+
+def _group_of_series(candidates: pd.DataFrame, patients_file: str | Path | None) -> pd.Series:
+    series = candidates["seriesuid"].unique()
+    if patients_file is None:
+        return pd.Series(series, index=series)
+    patients = read_patients(patients_file).reindex(series)
+    if patients.isna().any():
+        raise LunaError(
+            f"{patients_file}: no patient for {patients.isna().sum()} of {len(series)} series, such as "
+            f"{patients.index[patients.isna()][0]}"
+        )
+    return patients

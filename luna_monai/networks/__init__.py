@@ -1,5 +1,6 @@
 """The network."""
 
 from luna_monai.networks.luna_model import BookLunaModel, LunaBlock, LunaModel
+from luna_monai.networks.weights import load_weights, with_weights
 
-__all__ = ["BookLunaModel", "LunaBlock", "LunaModel"]
+__all__ = ["BookLunaModel", "LunaBlock", "LunaModel", "load_weights", "with_weights"]

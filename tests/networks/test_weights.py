@@ -1,0 +1,98 @@
+"""Weights come from our files and the book's, and nothing else gets in."""
+
+import pytest
+import torch
+
+from luna_monai.errors import LunaError
+from luna_monai.networks import LunaModel, load_weights, with_weights
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(1)
+    return LunaModel()
+
+
+@pytest.mark.parametrize("form", ["model", "checkpoint", "book"])
+def test_all_forms(network, tmp_path, form):
+    state = network.state_dict()
+    content = {
+        "model": state,
+        "checkpoint": {"epoch": 1, "iteration": 3, "random": {}, "state": {"network": state, "best_epoch": {}}},
+        "book": {"sys_argv": ["x"], "model_state": state, "model_name": "LunaModel", "epoch": 1},
+    }[form]
+    path = tmp_path / "weights"
+    torch.save(content, path)
+    loaded = load_weights(path)
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[name], state[name]) for name in state)
+    torch.manual_seed(2)
+    other = LunaModel()
+    assert with_weights(other, path) is other
+    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
+
+
+def test_none_changes_nothing(network):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert with_weights(network, None) is network
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_book(shared_data):
+    network = with_weights(LunaModel(), shared_data / "book" / "luna_model_2020.state")
+    assert network.tail_batchnorm.num_batches_tracked > 0
+
+
+class Foreign:
+    """Something whose loading would run code."""
+
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "damaged, or no file of weights"),
+        (b"no weights at all", "damaged, or no file of weights"),
+        ({"epoch": 3, "loss": 0.1}, "holds no weights \\(a dict with epoch, loss\\)"),
+        ([1, 2, 3], "holds no weights \\(a list\\)"),
+        ({}, "holds no weights \\(a dict\\)"),
+        (Foreign(), "damaged, or no file of weights"),
+    ],
+)
+def test_foreign_files(tmp_path, capsys, content, message):
+    path = tmp_path / "foreign.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(LunaError, match=message) as caught:
+        load_weights(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert capsys.readouterr().out == ""
+
+
+def test_truncated_file(network, tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save(network.state_dict(), path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(LunaError, match=r"model\.pt: damaged"):
+        load_weights(path)
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(LunaError, match="no such file; expected"):
+        load_weights(tmp_path / "nowhere.pt")
+    with pytest.raises(LunaError, match="a folder; expected"):
+        load_weights(tmp_path)
+
+
+def test_other_network(network, tmp_path):
+    torch.save(torch.nn.Linear(2, 1).state_dict(), tmp_path / "linear.pt")
+    with pytest.raises(LunaError, match=r"another network than LunaModel \(.* missing, such as tail_batchnorm\.weight"):
+        with_weights(network, tmp_path / "linear.pt")
+    torch.save(LunaModel(conv_channels=4).state_dict(), tmp_path / "small.pt")
+    with pytest.raises(LunaError, match=r"another shape, such as block1\.conv1\.weight, \(4, 1, 3, 3, 3\) instead"):
+        with_weights(network, tmp_path / "small.pt")
