@@ -13,6 +13,7 @@ COMMANDS = {
     "doctor": ("doctor", "LunaDoctorApp", "report what is wrong with a dataset folder, and what to do"),
     "precache": ("precache", "LunaPrecacheApp", "cut all candidates of a dataset into the cache"),
     "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
+    "evaluate": ("evaluate", "LunaEvaluateApp", "judge weights: metrics, calibration, thresholds"),
     "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
     "report": ("report", "LunaReportApp", "show a run's curves and mistakes in one HTML file"),
 }

@@ -31,6 +31,12 @@ class LunaTrainingApp(App):
         parser.add_argument("--batch-size", type=int, default=None, help="candidates in a batch")
         parser.add_argument("--epochs", type=int, default=None, help="epochs to train for")
         parser.add_argument("--resume", action="store_true", default=None, help="go on from OUTPUT_DIR/checkpoint.pt")
+        parser.add_argument(
+            "--finetune",
+            default=None,
+            metavar="WEIGHTS",
+            help="weights to start from: a run's model.pt or checkpoint.pt, or a .state file of the book",
+        )
         parser.add_argument("--tb-prefix", default=None, help="folder of TensorBoard's data below OUTPUT_DIR/runs")
         parser.add_argument(
             "comment_and_overrides",
@@ -59,6 +65,7 @@ class LunaTrainingApp(App):
             "max_epochs": arguments.epochs,
             "fold": arguments.fold,
             "resume": arguments.resume,
+            "finetune": arguments.finetune,
             "tb_prefix": arguments.tb_prefix,
             "comment": comments[0] if comments else None,
         }

@@ -7,12 +7,15 @@ import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.share import bundle_dir, configs_dir
+
+if TYPE_CHECKING:
+    from monai.bundle import ConfigWorkflow
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,14 +87,30 @@ def run_bundle(run_id: str, overlays: Sequence[str], overrides: Mapping[str, Any
         overrides: values by key; nested keys are joined by ``#``.
 
     Raises:
+        LunaError: for a key that the configuration does not have, and for bad data.
+    """
+    run_workflow(load_workflow(run_id, config_files(overlays), overrides))
+
+
+def load_workflow(run_id: str, files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigWorkflow:
+    """Read configurations, merge them and apply overrides, without making anything yet.
+
+    Args:
+        run_id: ``training``, ``precache``, …
+        files: configurations, each laid over those before it.
+        overrides: values by key; nested keys are joined by ``#``.
+
+    Returns:
+        MONAI's workflow; its ``parser`` holds the configuration.
+
+    Raises:
         LunaError: for a key that the configuration does not have.
     """
     from monai.bundle import ConfigWorkflow
 
-    files = config_files(overlays)
     logging.getLogger("monai.bundle.workflows").addFilter(_is_not_about_overlays)
     workflow = ConfigWorkflow(
-        config_file=files,
+        config_file=list(files),
         meta_file=str(bundle_dir() / "configs" / "metadata.json"),
         logging_file=str(bundle_dir() / "configs" / "logging.conf"),
         run_id=run_id,
@@ -104,6 +123,15 @@ def run_bundle(run_id: str, overlays: Sequence[str], overrides: Mapping[str, Any
             hint = f"did you mean {near[0]!r}?" if near else f"the keys are in {files[0]}"
             raise LunaError(f"{key!r} is not a key of the configuration; {hint}")
     workflow.parser.update(dict(overrides))
+    return workflow
+
+
+def run_workflow(workflow: ConfigWorkflow) -> None:
+    """Make what a configuration describes, run it and clean up.
+
+    Raises:
+        LunaError: for bad data or configuration.
+    """
     with unwrapped_luna_errors():
         workflow.initialize()
         workflow.run()

@@ -2,7 +2,10 @@
 
 from luna_monai.handlers.best_epoch import BestEpoch
 from luna_monai.handlers.console import ConsoleHandler, WorstCandidates
+from luna_monai.handlers.early_stopping import EarlyStopping
 from luna_monai.handlers.eta import ProgressHandler, enumerate_with_estimate
+from luna_monai.handlers.evaluation import EvaluationFolder
+from luna_monai.handlers.froc import FROC_METRICS, FrocMetrics
 from luna_monai.handlers.metrics import CandidateMetrics, is_better
 from luna_monai.handlers.run_folder import RunFolder, set_aside_previous_run
 from luna_monai.handlers.samples import TrainingSamples
@@ -10,9 +13,13 @@ from luna_monai.handlers.summary import RunSummary
 from luna_monai.handlers.tensorboard import TensorBoardHandler, TensorBoardRun
 
 __all__ = [
+    "FROC_METRICS",
     "BestEpoch",
     "CandidateMetrics",
     "ConsoleHandler",
+    "EarlyStopping",
+    "EvaluationFolder",
+    "FrocMetrics",
     "ProgressHandler",
     "RunFolder",
     "RunSummary",

@@ -11,6 +11,7 @@ import pandas as pd
 from ignite.engine import Engine, Events
 
 from luna_monai.handlers.best_epoch import BestEpoch
+from luna_monai.handlers.froc import FROC_METRICS
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,8 @@ def epoch_lines(epoch: int, split: str, metrics: Mapping[str, float], book: bool
         book: the book's three lines only.
 
     Returns:
-        Lines of text: all samples, negatives, positives, and how good the ranking is.
+        Lines of text: all samples, negatives, positives, how good the ranking is, and LUNA16's score where
+        :class:`~luna_monai.handlers.froc.FrocMetrics` has computed it.
     """
 
     def number(name: str, form: str, width: int) -> str:
@@ -72,6 +74,12 @@ def epoch_lines(epoch: int, split: str, metrics: Mapping[str, float], book: bool
         }
         values = ", ".join(f"{number(name, '.4f', 6)} {title}" for title, name in shown.items())
         lines.append(f"E{epoch} {split:8} {values}")
+        if "cpm" in metrics:
+            sensitivities = " ".join(number(name, ".3f", 5) for name in FROC_METRICS[1:])
+            lines.append(
+                f"E{epoch} {split:8} {number('cpm', '.4f', 6)} CPM, sensitivity {sensitivities} "
+                "at 1/8 1/4 1/2 1 2 4 8 false positives per scan"
+            )
     return lines
 
 

@@ -1,0 +1,155 @@
+"""``luna-monai evaluate``: what given weights do on the validation scans, and which thresholds to use them with."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+from luna_monai.apps.base import App, run_app
+from luna_monai.apps.workflow import (
+    add_config_arguments,
+    config_files,
+    given_options,
+    load_workflow,
+    parse_override,
+    run_workflow,
+)
+from luna_monai.errors import LunaError
+from luna_monai.share import bundle_dir
+
+logger = logging.getLogger(__name__)
+
+
+class LunaEvaluateApp(App):
+    """Evaluate a run or a file of weights: predictions, metrics, calibration and thresholds.
+
+    Args:
+        sys_argv: arguments; see ``luna-monai evaluate --help``.
+    """
+
+    name = "evaluate"
+    description = (
+        "Evaluate weights on the validation part of a dataset: predictions, metrics, LUNA16's FROC, calibration, and "
+        "thresholds for a wanted sensitivity or number of false positives per scan."
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        parser.add_argument(
+            "run_or_weights",
+            metavar="RUN_OR_WEIGHTS",
+            help="folder of a run, whose configuration is used too; or a model.pt, checkpoint.pt or .state of the book",
+        )
+        add_config_arguments(parser)
+        parser.add_argument("--output-dir", default=None, help="folder of the results (default: RUN/evaluation)")
+        parser.add_argument("--fold", type=int, default=None, help="LUNA16 subset to evaluate")
+        parser.add_argument("--all-scans", action="store_true", help="evaluate all candidates, not the validation part")
+        parser.add_argument(
+            "--metadata",
+            default=None,
+            metavar="JSON",
+            help="also store calibration and thresholds in this metadata.json of a bundle",
+        )
+        parser.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="values for any other key of the configuration"
+        )
+
+    def main(self) -> int:
+        """Evaluate.
+
+        Raises:
+            LunaError: when the run, the weights, the data or the configuration is bad.
+        """
+        arguments = self.cli_args
+        source = Path(arguments.run_or_weights)
+        metadata = None if arguments.metadata is None else _read_metadata(Path(arguments.metadata))
+        files = config_files(arguments.config)
+        weights, output_dir = source, arguments.output_dir
+        if source.is_dir():
+            weights = source / "model.pt"
+            recorded = source / "config.yaml"
+            for path in (weights, recorded):
+                if not path.is_file():
+                    raise LunaError(f"{source}: no {path.name} in this folder, so it is not the folder of a run")
+            files[0] = str(recorded)
+            output_dir = output_dir or str(source / "evaluation")
+        files.append(str(bundle_dir() / "configs" / "evaluate.yaml"))
+        given = given_options(
+            {
+                "weights": str(weights.resolve()),
+                "dataset_dir": arguments.dataset_dir,
+                "cache_dir": arguments.cache_dir,
+                "output_dir": output_dir,
+                "num_workers": arguments.num_workers,
+                "fold": arguments.fold,
+                "evaluated": "@candidates" if arguments.all_scans else None,
+            }
+        )
+        if arguments.all_scans:
+            given["split"] = ["@candidates", "@candidates"]  # which may be a single subset
+        given |= dict(parse_override(text) for text in arguments.overrides)
+        workflow = load_workflow("evaluating", files, given)
+        run_workflow(workflow)
+        results = Path(workflow.parser.get_parsed_content("output_dir"))
+        draw_figures(results)
+        if metadata is not None:
+            _store_calibration(Path(arguments.metadata), metadata, results)
+        return 0
+
+
+def draw_figures(output_dir: Path) -> None:
+    """Draw the reliability of an evaluation, raw and calibrated, as PNG files in its folder.
+
+    Args:
+        output_dir: folder of an evaluation; without ``calibration.json`` nothing is drawn.
+    """
+    from luna_monai.files import write_bytes
+    from luna_monai.handlers.evaluation import CALIBRATION, PREDICTIONS
+
+    names = {name: output_dir / f"reliability-{name}.png" for name in ("raw", "calibrated")}
+    for path in names.values():
+        path.unlink(missing_ok=True)
+    if not (output_dir / CALIBRATION).is_file():
+        return
+    # Drawing takes a second to load.
+    import pandas as pd
+
+    from luna_monai.metrics.calibration import Calibration, log_odds_of_probability, reliability
+    from luna_monai.reports.figures import reliability_figure, to_png
+
+    table = pd.read_csv(output_dir / PREDICTIONS)
+    calibration = Calibration(**json.loads((output_dir / CALIBRATION).read_text())["calibration"])
+    probability = table["probability"].to_numpy()
+    calibrated = calibration.apply(log_odds_of_probability(probability))
+    for values, path in ((probability, names["raw"]), (calibrated, names["calibrated"])):
+        write_bytes(path, to_png(reliability_figure(reliability(values, table["class"]))))
+
+
+def _read_metadata(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LunaError(f"{path}: can't be read as the metadata.json of a bundle ({error})") from None
+    if not isinstance(content, dict):
+        raise LunaError(f"{path}: not the metadata.json of a bundle, expected a JSON object")
+    return content
+
+
+def _store_calibration(path: Path, metadata: dict[str, Any], results: Path) -> None:
+    from luna_monai.handlers.evaluation import CALIBRATION, write_json
+
+    source = results / CALIBRATION
+    if not source.is_file():
+        raise LunaError(f"{path}: unchanged, because this evaluation has no calibration to store")
+    content = json.loads(source.read_text(encoding="utf-8"))
+    metadata["operating_points"] = {key: content[key] for key in ("fitted_on", "calibration", "thresholds")}
+    write_json(path, metadata)
+    logger.info("Calibration and thresholds stored in %s", path)
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(LunaEvaluateApp))
