@@ -13,7 +13,8 @@ import pandas as pd
 from luna_monai.apps.base import App, run_app
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
-from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, check_submission, evaluate_froc
+from luna_monai.metrics.findings import check_submission
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc
 from luna_monai.reports.files import replace_file
 
 logger = logging.getLogger(__name__)

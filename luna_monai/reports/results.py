@@ -9,13 +9,9 @@ import numpy as np
 import pandas as pd
 
 from luna_monai.data.tables import COORDINATES
-from luna_monai.metrics.calibration import (
-    OperatingPoint,
-    point_for_false_positives,
-    point_for_sensitivity,
-    wilson_interval,
-)
+from luna_monai.metrics.calibration import wilson_interval
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc
+from luna_monai.metrics.operating_points import OperatingPoint, point_for_false_positives, point_for_sensitivity
 from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports.run import Run
 

@@ -10,7 +10,8 @@ from sklearn.metrics import roc_curve
 
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
-from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, match_findings
+from luna_monai.metrics.findings import match_findings
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc
 
 FINDING = [*COORDINATES, "diameter_mm"]
 
