@@ -13,9 +13,9 @@ import pandas as pd
 from luna_monai.apps.base import App, run_app
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
+from luna_monai.files import write_bytes
 from luna_monai.metrics.findings import check_submission
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc
-from luna_monai.reports.files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -66,13 +66,13 @@ class LunaFrocApp(App):
         logger.info("%s", format_froc(result))
         if arguments.json:
             content = {"submission": Path(arguments.submission).name, "seed": arguments.seed, **result.to_dict()}
-            replace_file(arguments.json, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+            write_bytes(arguments.json, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
             logger.info("numbers: %s", arguments.json)
         if arguments.plot:
             # Drawing takes a second to load, which those who only want numbers need not wait for.
             from luna_monai.reports.figures import froc_figure, to_png
 
-            replace_file(arguments.plot, to_png(froc_figure(result, title=Path(arguments.submission).name)))
+            write_bytes(arguments.plot, to_png(froc_figure(result, title=Path(arguments.submission).name)))
             logger.info("curve: %s", arguments.plot)
         return 0
 

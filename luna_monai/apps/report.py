@@ -9,7 +9,7 @@ from pathlib import Path
 
 from luna_monai.apps.base import App, run_app
 from luna_monai.errors import LunaError
-from luna_monai.reports.files import replace_file
+from luna_monai.files import write_bytes
 from luna_monai.reports.page import build_report
 from luna_monai.reports.run import read_run
 
@@ -53,8 +53,6 @@ class LunaReportApp(App):
             raise LunaError(f"--threshold must be between 0 and 1, found {arguments.threshold:g}")
         run = read_run(arguments.run, arguments.dataset_dir)
         output = Path(arguments.output) if arguments.output else run.folder / "report.html"
-        if not output.parent.is_dir():
-            raise LunaError(f"{output}: its folder does not exist; make it, or choose another with --output")
         page = build_report(
             run,
             threshold=arguments.threshold,
@@ -63,7 +61,7 @@ class LunaReportApp(App):
             seed=arguments.seed,
         )
         content = page.encode()
-        replace_file(output, content)
+        write_bytes(output, content)
         for note in run.notes:
             logger.info("%s", note)
         logger.info("report: %s (%.1f MB)", output, len(content) / 1e6)

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from luna_monai.data import find_scans, read_table, subset_of
-from luna_monai.data.tables import COORDINATES
+from luna_monai.data import find_scans, subset_of
+from luna_monai.data.findings import ANNOTATIONS, read_findings
+from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
 
 _PREDICTION_NUMBERS = ["row", *COORDINATES, "class", "diameter_mm", "probability", "loss"]
@@ -82,11 +83,8 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
 
     annotations, excluded, scans = None, None, {}
     dataset = Path(dataset_dir if dataset_dir is not None else str(config.get("dataset_dir", "")))
-    if dataset_dir is not None or (config.get("dataset_dir") and (dataset / "annotations.csv").is_file()):
-        findings = [*COORDINATES, "diameter_mm"]
-        annotations = read_table(dataset / "annotations.csv", findings)
-        if (dataset / "annotations_excluded.csv").is_file():
-            excluded = read_table(dataset / "annotations_excluded.csv", findings)
+    if dataset_dir is not None or (config.get("dataset_dir") and (dataset / ANNOTATIONS).is_file()):
+        annotations, excluded = read_findings(dataset)
         scans = find_scans(dataset)
     else:
         notes.append(

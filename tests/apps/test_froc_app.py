@@ -110,7 +110,7 @@ def test_header_line_in_the_list_of_scans_is_allowed(files, caplog):
 
 
 def test_unwritable_output_and_bad_numbers_are_named(files):
-    with pytest.raises(LunaError, match="cannot be written"):
-        LunaFrocApp(arguments(files, f"--json={files / 'missing' / 'out.json'}")).main()
+    with pytest.raises(LunaError, match="can't be written"):
+        LunaFrocApp(arguments(files, f"--json={files / 'submission.csv' / 'out.json'}")).main()
     with pytest.raises(LunaError, match="must not be negative"):
         LunaFrocApp(arguments(files, "--bootstrap=-1")).main()
