@@ -2,5 +2,6 @@
 
 from luna_monai.engines.batch import PrepareCandidateBatch
 from luna_monai.engines.config import current_config
+from luna_monai.engines.inferer import AutocastInferer, is_bfloat16_fast
 
-__all__ = ["PrepareCandidateBatch", "current_config"]
+__all__ = ["AutocastInferer", "PrepareCandidateBatch", "current_config", "is_bfloat16_fast"]

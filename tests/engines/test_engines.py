@@ -1,0 +1,107 @@
+"""What MONAI's engines get from us."""
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from luna_monai.engines import AutocastInferer, PrepareCandidateBatch, current_config
+from luna_monai.networks import LunaModel
+
+
+def test_batch_stays_int16_until_it_is_on_the_device():
+    seen = []
+
+    class Image:
+        def to(self, *args, **kwargs):
+            seen.append((args, kwargs))
+            return torch.ones((2, 1, 32, 48, 48), dtype=torch.int16)
+
+    image, label = PrepareCandidateBatch()({"image": Image(), "label": torch.tensor([0, 1])}, "cpu", non_blocking=True)
+    assert seen == [(("cpu",), {"non_blocking": True})]
+    assert image.dtype == torch.float32
+    assert image.is_contiguous(memory_format=torch.channels_last_3d)
+    assert label.tolist() == [0, 1]
+
+
+def test_augmentation_gets_the_float_batch():
+    batch = {"image": torch.zeros((2, 1, 4, 4, 4), dtype=torch.int16), "label": torch.tensor([0, 1])}
+    image, _ = PrepareCandidateBatch(augmentation=lambda image: image + 0.5)(batch, "cpu")
+    assert (image == 0.5).all()
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_logits_are_float32_and_close_in_any_precision(precision):
+    torch.manual_seed(0)
+    network, image = LunaModel().eval(), torch.randn(4, 1, 32, 48, 48) * 500
+    with torch.no_grad():
+        expected = network(image)
+        logits = AutocastInferer("cpu", precision)(image, network)
+    assert logits.dtype == torch.float32
+    tolerance = 0 if precision == "float32" else 0.05  # bfloat16 has 8 bits: 0.4 % at each layer
+    assert (logits - expected).abs().max() <= tolerance * expected.abs().max() + 1e-6
+
+
+def test_bfloat16_computes_in_bfloat16():
+    seen = []
+
+    def network(image):
+        result = image @ image
+        seen.append(result.dtype)
+        return result
+
+    AutocastInferer("cpu", "bfloat16")(torch.eye(4), network)
+    AutocastInferer("cpu", "float32")(torch.eye(4), network)
+    assert seen == [torch.bfloat16, torch.float32]
+
+
+def test_loss_in_bfloat16_stays_close_to_float32():
+    """Train twice on the same batches, from the same weights."""
+    image = torch.randn(4, 4, 1, 32, 48, 48) * 300
+    label = torch.tensor([[0, 1] * 2] * 4)
+    image[label == 1] += 300
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(1)
+        network = LunaModel(conv_channels=4)
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+        inferer = AutocastInferer("cpu", precision)
+        losses[precision] = []
+        for batch, target in zip(image, label, strict=True):
+            loss = torch.nn.functional.cross_entropy(inferer(batch, network), target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses[precision].append(loss.detach())
+    difference = torch.stack(losses["float32"]) - torch.stack(losses["bfloat16"])
+    assert difference.abs().max() < 0.15  # another seed moves these losses by 0.5 and more
+
+
+def test_unknown_precision():
+    with pytest.raises(ValueError, match="precision must be auto, bfloat16 or float32, found 'half'"):
+        AutocastInferer("cpu", "half")
+
+
+def test_current_config_is_merged_and_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = ConfigParser(
+        {
+            "imports": ["$from luna_monai.engines import current_config"],
+            "_meta_": {"version": "1"},
+            "dataset_dir": "data/luna",
+            "cache_dir": None,
+            "output_dir": "$'a' + 'b'",
+            "lr": 1,
+            "recorded": "$current_config()",
+        }
+    )
+    parser.update({"lr": 2})
+    config = parser.get_parsed_content("recorded")
+    assert config["lr"] == 2
+    assert config["dataset_dir"] == str(tmp_path / "data" / "luna")
+    assert (config["cache_dir"], config["output_dir"]) == (None, "$'a' + 'b'")
+    assert "_meta_" not in config
+
+
+def test_current_config_outside_a_configuration():
+    with pytest.raises(RuntimeError, match="works only inside an expression"):
+        current_config()
