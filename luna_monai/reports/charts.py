@@ -90,8 +90,9 @@ def ranking_charts(validation: pd.DataFrame, froc: FrocResult | None, threshold:
         charts.append(_chart(figure, "pr", "Precision and recall, by candidate", words))
     if froc is not None and froc.nodules:
         words = (
-            f"Of {froc.nodules:,} annotated nodules in {froc.scans:,} scans, {format_percent(froc.sensitivity[3])} are "
-            f"found at 1 false positive per scan and {format_percent(froc.sensitivity[5])} at 4. {cpm_sentence(froc)}"
+            f"Of {froc.nodules:,} annotated nodules in {froc.scans:,} scan{'s' * (froc.scans != 1)}, "
+            f"{format_percent(froc.sensitivity[3])} are found at 1 false positive per scan and "
+            f"{format_percent(froc.sensitivity[5])} at 4. {cpm_sentence(froc)}"
         )
         charts.append(_chart(froc_figure(froc), "froc", "FROC, by annotated nodule, as LUNA16 computes it", words))
     return charts

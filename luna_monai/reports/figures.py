@@ -190,7 +190,9 @@ def histogram_figure(is_nodule: np.ndarray, probability: np.ndarray, threshold: 
         )
     axes.axvline(threshold, linestyle="--", color=COLOURS["muted"], linewidth=1, label=f"threshold {threshold:g}")
     axes.set_yscale("log")
-    axes.set_ylim(bottom=0.7)
+    # Room above the highest bar for the legend, on a scale of decades.
+    highest = axes.get_ylim()[1]
+    axes.set_ylim(0.7, highest * (highest / 0.7) ** 0.4)
     axes.set_xlim(0, 1)
     axes.set_xlabel("predicted probability of a nodule")
     axes.set_ylabel("candidates per bin of 0.02")

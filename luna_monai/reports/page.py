@@ -106,9 +106,9 @@ def build_report(run: Run, *, threshold: float = 0.5, cases: int = 12, bootstrap
 
 
 def _run_facts(run: Run, epoch: int | None) -> list[tuple[str, str]]:
-    validation = run.validation
+    scans = run.validation["seriesuid"].nunique()
     facts = [
-        ("validation", f"{len(validation):,} candidates in {validation['seriesuid'].nunique():,} scans"),
+        ("validation", f"{len(run.validation):,} candidates in {scans:,} scan{'s' * (scans != 1)}"),
         ("epochs", str(run.metrics["epoch"].max()) if len(run.metrics) else "none"),
     ]
     if epoch is not None:
@@ -144,11 +144,15 @@ def _verdict(metrics: dict[str, float], scans: int) -> str:
     found, false_alarms = metrics["correct_count/pos"], others - metrics["correct_count/neg"]
     if not nodules:
         return f"No nodule is among the {layout.format_count(others)} validation candidates."
-    return (
+    sentence = (
         f"The model finds {layout.format_count(found)} of {layout.format_count(nodules)} nodule candidates "
         f"({layout.format_percent(found / nodules)}), and takes {layout.format_count(false_alarms)} of "
         f"{layout.format_count(others)} others for nodules: {false_alarms / scans:.2f} per scan."
     )
+    if not found:
+        share = layout.format_percent(others / (nodules + others), 2)
+        sentence += f" To call every candidate a non-nodule would be right for {share} of them."
+    return sentence
 
 
 def _tiles(
@@ -275,7 +279,16 @@ def _subset_table(run: Run, threshold: float) -> Table | None:
     results = results_by_subset(run, threshold)
     if results.empty:
         return None
-    columns = ["part", "subset", "scans", "candidates", "nodules", "recall", "precision", "non-nodules correct"]
+    columns = [
+        "part",
+        "subset",
+        "scans",
+        "candidates",
+        "nodule candidates",
+        "recall",
+        "precision",
+        "non-nodules correct",
+    ]
     columns += ["ROC AUC", "average precision", "mean loss"]
     rows: list[Any] = [
         [
@@ -288,4 +301,5 @@ def _subset_table(run: Run, threshold: float) -> Table | None:
         ]
         for row in records(results)
     ]
-    return Table(f"Results by LUNA16 subset, at {threshold:g}", columns, rows)
+    note = "Training counts each time that a candidate was drawn, and the model as it was at that moment."
+    return Table(f"Results by LUNA16 subset, at {threshold:g}", columns, rows, note)

@@ -184,6 +184,7 @@ def test_the_trap_and_the_leak_are_named(report, run_folder):
     page = report("--bootstrap=0")
     (verdict,) = page.all("p", **{"class": "verdict bad"})
     assert "finds 0 of 10 nodule candidates" in verdict["text"]
+    assert "right for 93.75 % of them" in verdict["text"]
     (notes,) = page.all("ul", **{"class": "notes"})
     assert "1 of 1 validation scans are also trained on" in notes["text"]
     assert "None: no other candidate is above 0.5." in [p["text"] for p in page.all("p")]
