@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -14,18 +12,20 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.data import PersistentDataset
+from torch.utils.data import default_collate
 
+from luna_monai.data.cache_files import name_of, open_mapped, write
 from luna_monai.data.candidates import find_scans
 from luna_monai.data.hashing import describe, series_description, series_hashing, transform_hashing
+from luna_monai.data.metaimage import read_metaimage_header
 from luna_monai.data.readers import files_of_scan
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError, unwrapped_luna_errors
-from luna_monai.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
 _OPEN_SERIES = 20_000  # a mapped file costs one of the 65,530 memory maps that Linux gives a process
-_LOADED_SCANS = 4  # without a cache: a whole CT is up to 400 MB
+_LOADED_SCANS = 4  # without a cache: a compressed CT is kept in memory whole, up to 400 MB
 
 
 def series_items(candidates: pd.DataFrame) -> list[dict[str, Any]]:
@@ -39,8 +39,8 @@ def series_items(candidates: pd.DataFrame) -> list[dict[str, Any]]:
 
     Returns:
         A dict for each series, in the order of their first candidates: ``seriesuid``; ``image``, the path of the CT;
-        ``files``, what the CT's files look like on disk; ``center_xyz``, the world positions of the series' candidates
-        in the order of the table; ``row``, their index in it.
+        ``files``, what the CT's files look like on disk; ``center_xyz``, the world positions of the series' candidates,
+        float64 (n, 3) in the order of the table; ``row``, their index in it.
 
     Raises:
         LunaError: when a series has no CT, or its voxel file is missing.
@@ -61,7 +61,7 @@ def series_items(candidates: pd.DataFrame) -> list[dict[str, Any]]:
                 "seriesuid": str(seriesuid),
                 "image": str(scans[str(seriesuid)]),
                 "files": files,
-                "center_xyz": points[rows].tolist(),
+                "center_xyz": points[rows],
                 "row": candidates.index[rows].to_numpy(),
             }
         )
@@ -85,7 +85,7 @@ class SeriesCache(PersistentDataset):
             are asked for.
 
     Raises:
-        LunaError: when the folder can't be made.
+        LunaError: when the folder can't be made, or nothing is cut by the transforms.
     """
 
     def __init__(
@@ -104,18 +104,22 @@ class SeriesCache(PersistentDataset):
             )
         except (OSError, ValueError) as error:
             raise LunaError(f"{cache_dir}: can't be used as cache folder ({error}); choose another cache_dir") from None
+        # Flattening makes a Compose, and that draws random seeds: once is enough.
+        self._steps = list(self.transform.flatten().transforms)
+        self.spatial_size = _spatial_size(self._steps)
         self._open: dict[int, dict[str, Any]] = {}
-        self._scans: dict[int, dict[str, Any]] = {}
+        self._mapped_scans: dict[int, dict[str, Any]] = {}
+        self._loaded_scans: dict[int, dict[str, Any]] = {}
         self._paths: dict[int, Path] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker maps the files itself: pickling a mapped tensor would send its voxels.
-        return self.__dict__ | {"_open": {}, "_scans": {}}
+        return self.__dict__ | {"_open": {}, "_mapped_scans": {}, "_loaded_scans": {}}
 
     @property
     def transform_description(self) -> list[Any]:
         """The deterministic transforms with all their parameters, as a structure for ``json.dumps``."""
-        return describe(self.transform.flatten().transforms)
+        return describe(self._steps)
 
     def path_of(self, index: int) -> Path:
         """Tell the file of series number ``index``, whether it exists or not."""
@@ -123,7 +127,7 @@ class SeriesCache(PersistentDataset):
             raise ValueError("a SeriesCache without cache_dir has no files")
         if index not in self._paths:
             item = self.data[index]
-            name = f"{item['seriesuid']}.{self.hash_func(item).decode()}.{self.transform_hash}.pt"
+            name = name_of(item["seriesuid"], self.hash_func(item).decode(), self.transform_hash)
             self._paths[index] = self.cache_dir / name
         return self._paths[index]
 
@@ -136,16 +140,8 @@ class SeriesCache(PersistentDataset):
 
     def bytes_needed(self, indices: Sequence[int]) -> int:
         """Tell how many bytes the files of these series take: their voxels, and a little for each file."""
-        per_candidate = 2 * int(np.prod(self._spatial_size))
-        return sum(len(self.data[index]["center_xyz"]) * (per_candidate + 64) + 4096 for index in indices)
-
-    @property
-    def _spatial_size(self) -> tuple[int, ...]:
-        for transform in self.transform.flatten().transforms:
-            size = getattr(getattr(transform, "cropper", transform), "spatial_size", None)
-            if size is not None:
-                return tuple(size)
-        raise LunaError("none of the cached transforms has a spatial_size, so nothing is cut")
+        per_candidate = 2 * int(np.prod(self.spatial_size))
+        return sum(len(self.data[index]["center_xyz"]) * (per_candidate + 128) + 8192 for index in indices)
 
     def read(self, series: np.ndarray, position: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Read candidates, whole batches at once.
@@ -160,22 +156,30 @@ class SeriesCache(PersistentDataset):
         Raises:
             LunaError: when a series is in no cache and its CT can't be read.
         """
-        image = torch.empty((len(series), 1, *self._spatial_size), dtype=torch.int16)
+        images: list[torch.Tensor] = [torch.empty(0)] * len(series)
         center_irc = torch.empty((len(series), 3), dtype=torch.int64)
         if self.cache_dir is None:
             for index in np.unique(series).tolist():
                 wanted = np.flatnonzero(series == index)
                 cut = self._cut(index, position[wanted])
-                image[wanted] = cut["image"]
                 center_irc[wanted] = cut["center_irc"]
+                for slot, image in zip(wanted.tolist(), cut["image"], strict=True):
+                    images[slot] = image
         else:
             for slot, (index, place) in enumerate(zip(series.tolist(), position.tolist(), strict=True)):
-                entry = self._open.get(index)
-                if entry is None:
-                    entry = self[index]
-                image[slot].copy_(entry["image"][place])
+                entry = self._open.get(index) or self[index]
+                images[slot] = entry["image"][place]
                 center_irc[slot] = entry["center_irc"][place]
-        return image, center_irc
+        return self._stack(images), center_irc
+
+    def _stack(self, images: list[torch.Tensor]) -> torch.Tensor:
+        if torch.utils.data.get_worker_info() is not None and images:
+            return default_collate(images)  # straight into the memory that is shared with the training process
+        # NumPy asks for huge pages, torch does not: fresh memory for 256 candidates is four times as fast.
+        batch = np.empty((len(images), 1, *self.spatial_size), dtype=np.int16)
+        for slot, image in zip(batch, images, strict=True):
+            slot[...] = image.numpy()
+        return torch.from_numpy(batch)
 
     def _transform(self, index: int) -> Any:
         # PersistentDataset looks an item up by its content alone; here its number finds it while it is open.
@@ -183,17 +187,34 @@ class SeriesCache(PersistentDataset):
             return self._cut(index, slice(None))
         entry = self._open.get(index)
         if entry is None:
-            path = self.path_of(index)
-            entry = self._map(path, self.data[index])
+            entry = self._map(index)
             if entry is None:
                 self.build(index)
-                entry = self._map(path, self.data[index])
+                entry = self._map(index)
             if entry is None:
-                raise LunaError(f"{path}: can't be read although it was just written; check the disk")
+                raise LunaError(f"{self.path_of(index)}: can't be read although it was just written; check the disk")
             while len(self._open) >= _OPEN_SERIES:
                 self._open.pop(next(iter(self._open)))
             self._open[index] = entry
         return entry
+
+    def cut(self, index: int) -> dict[str, Any]:
+        """Cut all candidates of a series out of its CT.
+
+        Args:
+            index: the number of the series in ``data``.
+
+        Returns:
+            ``image`` and ``center_irc``, as in the file of the series, and ``made_from``.
+
+        Raises:
+            LunaError: when the CT can't be read.
+        """
+        item = self.data[index]
+        with unwrapped_luna_errors():
+            made = self._pre_transform(dict(item))
+        made_from = {"series": series_description(item), "transforms": self.transform_description}
+        return {"image": made["image"], "center_irc": made["center_irc"], "made_from": made_from}
 
     def build(self, index: int) -> Path:
         """Cut the candidates of a series and write its file, whatever is there already.
@@ -208,54 +229,55 @@ class SeriesCache(PersistentDataset):
             LunaError: when the CT can't be read, or the file can't be written.
         """
         path = self.path_of(index)
-        item = self.data[index]
-        with unwrapped_luna_errors():
-            made = self._pre_transform(dict(item))
-        content = {
-            "image": made["image"],
-            "center_irc": made["center_irc"],
-            "made_from": json.dumps(series_description(item)),
-        }
-        try:
-            with atomic_write(path) as file:
-                torch.save(content, file)
-        except (OSError, RuntimeError) as error:
-            reason = os.strerror(errno.ENOSPC) if "No space" in str(error) else " ".join(str(error).split())[:200]
-            raise LunaError(
-                f"{path}: can't be written ({reason}); free some space or choose another cache_dir"
-            ) from None
+        write(path, **self.cut(index))
         return path
 
-    def _map(self, path: Path, item: dict[str, Any]) -> dict[str, Any] | None:
+    def _map(self, index: int) -> dict[str, Any] | None:
         """Map a file, or return None when there is none or it is damaged."""
+        path = self.path_of(index)
         if not path.is_file():
             return None
         try:
-            entry = torch.load(path, mmap=True, weights_only=True)
-            count = len(item["center_xyz"])
-            expected = (count, 1, *self._spatial_size)
-            fits = (
-                tuple(entry["image"].shape) == expected
-                and entry["image"].dtype == torch.int16
-                and tuple(entry["center_irc"].shape) == (count, 3)
-            )
-            damage = None if fits else f"holds {tuple(entry['image'].shape)}, expected {expected}"
-        except (RuntimeError, OSError, EOFError, KeyError, TypeError, AttributeError, ValueError) as error:
-            damage = " ".join(str(error).split())[:120]
-        except Exception as error:  # pickle.UnpicklingError and its relatives: the content is not ours
-            damage = f"{type(error).__name__}"
-        if damage is None:
-            return entry
-        logger.warning("%s: damaged (%s); it is made again from the CT", path, damage)
-        return None
+            entry = open_mapped(path)
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            logger.warning("%s: damaged (%s); it is made again from the CT", path, error)
+            return None
+        # What it was made from is told by its name; 30 kB each are better not kept.
+        return {"image": entry["image"], "center_irc": entry["center_irc"]}
 
     def _cut(self, index: int, positions: np.ndarray | slice) -> dict[str, Any]:
+        """Cut some candidates of a series, its CT staying open."""
         item = self.data[index]
-        if index not in self._scans:
-            while len(self._scans) >= _LOADED_SCANS:
-                self._scans.pop(next(iter(self._scans)))
-            with unwrapped_luna_errors():
-                self._scans[index] = self.transform(dict(item), end=1)
-        points = np.asarray(item["center_xyz"])[positions]
-        with unwrapped_luna_errors():
-            return self.transform({**self._scans[index], "center_xyz": points}, start=1)
+        scan = self._mapped_scans.get(index) or self._loaded_scans.get(index) or self._load(index)
+        data = {**scan, "center_xyz": item["center_xyz"][positions]}
+        # One after the other: a Compose takes longer to start in the middle than cutting a candidate does.
+        for transform in self._steps[1:]:
+            data = transform(data)
+        return data
+
+    def _load(self, index: int) -> dict[str, Any]:
+        item = self.data[index]
+        scan = self._steps[0](dict(item))
+        scans, limit = self._loaded_scans, _LOADED_SCANS
+        if _is_mapped(Path(item["image"])):
+            scans, limit = self._mapped_scans, _OPEN_SERIES
+        while len(scans) >= limit:
+            scans.pop(next(iter(scans)))
+        scans[index] = scan
+        return scan
+
+
+def _spatial_size(transforms: Sequence[Any]) -> tuple[int, ...]:
+    for transform in transforms:
+        size = getattr(getattr(transform, "cropper", transform), "spatial_size", None)
+        if size is not None:
+            return tuple(size)
+    raise LunaError("none of the cached transforms has a spatial_size, so nothing is cut")
+
+
+def _is_mapped(path: Path) -> bool:
+    """Tell whether the voxels of a scan cost no memory, because they are used where the file has them."""
+    header = read_metaimage_header(path)
+    return not header.compressed and header.dtype.isnative and header.offset % header.dtype.itemsize == 0

@@ -11,6 +11,7 @@ import torch
 from monai.data import DataLoader
 
 from luna_monai.data.cache import SeriesCache
+from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 
 
@@ -78,6 +79,8 @@ class CandidateDataset(torch.utils.data.Dataset):
         places = places.loc[candidates.index]
         self.row = candidates.index.to_numpy(copy=True)
         self.label = candidates["class"].to_numpy(copy=True)  # torch wants arrays that may be written
+        self.center_xyz = candidates[COORDINATES].to_numpy(copy=True)
+        self._seriesuid = [str(item["seriesuid"]) for item in cache.data]
         self._series = places["series"].to_numpy()
         self._position = places["position"].to_numpy()
 
@@ -92,17 +95,13 @@ class CandidateDataset(torch.utils.data.Dataset):
         chosen = np.asarray(indices)
         series, position = self._series[chosen], self._position[chosen]
         image, center_irc = self.cache.read(series, position)
-        items = [self.cache.data[number] for number in series.tolist()]
         return CandidateBatch(
             {
                 "image": image,
                 "label": torch.from_numpy(self.label[chosen]),
-                "seriesuid": [item["seriesuid"] for item in items],
+                "seriesuid": [self._seriesuid[number] for number in series.tolist()],
                 "center_irc": center_irc,
-                "center_xyz": torch.tensor(
-                    [item["center_xyz"][place] for item, place in zip(items, position.tolist(), strict=True)],
-                    dtype=torch.float64,
-                ),
+                "center_xyz": torch.from_numpy(self.center_xyz[chosen]),
                 "row": torch.from_numpy(self.row[chosen]),
             }
         )

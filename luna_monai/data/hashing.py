@@ -13,7 +13,9 @@ from monai.data.utils import json_hashing
 
 from luna_monai.errors import LunaError
 
-_HASH_LENGTH = 16  # hexadecimal digits: 64 bits, in a folder that holds thousands of files
+#: Length of the hashes in the names of files.
+HASH_LENGTH = 16  # hexadecimal digits: 64 bits, in a folder that holds thousands of files
+_FORMAT = 1  # of the files of the cache; another number makes all keys new
 
 
 def describe(value: Any) -> Any:
@@ -56,7 +58,7 @@ def describe(value: Any) -> Any:
 
 def transform_hashing(transforms: Sequence[Any]) -> bytes:
     """Hash the deterministic transforms of a cache; the ``hash_transform`` of a ``PersistentDataset``."""
-    return json_hashing(describe(transforms))[:_HASH_LENGTH]
+    return hash_of(describe(transforms)).encode()
 
 
 def series_description(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,9 +70,18 @@ def series_description(item: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         The series, its CT files (path inside the dataset folder, bytes, time of modification) and its candidates.
     """
-    return {key: item[key] for key in ("seriesuid", "files", "center_xyz")}
+    return {
+        "seriesuid": item["seriesuid"],
+        "files": item["files"],
+        "center_xyz": np.asarray(item["center_xyz"]).tolist(),
+    }
 
 
 def series_hashing(item: Mapping[str, Any]) -> bytes:
     """Hash one series; the ``hash_func`` of a ``PersistentDataset``."""
-    return json_hashing(series_description(item))[:_HASH_LENGTH]
+    return hash_of(series_description(item)).encode()
+
+
+def hash_of(description: Any) -> str:
+    """Hash a description of transforms or of a series."""
+    return json_hashing([_FORMAT, description])[:HASH_LENGTH].decode()
