@@ -1,0 +1,126 @@
+"""Every command in the README, and in ``make demo``, is run here, on data small enough for a test."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from luna_monai.apps.cli import main
+
+#: Run by make itself, by .ci/run, or by the test named.
+RUN_ELSEWHERE = {
+    "make demo": "test_demo below",
+    "make test": ".ci/run",
+    "python3 -m venv .venv": "make install",
+    ".venv/bin/pip install torch==2.13.0": "make install",
+    ".venv/bin/pip install --constraint constraints.txt --editable .[dev]": "make install",
+    "tensorboard --logdir data-unversioned/output/runs": "test_tensorboard_page.py",
+}
+
+
+def commands_of(text):
+    """Yield the commands of the text's ``bash`` blocks, one word list each."""
+    for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words:
+                yield words
+
+
+@pytest.fixture
+def workplace(repository, tmp_path, monkeypatch, write_dataset):
+    """Return a folder that looks like a checkout, with small data where the README has them."""
+    for name in ("bundle", "configs"):
+        shutil.copytree(repository / name, tmp_path / name)
+    readme = (repository / "README.md").read_text()
+    for name, text in re.findall(r"```yaml\n# (configs/\S+)\n(.*?)```", readme, flags=re.DOTALL):
+        (tmp_path / name).write_text(text.replace("max_epochs: 30", "max_epochs: 1"))
+    for name in ("part2/luna", "synthetic"):
+        write_dataset(tmp_path / "data-unversioned" / name, scans=2, candidates=12)
+    luna = tmp_path / "data-unversioned" / "part2" / "luna"
+    annotations = pd.read_csv(luna / "annotations.csv")
+    annotations.to_csv(tmp_path / "annotations.csv", index=False)
+    annotations.iloc[:0].to_csv(tmp_path / "annotations_excluded.csv", index=False)
+    annotations["seriesuid"].to_csv(tmp_path / "seriesuids.csv", index=False, header=False)
+    submission = pd.read_csv(luna / "candidates.csv").drop(columns="class")
+    submission.assign(probability=np.linspace(0, 1, len(submission))).to_csv(tmp_path / "submission.csv", index=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return tmp_path
+
+
+def smaller(words):
+    """Ask for less of the same."""
+    less = {"--epochs": "1", "--max_epochs": "1", "--num-workers": "0", "--bootstrap": "10", "--batch-size": "8"}
+    return [less.get(before, word) for before, word in zip(["", *words], words, strict=False)]
+
+
+def run(words, folder):
+    if words[0] == "luna-monai":
+        if words[1] == "synth":
+            words = [*words[:2], str(folder / "new" / words[2]), *words[3:]]
+            words += ["--scans", "2", "--candidates-per-scan", "10", "--in-plane", "96", "--slices", "60"]
+        return main(smaller(words[1:]))
+    if words[:4] == ["python", "-m", "monai.bundle", "run"]:
+        from monai.bundle import run as run_bundle
+
+        options = {key.removeprefix("--"): value for key, value in zip(words[5::2], words[6::2], strict=True)}
+        files = options.pop("config_file")
+        numbers = {key: int(value) if value.isdigit() else value for key, value in options.items()}
+        run_bundle(words[4], config_file=json.loads(files.replace("'", '"')) if "[" in files else files, **numbers)
+        return 0
+    if words[0] == "ls":
+        shown = subprocess.run(["bash", "-c", " ".join(words)], cwd=folder, check=False, capture_output=True, text=True)
+        assert not shown.stderr
+        assert shown.stdout.strip().isdigit()
+        return 0
+    raise AssertionError(f"a command that no test runs: {shlex.join(words)}")
+
+
+# MONAI says of every configuration that it may run code.
+@pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")
+def test_every_command_of_the_readme(repository, workplace):
+    ran = []
+    for words in commands_of((repository / "README.md").read_text()):
+        if " ".join(words) in RUN_ELSEWHERE:
+            continue
+        status = run(words, workplace)
+        # The doctor's dataset here is not all of LUNA16, and of noise: it says so with status 1.
+        assert status == 0 or words[1] == "doctor", shlex.join(words)
+        ran.append(words[1])
+    assert {"synth", "train", "precache", "doctor", "froc", "-m"} <= set(ran)
+
+
+@pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")
+def test_demo(repository, workplace, capsys):
+    plan = subprocess.run(
+        ["make", "--dry-run", "--always-make", "demo"], cwd=repository, capture_output=True, text=True, check=True
+    ).stdout
+    lines = [line for line in plan.splitlines() if line.startswith(".venv/bin/") and "pip install" not in line]
+    assert len(lines) == 3
+    for line in lines:
+        words = shlex.split(line.removeprefix(".venv/bin/"))
+        if words[1] == "synth":
+            small = ["--scans", "6", "--candidates-per-scan", "12", "--in-plane", "96", "--slices", "60"]
+            assert main([*words[1:], *small, "--workers", "0"]) == 0
+        else:
+            if words[4] == "training":
+                words += ["--max_epochs", "1", "--samples_per_epoch", "16"]
+            run(words, workplace)
+    output = workplace / "data-unversioned" / "demo" / "output"
+    assert (output / "model.pt").is_file()
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "tensorboard --logdir data-unversioned/demo/output/runs" in last
+
+
+def test_pictures_and_files_named_in_the_readme_exist(repository):
+    text = (repository / "README.md").read_text()
+    for name in re.findall(r"!?\[[^\]]*\]\(([^)#]+)\)", text):
+        assert name.startswith("http") or (repository / name).exists(), name
