@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 
-class App:
+class App(ABC):
     """One command of ``luna-monai``, callable from Python as ``SomeApp(argv).main()``, as in the book.
 
     Args:
@@ -31,6 +32,7 @@ class App:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments on ``parser``."""
 
+    @abstractmethod
     def main(self) -> int:
         """Do the work.
 
@@ -40,7 +42,6 @@ class App:
         Raises:
             LunaError: when the input is bad.
         """
-        raise NotImplementedError
 
 
 def run_app(app_class: type[App], sys_argv: Sequence[object] | None = None) -> int:
