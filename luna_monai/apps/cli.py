@@ -14,6 +14,7 @@ COMMANDS = {
     "precache": ("precache", "LunaPrecacheApp", "cut all candidates of a dataset into the cache"),
     "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
     "evaluate": ("evaluate", "LunaEvaluateApp", "judge weights: metrics, calibration, thresholds"),
+    "crossval": ("crossval", "LunaCrossvalApp", "train and judge a model for each fold"),
     "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
     "report": ("report", "LunaReportApp", "show a run's curves and mistakes in one HTML file"),
 }

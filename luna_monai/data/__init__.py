@@ -10,6 +10,7 @@ from luna_monai.data.readers import Geometry, SimpleITKReader, check_scan, files
 from luna_monai.data.samplers import BalancedSampler
 from luna_monai.data.splits import (
     check_split,
+    folds_of,
     read_patients,
     split_by_series_stride,
     split_by_stride,
@@ -34,6 +35,7 @@ __all__ = [
     "examine_dataset",
     "files_of_scan",
     "find_scans",
+    "folds_of",
     "map_or_read",
     "read_candidates",
     "read_geometry",

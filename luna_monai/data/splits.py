@@ -83,11 +83,7 @@ def split_by_subset(
             unknown.
     """
     dataset_dir = candidates.attrs["dataset_dir"]
-    subset_of_series = {seriesuid: subset_of(path) for seriesuid, path in find_scans(dataset_dir).items()}
-    subsets = candidates["seriesuid"].map(subset_of_series)
-    if patients_file is not None:
-        patients = candidates["seriesuid"].map(_group_of_series(candidates, patients_file))
-        subsets = subsets.groupby(patients).transform("min")
+    subsets = folds_of(candidates, patients_file)
     present = sorted(subsets.unique())
     names = ", ".join(map(str, present))
     if fold not in present:
@@ -101,6 +97,27 @@ def split_by_subset(
         )
     is_validation = subsets == fold
     return candidates[~is_validation], candidates[is_validation]
+
+
+def folds_of(candidates: pd.DataFrame, patients_file: str | Path | None = None) -> pd.Series:
+    """Tell in which fold each candidate is validated.
+
+    Args:
+        candidates: see :func:`split_by_subset`.
+        patients_file: see :func:`split_by_subset`.
+
+    Returns:
+        The number of the LUNA16 subset, indexed as ``candidates``.
+
+    Raises:
+        LunaError: when the patient of a scan is unknown.
+    """
+    scans = find_scans(candidates.attrs["dataset_dir"])
+    subsets = candidates["seriesuid"].map({seriesuid: subset_of(path) for seriesuid, path in scans.items()})
+    if patients_file is None:
+        return subsets
+    patients = candidates["seriesuid"].map(_group_of_series(candidates, patients_file))
+    return subsets.groupby(patients).transform("min")
 
 
 def read_patients(path: str | Path) -> pd.Series:

@@ -61,7 +61,7 @@ def write_results(
     def evaluate(part: pd.DataFrame, seriesuids: Sequence[str], samples: int = 0) -> FrocResult:
         return evaluate_froc(part, annotations, excluded, seriesuids, bootstrap=samples)
 
-    of_fold = dict(list(predictions.groupby("fold")))
+    of_fold = {fold: predictions[predictions["fold"] == fold] for fold in folds}
     curves = {fold: evaluate(part, sorted(part["seriesuid"].unique())) for fold, part in of_fold.items()}
     pooled = evaluate(predictions, list(find_scans(dataset_dir)), bootstrap)
     table = fold_table(of_fold, curves, predictions, pooled)
@@ -102,7 +102,7 @@ def pool_predictions(output_dir: Path, folds: Sequence[int], candidates: pd.Data
     predictions = pd.concat(parts).sort_values("row", kind="stable", ignore_index=True)
     twice = predictions["row"].duplicated()
     if twice.any():
-        row = predictions.loc[twice.idxmax(), "row"]
+        row = predictions.loc[twice, "row"].iloc[0]
         raise LunaError(f"{output_dir}: {twice.sum()} candidates are validated in two folds, the first in row {row}")
     other = not predictions["row"].isin(candidates.index).all() or not np.array_equal(
         predictions["seriesuid"], candidates.loc[predictions["row"], "seriesuid"]
@@ -178,11 +178,11 @@ def table_lines(table: pd.DataFrame, pooled: FrocResult) -> list[str]:
         Lines of text.
     """
     shown = ["roc_auc", "average_precision", "recall", "precision", "f1_score", "cpm"]
-    lines = [f"{'fold':>6} {'scans':>6} {'candidates':>10} {'nodules':>8} " + " ".join(f"{name:>17}" for name in shown)]
+    widths = {"scans": 6, "candidates": 10, "nodule_candidates": 17}
+    titles = [f"{name:>{width}}" for name, width in widths.items()] + [f"{name:>17}" for name in shown]
+    lines = [f"{'fold':>6} {' '.join(titles)}"]
     for row in table.to_dict("records"):
-        sizes = [
-            _size(row[name], width) for name, width in (("scans", 6), ("candidates", 10), ("nodule_candidates", 8))
-        ]
+        sizes = [_size(row[name], width) for name, width in widths.items()]
         values = " ".join("n/a".rjust(17) if row[name] != row[name] else f"{row[name]:17.4f}" for name in shown)
         lines.append(f"{row['fold']!s:>6} {' '.join(sizes)} {values}")
     score = f"CPM of all folds together {pooled.cpm:.4f}"

@@ -1,0 +1,185 @@
+"""A cross-validation: fresh weights for each fold, folds one by one or side by side, and results of all together."""
+
+import fcntl
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from luna_monai.apps import LunaCrossvalApp, LunaFrocApp, LunaTrainingApp, crossval
+from luna_monai.apps.base import run_app
+from luna_monai.apps.crossval import assert_fresh
+from luna_monai.errors import LunaError
+from luna_monai.networks import LunaModel
+
+COORDINATES = ["coordX", "coordY", "coordZ"]
+
+
+@pytest.fixture(autouse=True)
+def _leave_logging_as_it_was():
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def dataset_dir(write_dataset, tmp_path_factory):
+    return write_dataset(tmp_path_factory.mktemp("crossval") / "luna", scans=3, candidates=8)
+
+
+@pytest.fixture
+def arguments(dataset_dir, tmp_path):
+    return [
+        *("--output-dir", tmp_path / "cv", "--dataset-dir", dataset_dir, "--cache-dir", tmp_path / "cache"),
+        *("--epochs", 1, "precache_workers=0", "samples_per_epoch=8", "optimizer#lr=0.00001"),
+    ]
+
+
+def test_all_folds(arguments, dataset_dir, tmp_path, monkeypatch):
+    initial = []
+
+    def spy(network, *args):
+        initial.append({name: value.clone() for name, value in network.state_dict().items()})
+        assert_fresh(network, *args)
+
+    monkeypatch.setattr(crossval, "assert_fresh", spy)
+    assert LunaCrossvalApp(arguments).main() == 0
+    folder = tmp_path / "cv"
+
+    # Each fold starts from the same fresh weights and ends with its own.
+    assert len(initial) == 3
+    for name, value in initial[0].items():
+        assert all(torch.equal(other[name], value) for other in initial[1:]), name
+    trained = [torch.load(folder / f"fold{fold}" / "model.pt", weights_only=True) for fold in range(3)]
+    weights = [state["block1.conv1.weight"] for state in (initial[0], *trained)]
+    assert len({value.numpy().tobytes() for value in weights}) == 4
+
+    # Each candidate is predicted once, by the model that has not seen its scan.
+    predictions = pd.read_csv(folder / "predictions.csv")
+    assert predictions["row"].tolist() == list(range(24))
+    assert (predictions["seriesuid"] == "1.2.3." + predictions["fold"].astype(str)).all()
+    for fold in range(3):
+        own = pd.read_csv(folder / f"fold{fold}" / "predictions" / "val.csv")
+        part = predictions[predictions["fold"] == fold].drop(columns="fold").reset_index(drop=True)
+        pd.testing.assert_frame_equal(part, own)
+
+    submission = pd.read_csv(folder / "submission.csv")
+    assert list(submission.columns) == ["seriesuid", *COORDINATES, "probability"]
+    uids = tmp_path / "seriesuids.csv"
+    uids.write_text("1.2.3.0\n1.2.3.1\n1.2.3.2\n")
+    LunaFrocApp(
+        [
+            *(folder / "submission.csv", "--annotations", dataset_dir / "annotations.csv", "--seriesuids", uids),
+            *("--json", tmp_path / "froc.json"),
+        ]
+    ).main()
+    official = json.loads((tmp_path / "froc.json").read_text())
+    content = json.loads((folder / "crossval.json").read_text())
+    assert content["froc"]["cpm"] == pytest.approx(official["cpm"], abs=1e-12)
+    assert content["froc"]["bootstrap"] == official["bootstrap"]
+
+    table = pd.read_csv(folder / "folds.csv", index_col="fold")
+    assert table.index.tolist() == ["0", "1", "2", "mean", "std", "pooled"]
+    assert table["scans"].tolist()[:3] == [1, 1, 1]
+    assert table.loc["pooled", ["scans", "candidates", "nodule_candidates"]].tolist() == [3, 24, 6]
+    for fold in range(3):
+        metrics = pd.read_csv(folder / f"fold{fold}" / "metrics.csv").query("split == 'val'").iloc[0]
+        for name in ("roc_auc", "average_precision", "cpm", "sensitivity/8"):
+            assert table.loc[str(fold), name] == pytest.approx(metrics[name], abs=1e-6), name
+    of_folds = table.loc[["0", "1", "2"], "cpm"]
+    assert of_folds.nunique() > 1
+    assert table.loc["mean", "cpm"] == pytest.approx(of_folds.mean())
+    assert table.loc["std", "cpm"] == pytest.approx(np.std(of_folds, ddof=1), abs=1e-12)
+    assert table.loc["pooled", "cpm"] == pytest.approx(official["cpm"])
+    assert (folder / "froc.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_fold_by_fold_and_side_by_side(arguments, tmp_path, capsys):
+    folder = tmp_path / "cv"
+    LunaCrossvalApp([*arguments, "--folds", "2"]).main()
+    assert sorted(path.name for path in folder.glob("fold*")) == ["fold2"]
+    assert not (folder / "submission.csv").exists()
+    before = (folder / "fold2" / "model.pt").stat().st_mtime_ns
+
+    with (folder / ".fold0.lock").open("w") as held_by_another:
+        fcntl.flock(held_by_another, fcntl.LOCK_EX)
+        LunaCrossvalApp(arguments).main()
+    output = capsys.readouterr().out
+    assert "Fold 0: another process is training it" in output
+    assert "Fold 1: starting from fresh weights" in output
+    assert output.endswith("Folds still to be trained: 0; results come with the last one\n")
+    assert not (folder / "fold0").exists()
+
+    LunaCrossvalApp(arguments).main()
+    assert (folder / "fold2" / "model.pt").stat().st_mtime_ns == before
+    assert len(pd.read_csv(folder / "submission.csv")) == 24
+
+
+def test_an_interrupted_fold_goes_on(arguments, tmp_path, capsys):
+    fold = ["--output-dir", tmp_path / "cv" / "fold1", *arguments[2:], "fold=1"]
+    LunaTrainingApp(fold).main()
+    arguments[arguments.index("--epochs") + 1] = 2
+    LunaCrossvalApp([*arguments, "--folds", "1"]).main()
+    assert "Fold 1: going on" in capsys.readouterr().out
+    assert pd.read_csv(tmp_path / "cv" / "fold1" / "metrics.csv")["epoch"].tolist() == [1, 1, 2, 2]
+    assert not list((tmp_path / "cv" / "fold1").glob("previous-*"))
+
+
+@pytest.mark.parametrize("sign", ["batch normalisation", "optimizer", "weights of another fold"])
+def test_trained_weights_are_refused(tmp_path, sign):
+    network = LunaModel()
+    optimizer = torch.optim.Adam(network.parameters())
+    assert_fresh(network, optimizer, 1, tmp_path)
+    (tmp_path / "fold0").mkdir()
+    torch.save(LunaModel().state_dict(), tmp_path / "fold0" / "model.pt")
+    assert_fresh(network, optimizer, 1, tmp_path)
+    if sign == "batch normalisation":
+        network.train()(torch.zeros(2, 1, 32, 48, 48))
+        message = "tail_batchnorm.num_batches_tracked is 1"
+    elif sign == "optimizer":
+        network.eval()(torch.zeros(1, 1, 32, 48, 48)).sum().backward()
+        optimizer.step()
+        message = "the optimizer has a state of 20 parameters"
+    else:
+        torch.save(network.state_dict(), tmp_path / "fold0" / "model.pt")
+        message = r"the weights are those of .*fold0/model\.pt"
+    with pytest.raises(LunaError, match=f"fold 1: must start from fresh weights, but {message}"):
+        assert_fresh(network, optimizer, 1, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--folds", "0,7"], "--folds 0,7: no scans with candidates in subset7; folds with scans: 0,1,2"),
+        (["--folds", "all"], "--folds all: expected numbers separated by commas, such as 0,1,2"),
+        (["fold=1"], "fold=1: crossval sets this key itself"),
+        (["finetune=model.pt"], "finetune=model.pt: crossval sets this key itself"),
+        (["--config", "book_ch11"], "split: luna_monai.data.split_by_stride has no folds"),
+        (["--bootstrap", "-1"], "--bootstrap must not be negative, found -1"),
+        (["epoch=3"], "'epoch' is not a key of the configuration"),
+    ],
+)
+def test_mistakes_get_one_clear_line(arguments, capsys, tmp_path, wrong, message):
+    assert run_app(LunaCrossvalApp, [*arguments, *wrong]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"luna-monai crossval: error: {message}")
+    assert error.count("\n") == 1
+    assert not (tmp_path / "cv").exists()
+
+
+def test_folds_must_be_trained_alike(arguments, tmp_path):
+    LunaCrossvalApp([*arguments, "--folds", "0"]).main()
+    with pytest.raises(LunaError, match=r"fold0 was trained with other settings \(batch_size, seed\)"):
+        LunaCrossvalApp([*arguments, "seed=1", "--batch-size", 4]).main()
+    assert not (tmp_path / "cv" / "fold1").exists()
+
+
+def test_one_subset_is_not_enough(write_dataset, arguments, tmp_path):
+    arguments[arguments.index("--dataset-dir") + 1] = write_dataset(tmp_path / "luna", scans=1, candidates=4)
+    with pytest.raises(LunaError, match="scans in subset0 only; a cross-validation needs two subsets"):
+        LunaCrossvalApp(arguments).main()
