@@ -1,0 +1,199 @@
+"""Evaluating a run or a file of weights, and what is written about it."""
+
+import json
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from luna_monai.apps import LunaEvaluateApp, LunaFrocApp, LunaTrainingApp
+from luna_monai.apps.base import run_app
+from luna_monai.errors import LunaError
+from luna_monai.metrics.calibration import Calibration, log_odds_of_probability
+from luna_monai.networks import LunaModel
+
+
+@pytest.fixture(autouse=True)
+def _leave_logging_as_it_was():
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def run(write_dataset, tmp_path_factory):
+    """Train a little on noise, and return the folder of the run."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    dataset_dir = write_dataset(folder / "luna", scans=2, candidates=12)
+    LunaTrainingApp(
+        [
+            *("--dataset-dir", dataset_dir, "--cache-dir", folder / "cache", "--output-dir", folder / "run"),
+            *("--epochs", 1, "--fold", 1, "samples_per_epoch=8", "precache_workers=0", "optimizer#lr=0.00001"),
+        ]
+    ).main()
+    return folder / "run"
+
+
+def test_a_run_with_its_own_configuration(run):
+    assert LunaEvaluateApp([run]).main() == 0
+    results = run / "evaluation"
+    expected = pd.read_csv(run / "predictions" / "val.csv")
+    predictions = pd.read_csv(results / "predictions.csv")
+    assert predictions["seriesuid"].unique().tolist() == ["1.2.3.1"]  # fold 1, as in training
+    pd.testing.assert_frame_equal(predictions, expected, rtol=1e-5)
+    content = json.loads((results / "metrics.json").read_text())
+    assert (content["scans"], content["candidates"]) == (1, 12)
+    assert content["weights"] == str(run / "model.pt")
+    trained = pd.read_csv(run / "metrics.csv").query("split == 'val'").iloc[0]
+    for name in ("roc_auc", "loss/all", "cpm", "pr/recall"):
+        assert content["metrics"][name] == pytest.approx(trained[name], rel=1e-5), name
+    assert not list(results.rglob("*.tmp"))
+    assert len(pd.read_csv(run / "metrics.csv")) == 2  # the run itself is as it was
+
+
+def test_calibration_and_thresholds(run, tmp_path):
+    LunaEvaluateApp([run, "--output-dir", tmp_path / "results", "--fold", 0]).main()
+    predictions = pd.read_csv(tmp_path / "results" / "predictions.csv")
+    assert predictions["seriesuid"].unique().tolist() == ["1.2.3.0"]
+    content = json.loads((tmp_path / "results" / "calibration.json").read_text())
+    assert content["fitted_on"] == {"scans": 1, "candidates": 12, "nodule_candidates": 2}
+    probability, is_nodule = predictions["probability"].to_numpy(), predictions["class"].to_numpy() == 1
+    calibration = Calibration(**content["calibration"])
+    calibrated = calibration.apply(log_odds_of_probability(probability))
+    # Fitted on the same data, so the mean must be the share of nodules.
+    assert calibrated.mean() == pytest.approx(2 / 12, abs=1e-3)
+    points = {name: {point["wanted"]: point for point in points} for name, points in content["thresholds"].items()}
+    assert list(points["sensitivity"]) == [0.8, 0.9, 0.95, 0.99]
+    assert list(points["false_positives_per_scan"]) == [0.5, 1, 2, 4, 8]
+    for wanted, point in points["false_positives_per_scan"].items():
+        called = probability > point["threshold"]
+        assert (called & ~is_nodule).sum() == point["false_positives_per_scan"] <= wanted
+        np.testing.assert_array_equal(calibrated > point["calibrated_threshold"], called)
+    for wanted, point in points["sensitivity"].items():
+        assert (probability > point["threshold"])[is_nodule].mean() == point["sensitivity"] >= wanted
+    for name in ("raw", "calibrated"):
+        assert sum(content["reliability"][name]["count"]) == 12
+        assert (tmp_path / "results" / f"reliability-{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert content["reliability"]["calibrated"]["brier_score"] < content["reliability"]["raw"]["brier_score"]
+
+
+def test_submission_is_luna16s(run, tmp_path):
+    LunaEvaluateApp([run, "--output-dir", tmp_path]).main()
+    (tmp_path / "uids.csv").write_text("1.2.3.1\n")
+    LunaFrocApp(
+        [
+            *(tmp_path / "submission.csv", "--annotations", run.parent / "luna" / "annotations.csv"),
+            *("--seriesuids", tmp_path / "uids.csv", "--json", tmp_path / "froc.json", "--bootstrap", 0),
+        ]
+    ).main()
+    official = json.loads((tmp_path / "froc.json").read_text())["cpm"]
+    assert json.loads((tmp_path / "metrics.json").read_text())["metrics"]["cpm"] == pytest.approx(official)
+
+
+def test_weights_on_all_scans_and_metadata(run, tmp_path):
+    metadata = tmp_path / "metadata.json"
+    metadata.write_text(json.dumps({"version": "0.1.0"}))
+    LunaEvaluateApp(
+        [
+            *(run / "checkpoint.pt", "--all-scans", "--dataset-dir", run.parent / "luna", "--metadata", metadata),
+            *("--cache-dir", run.parent / "cache", "--output-dir", tmp_path / "results"),
+        ]
+    ).main()
+    assert pd.read_csv(tmp_path / "results" / "predictions.csv")["row"].tolist() == list(range(24))
+    stored = json.loads(metadata.read_text())
+    calibration = json.loads((tmp_path / "results" / "calibration.json").read_text())
+    assert stored["version"] == "0.1.0"
+    assert stored["operating_points"]["calibration"] == calibration["calibration"]
+    assert stored["operating_points"]["thresholds"] == calibration["thresholds"]
+
+
+def test_the_book_keeps_its_threshold(run, tmp_path):
+    arguments = ["--dataset-dir", run.parent / "luna", "--cache-dir", run.parent / "cache", "--output-dir", tmp_path]
+    (tmp_path / "calibration.json").write_text("of an earlier evaluation")
+    LunaEvaluateApp([run / "model.pt", "--config", "book_ch11", *arguments]).main()
+    assert pd.read_csv(tmp_path / "predictions.csv")["row"].tolist() == [0, 10, 20]
+    assert not (tmp_path / "calibration.json").exists()
+    assert "cpm" not in json.loads((tmp_path / "metrics.json").read_text())["metrics"]
+
+
+def test_one_class_has_no_calibration(run, write_dataset, tmp_path, capsys):
+    dataset_dir = write_dataset(tmp_path / "luna", scans=2, candidates=8)
+    table = pd.read_csv(dataset_dir / "candidates.csv").assign(**{"class": 0})
+    table.to_csv(dataset_dir / "candidates.csv", index=False)
+    arguments = ["--dataset-dir", dataset_dir, "--cache-dir", "null", "--output-dir", tmp_path / "results"]
+    LunaEvaluateApp([run, *arguments]).main()
+    assert "No calibration and no thresholds: a calibration needs candidates of both classes" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results" / "metrics.json").read_text())["metrics"]["roc_auc"] is None
+    assert not list((tmp_path / "results").glob("calibration*"))
+
+
+def test_bundle_command(run, tmp_path, repository):
+    """The zoo's way: overlays, and ``run`` as the name of what is run."""
+    from monai.bundle import ConfigWorkflow
+
+    folder = repository / "bundle" / "configs"
+    workflow = ConfigWorkflow(
+        config_file=[str(folder / "train.yaml"), str(folder / "evaluate.yaml")],
+        meta_file=str(folder / "metadata.json"),
+        logging_file=False,
+        run_id="run",
+        workflow_type="train",
+        weights=str(run / "model.pt"),
+        dataset_dir=str(run.parent / "luna"),
+        cache_dir=None,
+        fold=1,
+        output_dir=str(tmp_path / "results"),
+    )
+    workflow.initialize()
+    workflow.run()
+    expected = pd.read_csv(run / "predictions" / "val.csv")
+    actual = pd.read_csv(tmp_path / "results" / "predictions.csv")
+    pd.testing.assert_frame_equal(actual, expected, rtol=1e-5)
+
+
+def test_mistakes_get_one_clear_line(run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    torch.save(torch.nn.Linear(1, 1).state_dict(), tmp_path / "linear.pt")
+    (tmp_path / "metadata.json").write_text("{")
+    here = ["--dataset-dir", run.parent / "luna", "--cache-dir", "null", "--output-dir", tmp_path / "results"]
+    for arguments, message in (
+        ([tmp_path / "empty"], f"{tmp_path}/empty: no model.pt in this folder, so it is not the folder of a run"),
+        ([tmp_path / "nowhere.pt", *here], f"{tmp_path}/nowhere.pt: no such file"),
+        ([tmp_path / "linear.pt", *here], f"{tmp_path}/linear.pt: the weights are those of another network"),
+        ([run, "--fold", 7], "fold 7: no scan with candidates"),
+        ([run, "--metadata", tmp_path / "metadata.json"], f"{tmp_path}/metadata.json: can't be read as the metadata"),
+        ([run, "wieghts=1"], "'wieghts' is not a key of the configuration; did you mean 'weights'"),
+    ):
+        assert run_app(LunaEvaluateApp, arguments) == 1
+        error = capsys.readouterr().err
+        assert error.startswith(f"luna-monai evaluate: error: {message}")
+        assert error.count("\n") == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_finetune(run, tmp_path):
+    """Training starts from the given weights: with a learning rate of zero it ends with them."""
+    arguments = [
+        *(
+            "--dataset-dir",
+            run.parent / "luna",
+            "--cache-dir",
+            run.parent / "cache",
+            "--output-dir",
+            tmp_path / "tuned",
+        ),
+        *("--epochs", 1, "samples_per_epoch=8", "optimizer#lr=0.0", "--finetune", run / "checkpoint.pt"),
+    ]
+    LunaTrainingApp(arguments).main()
+    # Of the last epoch, as the weights of the only epoch are.
+    start = torch.load(run / "checkpoint.pt", weights_only=True)["state"]["network"]
+    end = torch.load(tmp_path / "tuned" / "model.pt", weights_only=True)
+    parameters = [name for name, _ in LunaModel().named_parameters()]
+    assert all(torch.equal(start[name], end[name]) for name in parameters)
+    assert end["tail_batchnorm.num_batches_tracked"] == start["tail_batchnorm.num_batches_tracked"] + 1
+    with pytest.raises(LunaError, match=r"nowhere\.pt: no such file"):
+        LunaTrainingApp([*arguments[:-1], tmp_path / "nowhere.pt"]).main()
