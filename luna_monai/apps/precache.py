@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import re
 import sys
 
 from luna_monai.apps.base import App, run_app
 from luna_monai.apps.workflow import add_config_arguments, given_options, run_bundle
+from luna_monai.errors import LunaError
+
+logger = logging.getLogger(__name__)
 
 
 class LunaPrecacheApp(App):
@@ -17,25 +23,88 @@ class LunaPrecacheApp(App):
     """
 
     name = "precache"
-    description = "Cut all candidates of a dataset into the cache. May be interrupted and run again at any time."
+    description = (
+        "Cut all candidates of a dataset into the cache. May be interrupted and run again at any time. Machines that "
+        "share the folder may share the work, by --shard or by 'torchrun ... -m luna_monai precache'."
+    )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
         add_config_arguments(parser)
+        parser.add_argument("--subsets", default=None, metavar="N,N", help="LUNA16 subsets to cut, as 0,1,2 or 0-4")
+        parser.add_argument("--shard", default=None, metavar="K/N", help="do the K-th of N parts, K from 1 to N")
+        parser.add_argument("--dry-run", action="store_true", help="show the plan, and how long it would take, only")
 
     def main(self) -> int:
-        """Fill the cache.
+        """Fill the cache, or show what that means.
 
         Raises:
-            LunaError: when the data or the configuration is bad, or the disk is too small.
+            LunaError: when the data, the configuration or an argument is bad, or the disk is too small.
         """
+        arguments = self.cli_args
+        if arguments.num_workers is not None and arguments.num_workers < 0:
+            raise LunaError(f"--num-workers {arguments.num_workers}: 0 or more processes")
+        shard = parse_shard(arguments.shard) if arguments.shard is not None else None
+        workers = arguments.num_workers
+        if launched := torchrun_shard():
+            if shard is not None:
+                raise LunaError("--shard and torchrun both divide the work; use one of them")
+            shard, processes_here = launched
+            logger.info("torchrun: this process does shard %d/%d", shard[0] + 1, shard[1])
+            if workers is None:
+                workers = max(len(os.sched_getaffinity(0)) // processes_here, 1)
         options = {
-            "dataset_dir": self.cli_args.dataset_dir,
-            "cache_dir": self.cli_args.cache_dir,
-            "precache_workers": self.cli_args.num_workers,
+            "dataset_dir": arguments.dataset_dir,
+            "cache_dir": arguments.cache_dir,
+            "precache_workers": workers,
+            "precacher#subsets": None if arguments.subsets is None else parse_subsets(arguments.subsets),
+            "precacher#shard": shard,
         }
-        run_bundle("precache", self.cli_args.config, given_options(options))
+        run_id = "precache_plan" if arguments.dry_run else "precache"
+        run_bundle(run_id, arguments.config, given_options(options))
         return 0
+
+
+def parse_shard(text: str) -> list[int]:
+    """Turn ``3/8`` into ``[2, 8]``.
+
+    Raises:
+        LunaError: when it is no such part.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise LunaError(f"--shard {text}: expected K/N with K from 1 to N, for example 3/8")
+    return [int(found[1]) - 1, int(found[2])]
+
+
+def parse_subsets(text: str) -> list[int]:
+    """Turn ``0,2,5-7`` into ``[0, 2, 5, 6, 7]``.
+
+    Raises:
+        LunaError: when it is no such list.
+    """
+    subsets: set[int] = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if found is None:
+            raise LunaError(f"--subsets {text}: expected numbers and ranges of subsets, for example 0,2,5-7")
+        subsets.update(range(int(found[1]), int(found[2] or found[1]) + 1))
+    return sorted(subsets)
+
+
+def torchrun_shard() -> tuple[list[int], int] | None:
+    """Tell this process's part of the work when torchrun has started it.
+
+    Returns:
+        The part, ``[rank, world size]``, and how many of the processes are on this machine; None without torchrun.
+    """
+    import torch.distributed
+
+    if not torch.distributed.is_torchelastic_launched():
+        return None
+    # What torchrun tells its processes: https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+    rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    return [rank, world], local
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.data import PersistentDataset
+from monai.transforms import RandomizableTrait, Transform
 from torch.utils.data import default_collate
 
 from luna_monai.data.cache_files import name_of, open_mapped, write
@@ -85,7 +86,7 @@ class SeriesCache(PersistentDataset):
             are asked for.
 
     Raises:
-        LunaError: when the folder can't be made, or nothing is cut by the transforms.
+        LunaError: when the folder can't be made, a transform is random, or none of them cuts.
     """
 
     def __init__(
@@ -106,6 +107,9 @@ class SeriesCache(PersistentDataset):
             raise LunaError(f"{cache_dir}: can't be used as cache folder ({error}); choose another cache_dir") from None
         # Flattening makes a Compose, and that draws random seeds: once is enough.
         self._steps = list(self.transform.flatten().transforms)
+        for step in self._steps:
+            if isinstance(step, RandomizableTrait) or not isinstance(step, Transform):
+                raise LunaError(f"{type(step).__name__}: only MONAI's deterministic transforms can be cached")
         self.spatial_size = _spatial_size(self._steps)
         self._open: dict[int, dict[str, Any]] = {}
         self._mapped_scans: dict[int, dict[str, Any]] = {}

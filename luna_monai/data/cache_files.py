@@ -20,7 +20,8 @@ from luna_monai.data.hashing import HASH_LENGTH, hash_of
 from luna_monai.errors import LunaError
 from luna_monai.files import atomic_write
 
-_NAME = re.compile(rf"(?P<seriesuid>.+)\.(?P<series>[0-9a-f]{{{HASH_LENGTH}}})\.(?P<transforms>[0-9a-f]{{{HASH_LENGTH}}})\.pt")
+_HASH = f"[0-9a-f]{{{HASH_LENGTH}}}"
+_NAME = re.compile(rf"(?P<seriesuid>.+)\.(?P<series>{_HASH})\.(?P<transforms>{_HASH})\.pt")
 _PACKAGES = ("luna-monai", "monai", "torch", "numpy", "simpleitk")
 
 

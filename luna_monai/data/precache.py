@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -15,11 +17,15 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from luna_monai.data.cache import SeriesCache
+from luna_monai.data.cache_files import save
+from luna_monai.data.candidates import subset_of
+from luna_monai.data.manifest import explain_missing, is_complete, read_manifest, write_manifest
+from luna_monai.data.readers import read_geometry
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 
 logger = logging.getLogger(__name__)
 
-_ABANDONED_S = 3600  # a temporary file this old belongs to no running process
+ABANDONED_S = 3600  # a temporary file this old belongs to no running process
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,11 @@ class PrecachePlan:
 
     Attributes:
         series: numbers of the series still to do.
-        total_series: how many series the cache has in all.
+        total_series: how many series there are in all, done or not, in the chosen subsets and shard.
         candidates: candidates of the series still to do.
         bytes_needed: what their files take.
         bytes_free: what the disk has.
-        worker_bytes: the most memory one worker needs: a CT and its candidates.
+        worker_bytes: the most memory one worker needs beside its libraries: a CT and its candidates.
     """
 
     series: list[int]
@@ -52,46 +58,73 @@ class Precache:
     Args:
         cache: the cache to fill.
         num_workers: processes; each holds one CT at a time. 0 works in this process.
-        shard: ``(k, n)``: do only every n-th series, from the k-th on, counted from 0.
+        subsets: LUNA16 subsets to do; all when None.
+        shard: ``(k, n)``: do only every n-th of these series, from the k-th on, counted from 0.
         progress: wraps the iterable of finished series to show how far it is, as
             ``progress(iterable, description, total)``; nothing is shown when None.
+
+    Raises:
+        LunaError: when the shard is not one, or no scan is in the subsets.
     """
 
     def __init__(
         self,
         cache: SeriesCache,
         num_workers: int = 0,
-        shard: tuple[int, int] = (0, 1),
+        subsets: Sequence[int] | None = None,
+        shard: Sequence[int] = (0, 1),
         progress: Callable[[Iterable[Any], str, int], Iterator[Any]] | None = None,
     ) -> None:
-        if not 0 <= shard[0] < shard[1]:
-            raise LunaError(f"shard {shard[0]}/{shard[1]}: the first number counts from 0 to one below the second")
+        if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
+            raise LunaError(f"shard {tuple(shard)}: the first number counts from 0 to one below the second")
         self.cache = cache
         self.num_workers = num_workers
-        self.shard = shard
+        self.shard = tuple(shard)
         self.progress = progress
+        chosen = range(len(cache.data))
+        if subsets is not None:
+            subset_of_series = [subset_of(Path(item["image"])) for item in cache.data]
+            absent = sorted(set(subsets) - set(subset_of_series))
+            if absent:
+                raise LunaError(
+                    f"subsets {', '.join(map(str, absent))}: no scans with candidates there; there are some in "
+                    f"{', '.join(map(str, sorted(set(subset_of_series))))}"
+                )
+            chosen = [index for index in chosen if subset_of_series[index] in subsets]
+        self.series = list(chosen)[self.shard[0] :: self.shard[1]]
 
     def plan(self) -> PrecachePlan:
         """Look at what is there and what is to do.
 
         Raises:
-            ValueError: when the cache has no folder.
+            LunaError: when the cache has no folder, or the header of a CT can't be read.
         """
-        if self.cache.cache_dir is None:
-            raise ValueError("nothing to plan: there is no cache_dir")
-        part, parts = self.shard
-        series = [index for index in self.cache.missing() if index % parts == part]
-        sizes = [len(self.cache.data[index]["center_xyz"]) for index in series]
-        scans = [sum(file["bytes"] for file in self.cache.data[index]["files"]) for index in series]
-        bytes_each = [self.cache.bytes_needed([index]) for index in series]
+        folder = self._folder()
+        missing = set(self.cache.missing())
+        series = [index for index in self.series if index in missing]
         return PrecachePlan(
             series=series,
-            total_series=len(self.cache.data),
-            candidates=sum(sizes),
-            bytes_needed=sum(bytes_each),
-            bytes_free=shutil.disk_usage(self.cache.cache_dir).free,
-            worker_bytes=max((scan + cut for scan, cut in zip(scans, bytes_each, strict=True)), default=0),
+            total_series=len(self.series),
+            candidates=sum(self._count(index) for index in series),
+            bytes_needed=self.cache.bytes_needed(series),
+            bytes_free=shutil.disk_usage(folder).free,
+            worker_bytes=max(map(self._worker_bytes, series), default=0),
         )
+
+    def show_plan(self) -> PrecachePlan:
+        """Log what is there, what is to do and how long it will take by the first series; write nothing that stays.
+
+        Returns:
+            The plan.
+
+        Raises:
+            LunaError: as :meth:`run`.
+        """
+        plan = self._checked_plan(self._folder())
+        if plan.series:
+            seconds = self._rehearse(plan.series[0])
+            logger.info("cache: %s, by the first series", self._expected(plan, plan.series[0], seconds))
+        return plan
 
     def run(self) -> int:
         """Fill the cache.
@@ -100,16 +133,35 @@ class Precache:
             How many series were cut.
 
         Raises:
-            LunaError: when the disk can't hold the cache, or a CT can't be read.
+            LunaError: when the folder can't be written, the disk can't hold the cache, or a CT can't be read.
         """
         if self.cache.cache_dir is None:
             logger.info("cache: none (cache_dir is null); candidates are cut from the CTs as they are needed")
             return 0
+        folder = self.cache.cache_dir
+        plan = self._checked_plan(folder)
+        try:
+            if plan.series:
+                _remove_abandoned(folder)
+                self._build(plan)
+        finally:
+            _refresh_manifest(folder)
+        return len(plan.series)
+
+    def _folder(self) -> Path:
+        if self.cache.cache_dir is None:
+            raise LunaError("cache_dir is null: candidates are cut when they are needed, there is nothing to cache")
+        return self.cache.cache_dir
+
+    def _checked_plan(self, folder: Path) -> PrecachePlan:
         plan = self.plan()
         done = plan.total_series - len(plan.series)
-        logger.info("cache: %s holds %d of %d series", self.cache.cache_dir, done, plan.total_series)
+        part = "" if self.shard[1] == 1 else f" of shard {self.shard[0] + 1}/{self.shard[1]}"
+        logger.info("cache: %s holds %d of %d series%s", folder, done, plan.total_series, part)
         if not plan.series:
-            return 0
+            return plan
+        for line in explain_missing(self.cache, plan.series):
+            logger.info("cache: %s", line)
         logger.info(
             "cache: %d series to cut: %s candidates, %s; %s free; %d workers of at most %s",
             len(plan.series),
@@ -119,37 +171,46 @@ class Precache:
             self.num_workers,
             _size(plan.worker_bytes),
         )
+        if not os.access(folder, os.W_OK):
+            raise LunaError(
+                f"{folder}: {len(plan.series)} of {plan.total_series} series are missing and the folder can't be "
+                "written; fill it from where it can, or choose another cache_dir"
+            )
         if plan.bytes_needed > plan.bytes_free:
             raise LunaError(
-                f"{self.cache.cache_dir}: the cache needs {_size(plan.bytes_needed)}, the disk has "
+                f"{folder}: the cache needs {_size(plan.bytes_needed)}, the disk has "
                 f"{_size(plan.bytes_free)} free; choose another cache_dir, fewer subsets, or cache_dir: null"
             )
-        self._remove_abandoned(self.cache.cache_dir)
-        self._build(plan)
-        return len(plan.series)
+        return plan
 
     def _build(self, plan: PrecachePlan) -> None:
         start = time.perf_counter()
-        self.cache.build(plan.series[0])
-        elapsed = time.perf_counter() - start
-        rest = plan.series[1:]
-        if rest:
-            share = 1 - len(self.cache.data[plan.series[0]]["center_xyz"]) / max(plan.candidates, 1)
-            expected = elapsed * share / max(1 - share, 1e-9) / max(self.num_workers, 1)
-            logger.info("cache: about %s to go, by the first series", timedelta(seconds=round(expected)))
         loader = DataLoader(
-            _Builder(self.cache, rest),
+            _Builder(self.cache, plan.series),
             batch_size=None,
-            num_workers=min(self.num_workers, len(rest)),
+            num_workers=min(self.num_workers, len(plan.series)),
+            in_order=False,
             # Of its own, or weights drawn afterwards would depend on whether the cache was there.
             generator=torch.Generator(),
         )
-        finished: Iterable[Any] = loader
+        done = 0
+        finished = self._with_first_estimate(loader, plan)
         if self.progress is not None:
-            finished = self.progress(loader, "cache", len(rest))
-        with unwrapped_luna_errors():
-            for _ in finished:
-                pass
+            finished = self.progress(finished, "cache", len(plan.series))
+        try:
+            with unwrapped_luna_errors():
+                for _ in finished:
+                    done += 1
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise LunaError(
+                f"{self.cache.cache_dir}: a worker was killed, most likely because memory ran out; use fewer workers "
+                f"than {self.num_workers}, each needs up to {_size(plan.worker_bytes)} beside its libraries"
+            ) from None
+        finally:
+            if done < len(plan.series):
+                logger.info("cache: stopped after %d of %d series; run it again to go on", done, len(plan.series))
         seconds = time.perf_counter() - start
         logger.info(
             "cache: %s candidates of %d series in %s, %s candidates/s",
@@ -159,14 +220,39 @@ class Precache:
             f"{plan.candidates / seconds:,.0f}",
         )
 
-    @staticmethod
-    def _remove_abandoned(folder: Path) -> None:
-        for path in folder.glob(".*.tmp"):
-            try:
-                if time.time() - path.stat().st_mtime > _ABANDONED_S:
-                    path.unlink()
-            except FileNotFoundError:  # its writer was alive after all
-                continue
+    def _with_first_estimate(self, loader: Iterable[Any], plan: PrecachePlan) -> Iterator[Any]:
+        for number, (index, seconds) in enumerate(loader):
+            if number == 0 and len(plan.series) > 1:
+                logger.info("cache: %s, by the first series", self._expected(plan, int(index), float(seconds)))
+            yield index
+
+    def _expected(self, plan: PrecachePlan, index: int, seconds: float) -> str:
+        parallel = max(min(self.num_workers, len(plan.series)), 1)
+        expected = seconds * plan.candidates / self._count(index) / parallel
+        return f"about {timedelta(seconds=round(expected))} for {len(plan.series)} series"
+
+    def _rehearse(self, index: int) -> float:
+        start = time.perf_counter()
+        made = self.cache.cut(index)
+        try:
+            with tempfile.TemporaryFile(dir=self._folder()) as file:
+                save(file, **made)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise LunaError(
+                f"{self._folder()}: can't be written ({error.strerror}); choose another cache_dir"
+            ) from None
+        return time.perf_counter() - start
+
+    def _count(self, index: int) -> int:
+        return len(self.cache.data[index]["center_xyz"])
+
+    def _worker_bytes(self, index: int) -> int:
+        item = self.cache.data[index]
+        x, y, z = read_geometry(item["image"]).size
+        scan = max(2 * x * y * z, sum(file["bytes"] for file in item["files"]))
+        return scan + self.cache.bytes_needed([index])
 
 
 class _Builder(Dataset):
@@ -179,9 +265,36 @@ class _Builder(Dataset):
     def __len__(self) -> int:
         return len(self.series)
 
-    def __getitem__(self, number: int) -> torch.Tensor:
+    def __getitem__(self, number: int) -> tuple[int, float]:
+        start = time.perf_counter()
         self.cache.build(self.series[number])
-        return torch.tensor(self.series[number])
+        return self.series[number], time.perf_counter() - start
+
+
+def abandoned_files(folder: Path) -> list[Path]:
+    """List the temporary files that a killed process has left behind."""
+    found = []
+    for path in sorted(folder.glob(".*.tmp")):
+        try:
+            if time.time() - path.stat().st_mtime > ABANDONED_S:
+                found.append(path)
+        except FileNotFoundError:  # its writer was alive after all
+            continue
+    return found
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for path in abandoned_files(folder):
+        path.unlink(missing_ok=True)
+
+
+def _refresh_manifest(folder: Path) -> None:
+    if is_complete(folder, read_manifest(folder)):
+        return
+    try:
+        write_manifest(folder)
+    except LunaError as error:  # a full or read-only disk; the manifest can be made at any other time
+        logger.info("cache: no manifest: %s", error)
 
 
 def _size(count: float) -> str:
