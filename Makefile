@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(DEMO)/luna/candidates.csv: | $(VENV)/.installed
-	$(BIN)/luna-monai synth $(DEMO)/luna --scans 20 --candidates-per-scan 200 --workers $(WORKERS)
+	$(BIN)/luna-monai synth $(DEMO)/luna --scans 20 --candidates-per-scan 200 --nodules-per-scan 5 --workers $(WORKERS)
 
 demo: $(VENV)/.installed $(DEMO)/luna/candidates.csv
 	$(BIN)/python -m monai.bundle run precache --config_file "$(DEMO_CONFIG)"

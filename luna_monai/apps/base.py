@@ -29,6 +29,7 @@ class App(ABC):
         self.add_arguments(parser)
         self.cli_args = parser.parse_args(None if sys_argv is None else [str(value) for value in sys_argv])
 
+    @abstractmethod
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments on ``parser``."""
 
