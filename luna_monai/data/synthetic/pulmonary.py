@@ -48,7 +48,7 @@ def draw_tubes(rng: np.random.Generator, setting: Setting) -> Tubes:
     paint_tubes(blood, grid, points, np.minimum(radii, 7.0), sigma, profile)
     everything = join([airways, _central_airways(setting.body.height)])
     points, radii, branch = everything.sample(0.7)
-    paint_tubes(walls, grid, points, 1.14 * radii + 0.3, sigma, profile)
+    paint_tubes(walls, grid, points, 1.12 * radii + 0.25, sigma, profile)
     # Mucus fills a few airways.
     plugged = (rng.random(len(everything.leaves)) < 0.04) & (everything.leaves > 1)
     open_points = ~plugged[branch]
@@ -76,7 +76,7 @@ def _grow(rng: np.random.Generator, setting: Setting) -> tuple[Branches, Branche
             trees.append(grow_tree(rng, root, leaves, leaf_radius, exponent))
         blood += trees
         airway_leaf_radius = leaf_radius * float(rng.uniform(0.75, 0.95))
-        airways.append(airways_beside(trees[0].where(trees[0].leaves >= 40), airway_leaf_radius, exponent))
+        airways.append(airways_beside(trees[0].where(trees[0].leaves >= 90), airway_leaf_radius, exponent))
     return join(blood), join(airways)
 
 
