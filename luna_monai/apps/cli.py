@@ -12,6 +12,7 @@ COMMANDS = {
     "synth": ("synth", "LunaSynthApp", "write a synthetic LUNA16 dataset"),
     "doctor": ("doctor", "LunaDoctorApp", "report what is wrong with a dataset folder, and what to do"),
     "precache": ("precache", "LunaPrecacheApp", "cut all candidates of a dataset into the cache"),
+    "cache": ("cache", "LunaCacheApp", "what the cache holds, whether it is whole, what can go"),
     "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
     "evaluate": ("evaluate", "LunaEvaluateApp", "judge weights: metrics, calibration, thresholds"),
     "crossval": ("crossval", "LunaCrossvalApp", "train and judge a model for each fold"),
