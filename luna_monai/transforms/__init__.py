@@ -1,6 +1,6 @@
 """Transforms, each as an array class and its dictionary wrapper."""
 
-from luna_monai.transforms.augment import RandAugmentCandidates
+from luna_monai.transforms.augment import RandAugmentCandidates, resample_candidates
 from luna_monai.transforms.crop import CropCandidates, CropCandidatesd
 from luna_monai.transforms.intensity import ClipIntensityRange, ClipIntensityRanged
 from luna_monai.transforms.load import LoadScan, LoadScand
@@ -13,4 +13,5 @@ __all__ = [
     "LoadScan",
     "LoadScand",
     "RandAugmentCandidates",
+    "resample_candidates",
 ]

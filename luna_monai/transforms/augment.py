@@ -6,6 +6,39 @@ import torch
 import torch.nn.functional as F
 from monai.transforms import RandomizableTrait
 
+from luna_monai.errors import LunaError
+
+
+def resample_candidates(
+    image: torch.Tensor, *, flip: torch.Tensor, scale: torch.Tensor, rotate: torch.Tensor, shift: torch.Tensor
+) -> torch.Tensor:
+    """Flip, then scale, then rotate, then shift each candidate of a batch about its centre, in one resampling.
+
+    Args:
+        image: float (N, C, D, H, W); axes z, y, x.
+        flip: bool (N, 3), which of z, y and x to flip.
+        scale: (N,), how many times larger everything becomes.
+        rotate: (N,), degrees in the plane of the slices, from the x axis towards the y axis.
+        shift: (N, 3), voxels along z, y and x, towards higher indices.
+
+    Returns:
+        A batch of the same shape and type: trilinear, with the voxels of the border repeated outside.
+    """
+    half = torch.tensor(image.shape[:1:-1], device=image.device, dtype=image.dtype) / 2  # x, y, z, in voxels
+    angle = torch.deg2rad(rotate)
+    # From output to input, in voxels from the centre: each step undone, the last one first.
+    rotation = torch.eye(3, device=image.device, dtype=image.dtype).repeat(len(image), 1, 1)
+    rotation[:, 0, 0] = rotation[:, 1, 1] = angle.cos()
+    rotation[:, 0, 1] = angle.sin()
+    rotation[:, 1, 0] = -angle.sin()
+    sign = 1 - 2 * flip.flip(1).to(image.dtype)
+    matrix = torch.diag_embed(sign / scale[:, None]) @ rotation
+    offset = -(matrix @ shift.flip(1)[..., None])
+    # grid_sample counts from -1 to 1 along each axis, whatever its length.
+    theta = torch.cat([matrix * half, offset], dim=2) / half[:, None]
+    grid = F.affine_grid(theta, list(image.shape), align_corners=False)
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
 
 class RandAugmentCandidates(RandomizableTrait):
     """Flips, shifts, scales and rotates candidates, and adds an offset and noise (chapter 12.6).
@@ -22,6 +55,9 @@ class RandAugmentCandidates(RandomizableTrait):
         offset: largest offset, to either side, in HU.
         noise: largest standard deviation of Gaussian noise, in HU; each candidate's is drawn between 0 and this.
         hu_range: what the result is clipped to, in HU.
+
+    Raises:
+        LunaError: when a strength is negative, or ``scale`` is not below 1.
     """
 
     def __init__(
@@ -34,6 +70,11 @@ class RandAugmentCandidates(RandomizableTrait):
         noise: float = 0.0,
         hu_range: tuple[float, float] = (-1000.0, 1000.0),
     ) -> None:
+        strengths = {"shift": shift, "scale": scale, "rotate": rotate, "offset": offset, "noise": noise}
+        for name, value in strengths.items():
+            if value < 0 or (name == "scale" and value >= 1):
+                limits = "at least 0 and below 1" if name == "scale" else "at least 0"
+                raise LunaError(f"augmentation: {name} must be {limits}, found {value}")
         self.flip = flip
         self.shift = shift
         self.scale = scale
@@ -52,6 +93,7 @@ class RandAugmentCandidates(RandomizableTrait):
         Returns:
             A batch of the same shape, type and memory format.
         """
+        channels_last = image.is_contiguous(memory_format=torch.channels_last_3d)
         if self.shift or self.scale or self.rotate:
             image = self._resample(image)
         elif self.flip:
@@ -61,7 +103,9 @@ class RandAugmentCandidates(RandomizableTrait):
         if self.noise:
             deviation = self._uniform(image, self.noise).abs()
             image = image + deviation * torch.randn_like(image)
-        return image.clamp(*self.hu_range)
+        return image.clamp(*self.hu_range).contiguous(
+            memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format
+        )
 
     def _uniform(self, image: torch.Tensor, largest: float, *shape: int) -> torch.Tensor:
         shape = shape or (1,) * (image.dim() - 1)
@@ -74,21 +118,11 @@ class RandAugmentCandidates(RandomizableTrait):
         return image
 
     def _resample(self, image: torch.Tensor) -> torch.Tensor:
-        half = torch.tensor(image.shape[:1:-1], device=image.device, dtype=image.dtype) / 2  # x, y, z, in voxels
-        angle = torch.deg2rad(self._uniform(image, self.rotate, 1)[:, 0])
-        size = 1 + self._uniform(image, self.scale, 1)
-        sign = torch.ones((len(image), 3), device=image.device, dtype=image.dtype)
-        if self.flip:
-            sign = torch.where(torch.rand_like(sign) < 0.5, -sign, sign)
-        # From output to input, in voxels from the centre: flip, then scale, then rotate about the z axis.
-        matrix = torch.diag_embed(sign / size)
-        rotation = torch.eye(3, device=image.device, dtype=image.dtype).repeat(len(image), 1, 1)
-        rotation[:, 0, 0] = rotation[:, 1, 1] = angle.cos()
-        rotation[:, 1, 0] = angle.sin()
-        rotation[:, 0, 1] = -angle.sin()
-        matrix = rotation @ matrix
-        shift = self._uniform(image, self.shift, 3)
-        # grid_sample counts from -1 to 1 along each axis, whatever its length.
-        theta = torch.cat([matrix * half / half[:, None], (shift / half)[..., None]], dim=2)
-        grid = F.affine_grid(theta, list(image.shape), align_corners=False)
-        return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        flip = torch.rand((len(image), 3), device=image.device, dtype=image.dtype) < (0.5 if self.flip else 0.0)
+        return resample_candidates(
+            image,
+            flip=flip,
+            scale=1 + self._uniform(image, self.scale, 1)[:, 0],
+            rotate=self._uniform(image, self.rotate, 1)[:, 0],
+            shift=self._uniform(image, self.shift, 3),
+        )

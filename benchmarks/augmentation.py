@@ -1,0 +1,69 @@
+"""What augmentation costs of a training step: ``python benchmarks/augmentation.py [--threads 2]``.
+
+Prints the median seconds of a training step (forward, backward, Adam) of LunaModel in float32, channels_last_3d, of the
+bundle's augmentation of the same batch, and their ratio, measured in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import yaml
+
+from luna_monai.networks import LunaModel
+from luna_monai.share import bundle_dir
+from luna_monai.transforms import RandAugmentCandidates
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    device = torch.device(arguments.device)
+
+    config = yaml.safe_load((bundle_dir() / "configs" / "train.yaml").read_text())["train"]["augmentation"]
+    augment = RandAugmentCandidates(**{key: value for key, value in config.items() if key != "_target_"})
+    network = LunaModel().to(device, memory_format=torch.channels_last_3d)
+    optimizer = torch.optim.Adam(network.parameters())
+    image = torch.empty(arguments.batch_size, 1, 32, 48, 48).uniform_(-1000, 1000).to(device)
+    image = image.contiguous(memory_format=torch.channels_last_3d)
+    label = (torch.arange(arguments.batch_size) % 2).to(device)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(network(image), label).backward()
+        optimizer.step()
+
+    work: dict[str, Callable[[], object]] = {"training step": step, "augmentation": lambda: augment(image)}
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    for _ in range(arguments.repeats + 1):  # the first round warms up
+        for name, function in work.items():
+            _synchronize(device)
+            start = time.perf_counter()
+            function()
+            _synchronize(device)
+            seconds[name].append(time.perf_counter() - start)
+    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    print(f"batch of {arguments.batch_size}, {arguments.threads} threads, {device}, median of {arguments.repeats}")
+    for name, value in medians.items():
+        print(f"{name:14} {1000 * value:9.1f} ms")
+    print(f"augmentation takes {100 * medians['augmentation'] / medians['training step']:.1f} % of a training step")
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    main()
