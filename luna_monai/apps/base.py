@@ -9,6 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not those that the help explains in words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, []):
+            return action.help
+        return super()._get_help_string(action)
+
+
 class App(ABC):
     """One command of ``luna-monai``, callable from Python as ``SomeApp(argv).main()``, as in the book.
 
@@ -24,7 +33,7 @@ class App(ABC):
         parser = argparse.ArgumentParser(
             prog=f"luna-monai {self.name}",
             description=self.description,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_HelpFormatter,
         )
         self.add_arguments(parser)
         self.cli_args = parser.parse_args(None if sys_argv is None else [str(value) for value in sys_argv])
