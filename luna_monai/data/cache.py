@@ -21,7 +21,7 @@ from luna_monai.data.hashing import describe, series_description, series_hashing
 from luna_monai.data.metaimage import read_metaimage_header
 from luna_monai.data.readers import files_of_scan
 from luna_monai.data.tables import COORDINATES
-from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.errors import LunaError
 
 logger = logging.getLogger(__name__)
 
@@ -215,8 +215,7 @@ class SeriesCache(PersistentDataset):
             LunaError: when the CT can't be read.
         """
         item = self.data[index]
-        with unwrapped_luna_errors():
-            made = self._pre_transform(dict(item))
+        made = self._apply(self._steps, item)
         made_from = {"series": series_description(item), "transforms": self.transform_description}
         return {"image": made["image"], "center_irc": made["center_irc"], "made_from": made_from}
 
@@ -255,15 +254,18 @@ class SeriesCache(PersistentDataset):
         """Cut some candidates of a series, its CT staying open."""
         item = self.data[index]
         scan = self._mapped_scans.get(index) or self._loaded_scans.get(index) or self._load(index)
-        data = {**scan, "center_xyz": item["center_xyz"][positions]}
-        # One after the other: a Compose takes longer to start in the middle than cutting a candidate does.
-        for transform in self._steps[1:]:
-            data = transform(data)
+        return self._apply(self._steps[1:], {**scan, "center_xyz": item["center_xyz"][positions]})
+
+    @staticmethod
+    def _apply(steps: Sequence[Callable], data: dict[str, Any]) -> dict[str, Any]:
+        # One after the other: a Compose takes longer to start than cutting a few candidates does.
+        for step in steps:
+            data = step(data)
         return data
 
     def _load(self, index: int) -> dict[str, Any]:
         item = self.data[index]
-        scan = self._steps[0](dict(item))
+        scan = self._apply(self._steps[:1], item)
         scans, limit = self._loaded_scans, _LOADED_SCANS
         if _is_mapped(Path(item["image"])):
             scans, limit = self._mapped_scans, _OPEN_SERIES

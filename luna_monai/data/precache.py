@@ -81,7 +81,7 @@ class Precache:
         self.num_workers = num_workers
         self.shard = tuple(shard)
         self.progress = progress
-        chosen = range(len(cache.data))
+        chosen = list(range(len(cache.data)))
         if subsets is not None:
             subset_of_series = [subset_of(Path(item["image"])) for item in cache.data]
             absent = sorted(set(subsets) - set(subset_of_series))
@@ -91,7 +91,7 @@ class Precache:
                     f"{', '.join(map(str, sorted(set(subset_of_series))))}"
                 )
             chosen = [index for index in chosen if subset_of_series[index] in subsets]
-        self.series = list(chosen)[self.shard[0] :: self.shard[1]]
+        self.series = chosen[self.shard[0] :: self.shard[1]]
 
     def plan(self) -> PrecachePlan:
         """Look at what is there and what is to do.

@@ -1,0 +1,90 @@
+"""``luna-monai cache`` as a user runs it."""
+
+import pytest
+
+from luna_monai.apps.base import run_app
+from luna_monai.apps.cache import LunaCacheApp
+from luna_monai.apps.precache import LunaPrecacheApp
+from luna_monai.data.cache_files import cached_files
+
+
+@pytest.fixture
+def filled(make_dataset, tmp_path):
+    """Return a dataset, and a cache folder with all of it."""
+    folder, cache_dir = make_dataset(), tmp_path / "cache"
+    options = ["--dataset-dir", folder, "--cache-dir", cache_dir]
+    assert run_app(LunaPrecacheApp, [*options, "--num-workers", 0]) == 0
+    return folder, cache_dir, options
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_status(filled, capsys):
+    folder, _, options = filled
+    assert run_app(LunaCacheApp, ["status", *options]) == 0
+    text = capsys.readouterr().out
+    assert "needed: 3 of 3 series, 5.32 MB" in text
+    assert "not needed" not in text
+    raw = folder / "subset1" / "1.2.3.1.raw"
+    raw.write_bytes(raw.read_bytes())
+    next((folder / "subset2").glob("*.mhd")).unlink()
+    assert run_app(LunaCacheApp, ["status", *options]) == 0
+    text = capsys.readouterr().out
+    assert "needed: 1 of 2 series" in text
+    assert "missing: 1 series" in text
+    assert "CT: subset1/1.2.3.1.raw is 268,800 bytes" in text
+    assert "its series is not among those with a CT and candidates" in text
+
+
+def test_verify_finds_a_flipped_byte(filled, capsys):
+    _, cache_dir, options = filled
+    assert run_app(LunaCacheApp, ["verify", *options]) == 0
+    damaged = next(cached_files(cache_dir)).path
+    flip(damaged)
+    assert run_app(LunaCacheApp, ["verify", *options]) == 1
+    assert f"damaged: {damaged}: the checksum of" in capsys.readouterr().out
+    assert damaged.exists()
+    assert run_app(LunaCacheApp, ["verify", *options, "--yes"]) == 0
+    assert not damaged.exists()
+    assert run_app(LunaPrecacheApp, [*options, "--num-workers", 0]) == 0
+    assert run_app(LunaCacheApp, ["verify", *options]) == 0
+
+
+def test_gc_removes_what_no_configuration_needs(filled, tmp_path, capsys):
+    _, cache_dir, options = filled
+    overlay = tmp_path / "other.yaml"
+    overlay.write_text("train#deterministic_transforms#2#a_max: 400\n")
+    assert run_app(LunaPrecacheApp, [*options, "--config", overlay, "--num-workers", 0]) == 0
+    everything = {file.path for file in cached_files(cache_dir)}
+    assert len(everything) == 6
+    # Both configurations are in use when the overlay is given.
+    assert run_app(LunaCacheApp, ["gc", *options, "--config", overlay, "--yes"]) == 0
+    assert {file.path for file in cached_files(cache_dir)} == everything
+    capsys.readouterr()
+    assert run_app(LunaCacheApp, ["gc", *options]) == 0
+    text = capsys.readouterr().out
+    assert "ClipIntensityRanged.clipper.a_max 400 -> 1000" in text
+    assert "--yes removes these 3 files" in text
+    assert {file.path for file in cached_files(cache_dir)} == everything
+    (cache_dir / "notes.txt").write_text("not ours")
+    assert run_app(LunaCacheApp, ["gc", *options, "--yes"]) == 0
+    assert len(list(cached_files(cache_dir))) == 3
+    assert (cache_dir / "notes.txt").exists()
+    assert run_app(LunaCacheApp, ["status", *options]) == 0
+    assert "needed: 3 of 3 series" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("action", ["status", "verify", "gc"])
+def test_no_such_folder_is_one_line(make_dataset, tmp_path, capsys, action):
+    for cache_dir, message in ((tmp_path / "none", "no such folder"), ("null", "cache_dir is null")):
+        assert (
+            run_app(LunaCacheApp, [action, "--dataset-dir", make_dataset(name=message), "--cache-dir", cache_dir]) == 1
+        )
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,63 @@
+"""``luna-monai precache`` as a user runs it."""
+
+import pytest
+
+from luna_monai.apps.base import run_app
+from luna_monai.apps.precache import LunaPrecacheApp, parse_shard, parse_subsets
+from luna_monai.data.cache_files import cached_files
+from luna_monai.errors import LunaError
+
+
+def test_subsets_shards_and_the_rest(make_dataset, tmp_path, capsys):
+    cache_dir = tmp_path / "cache"
+    options = ["--dataset-dir", make_dataset(scans=5), "--cache-dir", cache_dir, "--num-workers", 0]
+    assert run_app(LunaPrecacheApp, [*options, "--dry-run"]) == 0
+    assert "5 series to cut: 60 candidates" in capsys.readouterr().out
+    assert not list(cached_files(cache_dir))
+    assert run_app(LunaPrecacheApp, [*options, "--subsets", "0-1,3"]) == 0
+    assert {file.seriesuid[-1] for file in cached_files(cache_dir)} == {"0", "1", "3"}
+    for shard in ("1/2", "2/2"):
+        assert run_app(LunaPrecacheApp, [*options, "--shard", shard]) == 0
+    assert len(list(cached_files(cache_dir))) == 5
+    capsys.readouterr()
+    assert run_app(LunaPrecacheApp, options) == 0
+    assert "holds 5 of 5 series" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shard", "0/2"], "--shard 0/2: expected K/N with K from 1 to N"),
+        (["--subsets", "1;2"], "--subsets 1;2: expected numbers and ranges"),
+        (["--subsets", "9"], "subsets 9: no scans with candidates there"),
+        (["--num-workers", "-1"], "--num-workers -1"),
+        (["--cache-dir", "null", "--dry-run"], "cache_dir is null"),
+    ],
+)
+def test_mistakes_are_one_line(make_dataset, tmp_path, capsys, arguments, message):
+    options = ["--dataset-dir", make_dataset(), "--cache-dir", tmp_path / "cache", *arguments]
+    assert run_app(LunaPrecacheApp, options) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_parts():
+    assert parse_shard("3/8") == [2, 8]
+    assert parse_subsets("0,2,5-7") == [0, 2, 5, 6, 7]
+    for text in ("3", "8/3", "0/1", "a/b", "1/2/3"):
+        with pytest.raises(LunaError):
+            parse_shard(text)
+
+
+def test_torchrun_divides_the_work(make_dataset, tmp_path, monkeypatch, capsys):
+    options = ["--dataset-dir", make_dataset(scans=4), "--cache-dir", tmp_path / "cache"]
+    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        assert run_app(LunaPrecacheApp, options) == 0
+        assert f"holds 0 of 2 series of shard {rank + 1}/2" in capsys.readouterr().out
+        assert len(list(cached_files(tmp_path / "cache"))) == 2 * (rank + 1)
+    assert run_app(LunaPrecacheApp, [*options, "--shard", "1/2"]) == 1
+    assert "--shard and torchrun both divide the work" in capsys.readouterr().err

@@ -1,0 +1,204 @@
+"""Pre-caching: the plan, its parts, the manifest, and what the log says has changed."""
+
+import json
+import logging
+import os
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+from monai.transforms import Transform
+
+from luna_monai.data import Precache, SeriesCache, read_candidates, series_items
+from luna_monai.data.cache_files import cached_files
+from luna_monai.data.manifest import MANIFEST, is_complete, read_manifest, write_manifest
+from luna_monai.errors import LunaError
+from luna_monai.handlers import enumerate_with_estimate
+from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
+
+
+def open_cache(dataset_dir, cache_dir, a_max=1000, spatial_size=(32, 48, 48), more=()):
+    transforms = [
+        LoadScand("image"),
+        CropCandidatesd("image", spatial_size),
+        ClipIntensityRanged("image", -1000, a_max),
+    ]
+    return SeriesCache(series_items(read_candidates(dataset_dir)), [*transforms, *more], cache_dir)
+
+
+class KillWorker(Transform):
+    """Do what the kernel does when memory runs out."""
+
+    def __call__(self, data):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_plan(make_dataset, tmp_path):
+    cache = open_cache(make_dataset(scans=4, candidates=9), tmp_path / "cache")
+    cache.build(2)
+    plan = Precache(cache).plan()
+    assert (plan.series, plan.total_series, plan.candidates) == ([0, 1, 3], 4, 27)
+    assert 27 * 147_456 <= plan.bytes_needed <= 27 * 147_456 * 1.01
+    assert plan.worker_bytes >= 2 * 40 * 56 * 60 + 9 * 147_456
+    assert plan.bytes_free > 0
+
+
+def test_memory_of_a_worker_is_that_of_the_uncompressed_scan(make_dataset, tmp_path):
+    sizes = {"raw": (256, 64, 64), "zraw": (256, 64, 64)}
+    plans = {
+        kind: Precache(
+            open_cache(make_dataset(scans=1, shape=shape, name=kind, compressed=kind == "zraw"), tmp_path / "cache")
+        ).plan()
+        for kind, shape in sizes.items()
+    }
+    assert plans["zraw"].worker_bytes >= 2 * 256 * 64 * 64
+    assert plans["zraw"].worker_bytes == pytest.approx(plans["raw"].worker_bytes, rel=0.01)
+
+
+def test_dry_run_tells_the_time_and_leaves_nothing(make_dataset, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    cache = open_cache(make_dataset(), tmp_path / "cache")
+    Precache(cache).show_plan()
+    assert "3 series to cut: 36 candidates" in caplog.text
+    assert "about 0:00:0" in caplog.text
+    assert not list((tmp_path / "cache").iterdir())
+    assert len(cache.missing()) == 3
+
+
+def test_dry_run_without_a_folder(make_dataset):
+    with pytest.raises(LunaError, match="cache_dir is null"):
+        Precache(open_cache(make_dataset(), None)).show_plan()
+
+
+def test_log_says_that_there_is_no_cache(make_dataset, caplog):
+    caplog.set_level(logging.INFO)
+    assert Precache(open_cache(make_dataset(), None)).run() == 0
+    assert "cache_dir is null" in caplog.text
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_progress_and_rate(make_dataset, tmp_path, caplog, num_workers):
+    caplog.set_level(logging.INFO)
+    cache = open_cache(make_dataset(scans=5), tmp_path / "cache")
+    assert Precache(cache, num_workers, progress=enumerate_with_estimate).run() == 5
+    text = caplog.text
+    assert "cache    4/5, done at" in text
+    assert "by the first series" in text
+    assert "60 candidates of 5 series in 0:00:0" in text
+    assert cache.missing() == []
+    assert Precache(cache).run() == 0
+
+
+def test_shards_and_subsets_divide_the_work(make_dataset, tmp_path):
+    cache = open_cache(make_dataset(scans=7), tmp_path / "cache")
+    parts = [Precache(cache, shard=(part, 3)).plan().series for part in range(3)]
+    assert sorted(index for part in parts for index in part) == list(range(7))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    # What is done already must not move series from one part to another.
+    cache.build(parts[0][0])
+    assert [Precache(cache, shard=(part, 3)).plan().series for part in (1, 2)] == parts[1:]
+    chosen = Precache(cache, subsets=[1, 5])
+    chosen.run()
+    assert {file.seriesuid for file in cached_files(tmp_path / "cache")} >= {"1.2.3.1", "1.2.3.5"}
+    assert len(cache.missing()) == 7 - len({1, 5} | {int(cache.data[parts[0][0]]["seriesuid"][-1])})
+
+
+def test_bad_shards_and_subsets(make_dataset, tmp_path):
+    cache = open_cache(make_dataset(scans=2), tmp_path / "cache")
+    with pytest.raises(LunaError, match=r"subsets 7: no scans with candidates there; there are some in 0, 1"):
+        Precache(cache, subsets=[1, 7])
+    for shard in ((3, 3), (-1, 2), (0, 1, 2)):
+        with pytest.raises(LunaError, match="shard"):
+            Precache(cache, shard=shard)
+
+
+def test_killed_worker_is_one_line(make_dataset, tmp_path):
+    cache = open_cache(make_dataset(), tmp_path / "cache", more=[KillWorker()])
+    with pytest.raises(LunaError, match=r"a worker was killed.*use fewer workers than 2.*MB") as caught:
+        Precache(cache, num_workers=2).run()
+    assert "\n" not in str(caught.value)
+
+
+def test_manifest_tells_what_is_there(make_dataset, tmp_path):
+    folder = make_dataset(scans=3, candidates=10)
+    for a_max in (1000, 400):
+        Precache(open_cache(folder, tmp_path / "cache", a_max)).run()
+    manifest = json.loads((tmp_path / "cache" / MANIFEST).read_text())
+    assert [manifest[f"{name}_total"] for name in ("series", "files", "candidates")] == [3, 6, 60]
+    assert manifest["bytes_total"] == sum(file.path.stat().st_size for file in cached_files(tmp_path / "cache"))
+    limits = {entry["transforms"][2]["clipper"]["a_max"] for entry in manifest["configurations"].values()}
+    assert limits == {400, 1000}
+    for name, entry in manifest["files"].items():
+        assert entry["bytes"] == (tmp_path / "cache" / name).stat().st_size
+        assert entry["candidates"] == 10
+        assert entry["scan_files"][0]["path"].endswith(f"{entry['seriesuid']}.mhd")
+        assert {"monai", "torch"} <= entry["versions"].keys()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"files": {}}'])
+def test_lost_or_damaged_manifest_is_made_again(make_dataset, tmp_path, damage):
+    cache = open_cache(make_dataset(), tmp_path / "cache")
+    Precache(cache).run()
+    path = tmp_path / "cache" / MANIFEST
+    expected = path.read_bytes()
+    path.write_bytes(damage)
+    Precache(cache).run()
+    assert path.read_bytes() == expected
+
+
+def test_manifest_follows_the_files(make_dataset, tmp_path):
+    cache = open_cache(make_dataset(), tmp_path / "cache")
+    Precache(cache).run()
+    cache.path_of(1).write_bytes(b"damaged")
+    cache.path_of(2).unlink()
+    assert not is_complete(tmp_path / "cache", read_manifest(tmp_path / "cache"))
+    write_manifest(tmp_path / "cache")
+    manifest = read_manifest(tmp_path / "cache")
+    assert is_complete(tmp_path / "cache", manifest)
+    assert (manifest["files_total"], manifest["candidates_total"]) == (2, 12)
+    assert "damage" in manifest["files"][cache.path_of(1).name]
+
+
+def changed_a_max(folder):
+    return {
+        "a_max": 400
+    }, "3 series: cut again, because of other transforms: ClipIntensityRanged.clipper.a_max 1000 -> 400"
+
+
+def changed_size(folder):
+    return {"spatial_size": (16, 48, 48)}, "CropCandidatesd.cropper.spatial_size [32, 48, 48] -> [16, 48, 48]"
+
+
+def changed_ct(folder):
+    raw = folder / "subset1" / "1.2.3.1.raw"
+    (np.fromfile(raw, dtype=np.int16) // 2).tofile(raw)
+    os.utime(raw, ns=(1, 1))
+    return (
+        {},
+        "1.2.3.1: cut again, because of other CT: subset1/1.2.3.1.raw is 268,800 bytes of 1970-01-01 00:00:00, was",
+    )
+
+
+def changed_row(folder):
+    table = pd.read_csv(folder / "candidates.csv")
+    table.loc[0, "coordZ"] += 2.5
+    table.to_csv(folder / "candidates.csv", index=False)
+    return {}, "1.2.3.0: cut again, because of other candidates: 12, 1 of them new; 12 before, 1 of them gone"
+
+
+def more_rows(folder):
+    table = pd.read_csv(folder / "candidates.csv")
+    pd.concat([table, table.iloc[[0]]]).to_csv(folder / "candidates.csv", index=False)
+    return {}, "1.2.3.0: cut again, because of other candidates: 13, 1 of them new; 12 before, 0 of them gone"
+
+
+@pytest.mark.parametrize("change", [changed_a_max, changed_size, changed_ct, changed_row, more_rows])
+def test_log_says_what_has_changed(make_dataset, tmp_path, caplog, change):
+    caplog.set_level(logging.INFO)
+    folder = make_dataset()
+    Precache(open_cache(folder, tmp_path / "cache")).run()
+    assert "because" not in caplog.text
+    options, expected = change(folder)
+    Precache(open_cache(folder, tmp_path / "cache", **options)).run()
+    assert expected in caplog.text
