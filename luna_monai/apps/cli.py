@@ -18,6 +18,7 @@ COMMANDS = {
     "crossval": ("crossval", "LunaCrossvalApp", "train and judge a model for each fold"),
     "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
     "report": ("report", "LunaReportApp", "show a run's curves and mistakes in one HTML file"),
+    "bench": ("bench", "LunaBenchApp", "how fast this machine loads candidates"),
 }
 
 
