@@ -16,8 +16,9 @@ class BalancedSampler(DistributedSampler):
     """Draws nodules and non-nodules in a fixed ratio (the idea of chapter 12.4, where the classes alternate).
 
     An epoch holds every nodule, as often as its length and the ratio ask for and each as often as any other but for
-    one, and a fresh draw of the non-nodules, without repetition while there are enough of them. The order is random. Draw and order
-    depend on the seed and the epoch alone, so they are the same for any number of workers, and after a resume.
+    one, and a fresh draw of the non-nodules, without repetition while there are enough of them. The order is random.
+    Draw and order depend on the seed and the epoch alone, so they are the same for any number of workers, and after a
+    resume.
 
     Args:
         dataset: the candidates.

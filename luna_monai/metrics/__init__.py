@@ -1,16 +1,12 @@
 """What is measured on an epoch's records, and by LUNA16's rules on a submission."""
 
-from luna_monai.metrics.froc import FrocResult, evaluate_froc
-from luna_monai.metrics.per_class import BOOK_METRICS, COUNTS, METRIC_NAMES, RANKING_METRICS, per_class_metrics
-from luna_monai.metrics.records import CandidateRecords
+from luna_monai.lazy import lazy_exports
 
-__all__ = [
-    "BOOK_METRICS",
-    "COUNTS",
-    "METRIC_NAMES",
-    "RANKING_METRICS",
-    "CandidateRecords",
-    "FrocResult",
-    "evaluate_froc",
-    "per_class_metrics",
-]
+__all__, __getattr__ = lazy_exports(
+    __name__,
+    {
+        "froc": ["FrocResult", "evaluate_froc"],
+        "per_class": ["BOOK_METRICS", "COUNTS", "METRIC_NAMES", "RANKING_METRICS", "per_class_metrics"],
+        "records": ["CandidateRecords"],
+    },
+)

@@ -136,3 +136,20 @@ def test_unknown_command_is_a_usage_error(arguments, tmp_path):
     result = run(sys.executable, "-m", "luna_monai", *arguments, cwd=tmp_path)
     assert result.returncode == 2
     assert "usage: luna-monai" in result.stderr
+
+
+@pytest.mark.parametrize("module", ["luna_monai.apps.synth", "luna_monai.apps.froc", "luna_monai.data.synthetic"])
+def test_what_needs_no_network_does_not_wait_for_torch(module, tmp_path):
+    code = f"import sys, {module}; print([name for name in ('torch', 'monai') if name in sys.modules])"
+    assert run(sys.executable, "-c", code, cwd=tmp_path).stdout.strip() == "[]"
+
+
+def test_lazy_names_are_all_there():
+    import luna_monai.apps
+    import luna_monai.data
+    import luna_monai.metrics
+
+    for package in (luna_monai.apps, luna_monai.data, luna_monai.metrics):
+        assert all(getattr(package, name) is not None for name in package.__all__)
+        with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+            package.nothing  # noqa: B018

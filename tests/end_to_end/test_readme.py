@@ -58,15 +58,19 @@ def workplace(repository, tmp_path, monkeypatch, write_dataset):
 
 def smaller(words):
     """Ask for less of the same."""
-    less = {"--epochs": "1", "--max_epochs": "1", "--num-workers": "0", "--bootstrap": "10", "--batch-size": "8"}
+    less = {"--epochs": "1", "--max_epochs": "1", "--num-workers": "0", "--bootstrap": "10"}
     return [less.get(before, word) for before, word in zip(["", *words], words, strict=False)]
 
 
 def run(words, folder):
     if words[0] == "luna-monai":
+        if words[1] in ("crossval", "report"):
+            words = [*words, "--bootstrap", "10"]
         if words[1] == "synth":
             words = [*words[:2], str(folder / "new" / words[2]), *words[3:]]
             words += ["--scans", "2", "--candidates-per-scan", "10", "--in-plane", "96", "--slices", "60"]
+        if words[1] in ("train", "crossval"):
+            words = [*words, "max_epochs=1", "batch_size=8"]
         return main(smaller(words[1:]))
     if words[:4] == ["python", "-m", "monai.bundle", "run"]:
         from monai.bundle import run as run_bundle
