@@ -1,7 +1,7 @@
 """What augmentation costs of a training step: ``python benchmarks/augmentation.py [--threads 2]``.
 
-Prints the median seconds of a training step (forward, backward, Adam) of LunaModel in float32, channels_last_3d, of the
-bundle's augmentation of the same batch, and their ratio, measured in turns.
+Prints the median time of a training step (forward, backward, Adam) of LunaModel, channels_last_3d, in float32 or under
+autocast to bfloat16, of the bundle's augmentation of the same batch, and their ratio, measured in turns.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -41,7 +42,9 @@ def main() -> None:
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
-        torch.nn.functional.cross_entropy(network(image), label).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bfloat16"):
+            logits = network(image)
+        torch.nn.functional.cross_entropy(logits.float(), label).backward()
         optimizer.step()
 
     work: dict[str, Callable[[], object]] = {"training step": step, "augmentation": lambda: augment(image)}
@@ -54,7 +57,10 @@ def main() -> None:
             _synchronize(device)
             seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
-    print(f"batch of {arguments.batch_size}, {arguments.threads} threads, {device}, median of {arguments.repeats}")
+    print(
+        f"batch of {arguments.batch_size}, {arguments.threads} threads, {device}, {arguments.precision}, "
+        f"median of {arguments.repeats}"
+    )
     for name, value in medians.items():
         print(f"{name:14} {1000 * value:9.1f} ms")
     print(f"augmentation takes {100 * medians['augmentation'] / medians['training step']:.1f} % of a training step")
