@@ -44,18 +44,21 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
         tubes: vessels and airways.
 
     Returns:
-        Positions (n, 3), (x, y, z) in mm, under the names of ``NEGATIVE_SHARES``, ``finding`` excepted.
+        Positions (n, 3), (x, y, z) in mm, under the names of ``NEGATIVE_SHARES``, ``finding`` excepted, and those of
+        vessels that a nodule may sit on.
     """
     thorax = setting.thorax
     grid, lung, cavity, diaphragm = thorax.grid, thorax.lung, thorax.cavity, thorax.diaphragm
     surface = np.abs(lung) < 1.5
     branching = (tubes.vessels.leaves > 1) & (tubes.vessels.end_radius > 0.6)
     points, radii, _ = tubes.vessels.where(tubes.vessels.start_radius > 0.6).sample(3.0)
-    vessel = points[rng.random(len(points)) < np.clip(radii / 3, 0, 1)]
+    taken = rng.random(len(points)) < np.clip(radii / 3, 0, 1)
+    vessel, small_vessel = points[taken], points[radii < 2]
     in_lung = grid.value_at(lung, tubes.vessels.end) < 4
     pools = {
         "branching": tubes.vessels.end[branching & in_lung],
         "vessel": vessel[grid.value_at(lung, vessel) < 4],
+        "small vessel": small_vessel[grid.value_at(lung, small_vessel) < -2],
         "bronchus": tubes.airways.end,
         "wall": grid.points_where(surface & (np.abs(cavity) < 5)),
         "mediastinum": grid.points_where(surface & (cavity < -14) & (diaphragm > 10)),
@@ -65,7 +68,18 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
         "body": grid.points_where((lung > 8) & (thorax.skin < 0)),
         "outside": grid.points_where(thorax.skin > -3),
     }
-    return {name: points[setting.slices.contains(points)] for name, points in pools.items()}
+    return {name: points[_in_reach(setting, points)] for name, points in pools.items()}
+
+
+def _in_reach(setting: Setting, points: Points) -> NDArray[np.bool_]:
+    """Tell which of ``points`` (n, 3) may be candidates: inside and, in a targeted scan, away from its faces.
+
+    A candidate's window is moved inside the volume. The lungs of a whole thorax are far from the faces, but in a
+    targeted scan they are cut there, and windows would not be centred on their candidates.
+    """
+    index = setting.slices.to_index(points)
+    margin = np.zeros(3) if setting.whole_thorax else np.array([8.0, 24.0, 24.0])
+    return np.all((index >= margin) & (index <= np.array(setting.slices.shape) - 1 - margin), axis=1)
 
 
 def _fissure_points(setting: Setting) -> Points:
@@ -80,13 +94,13 @@ def _place(
 ) -> Points | None:
     """Choose a nodule's position (3,), or None when the view has no such place."""
     thorax = setting.thorax
-    points = places[{FREE: "lung", VASCULAR: "vessel", PLEURAL: "wall"}[place]]
+    points = places[{FREE: "lung", VASCULAR: "small vessel", PLEURAL: "wall"}[place]]
     points = points[setting.slices.contains(points, min(radius, 6.0))]
     if len(points) == 0:
         return None
     point = points[rng.integers(len(points))] + rng.uniform(-1.2, 1.2, 3)
     if place == PLEURAL:
-        return np.asarray(point - thorax.normal(point[None])[0] * radius * rng.uniform(0.25, 0.95))
+        return np.asarray(point - thorax.normal(point[None])[0] * radius * rng.uniform(0.45, 1.0))
     if place == VASCULAR:
         way = rng.normal(size=3)
         return np.asarray(point + way / np.linalg.norm(way) * radius * rng.uniform(0.3, 1.0))
@@ -126,7 +140,7 @@ def paint_nodules(
             nodule = draw_micronodule(rng)
         for _ in range(20):
             center = _place(rng, setting, str(rng.choice(names, p=shares)), nodule.radius, places)
-            if center is None or not setting.slices.contains(center[None], 1.0)[0]:
+            if center is None or not _in_reach(setting, center[None])[0]:
                 continue
             if float(setting.thorax.grid.value_at(setting.thorax.lung, center[None])[0]) > 0.3 * nodule.radius:
                 continue

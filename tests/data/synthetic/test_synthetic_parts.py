@@ -191,3 +191,16 @@ def test_scan_looks_like_a_chest_ct():
 def test_shares_add_up():
     assert sum(NEGATIVE_SHARES.values()) == pytest.approx(1)
     assert sum(PLACE_SHARES.values()) == pytest.approx(1)
+
+
+def test_windows_of_a_targeted_scan_are_centred_on_their_nodules():
+    # A window is moved inside the volume; near a face it would show its nodule at the rim.
+    hits = []
+    for seed in range(4):
+        scan = generate_scan(np.random.SeedSequence(seed), ScanOptions(112, 64, 40, 6.0))
+        rows = scan.annotations[:, :3]
+        hits += list((rows - scan.origin) / (np.array(scan.spacing) * scan.direction))
+    index = np.array(hits)
+    assert len(index) > 5
+    assert (index >= [24, 24, 8]).all()
+    assert (index <= [111 - 24, 111 - 24, 63 - 8]).all()
