@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # ships no types
+from threadpoolctl import threadpool_limits
 
 from luna_monai.data.synthetic.candidates import Points, choose_candidates, collect_places, paint_nodules
 from luna_monai.data.synthetic.lookalikes import Canvas, paint_lookalikes
