@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS := $(shell nproc 2>/dev/null || echo 1)
 DEMO := data-unversioned/demo
-DEMO_CONFIG := ['bundle/configs/train.yaml','configs/demo.yaml']
+DEMO_CONFIG := ['bundle/configs/train.yaml','configs/synthetic.yaml','configs/demo.yaml']
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint clean
@@ -26,7 +26,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(DEMO)/luna/candidates.csv: | $(VENV)/.installed
-	$(BIN)/luna-monai synth $(DEMO)/luna --scans 20 --candidates-per-scan 200 --nodules-per-scan 5 --workers $(WORKERS)
+	$(BIN)/luna-monai synth $(DEMO)/luna --scans 40 --in-plane 256 \
+		--candidates-per-scan 130 --nodules-per-scan 22 --workers $(WORKERS)
 
 demo: $(VENV)/.installed $(DEMO)/luna/candidates.csv
 	$(BIN)/python -m monai.bundle run precache --config_file "$(DEMO_CONFIG)"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import locale
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ import SimpleITK as sitk
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _leave_locale_as_it_was() -> Iterator[None]:
+    # ITK's DICOM writer leaves the whole process in the C locale, where files with umlauts can't be opened.
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(scope="session")

@@ -49,8 +49,9 @@ class CropCandidates(Transform):
                 f"{source}: {' x '.join(map(str, shape))} voxels (z,y,x) are too few for candidates of "
                 f"{' x '.join(map(str, self.spatial_size))}"
             )
-        volume = img.as_tensor() if isinstance(img, MetaTensor) else img
-        blocks = volume.new_empty((len(roi_centers), volume.shape[0], *self.spatial_size))
+        volume = (img.as_tensor() if isinstance(img, MetaTensor) else img).numpy()
+        # NumPy asks for huge pages and torch does not: most of the time here goes into touching new memory.
+        blocks = np.empty((len(roi_centers), volume.shape[0], *self.spatial_size), dtype=volume.dtype)
         for block, center in zip(blocks, np.asarray(roi_centers).tolist(), strict=True):
             if any(not 0 <= index < have for index, have in zip(center, shape, strict=True)):
                 raise LunaError(f"{source}: voxel {tuple(center)} (z,y,x) lies outside the volume of {shape} voxels")
@@ -58,8 +59,8 @@ class CropCandidates(Transform):
             for index, size, have in zip(center, self.spatial_size, shape, strict=True):
                 start = min(max(int(round(index - size / 2)), 0), have - size)  # noqa: RUF046
                 window.append(slice(start, start + size))
-            block.copy_(volume[tuple(window)])
-        return blocks
+            block[...] = volume[tuple(window)]
+        return torch.from_numpy(blocks)
 
 
 class CropCandidatesd(MapTransform):

@@ -43,6 +43,8 @@ def start():
 
     def fill(dataset_dir, cache_dir, num_workers):
         os.setsid()
+        # OpenMP's threads did not survive the fork, and waiting for them would never end.
+        torch.set_num_threads(1)
         # Ctrl-C is ignored in tests that run in the background of a shell.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         Precache(open_dataset(dataset_dir, cache_dir).cache, num_workers).run()
@@ -164,7 +166,7 @@ def test_two_at_once(make_dataset, tmp_path, start):
     cache_dir = tmp_path / "cache"
     processes = [start(folder, cache_dir, number) for number in (0, 2)]
     for process in processes:
-        process.join()
+        process.join(timeout=120)
         assert process.exitcode == 0
     assert verify(cache_dir) == {}
     assert is_complete(cache_dir, read_manifest(cache_dir))
