@@ -102,7 +102,7 @@ def test_wheel_trains_from_any_folder(wheel_site, make_dataset, tmp_path):
     assert where.stdout.startswith(str(wheel_site))
     result = run(
         *(sys.executable, "-m", "luna_monai", "train", "--dataset-dir", make_dataset(), "--cache-dir", "null"),
-        *("--output-dir", "run", "--epochs", 1, "--config", "book_ch11"),
+        *("--output-dir", "run", "--epochs", 1, "--batch-size", 8),
         cwd=tmp_path,
         PYTHONPATH=str(wheel_site),
     )

@@ -107,7 +107,8 @@ def test_demo(repository, workplace, capsys):
     plan = subprocess.run(
         ["make", "--dry-run", "--always-make", "demo"], cwd=repository, capture_output=True, text=True, check=True
     ).stdout
-    lines = [line for line in plan.replace("\\\n", " ").splitlines() if line.startswith(".venv/bin/") and "pip install" not in line]
+    planned = plan.replace("\\\n", " ").splitlines()
+    lines = [line for line in planned if line.startswith(".venv/bin/") and "pip install" not in line]
     assert len(lines) == 3
     for line in lines:
         words = shlex.split(line.removeprefix(".venv/bin/"))
