@@ -41,7 +41,7 @@ def workplace(repository, tmp_path, monkeypatch, write_dataset):
     readme = (repository / "README.md").read_text()
     for name, text in re.findall(r"```yaml\n# (configs/\S+)\n(.*?)```", readme, flags=re.DOTALL):
         (tmp_path / name).write_text(text.replace("max_epochs: 30", "max_epochs: 1"))
-    for name in ("part2/luna", "synthetic"):
+    for name in ("part2/luna", "small", "synthetic/luna"):
         write_dataset(tmp_path / "data-unversioned" / name, scans=2, candidates=12)
     luna = tmp_path / "data-unversioned" / "part2" / "luna"
     annotations = pd.read_csv(luna / "annotations.csv")
@@ -70,7 +70,7 @@ def run(words, folder):
             words = [*words[:2], str(folder / "new" / words[2]), *words[3:]]
             words += ["--scans", "2", "--candidates-per-scan", "10", "--in-plane", "96", "--slices", "60"]
         if words[1] in ("train", "crossval"):
-            words = [*words, "max_epochs=1", "batch_size=8"]
+            words = [*words, "max_epochs=1", "batch_size=8", "samples_per_epoch=16"]
         return main(smaller(words[1:]))
     if words[:4] == ["python", "-m", "monai.bundle", "run"]:
         from monai.bundle import run as run_bundle
