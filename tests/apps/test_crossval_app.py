@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import logging
 
 import numpy as np
 import pandas as pd
@@ -16,15 +15,6 @@ from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel
 
 COORDINATES = ["coordX", "coordY", "coordZ"]
-
-
-@pytest.fixture(autouse=True)
-def _leave_logging_as_it_was():
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Evaluating a run or a file of weights, and what is written about it."""
 
 import json
-import logging
 
 import numpy as np
 import pandas as pd
@@ -13,15 +12,6 @@ from luna_monai.apps.base import run_app
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import Calibration, log_odds_of_probability
 from luna_monai.networks import LunaModel
-
-
-@pytest.fixture(autouse=True)
-def _leave_logging_as_it_was():
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The application has the book's options and ours, and answers mistakes with one clear line."""
 
-import logging
 import re
 
 import pandas as pd
@@ -11,15 +10,6 @@ from luna_monai.apps import LunaTrainingApp
 from luna_monai.apps.base import run_app
 from luna_monai.apps.cli import main
 from luna_monai.errors import LunaError
-
-
-@pytest.fixture(autouse=True)
-def _leave_logging_as_it_was():
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture
