@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from common import SHAPE, open_cache, show, write_dataset
+
+from luna_monai.data import Precache
 
 
 def main() -> None:
@@ -23,9 +26,8 @@ def main() -> None:
         with Path("/proc/self/clear_refs").open("w") as file:
             file.write("5")  # start the peak anew
         before = _status("VmRSS")
-        for index in range(len(cache.data)):
-            cache.build(index)
-            cache.path_of(index).unlink()
+        Precache(cache).run()
+        shutil.rmtree(cache.cache_dir)
         print(_status("VmHWM") - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         return
     rows = []

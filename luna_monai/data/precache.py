@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from luna_monai.data.cache import SeriesCache
-from luna_monai.data.cache_files import save
+from luna_monai.data.cache_files import save, write
 from luna_monai.data.candidates import subset_of
 from luna_monai.data.manifest import explain_missing, is_complete, read_manifest, write_manifest
 from luna_monai.data.readers import read_geometry
@@ -38,7 +40,7 @@ class PrecachePlan:
         candidates: candidates of the series still to do.
         bytes_needed: what their files take.
         bytes_free: what the disk has.
-        worker_bytes: the most memory one worker needs beside its libraries: a CT and its candidates.
+        worker_bytes: the most memory one worker needs beside its libraries: a CT and twice its candidates.
     """
 
     series: list[int]
@@ -57,7 +59,7 @@ class Precache:
 
     Args:
         cache: the cache to fill.
-        num_workers: processes; each holds one CT at a time. 0 works in this process.
+        num_workers: processes; each holds one CT at a time, and the candidates of two. 0 works in this process.
         subsets: LUNA16 subsets to do; all when None.
         shard: ``(k, n)``: do only every n-th of these series, from the k-th on, counted from 0.
         progress: wraps the iterable of finished series to show how far it is, as
@@ -252,23 +254,43 @@ class Precache:
         item = self.cache.data[index]
         x, y, z = read_geometry(item["image"]).size
         scan = max(2 * x * y * z, sum(file["bytes"] for file in item["files"]))
-        return scan + self.cache.bytes_needed([index])
+        # The candidates of the series before it are still being written.
+        return scan + 2 * self.cache.bytes_needed([index])
 
 
-class _Builder(Dataset):
-    """Builds one series for each item, so that a DataLoader's workers do the work."""
+class _Builder(IterableDataset):
+    """Builds series until none is left; the workers of a DataLoader take the next one each.
+
+    A series is written, and waited for until it is on disk, while the next one is cut.
+    """
 
     def __init__(self, cache: SeriesCache, series: list[int]) -> None:
         self.cache = cache
         self.series = series
+        self._taken = multiprocessing.Value("q", 0)
 
-    def __len__(self) -> int:
-        return len(self.series)
+    def __iter__(self) -> Iterator[tuple[int, float]]:
+        written: Future[tuple[int, float]] | None = None
+        with ThreadPoolExecutor(max_workers=1) as writer:
+            while (index := self._take()) is not None:
+                start = time.perf_counter()
+                made = self.cache.cut(index)
+                if written is not None:
+                    yield written.result()
+                written = writer.submit(self._write, index, made, start)
+                del made  # or three series would be in memory when the next one is cut
+            if written is not None:
+                yield written.result()
 
-    def __getitem__(self, number: int) -> tuple[int, float]:
-        start = time.perf_counter()
-        self.cache.build(self.series[number])
-        return self.series[number], time.perf_counter() - start
+    def _take(self) -> int | None:
+        with self._taken.get_lock():
+            number = self._taken.value
+            self._taken.value += 1
+        return self.series[number] if number < len(self.series) else None
+
+    def _write(self, index: int, made: dict[str, Any], start: float) -> tuple[int, float]:
+        write(self.cache.path_of(index), **made)
+        return index, time.perf_counter() - start
 
 
 def abandoned_files(folder: Path) -> list[Path]:
