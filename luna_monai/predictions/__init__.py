@@ -5,6 +5,7 @@ from luna_monai.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
+        "dicom_sr": ["check_structured_report", "structured_report", "write_structured_report"],
         "result": ["ModelFacts", "ScanPrediction"],
     },
 )
