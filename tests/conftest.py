@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import locale
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+
+from luna_monai.data.geometry import Geometry
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -79,6 +81,70 @@ def write_noise_dataset(
     pd.DataFrame(rows, columns=[*columns, "class"]).to_csv(folder / "candidates.csv", index=False)
     pd.DataFrame(annotations, columns=[*columns, "diameter_mm"]).to_csv(folder / "annotations.csv", index=False)
     return folder
+
+
+def write_dicom_series(
+    folder: Path,
+    voxels: np.ndarray,
+    geometry: Geometry,
+    *,
+    seriesuid: str = "1.2.826.7",
+    tags: Mapping[str, Any] | None = None,
+    suffix: str = ".dcm",
+) -> list[Path]:
+    """Write a volume in HU as CT slices, the last slice first in the order of names.
+
+    ``tags`` adds to those of each slice or replaces them, by keyword: the stored values follow its rescale tags,
+    ``BitsStored`` and ``PixelRepresentation``. Returns the files in the order of the volume.
+    """
+    import pydicom
+    from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+    folder.mkdir(parents=True, exist_ok=True)
+    values: dict[str, Any] = {
+        "SOPClassUID": CTImageStorage,
+        "StudyInstanceUID": "1.2.826.1",
+        "SeriesInstanceUID": seriesuid,
+        "FrameOfReferenceUID": "1.2.826.2",
+        "Modality": "CT",
+        "ImageType": ["ORIGINAL", "PRIMARY", "AXIAL"],
+        "ImageOrientationPatient": [f"{value:.12g}" for value in np.asarray(geometry.direction)[:, :2].T.ravel()],
+        "PixelSpacing": [geometry.spacing[1], geometry.spacing[0]],
+        "SliceThickness": geometry.spacing[2],
+        "SamplesPerPixel": 1,
+        "PhotometricInterpretation": "MONOCHROME2",
+        "BitsAllocated": 16,
+        "BitsStored": 16,
+        "PixelRepresentation": 1,
+        "RescaleIntercept": -1024,
+        "RescaleSlope": 1,
+        **(tags or {}),
+    }
+    values["HighBit"] = values["BitsStored"] - 1
+    stored = np.round((voxels - float(values["RescaleIntercept"])) / float(values["RescaleSlope"]))
+    files = []
+    for number, plane in enumerate(stored.astype("<i2" if values["PixelRepresentation"] else "<u2")):
+        dataset = pydicom.Dataset()
+        dataset.file_meta = pydicom.dataset.FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        for keyword, value in values.items():
+            setattr(dataset, keyword, value)
+        dataset.SOPInstanceUID = f"{seriesuid}.{number + 1}"
+        dataset.InstanceNumber = number + 1
+        position = geometry.index_to_world(np.array([[number, 0, 0]]))[0]
+        dataset.ImagePositionPatient = [f"{value:.12g}" for value in position]
+        dataset.Rows, dataset.Columns = plane.shape
+        dataset.PixelData = plane.tobytes()
+        path = folder / f"{seriesuid}-{len(stored) - number:03d}{suffix}"
+        dataset.save_as(path, enforce_file_format=True)
+        files.append(path)
+    return files
+
+
+@pytest.fixture(scope="session")
+def write_dicom() -> Callable[..., list[Path]]:
+    """Return the function that writes a volume as a DICOM series into a folder."""
+    return write_dicom_series
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,8 @@ class App(ABC):
 
     name = ""
     description = ""
+    #: Whether positional arguments may stand between options.
+    intermixed = False
 
     def __init__(self, sys_argv: Sequence[object] | None = None) -> None:
         parser = argparse.ArgumentParser(
@@ -36,7 +38,8 @@ class App(ABC):
             formatter_class=_HelpFormatter,
         )
         self.add_arguments(parser)
-        self.cli_args = parser.parse_args(None if sys_argv is None else [str(value) for value in sys_argv])
+        parse = parser.parse_intermixed_args if self.intermixed else parser.parse_args
+        self.cli_args = parse(None if sys_argv is None else [str(value) for value in sys_argv])
 
     @abstractmethod
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

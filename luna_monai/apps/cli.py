@@ -15,6 +15,7 @@ COMMANDS = {
     "cache": ("cache", "LunaCacheApp", "what the cache holds, whether it is whole, what can go"),
     "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
     "evaluate": ("evaluate", "LunaEvaluateApp", "judge weights: metrics, calibration, thresholds"),
+    "predict": ("predict", "LunaPredictApp", "judge the candidates of any chest CT"),
     "crossval": ("crossval", "LunaCrossvalApp", "train and judge a model for each fold"),
     "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
     "report": ("report", "LunaReportApp", "show a run's curves and mistakes in one HTML file"),

@@ -92,13 +92,16 @@ def run_bundle(run_id: str, overlays: Sequence[str], overrides: Mapping[str, Any
     run_workflow(load_workflow(run_id, config_files(overlays), overrides))
 
 
-def load_workflow(run_id: str, files: Sequence[str], overrides: Mapping[str, Any]) -> ConfigWorkflow:
+def load_workflow(
+    run_id: str, files: Sequence[str], overrides: Mapping[str, Any], workflow_type: str = "train"
+) -> ConfigWorkflow:
     """Read configurations, merge them and apply overrides, without making anything yet.
 
     Args:
         run_id: ``training``, ``precache``, …
         files: configurations, each laid over those before it.
         overrides: values by key; nested keys are joined by ``#``.
+        workflow_type: ``train`` or ``infer``, by which MONAI looks for the keys that a bundle must have.
 
     Returns:
         MONAI's workflow; its ``parser`` holds the configuration.
@@ -114,7 +117,7 @@ def load_workflow(run_id: str, files: Sequence[str], overrides: Mapping[str, Any
         meta_file=str(bundle_dir() / "configs" / "metadata.json"),
         logging_file=str(bundle_dir() / "configs" / "logging.conf"),
         run_id=run_id,
-        workflow_type="train",
+        workflow_type=workflow_type,
     )
     known = set(_keys(workflow.parser.get()))
     for key in overrides:

@@ -10,7 +10,9 @@ __all__, __getattr__ = lazy_exports(
         "datasets": ["CandidateBatch", "CandidateDataset", "CandidateLoader", "collate_candidates"],
         "doctor": ["examine_dataset"],
         "doctor_findings": ["Finding"],
+        "points": ["CandidateList"],
         "precache": ["Precache", "PrecachePlan"],
+        "prediction_scans": ["ScanDataset"],
         "readers": [
             "Geometry",
             "SimpleITKReader",
@@ -20,6 +22,7 @@ __all__, __getattr__ = lazy_exports(
             "read_geometry",
         ],
         "samplers": ["BalancedSampler"],
+        "scans": ["ScanSource", "list_scans", "load_scan"],
         "splits": [
             "check_split",
             "folds_of",

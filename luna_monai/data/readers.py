@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import SimpleITK as sitk
 from monai.data import ImageReader
 from monai.utils import ensure_tuple
 
+from luna_monai.data.dicom import find_dicom_series, itk_errors, read_dicom_voxels
 from luna_monai.data.geometry import Geometry
 from luna_monai.data.integrity import check_nifti, check_nifti_header, check_nrrd
 from luna_monai.data.metaimage import check_voxel_file, read_metaimage_header, read_metaimage_voxels
@@ -20,10 +20,6 @@ from luna_monai.errors import LunaError
 __all__ = ["Geometry", "SimpleITKReader", "check_scan", "files_of_scan", "map_or_read", "read_geometry"]
 
 SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")
-#: How much the distance of two DICOM slices may differ from the usual one, as a part of it.
-SLICE_STEP_TOLERANCE = 0.1
-#: The SOP class that the header of a DICOM file with a CT slice names, padded to an even length.
-CT_IMAGE_STORAGE = b"1.2.840.10008.5.1.4.1.1.2\0"
 
 
 def read_geometry(path: str | Path, *, seriesuid: str | None = None) -> Geometry:
@@ -42,7 +38,7 @@ def read_geometry(path: str | Path, *, seriesuid: str | None = None) -> Geometry
     path = Path(path)
     suffix = _suffix(path)
     if suffix == "dicom":
-        return _dicom_series(path, seriesuid)[1]
+        return find_dicom_series(path, seriesuid).geometry
     if suffix in (".mhd", ".mha"):
         return read_metaimage_header(path).geometry
     if suffix in (".nii", ".nii.gz"):
@@ -67,7 +63,7 @@ def files_of_scan(path: str | Path, *, seriesuid: str | None = None) -> list[Pat
     path = Path(path)
     suffix = _suffix(path)
     if suffix == "dicom":
-        return _dicom_series(path, seriesuid)[0]
+        return list(find_dicom_series(path, seriesuid).files)
     if suffix == ".mhd":
         return [path, read_metaimage_header(path).voxel_file]
     return [path]
@@ -116,21 +112,16 @@ def map_or_read(path: str | Path, *, seriesuid: str | None = None) -> tuple[np.n
         header = read_metaimage_header(path)
         return read_metaimage_voxels(header), header.geometry
     if suffix == "dicom":
-        files, geometry = _dicom_series(path, seriesuid)
-        reader = sitk.ImageSeriesReader() if len(files) > 1 else sitk.ImageFileReader()
-        if len(files) > 1:
-            reader.SetFileNames([str(file) for file in files])
-        else:
-            reader.SetFileName(str(files[0]))
+        series = find_dicom_series(path, seriesuid)
+        return read_dicom_voxels(series), series.geometry
+    if suffix in (".nii", ".nii.gz"):
+        check_nifti(path)
     else:
-        if suffix in (".nii", ".nii.gz"):
-            check_nifti(path)
-        else:
-            check_nrrd(path)
-        geometry = _file_geometry(path)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-    with _itk_errors(path):
+        check_nrrd(path)
+    geometry = _file_geometry(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    with itk_errors(path):
         voxels = sitk.GetArrayFromImage(reader.Execute())
     if voxels.shape != geometry.shape:
         raise LunaError(f"{path}: the header says {geometry.shape} voxels (z, y, x), found {voxels.shape}")
@@ -212,24 +203,10 @@ def _suffix(path: Path) -> str:
     raise LunaError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)} and folders of DICOM slices")
 
 
-@contextmanager
-def _itk_errors(path: Path) -> Iterator[None]:
-    """Turn ITK's errors into one line, and keep its warnings, which name no file, off the user's terminal."""
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    except RuntimeError as error:
-        reason = " ".join(str(error).rsplit("ERROR:", 1)[-1].split())
-        raise LunaError(f"{path}: cannot be read; it is damaged or no such file as its name says ({reason})") from error
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-
-
 def _read_information(path: Path) -> sitk.ImageFileReader:
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
-    with _itk_errors(path):
+    with itk_errors(path):
         reader.ReadImageInformation()
     if reader.GetNumberOfComponents() != 1:
         raise LunaError(f"{path}: a scan has one number per voxel, found {reader.GetNumberOfComponents()}")
@@ -244,72 +221,3 @@ def _file_geometry(path: Path) -> Geometry:
     return Geometry.from_header(
         reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection(), source=path
     )
-
-
-def _dicom_series(folder: Path, seriesuid: str | None) -> tuple[list[Path], Geometry]:
-    """Find the slices of a series, from the first to the last along their normal, and join their headers."""
-    with _itk_errors(folder):
-        names_of_series = {
-            uid: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid)
-            for uid in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        }
-    _check_left_out(folder, {Path(name).name for names in names_of_series.values() for name in names})
-    if not names_of_series:
-        raise LunaError(f"{folder}: no DICOM slices in this folder")
-    if seriesuid is None and len(names_of_series) > 1:
-        raise LunaError(
-            f"{folder}: {len(names_of_series)} DICOM series, choose one with seriesuid=: {', '.join(names_of_series)}"
-        )
-    if seriesuid is not None and seriesuid not in names_of_series:
-        raise LunaError(f"{folder}: no DICOM series {seriesuid}; found {', '.join(names_of_series)}")
-    files = [Path(name) for name in names_of_series[seriesuid or next(iter(names_of_series))]]
-
-    slices = [_file_geometry(file) for file in files]
-    first = slices[0]
-    if len(files) == 1:
-        return files, first
-    for file, geometry in zip(files, slices, strict=True):
-        if geometry.size != first.size or not np.allclose(geometry.direction, first.direction, atol=1e-4):
-            raise LunaError(
-                f"{file}: size or orientation differ from those of {files[0].name}; remove what is not of this scan "
-                f"from {folder}"
-            )
-    normal = np.asarray(first.direction)[:, 2]
-    origins = np.asarray([geometry.origin for geometry in slices])
-    # GDCM gives up sorting when two slices are at one place.
-    order = np.argsort(origins @ normal)
-    files = [files[index] for index in order]
-    offsets = origins[order] - origins[order[0]]
-    positions = offsets @ normal
-    steps = np.diff(positions)
-    step = float(np.median(steps))
-    uneven = ~(np.abs(steps - step) < SLICE_STEP_TOLERANCE * step)
-    if uneven.any():
-        where = int(uneven.argmax())
-        raise LunaError(
-            f"{folder}: slices are missing or double: {files[where].name} and {files[where + 1].name} are "
-            f"{steps[where]:.3f} mm apart, most others {step:.3f} mm"
-        )
-    sideways = np.abs(offsets - positions[:, None] * normal).max()
-    if sideways > min(first.spacing[:2]) / 2:
-        raise LunaError(
-            f"{folder}: the slices are displaced sideways by up to {sideways:.2f} mm (a tilted gantry); "
-            "resample the scan onto a rectangular grid"
-        )
-    return files, Geometry(
-        size=(first.size[0], first.size[1], len(files)),
-        spacing=(first.spacing[0], first.spacing[1], float(positions[-1] / (len(files) - 1))),
-        origin=slices[order[0]].origin,
-        direction=first.direction,
-    )
-
-
-def _check_left_out(folder: Path, listed: set[str]) -> None:
-    """Look for damaged slices among the files that GDCM passes over in silence, along with notes and thumbnails."""
-    for file in sorted(folder.iterdir()):
-        if file.name in listed or not file.is_file():
-            continue
-        with file.open("rb") as stream:
-            head = stream.read(1024)
-        if head[128:132] == b"DICM" and CT_IMAGE_STORAGE in head:
-            raise LunaError(f"{file}: a damaged DICOM slice; copy it again, or remove it if it is not of this scan")

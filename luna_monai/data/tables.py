@@ -13,7 +13,12 @@ from luna_monai.errors import LunaError
 COORDINATES = ["coordX", "coordY", "coordZ"]
 
 
-def read_table(path: str | Path, numeric: Sequence[str], text: Sequence[str] = ("seriesuid",)) -> pd.DataFrame:
+def read_table(
+    path: str | Path,
+    numeric: Sequence[str],
+    text: Sequence[str] = ("seriesuid",),
+    optional: Sequence[str] = (),
+) -> pd.DataFrame:
     """Read a CSV file with a header line and check every value that is needed.
 
     Args:
@@ -21,9 +26,11 @@ def read_table(path: str | Path, numeric: Sequence[str], text: Sequence[str] = (
         numeric: columns that must hold finite numbers; they are read as the nearest float64, as Python's ``float``
             does.
         text: columns that must hold non-empty text.
+        optional: columns that must do so if they are there.
 
     Returns:
-        A table of ``text`` and ``numeric`` columns, in this order, one row per line of the file, indexed from 0.
+        A table of ``text``, ``optional`` and ``numeric`` columns, in this order, one row per line of the file, indexed
+        from 0.
 
     Raises:
         LunaError: when the file is missing, empty, no CSV table, lacks a column, or holds something else than a
@@ -36,7 +43,7 @@ def read_table(path: str | Path, numeric: Sequence[str], text: Sequence[str] = (
     try:
         table = pd.read_csv(
             path,
-            dtype=dict.fromkeys(text, str),
+            dtype=dict.fromkeys([*text, *optional], str),
             skip_blank_lines=False,
             skipinitialspace=True,
             low_memory=False,
@@ -50,7 +57,8 @@ def read_table(path: str | Path, numeric: Sequence[str], text: Sequence[str] = (
         raise LunaError(
             f"{path}: no column {', '.join(map(repr, missing))} in its header line, {','.join(map(str, table.columns))}"
         )
-    table = table[columns]
+    text = [*text, *(column for column in optional if column in table.columns)]
+    table = table[[*text, *numeric]]
     # Blank lines are kept while reading, so that row i is line i + 2 of the file in the messages below.
     table = table[~table.isna().all(axis=1)]
     for column in text:

@@ -7,6 +7,7 @@ from luna_monai.handlers.eta import ProgressHandler, enumerate_with_estimate
 from luna_monai.handlers.evaluation import EvaluationFolder
 from luna_monai.handlers.froc import FROC_METRICS, FrocMetrics
 from luna_monai.handlers.metrics import CandidateMetrics, is_better
+from luna_monai.handlers.predictions import ScanPredictions
 from luna_monai.handlers.run_folder import RunFolder, set_aside_previous_run
 from luna_monai.handlers.samples import TrainingSamples
 from luna_monai.handlers.summary import RunSummary
@@ -23,6 +24,7 @@ __all__ = [
     "ProgressHandler",
     "RunFolder",
     "RunSummary",
+    "ScanPredictions",
     "TensorBoardHandler",
     "TensorBoardRun",
     "TrainingSamples",

@@ -6,6 +6,8 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "dicom_sr": ["check_structured_report", "structured_report", "write_structured_report"],
+        "model": ["default_weights", "model_facts"],
+        "outputs": ["check_outputs", "write_outputs"],
         "result": ["ModelFacts", "ScanPrediction"],
     },
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from luna_monai.data.geometry import Geometry
+from luna_monai.metrics.calibration import Calibration
 
 #: Columns of ``ScanPrediction.candidates``.
 COLUMNS = (
@@ -25,12 +26,14 @@ class ModelFacts:
         version: of the bundle.
         thresholds: probabilities (raw) above which a nodule is called, by what they were chosen for; empty where none
             are known for these weights.
+        calibration: fitted for these weights; None where none is known.
     """
 
     name: str
     sha256: str
     version: str
     thresholds: dict[str, float]
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +51,7 @@ class ScanPrediction:
         proposed: whether the candidates are proposals of our own rather than a given list.
         warnings: what a reader must know, such as that the scan does not look like a chest CT.
         dicom_files: the slices in the order of the volume, where the scan is a DICOM series.
+        voxels_sha256: fingerprint of the scan's HU, see :func:`luna_monai.data.scans.voxels_sha256`.
     """
 
     seriesuid: str
@@ -58,3 +62,4 @@ class ScanPrediction:
     proposed: bool
     warnings: tuple[str, ...] = ()
     dicom_files: tuple[Path, ...] = ()
+    voxels_sha256: str = ""

@@ -1,0 +1,95 @@
+"""``luna-monai predict``: nodule probabilities for the candidates of any chest CT."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from luna_monai.apps.base import App, run_app
+from luna_monai.apps.workflow import given_options, load_workflow, parse_override, run_workflow
+from luna_monai.errors import LunaError
+from luna_monai.share import bundle_dir
+
+
+class LunaPredictApp(App):
+    """Judge the candidates of one or many scans.
+
+    Args:
+        sys_argv: arguments; see ``luna-monai predict --help``.
+    """
+
+    name = "predict"
+    description = (
+        "Give the candidates of chest CTs their probability of being a nodule. Not for clinical use. "
+        "No folder and nothing of a patient is written: a scan goes by its series UID, or its file's name."
+    )
+    intermixed = True
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        parser.add_argument(
+            "scan_and_overrides",
+            nargs="+",
+            metavar="SCAN | key=value",
+            help="SCAN: a .mhd, .mha, .nii, .nii.gz or .nrrd file, a DICOM file, a folder with DICOM files in it, a "
+            "LUNA16 dataset folder, or a CSV file with a column 'path'; key=value: values for any other key of "
+            "bundle/configs/inference.yaml",
+        )
+        parser.add_argument(
+            "--output",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="what to write, by its ending: .csv (LUNA16's submission), .json (everything), .mrk.json (3D Slicer); "
+            "may be repeated; {seriesuid} in its name makes a file for each scan",
+        )
+        parser.add_argument("--candidates", metavar="CSV", help="coordX,coordY,coordZ, and seriesuid for several scans")
+        parser.add_argument(
+            "--coordinates",
+            choices=("lps", "ras", "voxel"),
+            help="of the candidates: mm in LPS as in LUNA16 and DICOM (default), mm in RAS as in NIfTI, or voxels "
+            "x, y, z from 0",
+        )
+        parser.add_argument("--seriesuid", help="which series, where there are several")
+        parser.add_argument(
+            "--weights",
+            help="a run's model.pt or checkpoint.pt, or a .state file of the book (default: those of the bundle)",
+        )
+        parser.add_argument("--batch-size", type=int, help="candidates that are judged at once")
+
+    def main(self) -> int:
+        """Predict.
+
+        Returns:
+            0.
+
+        Raises:
+            LunaError: when a scan, the candidates, the weights, an output or an override is bad. With several scans,
+                the others are judged and written first.
+        """
+        arguments = self.cli_args
+        texts = arguments.scan_and_overrides
+        scans = [text for text in texts if "=" not in text or Path(text).exists()]
+        if len(scans) != 1:
+            raise LunaError(f"one SCAN is needed, found {', '.join(map(repr, scans)) or 'none'}; a CSV file lists many")
+        options = {
+            "scan": scans[0],
+            "output": arguments.output or None,
+            "candidates": arguments.candidates,
+            "coordinates": arguments.coordinates,
+            "seriesuid": arguments.seriesuid,
+            "weights": arguments.weights,
+            "batch_size": arguments.batch_size,
+            "bundle_root": str(bundle_dir()),
+        }
+        given = given_options(options) | dict(parse_override(text) for text in texts if text not in scans)
+        if not given.get("output"):
+            raise LunaError("no output: name a file with --output, such as predictions.json")
+        files = [str(Path(bundle_dir()) / "configs" / "inference.yaml")]
+        run_workflow(load_workflow("run", files, given, workflow_type="infer"))
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(LunaPredictApp))
