@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -58,3 +59,24 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         raise LunaError(
             f"{path}: can't be written ({error.strerror or error}); free some space, or choose another folder"
         ) from error
+
+
+def sha256_of(path: str | Path) -> str:
+    """Compute the SHA-256 of a file, by which weights are known.
+
+    Args:
+        path: the file.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        LunaError: when it can't be read.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise LunaError(f"{path}: no such file") from None
+    except OSError as error:
+        raise LunaError(f"{path}: can't be read ({error.strerror or error})") from None

@@ -52,7 +52,7 @@ class LunaEvaluateApp(App):
             "--metadata",
             default=None,
             metavar="JSON",
-            help="also store calibration and thresholds in this metadata.json of a bundle",
+            help="also store calibration, thresholds and the SHA-256 of the weights in this metadata.json of a bundle",
         )
         parser.add_argument(
             "overrides", nargs="*", metavar="key=value", help="values for any other key of the configuration"
@@ -108,7 +108,7 @@ def draw_figures(output_dir: Path) -> None:
         output_dir: folder of an evaluation; without ``calibration.json`` nothing is drawn.
     """
     from luna_monai.files import write_bytes
-    from luna_monai.handlers.evaluation import CALIBRATION, PREDICTIONS
+    from luna_monai.handlers.evaluation import CALIBRATION
 
     names = {name: output_dir / f"reliability-{name}.png" for name in ("raw", "calibrated")}
     for path in names.values():
@@ -116,17 +116,13 @@ def draw_figures(output_dir: Path) -> None:
     if not (output_dir / CALIBRATION).is_file():
         return
     # Drawing takes a second to load.
-    import pandas as pd
-
-    from luna_monai.metrics.calibration import Calibration, log_odds_of_probability, reliability
+    from luna_monai.metrics.calibration import Reliability
     from luna_monai.reports.figures import reliability_figure, to_png
 
-    table = pd.read_csv(output_dir / PREDICTIONS)
-    calibration = Calibration(**json.loads((output_dir / CALIBRATION).read_text())["calibration"])
-    probability = table["probability"].to_numpy()
-    calibrated = calibration.apply(log_odds_of_probability(probability))
-    for values, path in ((probability, names["raw"]), (calibrated, names["calibrated"])):
-        write_bytes(path, to_png(reliability_figure(reliability(values, table["class"]))))
+    curves = json.loads((output_dir / CALIBRATION).read_text(encoding="utf-8"))["reliability"]
+    for name, path in names.items():
+        if curves[name] is not None:
+            write_bytes(path, to_png(reliability_figure(Reliability.from_dict(curves[name]))))
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:
@@ -140,13 +136,23 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _store_calibration(path: Path, metadata: dict[str, Any], results: Path) -> None:
-    from luna_monai.handlers.evaluation import CALIBRATION, write_json
+    from luna_monai.handlers.evaluation import CALIBRATION, METRICS, write_json
 
     source = results / CALIBRATION
     if not source.is_file():
         raise LunaError(f"{path}: unchanged, because this evaluation has no calibration to store")
     content = json.loads(source.read_text(encoding="utf-8"))
-    metadata["operating_points"] = {key: content[key] for key in ("fitted_on", "calibration", "thresholds")}
+    evaluated = json.loads((results / METRICS).read_text(encoding="utf-8"))
+    metadata["operating_points"] = {
+        "weights": Path(evaluated["weights"]).name,
+        "weights_sha256": evaluated["weights_sha256"],
+        **{key: content[key] for key in ("fitted_on", "calibration", "thresholds")},
+        "expected_calibration_error": {
+            name: curve["expected_calibration_error"]
+            for name, curve in content["reliability"].items()
+            if isinstance(curve, dict)
+        },
+    }
     write_json(path, metadata)
     logger.info("Calibration and thresholds stored in %s", path)
 

@@ -71,7 +71,8 @@ class EvaluationFolder:
         records = engine.state.records
         write_predictions(self.output_dir / PREDICTIONS, records, self.candidates)
         write_submission(self.output_dir / SUBMISSION, records, self.candidates)
-        scans = self.candidates["seriesuid"].nunique()
+        seriesuid = records["row"].map(self.candidates["seriesuid"])
+        scans = seriesuid.nunique()
         metrics = {name: _json_number(value) for name, value in engine.state.metrics.items()}
         write_json(
             self.output_dir / METRICS,
@@ -80,7 +81,7 @@ class EvaluationFolder:
         (self.output_dir / CALIBRATION).unlink(missing_ok=True)  # of an earlier evaluation
         if self.calibrate:
             try:
-                content = calibration_summary(records["probability"], records["class"], scans)
+                content = calibration_summary(records["probability"], records["class"], seriesuid)
             except LunaError as error:
                 logger.warning("No calibration and no thresholds: %s", error)
             else:
@@ -120,10 +121,15 @@ def threshold_lines(content: Mapping[str, Any]) -> list[str]:
         Lines of text.
     """
     calibration = content["calibration"]
-    errors = {name: content["reliability"][name]["expected_calibration_error"] for name in ("raw", "calibrated")}
+    raw, calibrated = content["reliability"]["raw"], content["reliability"]["calibrated"]
+    then = (
+        "not judged, for only one scan has nodules"
+        if calibrated is None
+        else f"{calibrated['expected_calibration_error']:.4f} on scans that were not fitted on"
+    )
     lines = [
         f"Calibration: temperature {calibration['temperature']:.3f}, prior correction {calibration['shift']:+.3f} in "
-        f"log-odds; expected calibration error {errors['raw']:.4f}, then {errors['calibrated']:.4f}"
+        f"log-odds; expected calibration error {raw['expected_calibration_error']:.4f}, then {then}"
     ]
     for name, points in content["thresholds"].items():
         lines.extend(

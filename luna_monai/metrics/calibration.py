@@ -3,12 +3,13 @@
 A model trained on as many nodules as non-nodules believes that every other candidate is a nodule, while one in 400 is.
 In log-odds that is a constant shift (Elkan 2001, "The foundations of cost-sensitive learning"), and overconfidence is
 a factor, the temperature (Guo et al. 2017, https://arxiv.org/abs/1706.04599). Both are fitted on validation data here;
-neither changes the order of the candidates.
+neither changes the order of the candidates. What a fit is worth is judged on scans that it has not seen.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, logit
+from sklearn.model_selection import StratifiedGroupKFold
 
 from luna_monai.errors import LunaError
 from luna_monai.metrics.checks import checked_classes, checked_probability
@@ -92,6 +94,12 @@ class Reliability:
     upper: _FloatArray
     expected_calibration_error: float
     brier_score: float
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Reliability:
+        """Take over what :meth:`to_dict` returned."""
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in content.items() if isinstance(value, list)}
+        return cls(**{**content, **arrays})
 
     def to_dict(self) -> dict[str, Any]:
         """Give the attributes as JSON knows them."""
@@ -193,6 +201,35 @@ def fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike, *, fit_temperatur
         cross_entropy, start, jac=True, method="L-BFGS-B", bounds=[slope_bounds, (None, None)], options=options
     )
     return Calibration(float(1 / fit.x[0]), float(fit.x[1]), float(target.mean()))
+
+
+def cross_fit_calibration(
+    log_odds: ArrayLike, is_nodule: ArrayLike, seriesuid: ArrayLike, *, folds: int = 5
+) -> tuple[_FloatArray, int]:
+    """Calibrate each scan by what is fitted on other scans, as new scans will be.
+
+    Args:
+        log_odds: of each candidate, shape (n,).
+        is_nodule: its class, 0 or 1, shape (n,).
+        seriesuid: its scan, shape (n,); a scan is never on both sides.
+        folds: parts of the scans; fewer where fewer scans have a nodule.
+
+    Returns:
+        The calibrated probabilities, shape (n,), and the number of folds.
+
+    Raises:
+        LunaError: as :func:`fit_calibration`, and when only one scan has a nodule, or only one has anything else.
+    """
+    log_odds = np.asarray(log_odds, dtype=float)
+    target = checked_classes(is_nodule, log_odds.shape)
+    scan = np.asarray(seriesuid)
+    folds = min(folds, len(np.unique(scan[target])), len(np.unique(scan[~target])))
+    if folds < 2:
+        raise LunaError("to judge a calibration on scans that it was not fitted on, two scans with nodules are needed")
+    probability = np.empty(len(log_odds))
+    for others, held_out in StratifiedGroupKFold(folds).split(log_odds, target, scan):
+        probability[held_out] = fit_calibration(log_odds[others], target[others]).apply(log_odds[held_out])
+    return probability, folds
 
 
 def reliability(

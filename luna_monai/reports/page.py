@@ -6,12 +6,18 @@ import math
 from typing import Any
 
 import jinja2
-import numpy as np
 import pandas as pd
 import yaml
 
 from luna_monai import __version__
-from luna_monai.metrics.calibration import Calibration, Reliability, fit_calibration, log_odds_of_probability
+from luna_monai.errors import LunaError
+from luna_monai.metrics.calibration import (
+    Calibration,
+    Reliability,
+    cross_fit_calibration,
+    fit_calibration,
+    log_odds_of_probability,
+)
 from luna_monai.metrics.calibration import reliability as compute_reliability
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult
 from luna_monai.metrics.per_class import per_class_metrics
@@ -92,7 +98,7 @@ def build_report(run: Run, *, threshold: float = 0.5, cases: int = 12, bootstrap
         ranking=ranking_charts(validation, froc, threshold),
         froc_table=None if froc is None or not froc.nodules else _froc_table(froc),
         calibration=calibration_charts(validation, reliability, threshold),
-        calibration_text=_calibration_text(probability, is_nodule, reliability),
+        calibration_text=_calibration_text(validation, reliability),
         operating=_operating_table(validation) if is_nodule.any() else None,
         diameters=_diameter_tables(validation, froc, threshold),
         subsets=_subset_table(run, threshold),
@@ -213,17 +219,25 @@ def _froc_table(froc: FrocResult) -> Table:
     return Table("LUNA16's sensitivities", columns, rows, note)
 
 
-def _calibration_text(probability: np.ndarray, is_nodule: np.ndarray, before: Reliability) -> str:
+def _calibration_text(validation: pd.DataFrame, before: Reliability) -> str:
+    is_nodule = validation["class"].to_numpy()
     if not is_nodule.any() or is_nodule.all():
         return "With a single class there is nothing to calibrate on."
-    log_odds = log_odds_of_probability(probability)
+    log_odds = log_odds_of_probability(validation["probability"])
     calibration: Calibration = fit_calibration(log_odds, is_nodule)
-    after = compute_reliability(calibration.apply(log_odds), is_nodule)
-    return (
-        f"A temperature of {calibration.temperature:.3g} and a shift of {calibration.shift:+.3g} in log-odds would "
-        f"lower the expected calibration error from {before.expected_calibration_error:.4f} to "
-        f"{after.expected_calibration_error:.4f} and the Brier score from {before.brier_score:.4f} to "
-        f"{after.brier_score:.4f}, on the candidates they were fitted to. Neither changes any ranking."
+    text = (
+        f"The best fit is a temperature of {calibration.temperature:.3g} and a shift of {calibration.shift:+.3g} in "
+        "log-odds; neither changes any ranking. "
+    )
+    try:
+        calibrated, folds = cross_fit_calibration(log_odds, is_nodule, validation["seriesuid"])
+    except LunaError:
+        return text + "What it is worth can't be judged, as only one scan has nodules."
+    after = compute_reliability(calibrated, is_nodule)
+    return text + (
+        f"Fitted on some scans and judged on others, in {folds} parts, it takes the expected calibration error from "
+        f"{before.expected_calibration_error:.4f} to {after.expected_calibration_error:.4f} and the Brier score from "
+        f"{before.brier_score:.4f} to {after.brier_score:.4f}."
     )
 
 

@@ -1,5 +1,6 @@
 """Evaluating a run or a file of weights, and what is written about it."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -46,29 +47,42 @@ def test_a_run_with_its_own_configuration(run):
 
 
 def test_calibration_and_thresholds(run, tmp_path):
-    LunaEvaluateApp([run, "--output-dir", tmp_path / "results", "--fold", 0]).main()
+    LunaEvaluateApp([run, "--output-dir", tmp_path / "results", "--all-scans"]).main()
     predictions = pd.read_csv(tmp_path / "results" / "predictions.csv")
-    assert predictions["seriesuid"].unique().tolist() == ["1.2.3.0"]
+    assert sorted(predictions["seriesuid"].unique()) == ["1.2.3.0", "1.2.3.1"]
     content = json.loads((tmp_path / "results" / "calibration.json").read_text())
-    assert content["fitted_on"] == {"scans": 1, "candidates": 12, "nodule_candidates": 2}
+    assert content["fitted_on"] == {"scans": 2, "candidates": 24, "nodule_candidates": 4}
     probability, is_nodule = predictions["probability"].to_numpy(), predictions["class"].to_numpy() == 1
     calibration = Calibration(**content["calibration"])
     calibrated = calibration.apply(log_odds_of_probability(probability))
     # Fitted on the same data, so the mean must be the share of nodules.
-    assert calibrated.mean() == pytest.approx(2 / 12, abs=1e-3)
+    assert calibrated.mean() == pytest.approx(4 / 24, abs=1e-3)
     points = {name: {point["wanted"]: point for point in points} for name, points in content["thresholds"].items()}
     assert list(points["sensitivity"]) == [0.8, 0.9, 0.95, 0.99]
     assert list(points["false_positives_per_scan"]) == [0.5, 1, 2, 4, 8]
     for wanted, point in points["false_positives_per_scan"].items():
         called = probability > point["threshold"]
-        assert (called & ~is_nodule).sum() == point["false_positives_per_scan"] <= wanted
+        assert (called & ~is_nodule).sum() / 2 == point["false_positives_per_scan"] <= wanted
         np.testing.assert_array_equal(calibrated > point["calibrated_threshold"], called)
     for wanted, point in points["sensitivity"].items():
         assert (probability > point["threshold"])[is_nodule].mean() == point["sensitivity"] >= wanted
     for name in ("raw", "calibrated"):
-        assert sum(content["reliability"][name]["count"]) == 12
+        assert sum(content["reliability"][name]["count"]) == 24
         assert (tmp_path / "results" / f"reliability-{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert content["reliability"]["folds"] == 2
     assert content["reliability"]["calibrated"]["brier_score"] < content["reliability"]["raw"]["brier_score"]
+
+
+def test_a_calibration_is_not_judged_on_what_it_was_fitted_on(run, tmp_path, capsys):
+    LunaEvaluateApp([run, "--output-dir", tmp_path, "--all-scans"]).main()
+    assert (tmp_path / "reliability-calibrated.png").exists()
+    LunaEvaluateApp([run, "--output-dir", tmp_path, "--fold", 0]).main()  # one scan: nothing to judge on
+    content = json.loads((tmp_path / "calibration.json").read_text())
+    assert content["fitted_on"]["scans"] == 1
+    assert (content["reliability"]["calibrated"], content["reliability"]["folds"]) == (None, None)
+    assert "not judged, for only one scan has nodules" in capsys.readouterr().out
+    assert (tmp_path / "reliability-raw.png").exists()
+    assert not (tmp_path / "reliability-calibrated.png").exists()
 
 
 def test_submission_is_luna16s(run, tmp_path):
@@ -99,6 +113,13 @@ def test_weights_on_all_scans_and_metadata(run, tmp_path):
     assert stored["version"] == "0.1.0"
     assert stored["operating_points"]["calibration"] == calibration["calibration"]
     assert stored["operating_points"]["thresholds"] == calibration["thresholds"]
+    assert stored["operating_points"]["weights"] == "checkpoint.pt"
+    digest = hashlib.sha256((run / "checkpoint.pt").read_bytes()).hexdigest()
+    assert stored["operating_points"]["weights_sha256"] == digest
+    errors = stored["operating_points"]["expected_calibration_error"]
+    assert errors == {
+        name: calibration["reliability"][name]["expected_calibration_error"] for name in ("raw", "calibrated")
+    }
 
 
 def test_the_book_keeps_its_threshold(run, tmp_path):

@@ -12,6 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import (
     Calibration,
+    Reliability,
+    cross_fit_calibration,
     fit_calibration,
     log_odds_of_logits,
     log_odds_of_probability,
@@ -52,6 +54,34 @@ def test_fit_is_logistic_regression_without_penalty(overconfident):
     regression = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(log_odds[:, None], is_nodule)
     assert 1 / calibration.temperature == pytest.approx(regression.coef_[0, 0], rel=1e-4)
     assert calibration.shift == pytest.approx(regression.intercept_[0], rel=1e-4)
+
+
+def test_each_scan_is_calibrated_by_a_fit_on_others():
+    generator = np.random.default_rng(3)
+    scan = np.repeat([f"scan {k}" for k in range(12)], 50)
+    is_nodule = generator.random(600) < 0.1
+    log_odds = generator.normal(3.0 * is_nodule - 1.5)
+    probability, folds = cross_fit_calibration(log_odds, is_nodule, scan)
+    assert folds == 5
+    assert ((probability > 0) & (probability < 1)).all()
+    # Another value of one candidate changes the fits for other scans, and leaves the other candidates of its own.
+    changed = log_odds.copy()
+    one = np.flatnonzero((scan == "scan 4") & ~is_nodule)[0]
+    changed[one] += 9
+    again, _ = cross_fit_calibration(changed, is_nodule, scan)
+    moved = again != probability
+    assert np.flatnonzero(moved & (scan == "scan 4")).tolist() == [one]
+    assert len(np.unique(scan[moved])) >= 6
+    # Pure noise with few scans: judged on what it was fitted on, even that looks calibrated.
+    noise, few = generator.normal(0, 3, 60), generator.random(60) < 0.3
+    names = np.repeat(list("abcdef"), 10)
+    in_sample = reliability(fit_calibration(noise, few).apply(noise), few).brier_score
+    assert reliability(cross_fit_calibration(noise, few, names)[0], few).brier_score > in_sample
+
+
+def test_a_cross_fit_needs_two_scans_with_nodules():
+    with pytest.raises(LunaError, match="two scans with nodules"):
+        cross_fit_calibration([0.0, 1.0, 2.0], [0, 1, 1], ["a", "b", "b"])
 
 
 def test_calibration_keeps_the_order_and_the_shift_alone_gives_the_right_mean(overconfident):
@@ -110,7 +140,8 @@ def test_reliability_is_scikit_learns(equal_counts):
     assert (curve.mean_probability <= curve.upper_edge).all()
     plain = sum(n * abs(s - m) for n, s, m in zip(curve.count, share, mean, strict=True)) / 5000
     assert curve.expected_calibration_error == pytest.approx(plain)
-    json.dumps(curve.to_dict(), allow_nan=False)
+    again = Reliability.from_dict(json.loads(json.dumps(curve.to_dict(), allow_nan=False)))
+    assert again.to_dict() == curve.to_dict()
 
 
 def test_reliability_of_constant_probabilities():
