@@ -64,6 +64,7 @@ class Precache:
         shard: ``(k, n)``: do only every n-th of these series, from the k-th on, counted from 0.
         progress: wraps the iterable of finished series to show how far it is, as
             ``progress(iterable, description, total)``; nothing is shown when None.
+        wait: called when the shard is done, to wait for other processes that do the other ones.
 
     Raises:
         LunaError: when the shard is not one, or no scan is in the subsets.
@@ -76,6 +77,7 @@ class Precache:
         subsets: Sequence[int] | None = None,
         shard: Sequence[int] = (0, 1),
         progress: Callable[[Iterable[Any], str, int], Iterator[Any]] | None = None,
+        wait: Callable[[], None] | None = None,
     ) -> None:
         if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
             raise LunaError(f"shard {tuple(shard)}: the first number counts from 0 to one below the second")
@@ -83,6 +85,7 @@ class Precache:
         self.num_workers = num_workers
         self.shard = tuple(shard)
         self.progress = progress
+        self.wait = wait
         chosen = list(range(len(cache.data)))
         if subsets is not None:
             subset_of_series = [subset_of(Path(item["image"])) for item in cache.data]
@@ -148,6 +151,8 @@ class Precache:
                 self._build(plan)
         finally:
             _refresh_manifest(folder)
+        if self.wait is not None:
+            self.wait()
         return len(plan.series)
 
     def _folder(self) -> Path:

@@ -4,6 +4,17 @@ from luna_monai.engines.batch import PrepareCandidateBatch
 from luna_monai.engines.candidates import CandidateInferer, PrepareScanBatch
 from luna_monai.engines.config import current_config
 from luna_monai.engines.inferer import AutocastInferer, is_bfloat16_fast
+from luna_monai.engines.processes import (
+    data_parallel,
+    launched,
+    local_device,
+    share_of_batch,
+    share_of_cores,
+    start_processes,
+    stop_processes,
+    validation_sampler,
+    wait_for_all,
+)
 
 __all__ = [
     "AutocastInferer",
@@ -11,5 +22,14 @@ __all__ = [
     "PrepareCandidateBatch",
     "PrepareScanBatch",
     "current_config",
+    "data_parallel",
     "is_bfloat16_fast",
+    "launched",
+    "local_device",
+    "share_of_batch",
+    "share_of_cores",
+    "start_processes",
+    "stop_processes",
+    "validation_sampler",
+    "wait_for_all",
 ]

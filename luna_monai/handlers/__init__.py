@@ -10,6 +10,7 @@ from luna_monai.handlers.metrics import CandidateMetrics, is_better
 from luna_monai.handlers.predictions import ScanPredictions
 from luna_monai.handlers.run_folder import RunFolder, set_aside_previous_run
 from luna_monai.handlers.samples import TrainingSamples
+from luna_monai.handlers.seed import SeedEachEpoch
 from luna_monai.handlers.summary import RunSummary
 from luna_monai.handlers.tensorboard import TensorBoardHandler, TensorBoardRun
 
@@ -25,6 +26,7 @@ __all__ = [
     "RunFolder",
     "RunSummary",
     "ScanPredictions",
+    "SeedEachEpoch",
     "TensorBoardHandler",
     "TensorBoardRun",
     "TrainingSamples",

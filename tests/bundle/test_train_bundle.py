@@ -188,7 +188,8 @@ def test_book_mode_is_the_books(make_workflow, make_dataset, tmp_path):
 
 @pytest.mark.parametrize("overlay", ["book_ch11.yaml", "demo.yaml"])
 def test_every_key_of_a_configuration_has_a_comment(repository, overlay):
-    for path in (repository / "bundle" / "configs" / "train.yaml", repository / "configs" / overlay):
+    bundle = repository / "bundle" / "configs"
+    for path in (bundle / "train.yaml", bundle / "multi_gpu_train.yaml", repository / "configs" / overlay):
         for line in path.read_text().splitlines():
             is_value = line and not line.startswith((" ", "#", "-")) and not line.endswith(":")
             assert not is_value or " #" in line, f"{path.name}: {line}"

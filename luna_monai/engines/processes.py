@@ -1,0 +1,189 @@
+"""Training by several processes, each with a GPU or some cores: torchrun and DistributedDataParallel."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Sized
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed
+from monai.data import DistributedSampler
+from torch.nn.parallel import DistributedDataParallel
+
+from luna_monai.errors import LunaError
+from luna_monai.networks.batch_norm import synchronize_batch_norm
+
+logger = logging.getLogger(__name__)
+
+#: How long processes wait for those that are still filling the cache.
+_WAIT = timedelta(days=2)
+
+
+@dataclass(frozen=True)
+class Launched:
+    """What torchrun has told this process about itself.
+
+    Attributes:
+        rank: its number among all processes, from 0.
+        world_size: how many processes there are, on all machines.
+        local_rank: its number among those of this machine, from 0.
+        local_world_size: how many processes are on this machine.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    local_world_size: int = 1
+
+
+def launched() -> Launched:
+    """Tell which of how many processes this one is; without torchrun it is the only one.
+
+    Reference:
+        https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
+    """
+    if not torch.distributed.is_torchelastic_launched():
+        return Launched()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    return Launched(*(int(os.environ[name]) for name in names))
+
+
+def local_device() -> torch.device:
+    """Choose where this process computes: each on a GPU of its own, or all on the CPU.
+
+    Returns:
+        The GPU with the number of this process on its machine, or the CPU where there are no GPUs.
+
+    Raises:
+        LunaError: when the machine has fewer GPUs than processes.
+    """
+    gpus, process = torch.cuda.device_count(), launched()
+    if gpus == 0:
+        return torch.device("cpu")
+    if process.local_rank >= gpus:
+        raise LunaError(
+            f"{process.local_world_size} processes on a machine with {gpus} GPUs: each needs one of its own; start "
+            f"torchrun with --nproc-per-node {gpus}"
+        )
+    return torch.device("cuda", process.local_rank)
+
+
+def start_processes(device: torch.device) -> None:
+    """Join the other processes that torchrun has started: by NCCL between GPUs, by gloo between CPUs.
+
+    All but the first log warnings and errors only. Without torchrun nothing happens.
+
+    Args:
+        device: where this process computes.
+    """
+    if not torch.distributed.is_torchelastic_launched() or torch.distributed.is_initialized():
+        return
+    gpu = device.type == "cuda"
+    if gpu:
+        torch.cuda.set_device(device)
+    torch.distributed.init_process_group("nccl" if gpu else "gloo", device_id=device if gpu else None)
+    process = launched()
+    if process.rank > 0:
+        logging.getLogger().setLevel(logging.WARNING)
+    logger.info("%d processes, %d of them on this machine", process.world_size, process.local_world_size)
+
+
+def stop_processes() -> None:
+    """Leave the other processes, once all of them are done; without others nothing happens."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def wait_for_all() -> None:
+    """Wait until all processes have come here, for days if need be; without others nothing happens."""
+    if torch.distributed.is_initialized():
+        # A group of its own, on the host: the other one gives up on a process that is silent for some minutes, and
+        # lets the GPU spin while it waits.
+        group = torch.distributed.new_group(backend="gloo", timeout=_WAIT)
+        torch.distributed.barrier(group)
+        torch.distributed.destroy_process_group(group)
+
+
+def share_of_batch(batch_size: int) -> int:
+    """Divide a batch among the processes, so that a training batch means the same for any number of them.
+
+    Args:
+        batch_size: candidates in a batch of all processes together.
+
+    Returns:
+        Candidates in the batch of each.
+
+    Raises:
+        LunaError: when it can't be divided evenly.
+    """
+    processes = launched().world_size
+    if batch_size % processes:
+        raise LunaError(
+            f"batch_size {batch_size} can't be divided evenly among {processes} processes: it is the batch of all of "
+            f"them together; set it to a multiple of {processes}, such as {-(-batch_size // processes) * processes}"
+        )
+    return batch_size // processes
+
+
+def share_of_cores(workers: int) -> int:
+    """Divide the worker processes of a machine among those of its processes that torchrun has started.
+
+    Args:
+        workers: how many the machine is to have; 0 works without.
+
+    Returns:
+        How many each may start; at least 1, unless there are to be none.
+    """
+    return min(workers, max(workers // launched().local_world_size, 1))
+
+
+def data_parallel(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
+    """Let all processes train one network, as one process with all their batches together would.
+
+    Gradients are averaged by ``DistributedDataParallel``, and batch normalisation takes the statistics of all batches,
+    see :func:`~luna_monai.networks.batch_norm.synchronize_batch_norm`.
+
+    Args:
+        network: with the same weights in each process; its batch normalisations are replaced.
+        device: where it runs.
+
+    Returns:
+        The network to train with; the one that was given stays the one to evaluate and to save. Without other
+        processes it is the same.
+    """
+    if not torch.distributed.is_initialized():
+        return network
+    network = synchronize_batch_norm(network, device)
+    # Of one input channel there are several sets of strides for the same layout, and the warning takes them for two.
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides", category=UserWarning)
+    # The buffers are the same everywhere already. Sent around in each forward pass, they would also make a process
+    # wait for others that have fewer validation batches.
+    return DistributedDataParallel(
+        network, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
+    )
+
+
+def validation_sampler(dataset: Sized) -> DistributedSampler:
+    """Divide the validation samples among the processes: each is read by exactly one of them.
+
+    Samplers for training repeat samples to give each process as many, which would count some twice here.
+
+    Args:
+        dataset: the validation samples.
+
+    Returns:
+        A sampler for this process's part; parts differ by one sample at most.
+
+    Raises:
+        LunaError: when there are fewer samples than processes.
+    """
+    number, process = len(dataset), launched()
+    if number < process.world_size:
+        raise LunaError(f"{number} validation candidates for {process.world_size} processes: start {number} at most")
+    return DistributedSampler(
+        dataset, even_divisible=False, num_replicas=process.world_size, rank=process.rank, shuffle=False
+    )
