@@ -138,11 +138,16 @@ class _PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
-        this = psutil.Process()
         while True:
-            self.bytes = max(self.bytes, sum(map(_memory, [this, *this.children(recursive=True)])))
+            self.bytes = max(self.bytes, memory_in_use())
             if self._ended.wait(_SAMPLE_S):
                 return
+
+
+def memory_in_use() -> float:
+    """Tell what this process and its children hold, without mapped files, in bytes; shared memory counts once."""
+    this = psutil.Process()
+    return sum(map(_memory, [this, *this.children(recursive=True)]))
 
 
 def _memory(process: psutil.Process) -> float:

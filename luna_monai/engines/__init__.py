@@ -3,7 +3,7 @@
 from luna_monai.engines.batch import PrepareCandidateBatch
 from luna_monai.engines.candidates import CandidateInferer, PrepareScanBatch
 from luna_monai.engines.config import current_config
-from luna_monai.engines.inferer import AutocastInferer, is_bfloat16_fast
+from luna_monai.engines.inferer import AutocastInferer, is_bfloat16_fast, time_precisions
 from luna_monai.engines.processes import (
     data_parallel,
     launched,
@@ -30,6 +30,7 @@ __all__ = [
     "share_of_cores",
     "start_processes",
     "stop_processes",
+    "time_precisions",
     "validation_sampler",
     "wait_for_all",
 ]

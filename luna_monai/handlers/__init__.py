@@ -13,6 +13,7 @@ from luna_monai.handlers.samples import TrainingSamples
 from luna_monai.handlers.seed import SeedEachEpoch
 from luna_monai.handlers.summary import RunSummary
 from luna_monai.handlers.tensorboard import TensorBoardHandler, TensorBoardRun
+from luna_monai.handlers.throughput import ThroughputHandler
 
 __all__ = [
     "FROC_METRICS",
@@ -29,6 +30,7 @@ __all__ = [
     "SeedEachEpoch",
     "TensorBoardHandler",
     "TensorBoardRun",
+    "ThroughputHandler",
     "TrainingSamples",
     "WorstCandidates",
     "enumerate_with_estimate",

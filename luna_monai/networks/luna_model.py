@@ -41,13 +41,20 @@ class LunaModel(nn.Module):
     Args:
         in_channels: channels of a candidate; 1 for CT.
         conv_channels: channels of the first block; each of the following three has twice those of the one before it.
+        split_size: on a CPU, so many candidates of a batch at most go through the convolutions together, so that what
+            one layer leaves is still in the processor's cache for the next. The results are those of the whole batch
+            up to rounding, for ``tail_batchnorm`` sees all of it. Batches stay whole when None, on GPUs, in exports,
+            and in evaluation with gradients, where :class:`monai.visualize.GradCAM` looks at the layers.
 
     Reference:
         Stevens, Antiga, Viehmann: *Deep Learning with PyTorch* (Manning, 2020), chapter 11.4.
     """
 
-    def __init__(self, in_channels: int = 1, conv_channels: int = 8) -> None:
+    def __init__(self, in_channels: int = 1, conv_channels: int = 8, split_size: int | None = 4) -> None:
         super().__init__()
+        if split_size is not None and split_size < 1:
+            raise ValueError(f"split_size must be at least 1 or None, found {split_size}")
+        self.split_size = split_size
         self.tail_batchnorm = nn.BatchNorm3d(in_channels)
         self.block1 = LunaBlock(in_channels, conv_channels)
         self.block2 = LunaBlock(conv_channels, conv_channels * 2)
@@ -78,6 +85,21 @@ class LunaModel(nn.Module):
             Logits (N, 2): not a nodule, nodule.
         """
         block_out = self.tail_batchnorm(input_batch)
+        if not torch.jit.is_scripting():
+            parts = self._parts(block_out)
+            if parts > 1:
+                return torch.cat([self._classify(part) for part in block_out.tensor_split(parts)])
+        return self._classify(block_out)
+
+    @torch.jit.unused
+    def _parts(self, batch: torch.Tensor) -> int:
+        exporting = torch.jit.is_tracing() or torch.compiler.is_compiling()
+        looked_at = not self.training and torch.is_grad_enabled()
+        if self.split_size is None or batch.device.type != "cpu" or exporting or looked_at:
+            return 1
+        return math.ceil(len(batch) / self.split_size)
+
+    def _classify(self, block_out: torch.Tensor) -> torch.Tensor:
         block_out = self.block1(block_out)
         block_out = self.block2(block_out)
         block_out = self.block3(block_out)

@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 import torch
 
+from luna_monai.engines import is_bfloat16_fast
+
 TEXT_FILES = ("metrics.csv", "predictions/val.csv", "predictions/trn.csv")
 
 
@@ -24,6 +26,7 @@ def runs(write_dataset, tmp_path_factory):
         "samples_per_epoch": 8,
         "precache_workers": 0,
         "device": "$torch.device('cpu')",
+        "precision": "bfloat16" if is_bfloat16_fast(torch.device("cpu")) else "float32",
     }
 
     def job(name, kill_in_epoch=None, **overrides):

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -70,6 +71,31 @@ def test_items_and_batches_agree(make_dataset, tmp_path):
     assert set(plain) == set(ours)
     for key in ("image", "label", "row", "center_irc", "center_xyz"):
         torch.testing.assert_close(plain[key], ours[key])
+
+
+def test_candidates_held_on_a_device(make_dataset, tmp_path, monkeypatch):
+    folder = make_dataset()
+    candidates = read_candidates(folder)
+    cache = SeriesCache(series_items(candidates), transforms(), tmp_path / "cache")
+    part = candidates[candidates.index % 3 == 1]
+    files, held = CandidateDataset(part, cache), CandidateDataset(part, cache, device="cpu")
+    order = torch.randperm(len(part)).tolist()
+    loader = CandidateLoader(held, batch_size=5, sampler=order, num_workers=2, pin_memory=True)
+    assert (loader.num_workers, loader.pin_memory) == (0, False)
+    for ours, plain in zip(loader, CandidateLoader(files, batch_size=5, sampler=order), strict=True):
+        assert ours.keys() == plain.keys()
+        for key, value in plain.items():
+            assert torch.equal(ours[key], value) if isinstance(value, torch.Tensor) else ours[key] == value, key
+    monkeypatch.setattr(cache, "read", None)  # no file is needed any more
+    assert len(list(loader)) == 3
+
+
+def test_a_device_without_the_memory_is_told(make_dataset, tmp_path, monkeypatch):
+    memory = psutil.virtual_memory()._replace(available=4e6)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    dataset = open_dataset(make_dataset(), tmp_path / "cache")
+    with pytest.raises(LunaError, match=r"36 candidates need 0.0 GB on cpu, .*; set cache_on_device to false"):
+        CandidateDataset(read_candidates(tmp_path / "luna"), dataset.cache, device="cpu")[0]
 
 
 def test_splits_share_the_cache(make_dataset, tmp_path):

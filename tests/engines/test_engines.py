@@ -4,7 +4,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from luna_monai.engines import AutocastInferer, PrepareCandidateBatch, current_config
+from luna_monai.engines import AutocastInferer, PrepareCandidateBatch, current_config, inferer, time_precisions
 from luna_monai.networks import LunaModel
 
 
@@ -74,6 +74,62 @@ def test_loss_in_bfloat16_stays_close_to_float32():
             losses[precision].append(loss.detach())
     difference = torch.stack(losses["float32"]) - torch.stack(losses["bfloat16"])
     assert difference.abs().max() < 0.15  # another seed moves these losses by 0.5 and more
+
+
+@pytest.fixture
+def with_bfloat16(monkeypatch):
+    """Pretend that this processor has bfloat16, and let nothing be remembered."""
+    monkeypatch.setattr(inferer, "is_bfloat16_fast", lambda device: True)
+    monkeypatch.setattr(inferer, "_times", {})
+
+
+@pytest.mark.parametrize(
+    ("float32", "bfloat16", "chosen"), [(0.1, 0.06, torch.bfloat16), (0.06, 0.1, torch.float32), (1, 1, torch.bfloat16)]
+)
+def test_the_faster_precision_is_chosen_once_and_named(with_bfloat16, monkeypatch, caplog, float32, bfloat16, chosen):
+    caplog.set_level("INFO", logger="luna_monai")
+    calls = []
+
+    def timed(network, inputs):
+        calls.append(len(inputs))
+        return {"float32": float32, "bfloat16": bfloat16}
+
+    monkeypatch.setattr(inferer, "time_precisions", timed)
+    infer, network = AutocastInferer("cpu"), torch.nn.Linear(2, 2)
+    infer(torch.zeros(5, 2), network)
+    infer(torch.zeros(5, 2), network)
+    assert (infer.dtype, calls) == (chosen, [5])
+    (line,) = caplog.messages
+    assert f"precision: {str(chosen).removeprefix('torch.')} on cpu" in line
+    assert f"{1000 * float32:.1f} ms in float32 and {1000 * bfloat16:.1f} ms in bfloat16" in line
+
+
+def test_timing_changes_nothing(with_bfloat16):
+    network = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.BatchNorm1d(8), torch.nn.Dropout(), torch.nn.Linear(8, 2)
+    )
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    inputs = torch.randn(6, 2, 2, 2)
+    random = torch.get_rng_state()
+    for training in (True, False):
+        assert min(time_precisions(network.train(training), inputs).values()) > 0
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_a_resumed_run_keeps_its_precision(with_bfloat16, monkeypatch):
+    monkeypatch.setattr(inferer, "time_precisions", lambda *_: {"float32": 0.1, "bfloat16": 0.2})
+    before, network = AutocastInferer("cpu"), torch.nn.Linear(2, 2)
+    before(torch.zeros(5, 2), network)
+    monkeypatch.setattr(inferer, "time_precisions", lambda *_: {"float32": 0.2, "bfloat16": 0.1})
+    after = AutocastInferer("cpu")
+    after.load_state_dict(before.state_dict())
+    after(torch.zeros(5, 2), network)
+    assert after.dtype == before.dtype == torch.float32
+    demanded = AutocastInferer("cpu", "bfloat16")
+    demanded.load_state_dict(before.state_dict())
+    assert demanded.dtype == torch.bfloat16
 
 
 def test_unknown_precision():

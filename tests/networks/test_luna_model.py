@@ -62,3 +62,40 @@ def test_model_can_be_scripted():
     model = LunaModel().eval()
     image = torch.randn(2, 1, 32, 48, 48)
     torch.testing.assert_close(torch.jit.script(model)(image), model(image))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_splitting_a_batch_does_not_change_the_result(training):
+    image, label = torch.randn(7, 1, 32, 48, 48) * 500, torch.arange(7) % 2
+    logits, gradients, statistics, sizes = [], [], [], []
+    for split_size in (None, 3):
+        torch.manual_seed(0)
+        model = LunaModel(conv_channels=2, split_size=split_size).train(training)
+        model.block1.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+        with torch.set_grad_enabled(training):
+            logits.append(model(image))
+        if training:
+            torch.nn.functional.cross_entropy(logits[-1], label).backward()
+            gradients.append([parameter.grad for parameter in model.parameters()])
+        statistics.append(model.tail_batchnorm.running_mean)
+    assert sizes == [7, 3, 2, 2]
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradients[1:], gradients[:1], rtol=1e-3, atol=1e-3)
+    assert torch.equal(*statistics)
+
+
+def test_batches_stay_whole_in_exports_and_for_grad_cam():
+    model, image = LunaModel(conv_channels=1, split_size=2).eval(), torch.randn(5, 1, 32, 48, 48)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, image[:3])
+        torch.testing.assert_close(traced(image), model(image))
+    assert "tensor_split" not in str(traced.inlined_graph)
+    sizes = []
+    model.block1.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
+    model(image)  # gradients are wanted
+    assert sizes == [5]
+
+
+def test_split_size_must_make_sense():
+    with pytest.raises(ValueError, match="split_size must be at least 1 or None, found 0"):
+        LunaModel(split_size=0)
