@@ -10,9 +10,11 @@ __all__, __getattr__ = lazy_exports(
         "datasets": ["CandidateBatch", "CandidateDataset", "CandidateLoader", "collate_candidates"],
         "doctor": ["examine_dataset"],
         "doctor_findings": ["Finding"],
+        "lungs": ["chest_warnings"],
         "points": ["CandidateList"],
         "precache": ["Precache", "PrecachePlan"],
         "prediction_scans": ["ScanDataset"],
+        "proposals": ["BlobProposer"],
         "readers": [
             "Geometry",
             "SimpleITKReader",

@@ -150,9 +150,20 @@ class Geometry:
             (n, 3) int64 array indices z, y, x. Halves are rounded to the even neighbour. A point outside the scan has
             an index outside ``shape``.
         """
+        return np.round(self.world_to_continuous_index(points)).astype(np.int64)
+
+    def world_to_continuous_index(self, points: np.ndarray) -> np.ndarray:
+        """Find where points in the patient are between voxel centres.
+
+        Args:
+            points: (n, 3) LPS positions x, y, z in mm.
+
+        Returns:
+            (n, 3) float64 array indices z, y, x.
+        """
         offsets = np.asarray(points, dtype=float).reshape(-1, 3) - self.origin
         along_axes = offsets @ np.linalg.inv(np.asarray(self.direction)).T / self.spacing
-        return np.round(along_axes)[:, ::-1].astype(np.int64)
+        return along_axes[:, ::-1]
 
     def index_to_world(self, indices: np.ndarray) -> np.ndarray:
         """Find where voxels, or points between voxel centres, are in the patient.
