@@ -132,7 +132,8 @@ def write_dicom_series(
         dataset.SOPInstanceUID = f"{seriesuid}.{number + 1}"
         dataset.InstanceNumber = number + 1
         position = geometry.index_to_world(np.array([[number, 0, 0]]))[0]
-        dataset.ImagePositionPatient = [f"{value:.12g}" for value in position]
+        if "ImagePositionPatient" not in values:
+            dataset.ImagePositionPatient = [f"{value:.12g}" for value in position]
         dataset.Rows, dataset.Columns = plane.shape
         dataset.PixelData = plane.tobytes()
         path = folder / f"{seriesuid}-{len(stored) - number:03d}{suffix}"

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import SimpleITK as sitk
 from monai.data import ImageReader
 from monai.utils import ensure_tuple
+from nibabel.imageglobals import LoggingOutputSuppressor
 
 from luna_monai.data.dicom import find_dicom_series, itk_errors, read_dicom_voxels
 from luna_monai.data.geometry import Geometry
@@ -123,6 +125,10 @@ def map_or_read(path: str | Path, *, seriesuid: str | None = None) -> tuple[np.n
     reader.SetFileName(str(path))
     with itk_errors(path):
         voxels = sitk.GetArrayFromImage(reader.Execute())
+    if suffix in (".nii", ".nii.gz") and np.issubdtype(voxels.dtype, np.floating):
+        # ITK turns what is no finite number into 0, which in HU is water.
+        with LoggingOutputSuppressor():
+            voxels = np.asarray(nibabel.load(path).dataobj).T.astype(voxels.dtype, copy=False)
     if voxels.shape != geometry.shape:
         raise LunaError(f"{path}: the header says {geometry.shape} voxels (z, y, x), found {voxels.shape}")
     return voxels, geometry

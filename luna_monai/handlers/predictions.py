@@ -102,10 +102,11 @@ class ScanPredictions:
         calibrated = np.full(len(logits), np.nan)
         if self.model.calibration is not None:
             calibrated = self.model.calibration.apply(log_odds_of_logits(logits.numpy()))
-        table = pd.DataFrame(batch["points"], columns=COORDINATES)
-        table["seriesuid"] = scan.seriesuid
-        table[["index_z", "index_y", "index_x"]] = batch["index"]
-        table = table.assign(probability=probability, probability_calibrated=calibrated)
+        places = pd.DataFrame(batch["points"], columns=COORDINATES)
+        voxels = pd.DataFrame(batch["index"], columns=["index_z", "index_y", "index_x"])
+        table = pd.concat([places, voxels], axis=1).assign(
+            seriesuid=scan.seriesuid, probability=probability, probability_calibrated=calibrated
+        )
         table = table.sort_values("probability", ascending=False, kind="stable", ignore_index=True)[list(COLUMNS)]
         prediction = ScanPrediction(
             seriesuid=scan.seriesuid,

@@ -1,16 +1,28 @@
 """Predictions of any scan: the same from every format, and one clear line for every kind of damage."""
 
+import hashlib
 import json
+import re
+import shutil
+import sys
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
 import torch
+from monai.bundle import ConfigWorkflow
 
 from luna_monai.apps import LunaPredictApp
+from luna_monai.apps.base import run_app
 from luna_monai.data.geometry import Geometry
+from luna_monai.data.readers import map_or_read
+from luna_monai.errors import LunaError
+from luna_monai.metrics.calibration import Calibration, log_odds_of_probability
 from luna_monai.networks import LunaModel
+from luna_monai.share import bundle_dir
 
 SHAPE = (36, 60, 56)
 CENTERS = np.array([[18, 30, 28], [0, 0, 0], [35, 59, 55], [5, 50, 20], [30, 10, 40], [18, 31, 27]])
@@ -98,3 +110,613 @@ def test_every_file_format_gives_the_same(name, tmp_path, predict, voxels, geome
     np.testing.assert_allclose(probabilities(content), expected, atol=1e-5)
     assert content["scans"][0]["seriesuid"] == name.split(".")[0]
     assert content["scans"][0]["warnings"] == []
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32", "float64"])
+def test_types_of_voxels(dtype, tmp_path, predict, voxels, geometry, expected):
+    sitk.WriteImage(image_of(voxels.astype(dtype), geometry), str(tmp_path / "a.nii.gz"))
+    content = predict(tmp_path / "a.nii.gz", "--candidates", write_points(tmp_path / "points.csv", geometry))
+    np.testing.assert_allclose(probabilities(content), expected, atol=1e-5)
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "b.mha"))
+    other = predict(tmp_path / "b.mha", "--candidates", tmp_path / "points.csv")
+    assert other["scans"][0]["voxels_sha256"] == content["scans"][0]["voxels_sha256"]
+
+
+@pytest.mark.parametrize("axes", ["RAS", "LAS", "PSR", "SLP", "AIL"])
+def test_any_order_of_the_axes(axes, tmp_path, predict, voxels, geometry, expected):
+    """NIfTI files are kept in all orders; voxel indices in the results are those of the file."""
+    affine = geometry.affine_ras_zyx[:, [2, 1, 0, 3]]
+    image = nibabel.Nifti1Image(voxels.T, affine)
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.orientations.io_orientation(affine), nibabel.orientations.axcodes2ornt(axes)
+    )
+    turned = image.as_reoriented(turn)
+    nibabel.save(turned, tmp_path / "a.nii")
+    content = predict(tmp_path / "a.nii", "--candidates", write_points(tmp_path / "points.csv", geometry))
+    candidates = content["scans"][0]["candidates"]
+    found = sorted((one["position"], one["probability"], one["voxel"]) for one in candidates)
+    world = geometry.index_to_world(CENTERS).tolist()
+    wanted = sorted(zip(world, expected, CENTERS.tolist(), strict=True))
+    for (position, probability, voxel), (place, value, center) in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(position, place)
+        assert probability == pytest.approx(value, abs=1e-5)
+        assert turned.dataobj[tuple(voxel[::-1])] == voxels[tuple(center)]
+
+
+DICOM = {
+    "signed": {},
+    "without intercept": {"RescaleIntercept": 0},
+    "unsigned, 12 bits": {"PixelRepresentation": 0, "BitsStored": 12},
+    "unsigned, 16 bits": {"PixelRepresentation": 0},
+    "slope of 2": {"RescaleSlope": 2},
+    "slope of 0.5": {"RescaleSlope": 0.5, "RescaleIntercept": -1000},
+    "MONOCHROME1, 12 bits": {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 0, "BitsStored": 12},
+    "MONOCHROME1, 16 bits": {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 0},
+    "MONOCHROME1, signed": {"PhotometricInterpretation": "MONOCHROME1"},
+    "MONOCHROME1, slope of 0.5": {
+        "PhotometricInterpretation": "MONOCHROME1",
+        "PixelRepresentation": 0,
+        "RescaleSlope": 0.5,
+        "RescaleIntercept": -1024,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", DICOM)
+def test_dicom(kind, tmp_path, predict, write_dicom, voxels, geometry, expected):
+    write_dicom(tmp_path / "dicom", voxels, geometry, tags=DICOM[kind])
+    content = predict(tmp_path / "dicom", "--candidates", write_points(tmp_path / "points.csv", geometry))
+    np.testing.assert_allclose(probabilities(content), expected, atol=1e-5)
+    assert content["scans"][0]["seriesuid"] == "1.2.826.7"
+
+
+def test_monochrome1_of_writers_who_invert(tmp_path, predict, write_dicom, voxels, geometry, expected):
+    tags = {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 0, "BitsStored": 12}
+    write_dicom(tmp_path / "dicom", 4095 - 2 * 1024 - voxels, geometry, tags=tags)
+    content = predict(tmp_path / "dicom", "--candidates", write_points(tmp_path / "points.csv", geometry))
+    np.testing.assert_allclose(probabilities(content), expected, atol=1e-5)
+
+
+def test_a_study_as_it_comes(tmp_path, predict, write_dicom, voxels, geometry, expected):
+    """Nested folders without suffixes, with a localizer, timing images, another modality, a report and notes."""
+    study = tmp_path / "study"
+    write_dicom(study / "a" / "b" / "1", voxels[:20], geometry, suffix="")
+    place = geometry.index_to_world(np.array([[20, 0, 0]]))[0]
+    rest = Geometry((56, 60, 16), geometry.spacing, tuple(place), geometry.direction)
+    write_dicom(study / "a" / "b" / "2", voxels[20:], rest, suffix="", seriesuid="1.2.826.7")
+    scout = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"], "SeriesInstanceUID": "1.2.826.7"}
+    write_dicom(study / "scout", voxels[:1], geometry, tags=scout, seriesuid="1.2.9")
+    for number in range(3):
+        timing = {"SeriesInstanceUID": "1.2.10"}
+        write_dicom(study / "timing", voxels[:1], geometry, tags=timing, seriesuid=f"1.2.10.{number}")
+    magnetic = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR"}
+    write_dicom(study / "mr", voxels[:4] + 1024, geometry, tags=magnetic, seriesuid="1.2.11")
+    (study / "a" / "notes.txt").write_text("not DICOM")
+    (study / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(100))
+    (study / "a" / "._1.dcm").write_bytes(b"\0\5\x16\7 of a Mac")
+    points = write_points(tmp_path / "points.csv", geometry)
+    for scan in (study, study / "a" / "b"):
+        content = predict(scan, "--candidates", points)
+        np.testing.assert_allclose(probabilities(content), expected, atol=1e-5)
+    with pytest.raises(LunaError, match=r"study: the DICOM series 1\.2\.11 is no CT"):
+        predict(study, "--candidates", points, "--seriesuid", "1.2.11")
+
+
+def test_one_file_of_a_series(tmp_path, predict, write_dicom, voxels, geometry, expected):
+    files = write_dicom(tmp_path / "dicom", voxels, geometry)
+    write_dicom(tmp_path / "dicom", voxels[::-1], geometry, seriesuid="1.2.826.8")
+    points = write_points(tmp_path / "points.csv", geometry)
+    content = predict(files[7], "--candidates", points)
+    np.testing.assert_allclose(probabilities(content), expected, atol=1e-5)
+    chosen = predict(tmp_path / "dicom", "--candidates", points, "--seriesuid", "1.2.826.7")
+    assert chosen["scans"] == content["scans"]
+    with pytest.raises(LunaError, match=r"2 CT series, choose .*: 1\.2\.826\.7 \(36 slices\), 1\.2\.826\.8 \(36 slice"):
+        predict(tmp_path / "dicom", "--candidates", points)
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "b.nii.gz", "c.nrrd", "dicom"])
+def test_oblique_scans(name, tmp_path, predict, write_dicom, voxels, geometry, expected):
+    """The grid is the same, so are the crops; positions are found in the turned patient."""
+    turned = oblique(geometry)
+    if name == "dicom":
+        write_dicom(tmp_path / name, voxels, turned)
+    else:
+        sitk.WriteImage(image_of(voxels, turned), str(tmp_path / name))
+    content = predict(tmp_path / name, "--candidates", write_points(tmp_path / "points.csv", turned))
+    np.testing.assert_allclose(probabilities(content), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("coordinates", ["lps", "ras", "voxel"])
+def test_coordinates(coordinates, tmp_path, predict, voxels, geometry, expected):
+    turned = oblique(geometry)
+    sitk.WriteImage(image_of(voxels, turned), str(tmp_path / "a.nii"))
+    given = turned.index_to_world(CENTERS)
+    given = {"lps": given, "ras": given * [-1, -1, 1], "voxel": CENTERS[:, ::-1]}[coordinates]
+    table = pd.DataFrame(given, columns=["coordX", "coordY", "coordZ"]).assign(seriesuid="a", found_by="a person")
+    table.to_csv(tmp_path / "points.csv", index=False)
+    content = predict(tmp_path / "a.nii", "--candidates", tmp_path / "points.csv", "--coordinates", coordinates)
+    np.testing.assert_allclose(probabilities(content), expected, atol=1e-5)
+    positions = sorted(one["position"] for one in content["scans"][0]["candidates"])
+    np.testing.assert_allclose(positions, sorted(turned.index_to_world(CENTERS).tolist()), atol=1e-3)
+
+
+def test_padding_values_do_not_count(tmp_path, predict, voxels, geometry):
+    y, x = np.indices(SHAPE[1:])
+    outside = (y - 30) ** 2 + (x - 28) ** 2 > 26**2
+    results = []
+    for padding in (-1024, -2000, -3024, -32768):
+        sitk.WriteImage(image_of(np.where(outside, np.int16(padding), voxels), geometry), str(tmp_path / "a.mhd"))
+        content = predict(tmp_path / "a.mhd", "--candidates", write_points(tmp_path / "points.csv", geometry))
+        results.append(probabilities(content))
+    np.testing.assert_allclose(results[1:], [results[0]] * 3, atol=1e-5)
+
+
+def test_voxels_that_are_no_numbers_are_air(tmp_path, predict, voxels, geometry):
+    values = voxels.astype(np.float32)
+    values[:, :5] = np.nan
+    values[:, 5:8] = -np.inf
+    sitk.WriteImage(image_of(values, geometry), str(tmp_path / "a.nii"))
+    sitk.WriteImage(image_of(np.where(np.isfinite(values), voxels, -1000), geometry), str(tmp_path / "b.nii"))
+    points = write_points(tmp_path / "points.csv", geometry)
+    content = predict(tmp_path / "a.nii", "--candidates", points)
+    assert content["scans"][0]["warnings"] == [f"{36 * 5 * 56} voxels are no numbers and count as air"]
+    np.testing.assert_allclose(
+        probabilities(content), probabilities(predict(tmp_path / "b.nii", "--candidates", points)), atol=1e-5
+    )
+
+
+def test_a_scan_smaller_than_a_crop(tmp_path, predict, voxels, geometry):
+    """A scan of thick slices is put into air, and the result says so."""
+    small = Geometry((56, 60, 10), (0.7, 0.8, 5.0), geometry.origin, geometry.direction)
+    sitk.WriteImage(image_of(voxels[:10], small), str(tmp_path / "small.mhd"))
+    before = np.full((11, 60, 56), -1000, dtype=np.int16)
+    large = np.concatenate([before, voxels[:10], before])
+    place = tuple(small.index_to_world(np.array([[-11, 0, 0]]))[0])
+    grid = Geometry((56, 60, 32), small.spacing, place, small.direction)
+    sitk.WriteImage(image_of(large, grid), str(tmp_path / "large.mhd"))
+    inside = CENTERS[CENTERS[:, 0] < 10]
+    table = pd.DataFrame(small.index_to_world(inside), columns=["coordX", "coordY", "coordZ"])
+    table.to_csv(tmp_path / "points.csv", index=False)
+    contents = [
+        predict(tmp_path / f"{name}.mhd", "--candidates", tmp_path / "points.csv") for name in ("small", "large")
+    ]
+    first, second = ([one["probability"] for one in content["scans"][0]["candidates"]] for content in contents)
+    np.testing.assert_allclose(first, second, atol=1e-5)
+    thick, padded = contents[0]["scans"][0]["warnings"]
+    assert thick.startswith("slices are 5 mm apart, more than in the scans that the model was made for")
+    assert padded.startswith("the scan (10 x 60 x 56 voxels z, y, x) is smaller than what is cut out")
+    assert contents[1]["scans"][0]["warnings"] == [thick]
+    voxels_found = sorted(one["voxel"] for one in contents[0]["scans"][0]["candidates"])
+    assert voxels_found == sorted(inside.tolist())
+
+
+# ---------------------------------------------------------------------------------------------------------- outputs
+def test_outputs(tmp_path, weights, voxels, geometry):
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "1.2.3.mhd"))
+    points = write_points(tmp_path / "points.csv", geometry, seriesuid="1.2.3")
+    outputs = [tmp_path / "new" / name for name in ("a.csv", "b.json", "c.mrk.json", "d-{seriesuid}.json")]
+    arguments = [word for output in outputs for word in ("--output", output)]
+    # Positional arguments may stand anywhere.
+    LunaPredictApp(["batch_size=4", *arguments, tmp_path / "1.2.3.mhd", "--weights", weights, "precision=float32",
+                    "--candidates", points]).main()  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "a.csv",
+        "b.json",
+        "c.mrk.json",
+        "d-1.2.3.json",
+    ]
+    submission = pd.read_csv(tmp_path / "new" / "a.csv")
+    assert submission.columns.tolist() == ["seriesuid", "coordX", "coordY", "coordZ", "probability"]
+    given = pd.read_csv(points)
+    place = ["coordX", "coordY", "coordZ"]
+    assert sorted(submission[place].to_numpy().tolist()) == sorted(given[place].to_numpy().tolist())  # to the bit
+    assert submission["probability"].is_monotonic_decreasing
+    content = json.loads((tmp_path / "new" / "b.json").read_text())
+    assert content["model"] == {
+        "name": "model.pt",
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "version": json.loads((bundle_dir() / "configs" / "metadata.json").read_text())["version"],
+        "thresholds": {},
+        "calibration": None,
+    }
+    (scan,) = content["scans"]
+    assert (scan["seriesuid"], scan["proposed"], scan["size"]) == ("1.2.3", False, [56, 60, 36])
+    assert [one["position"] for one in scan["candidates"]] == submission[place].to_numpy().tolist()
+    assert [one["probability"] for one in scan["candidates"]] == submission["probability"].tolist()
+    assert all(one["probability_calibrated"] is None for one in scan["candidates"])
+    assert json.loads((tmp_path / "new" / "d-1.2.3.json").read_text()) == content
+    (markups,) = json.loads((tmp_path / "new" / "c.mrk.json").read_text())["markups"]
+    assert (markups["type"], markups["coordinateSystem"]) == ("Fiducial", "LPS")
+    assert [one["position"] for one in markups["controlPoints"]] == submission[place].to_numpy().tolist()
+    assert [float(one["label"]) for one in markups["controlPoints"]] == submission["probability"].round(3).tolist()
+
+
+def test_operating_points_of_these_weights(tmp_path, weights, monkeypatch, voxels, geometry, expected):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(bundle_dir() / "configs", bundle / "configs")
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    (bundle / "models").mkdir()
+    shutil.copy(weights, bundle / "models" / "model.pt")
+    monkeypatch.setattr("luna_monai.apps.predict.bundle_dir", lambda: bundle)
+    monkeypatch.setattr("luna_monai.apps.workflow.bundle_dir", lambda: bundle)
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.mhd"))
+    arguments = [tmp_path / "a.mhd", "--candidates", write_points(tmp_path / "points.csv", geometry)]
+    calibration = {"temperature": 2.0, "shift": -3.0, "nodule_share": 0.01}
+    for sha256, known in ((hashlib.sha256(weights.read_bytes()).hexdigest(), True), ("0" * 64, False)):
+        metadata["operating_points"] = {
+            "weights_sha256": sha256,
+            "calibration": calibration,
+            "thresholds": {
+                "sensitivity": [{"wanted": 0.9, "threshold": 0.25}],
+                "false_positives_per_scan": [{"wanted": 4.0, "threshold": 0.75}],
+            },
+        }
+        (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata))
+        LunaPredictApp([*arguments, "--output", tmp_path / "out.json"]).main()
+        content = json.loads((tmp_path / "out.json").read_text())
+        candidates = content["scans"][0]["candidates"]
+        calibrated = [one["probability_calibrated"] for one in candidates]
+        if known:
+            assert content["model"]["thresholds"] == {"sensitivity 0.9": 0.25, "4 false positives per scan": 0.75}
+            assert content["model"]["calibration"] == calibration
+            raw = np.array([one["probability"] for one in candidates])
+            wanted = Calibration(**calibration).apply(log_odds_of_probability(raw))
+            np.testing.assert_allclose(calibrated, wanted, atol=1e-6)
+        else:
+            assert content["model"]["thresholds"] == {}
+            assert calibrated == [None] * len(CENTERS)
+
+
+def test_bundle_command(tmp_path, weights, voxels, geometry, expected, monkeypatch, repository):
+    """The zoo's way, in a folder where there is nothing else."""
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.mhd"))
+    points = write_points(tmp_path / "points.csv", geometry)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.excepthook", sys.excepthook)
+    folder = repository / "bundle" / "configs"
+    workflow = ConfigWorkflow(
+        config_file=str(folder / "inference.yaml"),
+        meta_file=str(folder / "metadata.json"),
+        logging_file=False,
+        workflow_type="infer",
+        scan="a.mhd",
+        candidates=str(points),
+        weights=str(weights),
+        output="out.json",
+    )
+    workflow.initialize()
+    assert workflow.check_properties() in ([], None)
+    workflow.run()
+    np.testing.assert_allclose(probabilities(json.loads((tmp_path / "out.json").read_text())), expected, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------- many scans
+@pytest.fixture
+def scans(tmp_path, write_dicom, voxels, geometry):
+    """A list of four scans, the second of which is truncated and the third missing, and their candidates."""
+    for name in ("1.2.3", "cut"):
+        sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / f"{name}.mhd"))
+    (tmp_path / "cut.raw").write_bytes((tmp_path / "cut.raw").read_bytes()[:1000])
+    write_dicom(tmp_path / "study" / "1", voxels, geometry)
+    write_dicom(tmp_path / "study" / "2", voxels[:, :, ::-1], geometry, seriesuid="1.2.826.8")
+    (tmp_path / "scans.csv").write_text(
+        "seriesuid,path\n1.2.3,1.2.3.mhd\nx,cut.mhd\ny,gone.nii.gz\n1.2.826.7,study\n1.2.826.8,study\n"
+    )
+    tables = [pd.read_csv(write_points(tmp_path / "points.csv", geometry, seriesuid=uid)) for uid in ("1.2.3", "9.9.9")]
+    tables.append(tables[0].assign(seriesuid="1.2.826.7"))
+    pd.concat(tables).to_csv(tmp_path / "points.csv", index=False)
+    return tmp_path / "scans.csv", tmp_path / "points.csv"
+
+
+def test_bad_scans_of_a_list_do_not_keep_the_others(scans, tmp_path, weights, capsys, expected):
+    path, points = scans
+    outputs = ["--output", tmp_path / "out.json", "--output", tmp_path / "out.csv"]
+    outputs += ["--output", tmp_path / "{seriesuid}.mrk.json"]
+    capsys.readouterr()
+    assert run_app(LunaPredictApp, [path, "--candidates", points, "--weights", weights, *outputs]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith(
+        "luna-monai predict: error: 2 of 5 scans could not be judged, the others are written"
+    )
+    assert captured.err.count("\n") == 1
+    assert f"Scan 2 of 5: {tmp_path / 'cut.raw'}: found 1000 bytes" in captured.out
+    assert f"Scan 3 of 5: {tmp_path / 'gone.nii.gz'}: no such file" in captured.out
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert [scan["seriesuid"] for scan in content["scans"]] == ["1.2.3", "1.2.826.7", "1.2.826.8"]
+    for number in (0, 1):
+        np.testing.assert_allclose(probabilities(content, number), expected, atol=1e-5)
+    assert content["scans"][2]["candidates"] == []
+    assert content["scans"][2]["warnings"] == ["no candidates are listed for this scan"]
+    assert pd.read_csv(tmp_path / "out.csv")["seriesuid"].value_counts().to_dict() == {"1.2.3": 6, "1.2.826.7": 6}
+    marks = {path.name for path in tmp_path.glob("*.mrk.json")}
+    assert marks == {"1.2.3.mrk.json", "1.2.826.7.mrk.json", "1.2.826.8.mrk.json"}
+
+
+def test_a_dataset_folder(make_dataset, tmp_path, predict):
+    dataset_dir = make_dataset(scans=3, candidates=5)
+    content = predict(dataset_dir, "--candidates", dataset_dir / "candidates.csv")
+    assert [scan["seriesuid"] for scan in content["scans"]] == ["1.2.3.0", "1.2.3.1", "1.2.3.2"]
+    assert [len(scan["candidates"]) for scan in content["scans"]] == [5, 5, 5]
+    one = predict(dataset_dir, "--candidates", dataset_dir / "candidates.csv", "--seriesuid", "1.2.3.1")
+    assert one["scans"] == content["scans"][1:2]
+
+
+def test_nothing_of_the_patient_is_told(tmp_path, write_dicom, voxels, geometry, weights, capfd):
+    tags = {
+        "PatientName": "Quux^Erika",
+        "PatientID": "MRN-77123",
+        "PatientBirthDate": "19480229",
+        "PatientAddress": "12 Nowhere Lane",
+        "OtherPatientIDs": "ALT-5566",
+        "AccessionNumber": "ACC-4711",
+        "StudyID": "ST-0815",
+        "StudyDate": "20190307",
+        "StudyDescription": "Thorax Verlaufskontrolle",
+        "SeriesDescription": "Erika lung 1.25",
+        "ReferringPhysicianName": "Referrer^Doctor",
+        "InstitutionName": "General Hospital",
+        "OperatorsName": "Operator^One",
+        "DeviceSerialNumber": "SN-9081",
+        "ProtocolName": "Quux protocol",
+        "ImageComments": "seen by Dr. Who",
+    }
+    folder = tmp_path / "in" / "Quux_Erika_19480229"
+    write_dicom(folder / "ACC-4711", voxels, geometry, tags=tags)
+    outputs = [tmp_path / "out" / name for name in ("a.csv", "b.json", "c.mrk.json")]
+    arguments = [word for output in outputs for word in ("--output", output)]
+    points = write_points(tmp_path / "points.csv", geometry)
+    capfd.readouterr()
+    LunaPredictApp([folder, "--candidates", points, "--weights", weights, *arguments]).main()
+    captured = capfd.readouterr()
+    told = captured.out + captured.err + "".join(output.read_text() for output in outputs)
+    words = {word for value in tags.values() for word in re.split(r"[\^ ]", value) if len(word) > 4}
+    for word in (*tags.values(), *words, str(tmp_path / "in"), "Quux", "Erika"):
+        assert word not in told, word
+    assert told.count("1.2.826.7") >= len(CENTERS)
+
+
+def test_golden_probabilities(luna16_mini, golden, shared_data, tmp_path):
+    """The book's weights on real scans, as the book's own code says."""
+    LunaPredictApp(
+        [
+            *(luna16_mini, "--candidates", luna16_mini / "candidates.csv", "--output", tmp_path / "out.csv"),
+            *("--weights", shared_data / "book" / "luna_model_2020.state"),
+        ]
+    ).main()
+    place = ["seriesuid", "coordX", "coordY", "coordZ"]
+    wanted = pd.DataFrame(golden["center_xyz"], columns=place[1:]).assign(seriesuid=golden["seriesuid"])
+    wanted["wanted"] = golden["probabilities"][:, 1]
+    joined = pd.read_csv(tmp_path / "out.csv").merge(wanted, on=place, validate="one_to_one")
+    assert len(joined) == 620
+    np.testing.assert_allclose(joined["probability"], joined["wanted"], atol=1e-4)
+
+
+def test_real_scan_in_real_formats(luna16_mini, shared_data, tmp_path, write_dicom):
+    """A part of a real scan around its nodule."""
+    nodule = pd.read_csv(luna16_mini / "annotations.csv").iloc[0]
+    source = next(luna16_mini.glob(f"subset*/{nodule['seriesuid']}.mhd"))
+    voxels, whole = map_or_read(source)
+    z, y, x = whole.world_to_index(nodule[["coordX", "coordY", "coordZ"]].to_numpy(dtype=float))[0]
+    start = np.array([[z - 20, y - 40, x - 40]])
+    voxels = voxels[z - 20 : z + 20, y - 40 : y + 40, x - 40 : x + 40]
+    grid = Geometry((80, 80, 40), whole.spacing, tuple(whole.index_to_world(start)[0]), whole.direction)
+    image = image_of(voxels, grid)
+    for name in ("a.mhd", "b.mha", "c.nii", "d.nii.gz", "e.nrrd"):
+        sitk.WriteImage(image, str(tmp_path / name))
+    write_dicom(tmp_path / "dicom", voxels, grid)
+    nearby = np.array([[20, 40, 40], [17, 36, 44], [21, 50, 30]])
+    table = pd.DataFrame(grid.index_to_world(nearby), columns=["coordX", "coordY", "coordZ"])
+    table.to_csv(tmp_path / "points.csv", index=False)
+    results = []
+    for name in ("a.mhd", "b.mha", "c.nii", "d.nii.gz", "e.nrrd", "dicom"):
+        arguments = ["--candidates", tmp_path / "points.csv", "--output", tmp_path / "out.csv"]
+        weights = shared_data / "book" / "luna_model_2020.state"
+        LunaPredictApp([tmp_path / name, *arguments, "--weights", weights]).main()
+        results.append(pd.read_csv(tmp_path / "out.csv")["probability"].to_numpy())
+    assert results[0].max() > 0.9
+    np.testing.assert_allclose(results, [results[0]] * len(results), atol=1e-5)
+
+
+# ----------------------------------------------------------------------------------------------------- damaged input
+@pytest.fixture
+def place(tmp_path, voxels, geometry, write_dicom, weights):
+    """A folder with one scan in several formats, candidates and weights, all of them good."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.mhd", "b.nii", "c.nii.gz", "d.nrrd"):
+        sitk.WriteImage(image_of(voxels, geometry), str(folder / name))
+    sitk.WriteImage(image_of(voxels, geometry), str(folder / "z.mhd"), useCompression=True)
+    write_points(folder / "points.csv", geometry)
+    return folder
+
+
+def cut(path, keep=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def write(content):
+    return lambda path: path.write_bytes(content) and None
+
+
+def tilted(tmp, write_dicom, voxels, geometry):
+    for number in range(len(voxels)):
+        at = geometry.index_to_world(np.array([[number, 0, 0]]))[0] + [0, 0.2 * number, 0]
+        one = Geometry((56, 60, 1), geometry.spacing, tuple(at), geometry.direction)
+        write_dicom(tmp, voxels[number : number + 1], one, suffix=f"-{number}.dcm")
+
+
+def colours(path):
+    image = sitk.Image((8, 8, 8), sitk.sitkUInt8)
+    sitk.WriteImage(sitk.Compose(image, image, image), str(path))
+
+
+FILES = {
+    "missing file": ("gone.nii", lambda path: None, r"gone\.nii: no such file or folder"),
+    "empty header": ("a.mhd", write(b""), r"a\.mhd: the MetaImage header ends without"),
+    "garbage header": ("a.mhd", write(b"\0\1garbage\n" * 9), r"a\.mhd: not a MetaImage header"),
+    "two dimensions": ("a.mhd", lambda path: edit(path, "NDims = 3", "NDims = 2"), r"a\.mhd: a scan has 3 dimensions"),
+    "skewed axes": ("a.mhd", lambda path: edit(path, "Matrix = 1 0", "Matrix = 1 0.5"), r"a\.mhd: the axes of the sc"),
+    "no spacing": (
+        "a.mhd",
+        lambda path: edit(path, "Spacing = ", "Spacing = -"),
+        r"a\.mhd: the spacing must be three positive",
+    ),
+    "truncated voxels": ("a.mhd", lambda path: cut(path.with_suffix(".raw")), r"a\.raw: found .* it is truncated"),
+    "missing voxels": ("a.mhd", lambda path: path.with_suffix(".raw").unlink(), r"a\.raw: no such file"),
+    "truncated compressed voxels": ("z.mhd", lambda path: cut(path.with_suffix(".zraw")), r"z\.zraw: found .* truncat"),
+    "truncated NIfTI": ("b.nii", cut, r"b\.nii: found .* it is truncated"),
+    "truncated gzip": ("c.nii.gz", cut, r"c\.nii\.gz: damaged or truncated"),
+    "empty NIfTI": ("b.nii", write(b""), r"b\.nii: no NIfTI file"),
+    "a picture called NIfTI": ("b.nii", write(b"\xff\xd8\xff\xe0" + b"JFIF" * 200), r"b\.nii: no NIfTI file"),
+    "colours": ("b.nii", colours, r"b\.nii: a scan has one number per voxel, found 3"),
+    "truncated NRRD": ("d.nrrd", cut, r"d\.nrrd: cannot be read"),
+    "garbage NRRD": ("d.nrrd", write(b"garbage" * 99), r"d\.nrrd: cannot be read"),
+    "a text": ("notes.txt", write(b"no scan"), r"notes\.txt: no scan; known are"),
+    "an archive": ("scan.zip", write(b"PK\3\4" + bytes(500)), r"scan\.zip: no scan; known are"),
+    "an empty DICOM file": ("one.dcm", write(b""), r"one\.dcm: a damaged DICOM slice"),
+    "an empty folder": ("empty", lambda path: path.mkdir(), r"empty: no DICOM slices of a CT in this folder"),
+    "an empty list": ("list.csv", write(b""), r"list\.csv: the file is empty"),
+    "a list of nothing": ("list.csv", write(b"path\n"), r"list\.csv: a header line and no scans"),
+    "a table that is no list": ("points.csv", lambda path: None, r"points\.csv: no column 'path'"),
+    "a list with a scan twice": ("list.csv", write(b"path\na.mhd\na.mhd\n"), r"list\.csv, line 3: the same scan as in"),
+    "a list of lists": ("list.csv", write(b"path\nlist.csv\n"), r"list\.csv, line 2: a list of scans in a list"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_damaged_scans(kind, place, tmp_path, weights, capfd):
+    name, change, message = FILES[kind]
+    change(place / name)
+    refused(message, capfd, place / name, "--candidates", place / "points.csv", "--weights", weights)
+
+
+def refused(message, capfd, *arguments):
+    """Check that there is one line, exit code 1, and no output, not even a part of one."""
+    output = Path(arguments[-1]).parent / "results" / "out.json"
+    if "--output" not in arguments:
+        arguments = (*arguments, "--output", output)
+    capfd.readouterr()
+    assert run_app(LunaPredictApp, arguments) == 1
+    error = capfd.readouterr().err
+    assert error.startswith("luna-monai predict: error: ")
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+    assert not output.parent.exists()
+
+
+DICOM_DAMAGE = {
+    "missing slice": (
+        lambda files: files[20].unlink(),
+        r"slices are missing or double: .* at -317\.00 mm and .* at -3",
+    ),
+    "double slice": (
+        lambda files: shutil.copy(files[20], files[20].with_name("again.dcm")),
+        r"missing or double: .* at -315\.75 mm and .* at -315\.75 mm are 0\.000 mm apart",
+    ),
+    "truncated slice": (lambda files: cut(files[-1]), r"1\.2\.826\.7-001\.dcm: a damaged DICOM slice"),
+    "garbage slice": (lambda files: files[3].write_bytes(b"x" * 999), r"7-033\.dcm: a damaged DICOM slice"),
+}
+
+
+@pytest.mark.parametrize("kind", DICOM_DAMAGE)
+def test_damaged_dicom(kind, tmp_path, write_dicom, voxels, geometry, weights, capfd):
+    change, message = DICOM_DAMAGE[kind]
+    change(write_dicom(tmp_path / "dicom", voxels, geometry))
+    points = write_points(tmp_path / "points.csv", geometry)
+    refused(message, capfd, tmp_path / "dicom", "--candidates", points, "--weights", weights)
+
+
+STRANGE_TAGS = {
+    "no position": ({"ImagePositionPatient": None}, r"a slice without Image Position \(Patient\)"),
+    "no orientation": ({"ImageOrientationPatient": None}, r"a slice without Image Orientation \(Patient\)"),
+    "no pixel spacing": ({"PixelSpacing": None}, r"a slice without Pixel Spacing"),
+    "several frames in a file": (
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"},
+        r"a multi-frame CT, which is not read",
+    ),
+    "another modality": (
+        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR"},
+        r"dicom: no DICOM slices of a CT in this folder, only 1 series of another kind",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE_TAGS)
+def test_dicom_that_can_not_be_used(kind, tmp_path, write_dicom, voxels, geometry, weights, capfd):
+    tags, message = STRANGE_TAGS[kind]
+    write_dicom(tmp_path / "dicom", voxels[:8], geometry, tags=tags)
+    points = write_points(tmp_path / "points.csv", geometry)
+    refused(message, capfd, tmp_path / "dicom", "--candidates", points, "--weights", weights)
+
+
+def test_tilted_gantry(tmp_path, write_dicom, voxels, geometry, weights, capfd):
+    tilted(tmp_path / "dicom", write_dicom, voxels, geometry)
+    points = write_points(tmp_path / "points.csv", geometry)
+    message = r"dicom: the slices from -340\.75 to -297\.00 mm are displaced sideways by up to 7\.00 mm \(a tilted gan"
+    refused(message, capfd, tmp_path / "dicom", "--candidates", points, "--weights", weights)
+
+
+def test_damaged_candidates(place, weights, capfd):
+    head = "seriesuid,coordX,coordY,coordZ\n"
+    for content, message in (
+        (None, r"list\.csv: no such file; expected a CSV file with coordX,coordY,coordZ"),
+        ("", r"list\.csv: the file is empty"),
+        (head, r"list\.csv: a header line and no candidates"),
+        ("x,y,z\n1,2,3\n", r"list\.csv: no column 'coordX', 'coordY', 'coordZ' in its header line"),
+        (head + "a,1,two,3\n", r"list\.csv, line 2: 'coordY' must be a number, found 'two'"),
+        (head + "a,1,nan,3\n", r"list\.csv, line 2: 'coordY' must be a number, found nothing"),
+        (head + "1.2.3,-150,-150,-320\n", r"list\.csv: no candidates of scan a, only of 1\.2\.3"),
+        (
+            head + "a,-150,-150,-320\na,150,150,-320\n",
+            r"list\.csv, line 3: \(150, 150, -320\) in lps is voxel z,y,x .* lies outside of scan a .* ras, voxel",
+        ),
+    ):
+        path = place / "list.csv"
+        if content is not None:
+            path.write_text(content)
+        refused(message, capfd, place / "a.mhd", "--candidates", path, "--weights", weights)
+
+
+def test_damaged_weights(place, tmp_path, capfd):
+    torch.save(torch.nn.Linear(2, 1).state_dict(), tmp_path / "linear.pt")
+    network = LunaModel()
+    network.head_linear.bias.data[:] = float("nan")
+    torch.save(network.state_dict(), tmp_path / "nan.pt")
+    (tmp_path / "garbage.pt").write_bytes(b"garbage")
+    for name, message in (
+        ("gone.pt", r"gone\.pt: no file of weights"),
+        ("garbage.pt", r"garbage\.pt: damaged, or no file of weights"),
+        ("linear.pt", r"linear\.pt: the weights are those of another network"),
+        ("nan.pt", r"a\.mhd: the network's output is no number; are these the right weights"),
+    ):
+        refused(message, capfd, place / "a.mhd", "--candidates", place / "points.csv", "--weights", tmp_path / name)
+
+
+def test_mistaken_commands(place, tmp_path, weights, capfd):
+    (tmp_path / "folder.json").mkdir()
+    (place / "list.csv").write_text("path\na.mhd\nb.nii\n")
+    given = ["--candidates", place / "points.csv", "--weights", weights]
+    for arguments, message in (
+        ([place / "a.mhd", "--output", "out.txt"], r"out\.txt: an output's name ends with \.csv, \.json, \.mrk\.json"),
+        ([place / "a.mhd", "--output", tmp_path / "folder.json"], r"folder\.json: a folder; an output is a file"),
+        ([place / "a.mhd", "--output", "x.csv", "--output", "x.csv"], r"x\.csv: named twice as an output"),
+        (
+            [place / "list.csv", "--output", "x.mrk.json"],
+            r"x\.mrk\.json: holds one scan, and there are 2; put \{series",
+        ),
+        ([place / "a.mhd", place / "b.nii"], r"one SCAN is needed, found .*a\.mhd.*b\.nii.*; a CSV file lists many"),
+        ([place / "a.mhd", "weigths=1"], r"'weigths' is not a key of the configuration; did you mean 'weights'"),
+        ([place / "a.mhd", "--seriesuid", "1.2"], r"a\.mhd: a series can be chosen from a folder or a list of scans"),
+        ([place / "a.mhd", "batch_size=0"], r"batch_size must be at least 1, found 0"),
+        ([place / "list.csv"], r"none of 2 scans could be judged; the first: .*points\.csv: no column 'seriesuid'"),
+    ):
+        refused(message, capfd, *arguments, *given)
+    assert run_app(LunaPredictApp, [place / "a.mhd", *given]) == 1
+    assert "no output: name a file with --output" in capfd.readouterr().err
