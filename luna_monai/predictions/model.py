@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from luna_monai.errors import LunaError
+from luna_monai.files import sha256_of
 from luna_monai.metrics.calibration import Calibration
 from luna_monai.predictions.result import ModelFacts
 from luna_monai.share import bundle_dir
@@ -48,10 +48,7 @@ def model_facts(weights: str | Path, metadata: Mapping[str, Any]) -> ModelFacts:
         LunaError: when the file is missing, or the metadata are damaged.
     """
     weights = Path(weights)
-    try:
-        sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
-    except OSError as error:
-        raise LunaError(f"{weights}: no file of weights ({error.strerror})") from None
+    sha256 = sha256_of(weights)
     points = metadata.get("operating_points") or {}
     thresholds: dict[str, float] = {}
     calibration = None

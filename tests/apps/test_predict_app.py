@@ -691,7 +691,7 @@ def test_damaged_weights(place, tmp_path, capfd):
     torch.save(network.state_dict(), tmp_path / "nan.pt")
     (tmp_path / "garbage.pt").write_bytes(b"garbage")
     for name, message in (
-        ("gone.pt", r"gone\.pt: no file of weights"),
+        ("gone.pt", r"gone\.pt: no such file"),
         ("garbage.pt", r"garbage\.pt: damaged, or no file of weights"),
         ("linear.pt", r"linear\.pt: the weights are those of another network"),
         ("nan.pt", r"a\.mhd: the network's output is no number; are these the right weights"),

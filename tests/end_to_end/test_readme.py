@@ -10,8 +10,12 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
+import torch
 
 from luna_monai.apps.cli import main
+from luna_monai.data import map_or_read
+from luna_monai.networks import LunaModel
 
 #: Run by make itself, by .ci/run, or by the test named.
 RUN_ELSEWHERE = {
@@ -33,8 +37,24 @@ def commands_of(text):
                 yield words
 
 
+def write_scans(folder, luna, write_dicom):
+    """Write what the section on prediction has: a NIfTI file, a DICOM study, candidates, and weights."""
+    path = luna / "subset0" / "1.2.3.0.mhd"
+    sitk.WriteImage(sitk.ReadImage(str(path)), str(folder / "scan.nii.gz"))
+    voxels, geometry = map_or_read(path)
+    for seriesuid in ("1.2.826.7", "1.2.826.8"):
+        write_dicom(folder / "study" / seriesuid, np.clip(voxels, -1024, 1500), geometry, seriesuid=seriesuid)
+    points = pd.read_csv(luna / "candidates.csv").query("seriesuid == '1.2.3.0'")[["coordX", "coordY", "coordZ"]]
+    points.to_csv(folder / "points.csv", index=False)
+    (points * [-1, -1, 1]).to_csv(folder / "candidates.csv", index=False)
+    weights = folder / "bundle" / "models" / "model.pt"
+    if not weights.exists():
+        weights.parent.mkdir()
+        torch.save(LunaModel().state_dict(), weights)
+
+
 @pytest.fixture
-def workplace(repository, tmp_path, monkeypatch, write_dataset):
+def workplace(repository, tmp_path, monkeypatch, write_dataset, write_dicom):
     """Return a folder that looks like a checkout, with small data where the README has them."""
     for name in ("bundle", "configs"):
         shutil.copytree(repository / name, tmp_path / name)
@@ -48,6 +68,7 @@ def workplace(repository, tmp_path, monkeypatch, write_dataset):
     annotations.to_csv(tmp_path / "annotations.csv", index=False)
     annotations.iloc[:0].to_csv(tmp_path / "annotations_excluded.csv", index=False)
     annotations["seriesuid"].to_csv(tmp_path / "seriesuids.csv", index=False, header=False)
+    write_scans(tmp_path, luna, write_dicom)
     submission = pd.read_csv(luna / "candidates.csv").drop(columns="class")
     submission.assign(probability=np.linspace(0, 1, len(submission))).to_csv(tmp_path / "submission.csv", index=False)
     monkeypatch.chdir(tmp_path)
@@ -69,12 +90,15 @@ def run(words, folder):
         if words[1] == "synth":
             words = [*words[:2], str(folder / "new" / words[2]), *words[3:]]
             words += ["--scans", "2", "--candidates-per-scan", "10", "--in-plane", "96", "--slices", "60"]
+        if words[1] == "predict" and "--weights" not in words:
+            words = [*words, "--weights", str(folder / "bundle" / "models" / "model.pt")]
         if words[1] in ("train", "crossval"):
             words = [*words, "max_epochs=1", "batch_size=8", "samples_per_epoch=16"]
         return main(smaller(words[1:]))
     if words[:4] == ["python", "-m", "monai.bundle", "run"]:
         from monai.bundle import run as run_bundle
 
+        words = words if not words[4].startswith("--") else [*words[:4], "run", *words[4:]]
         options = {key.removeprefix("--"): value for key, value in zip(words[5::2], words[6::2], strict=True)}
         files = options.pop("config_file")
         numbers = {key: int(value) if value.isdigit() else value for key, value in options.items()}
