@@ -84,14 +84,14 @@ def smaller(words):
 
 
 def run(words, folder):
+    if (words[1] == "predict" or "inference.yaml" in " ".join(words)) and "--weights" not in words:
+        words = [*words, "--weights", str(folder / "bundle" / "models" / "model.pt")]
     if words[0] == "luna-monai":
         if words[1] in ("crossval", "report"):
             words = [*words, "--bootstrap", "10"]
         if words[1] == "synth":
             words = [*words[:2], str(folder / "new" / words[2]), *words[3:]]
             words += ["--scans", "2", "--candidates-per-scan", "10", "--in-plane", "96", "--slices", "60"]
-        if words[1] == "predict" and "--weights" not in words:
-            words = [*words, "--weights", str(folder / "bundle" / "models" / "model.pt")]
         if words[1] in ("train", "crossval"):
             words = [*words, "max_epochs=1", "batch_size=8", "samples_per_epoch=16"]
         return main(smaller(words[1:]))
