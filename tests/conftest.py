@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import locale
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import absl.logging
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +18,10 @@ from luna_monai.data.geometry import Geometry
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# OpenVINO brings absl, whose log handler closes the stream that was standard error when it was made, as soon as a
+# bundle configures logging. Here that would be the file that pytest captures into.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
 @pytest.fixture(autouse=True)

@@ -32,6 +32,7 @@ class LunaEvaluateApp(App):
     """
 
     name = "evaluate"
+    intermixed = True
     description = (
         "Evaluate weights on the validation part of a dataset: predictions, metrics, LUNA16's FROC, calibration, and "
         "thresholds for a wanted sensitivity or number of false positives per scan."
@@ -42,7 +43,8 @@ class LunaEvaluateApp(App):
         parser.add_argument(
             "run_or_weights",
             metavar="RUN_OR_WEIGHTS",
-            help="folder of a run, whose configuration is used too; or a model.pt, checkpoint.pt or .state of the book",
+            help="folder of a run, whose configuration is used too; or a model.pt, checkpoint.pt, a .state of the "
+            "book, or an exported .ts, .onnx or .xml",
         )
         add_config_arguments(parser)
         parser.add_argument("--output-dir", default=None, help="folder of the results (default: RUN/evaluation)")

@@ -54,7 +54,8 @@ class LunaPredictApp(App):
         parser.add_argument("--seriesuid", help="which series, where there are several")
         parser.add_argument(
             "--weights",
-            help="a run's model.pt or checkpoint.pt, or a .state file of the book (default: those of the bundle)",
+            help="a run's model.pt or checkpoint.pt, a .state file of the book, or an exported .ts, .onnx or .xml "
+            "(default: those of the bundle)",
         )
         parser.add_argument("--batch-size", type=int, help="candidates that are judged at once")
 

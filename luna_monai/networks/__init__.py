@@ -2,6 +2,7 @@
 
 from luna_monai.networks.batch_norm import AllReduceBatchNorm, synchronize_batch_norm
 from luna_monai.networks.luna_model import BookLunaModel, LunaBlock, LunaModel
+from luna_monai.networks.runtimes import load_network
 from luna_monai.networks.weights import load_weights, with_weights
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "BookLunaModel",
     "LunaBlock",
     "LunaModel",
+    "load_network",
     "load_weights",
     "synchronize_batch_norm",
     "with_weights",

@@ -9,6 +9,7 @@ from typing import Any
 from luna_monai.errors import LunaError
 from luna_monai.files import sha256_of
 from luna_monai.metrics.calibration import Calibration
+from luna_monai.networks.runtimes import exported_metadata
 from luna_monai.predictions.result import ModelFacts
 from luna_monai.share import bundle_dir
 
@@ -39,7 +40,7 @@ def model_facts(weights: str | Path, metadata: Mapping[str, Any]) -> ModelFacts:
     Args:
         weights: the file.
         metadata: of the bundle; its ``operating_points``, which ``luna-monai evaluate --metadata`` stores, count only
-            for the very weights that they were measured with (``weights_sha256``).
+            for the very weights that they were measured with (``weights_sha256``), or an export of them.
 
     Returns:
         Name, SHA-256, the bundle's version, thresholds and calibration.
@@ -52,7 +53,7 @@ def model_facts(weights: str | Path, metadata: Mapping[str, Any]) -> ModelFacts:
     points = metadata.get("operating_points") or {}
     thresholds: dict[str, float] = {}
     calibration = None
-    if points.get("weights_sha256") == sha256:
+    if points.get("weights_sha256") in (sha256, exported_metadata(weights).get("weights_sha256", sha256)):
         try:
             calibration = Calibration(**points["calibration"])
             for name, wanted in (

@@ -1,0 +1,159 @@
+"""``luna-monai export``: the network for other runtimes, checked against PyTorch."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from luna_monai.apps.base import App, run_app
+from luna_monai.apps.workflow import config_files, given_options, load_workflow, parse_override
+from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.share import bundle_dir
+
+if TYPE_CHECKING:
+    import torch
+    from monai.bundle import ConfigParser
+
+logger = logging.getLogger(__name__)
+
+
+class LunaExportApp(App):
+    """Export a network to TorchScript, ONNX or OpenVINO, and check it on candidates.
+
+    Args:
+        sys_argv: arguments; see ``luna-monai export --help``.
+    """
+
+    name = "export"
+    intermixed = True
+    description = (
+        "Export the network for another runtime, for batches of any size. The result is compared with PyTorch on "
+        "candidates, and nothing is written unless probabilities agree to 1e-5."
+    )
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        from luna_monai.networks.exports import FORMATS
+
+        parser.add_argument(
+            "run_or_weights",
+            nargs="?",
+            default=None,
+            metavar="RUN_OR_WEIGHTS",
+            help="folder of a run, or a model.pt, checkpoint.pt or .state of the book (default: the bundle's weights)",
+        )
+        parser.add_argument("--format", choices=tuple(FORMATS), required=True, help="which runtime")
+        parser.add_argument(
+            "--output",
+            default=None,
+            metavar="FILE",
+            help="where to (default: the name of the weights with .ts, .onnx or .xml, in the run's folder or here)",
+        )
+        parser.add_argument(
+            "--dataset-dir", default=None, help="compare on candidates of this dataset (default: of a synthetic scan)"
+        )
+        parser.add_argument("--candidates", type=int, default=64, help="compare on so many candidates")
+        parser.add_argument("--config", action="append", default=[], metavar="YAML", help="as of 'luna-monai train'")
+        parser.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="values for any other key of the configuration"
+        )
+
+    def main(self) -> int:
+        """Export, compare and write.
+
+        Raises:
+            LunaError: when weights, data or configuration are bad, a package is missing, or the export says something
+                else than PyTorch does.
+        """
+        import torch
+
+        from luna_monai.files import sha256_of, write_bytes
+        from luna_monai.networks.exports import FORMATS, TOLERANCE, compare_networks, export_network
+        from luna_monai.networks.runtimes import load_network
+
+        arguments = self.cli_args
+        if arguments.candidates < 1:
+            raise LunaError(f"--candidates {arguments.candidates}: at least 1")
+        weights, files, folder = self._source()
+        suffix = FORMATS[arguments.format]
+        output = Path(arguments.output or folder / weights.with_suffix(suffix).name)
+        if output.suffix.lower() != suffix:
+            raise LunaError(f"--output {output}: the name of an {arguments.format} file must end in {suffix}")
+        options = given_options({"dataset_dir": arguments.dataset_dir}) | {"cache_dir": None}
+        options |= dict(parse_override(text) for text in arguments.overrides)
+        with tempfile.TemporaryDirectory(prefix="luna-monai-export-") as temporary, unwrapped_luna_errors():
+            parser = load_workflow("training", files, options).parser
+            network = load_network(weights, parser.get_parsed_content("network_def"))
+            metadata = {**parser.get("_meta_"), "weights_sha256": sha256_of(weights)}
+            written = export_network(network, arguments.format, Path(temporary) / output.name, metadata)
+            exported = load_network(written[0], network)
+            given = arguments.dataset_dir is not None
+            images = (
+                _candidates_of(parser, arguments.candidates) if given else _synthetic_candidates(arguments.candidates)
+            )
+            network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's types lack it
+            comparison = compare_networks(network, exported, images)
+            differences = (
+                f"largest difference from PyTorch on {comparison.candidates} candidates: "
+                f"{comparison.probabilities:.1e} in probability, {comparison.logits:.1e} in logits"
+            )
+            if not comparison.is_close:
+                raise LunaError(f"{output}: not written; {differences}, more than {TOLERANCE:g}")
+            for file in reversed(written):  # the file that names the others comes last
+                write_bytes(output.with_suffix(file.suffix), file.read_bytes())
+        eager, other = comparison.rates
+        logger.info("%s: %s", output, differences)
+        logger.info(
+            "%s: %.0f candidates/s, PyTorch: %.0f candidates/s, on %d threads in float32",
+            arguments.format, other, eager, torch.get_num_threads(),
+        )  # fmt: skip
+        return 0
+
+    def _source(self) -> tuple[Path, list[str], Path]:
+        """Find the weights, the configuration that they belong to, and the folder for the result."""
+        files = config_files(self.cli_args.config)
+        if self.cli_args.run_or_weights is None:
+            return bundle_dir() / "models" / "model.pt", files, Path()
+        source = Path(self.cli_args.run_or_weights)
+        if not source.is_dir():
+            return source, files, Path()
+        if not (source / "config.yaml").is_file():
+            raise LunaError(f"{source}: no config.yaml in this folder, so it is not the folder of a run")
+        return source / "model.pt", [str(source / "config.yaml"), *files[1:]], source
+
+
+def _synthetic_candidates(count: int) -> torch.Tensor:
+    """Make candidates of a synthetic scan: float32 (N, 1, 32, 48, 48), in HU."""
+    import numpy as np
+    import torch
+
+    from luna_monai.data.synthetic.scan import ScanOptions, generate_scan
+    from luna_monai.networks.runtimes import CANDIDATE_SHAPE
+    from luna_monai.transforms import CropCandidates
+
+    options = ScanOptions(in_plane=160, slices=80, candidates=count, nodules=3)
+    scan = generate_scan(np.random.SeedSequence(0), options)
+    index_xyz = (scan.candidates[:, :3] - scan.origin) / (np.array(scan.spacing) * scan.direction)
+    crop = CropCandidates(CANDIDATE_SHAPE[1:])
+    blocks = crop(torch.from_numpy(scan.voxels)[None], index_xyz[:, ::-1].round().astype(int))
+    return blocks.float().clamp(-1000, 1000)
+
+
+def _candidates_of(parser: ConfigParser, count: int) -> torch.Tensor:
+    """Read candidates at equal steps over the whole table: float32 (N, 1, 32, 48, 48), in HU."""
+    import numpy as np
+
+    from luna_monai.data import CandidateDataset
+
+    table: Any = parser.get_parsed_content("candidates")
+    dataset = CandidateDataset(table, parser.get_parsed_content("cache"))
+    rows = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
+    return dataset.__getitems__(rows.tolist()).stacked["image"].float()
+
+
+if __name__ == "__main__":
+    sys.exit(run_app(LunaExportApp))

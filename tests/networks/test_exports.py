@@ -1,0 +1,169 @@
+"""Exported networks say what the network itself says, and files that are none are named."""
+
+import copy
+import sys
+
+import numpy as np
+import pytest
+import torch
+from monai.data import load_net_with_metadata
+
+from luna_monai.data import CandidateDataset, SeriesCache, read_candidates, series_items
+from luna_monai.errors import LunaError
+from luna_monai.networks import LunaModel, load_network
+from luna_monai.networks.exports import FORMATS, compare_networks, export_network
+from luna_monai.networks.runtimes import exported_metadata
+from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
+
+FORMS = list(FORMATS)
+METADATA = {"version": "1.2.3", "name": "Lungenrundherde – größer"}
+
+
+def make_network(seed=1):
+    torch.manual_seed(seed)
+    network = LunaModel()
+    network.tail_batchnorm.running_mean.fill_(-500.0)
+    network.tail_batchnorm.running_var.fill_(400.0**2)
+    return network.eval()
+
+
+def make_candidates(count):
+    values = np.random.default_rng(count).integers(-1000, 1001, (count, 1, 32, 48, 48), dtype=np.int16)
+    return torch.from_numpy(values).float()
+
+
+@pytest.fixture(scope="module")
+def network(repository):
+    """Return a network: with the book's weights where they are at hand."""
+    book = repository.parent / "shared" / "data" / "book" / "luna_model_2020.state"
+    return load_network(book, LunaModel()) if book.is_file() else make_network()
+
+
+@pytest.fixture(scope="module")
+def exported(network, tmp_path_factory):
+    """Return the files of each form, all with one name."""
+    folder = tmp_path_factory.mktemp("exports")
+    return {
+        form: export_network(network, form, folder / f"model{suffix}", METADATA) for form, suffix in FORMATS.items()
+    }
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_any_batch_size_gives_the_same(network, exported, form):
+    other = load_network(exported[form][0], LunaModel())
+    with torch.inference_mode():
+        for count in (1, 5):
+            candidates = make_candidates(count)
+            expected = network(candidates)
+            for layout in (torch.contiguous_format, torch.channels_last_3d):
+                logits = other(candidates.to(memory_format=layout))
+                torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+            assert logits.abs().max() > 0.01
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_logits_of_an_earlier_call_stay(exported, form):
+    network = load_network(exported[form][0], LunaModel())
+    with torch.inference_mode():
+        first = network(make_candidates(2))
+        before = first.clone()
+        network(make_candidates(3))
+    assert torch.equal(first, before)
+
+
+@pytest.fixture(scope="module")
+def real_crops(luna16_mini):
+    """Return real candidates, all seven that are nodules among them."""
+    candidates = read_candidates(luna16_mini)
+    transforms = [
+        LoadScand(keys="image"),
+        CropCandidatesd(keys="image", spatial_size=(32, 48, 48)),
+        ClipIntensityRanged(keys="image", a_min=-1000, a_max=1000),
+    ]
+    dataset = CandidateDataset(candidates, SeriesCache(series_items(candidates), transforms, None))
+    return dataset.__getitems__(range(16)).stacked["image"].float()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_real_candidates(real_crops, network, exported, form):
+    comparison = compare_networks(network, load_network(exported[form][0], LunaModel()), real_crops, passes=1)
+    assert comparison.is_close
+    assert comparison.probabilities <= 1e-5
+    assert comparison.candidates == len(real_crops)
+    assert min(comparison.rates) > 0
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_metadata_inside(exported, form, tmp_path):
+    assert exported_metadata(exported[form][0]).items() >= METADATA.items()
+    plain = tmp_path / f"model{FORMATS[form]}"
+    plain.write_bytes(b"damaged")
+    assert exported_metadata(plain) == {}
+
+
+def test_files(exported):
+    assert [path.suffix for path in exported["openvino"]] == [".xml", ".bin"]
+    assert {path.suffix for path in exported["onnx"][0].parent.iterdir()} == {".ts", ".onnx", ".xml", ".bin"}
+    assert load_net_with_metadata(exported["torchscript"][0])[1]["version"] == METADATA["version"]  # as MONAI reads it
+
+
+def test_another_network_is_not_close(network, exported):
+    other = load_network(exported["torchscript"][0], LunaModel())
+    slightly = copy.deepcopy(network)
+    slightly.head_linear.bias.data[1] += 1e-3
+    candidates = make_candidates(3)
+    assert compare_networks(network, other, candidates, passes=1).is_close
+    assert not compare_networks(slightly, other, candidates, passes=1).is_close
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("damage", ["empty", "foreign", "truncated", "alone"])
+def test_damaged_files(exported, tmp_path, capfd, form, damage):
+    whole = exported[form][0].read_bytes()
+    path = tmp_path / exported[form][0].name
+    contents = {"empty": b"", "foreign": b"not a network at all", "truncated": whole[: len(whole) // 2], "alone": whole}
+    path.write_bytes(contents[damage])
+    if damage == "alone" and form != "openvino":  # whose weights are in a file of their own
+        load_network(path, LunaModel())
+        return
+    with pytest.raises(
+        LunaError, match=rf"model\{path.suffix}: damaged, or no {path.suffix} file of a network"
+    ) as error:
+        load_network(path, LunaModel())
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300 + len(str(path))
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("suffix", FORMATS.values())
+def test_no_file(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    with pytest.raises(LunaError, match="no such file"):
+        load_network(path, LunaModel())
+    path.mkdir()
+    with pytest.raises(LunaError, match="a folder"):
+        load_network(path, LunaModel())
+
+
+def test_network_for_something_else(tmp_path):
+    torch.jit.script(torch.nn.Linear(3, 2)).save(tmp_path / "linear.ts")
+    with pytest.raises(LunaError, match=r"linear\.ts: does not take candidates of 32 x 48 x 48 voxels"):
+        load_network(tmp_path / "linear.ts", LunaModel())
+    torch.jit.script(torch.nn.Conv3d(1, 2, 3)).save(tmp_path / "conv.ts")
+    with pytest.raises(LunaError, match=r"conv\.ts: gives \(2, 2, 30, 46, 46\) torch\.float32 for two candidates"):
+        load_network(tmp_path / "conv.ts", LunaModel())
+
+
+@pytest.mark.parametrize(("package", "form"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
+def test_missing_package(exported, monkeypatch, package, form):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(LunaError, match=rf"{package} is not installed.*pip install 'luna-monai\[export\]'"):
+        load_network(exported[form][0], LunaModel())
+
+
+def test_weights_go_into_the_network(tmp_path):
+    torch.save(make_network(3).state_dict(), tmp_path / "model.pt")
+    network_def = LunaModel()
+    assert load_network(tmp_path / "model.pt", network_def) is network_def
+    assert not network_def.training
+    assert torch.equal(network_def.head_linear.weight, make_network(3).head_linear.weight)
