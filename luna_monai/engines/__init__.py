@@ -3,6 +3,7 @@
 from luna_monai.engines.batch import PrepareCandidateBatch
 from luna_monai.engines.candidates import CandidateInferer, PrepareScanBatch
 from luna_monai.engines.config import current_config
+from luna_monai.engines.explain import CandidateExplainer, VoxelwiseGradCAM
 from luna_monai.engines.inferer import AutocastInferer, is_bfloat16_fast, time_precisions
 from luna_monai.engines.processes import (
     data_parallel,
@@ -18,9 +19,11 @@ from luna_monai.engines.processes import (
 
 __all__ = [
     "AutocastInferer",
+    "CandidateExplainer",
     "CandidateInferer",
     "PrepareCandidateBatch",
     "PrepareScanBatch",
+    "VoxelwiseGradCAM",
     "current_config",
     "data_parallel",
     "is_bfloat16_fast",

@@ -15,6 +15,20 @@ from luna_monai.data.geometry import Geometry
 from luna_monai.errors import LunaError
 
 
+def window_start(center: int, size: int, available: int) -> int:
+    """Find where the window around a voxel begins along one axis, as the book does (chapter 10.4).
+
+    Args:
+        center: index of the voxel.
+        size: of the window, in voxels.
+        available: voxels of the volume, at least ``size``.
+
+    Returns:
+        Index of the first voxel: ``int(round(center - size / 2))`` with Python's rounding, moved inside the volume.
+    """
+    return min(max(int(round(center - size / 2)), 0), available - size)  # noqa: RUF046
+
+
 class CropCandidates(Transform):
     """Cut a block of ``spatial_size`` voxels around each of many centres, as the book does (chapter 10.4).
 
@@ -57,7 +71,7 @@ class CropCandidates(Transform):
                 raise LunaError(f"{source}: voxel {tuple(center)} (z,y,x) lies outside the volume of {shape} voxels")
             window = [slice(None)]
             for index, size, have in zip(center, self.spatial_size, shape, strict=True):
-                start = min(max(int(round(index - size / 2)), 0), have - size)  # noqa: RUF046
+                start = window_start(index, size, have)
                 window.append(slice(start, start + size))
             block[...] = volume[tuple(window)]
         return torch.from_numpy(blocks)
