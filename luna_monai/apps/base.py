@@ -39,7 +39,8 @@ class App(ABC):
         )
         self.add_arguments(parser)
         parse = parser.parse_intermixed_args if self.intermixed else parser.parse_args
-        self.cli_args = parse(None if sys_argv is None else [str(value) for value in sys_argv])
+        self.sys_argv = sys.argv[1:] if sys_argv is None else [str(value) for value in sys_argv]
+        self.cli_args = parse(self.sys_argv)
 
     @abstractmethod
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

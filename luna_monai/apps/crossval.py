@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.base import App, run_app
+from luna_monai.apps.torchrun import add_distributed_argument, is_launched, launch
 from luna_monai.apps.workflow import (
     add_config_arguments,
     config_files,
     given_options,
     load_workflow,
     parse_override,
+    run_workflow,
 )
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 
@@ -50,7 +52,7 @@ class LunaCrossvalApp(App):
     description = (
         "Cross-validate: for each LUNA16 subset a fresh model that is trained on the others, in OUTPUT_DIR/foldN; then "
         "the predictions of all folds together, as one submission with LUNA16's score. May be interrupted and run "
-        "again. Several processes may work on one OUTPUT_DIR: each takes the next fold that nobody has."
+        "again. Several processes and machines may work on one OUTPUT_DIR: each takes the next fold that nobody has."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -63,6 +65,7 @@ class LunaCrossvalApp(App):
         parser.add_argument("--batch-size", type=int, default=None, help="candidates in a batch")
         parser.add_argument("--epochs", type=int, default=None, help="epochs to train for")
         parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
+        add_distributed_argument(parser, "train as many folds at once in")
         parser.add_argument(
             "overrides", nargs="*", metavar="key=value", help="values for any other key of the configuration"
         )
@@ -101,8 +104,18 @@ class LunaCrossvalApp(App):
             candidates = workflow.parser.get_parsed_content("candidates")
             all_folds = _folds_of(workflow, candidates)
         folds = all_folds if arguments.folds is None else _parse_folds(arguments.folds, all_folds)
+        if is_launched():
+            from luna_monai.engines import local_device
+
+            given.setdefault("device", f"$torch.device('{local_device()}')")
+        elif arguments.distributed is not None:
+            # Or each process would cut all that is missing.
+            run_workflow(load_workflow("precache", files, given))
+            launch(self, arguments.distributed)
         for fold in folds:
             self._take(fold, output_dir, files, given)
+        if is_launched() and arguments.distributed is not None:
+            return 0  # the process that has started this one puts the results together
         done = [fold for fold in all_folds if (output_dir / f"fold{fold}" / DONE).is_file()]
         if done != all_folds:
             missing = ", ".join(str(fold) for fold in all_folds if fold not in done)

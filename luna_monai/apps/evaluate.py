@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from luna_monai.apps.base import App, run_app
+from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
 from luna_monai.apps.workflow import (
     add_config_arguments,
     config_files,
@@ -56,6 +57,7 @@ class LunaEvaluateApp(App):
             metavar="JSON",
             help="also store calibration, thresholds and the SHA-256 of the weights in this metadata.json of a bundle",
         )
+        add_distributed_argument(parser, "divide the candidates among")
         parser.add_argument(
             "overrides", nargs="*", metavar="key=value", help="values for any other key of the configuration"
         )
@@ -79,7 +81,7 @@ class LunaEvaluateApp(App):
                     raise LunaError(f"{source}: no {path.name} in this folder, so it is not the folder of a run")
             files[0] = str(recorded)
             output_dir = output_dir or str(source / "evaluation")
-        files.append(str(bundle_dir() / "configs" / "evaluate.yaml"))
+        files += [*distributed_overlay(), str(bundle_dir() / "configs" / "evaluate.yaml")]
         given = given_options(
             {
                 "weights": str(weights.resolve()),
@@ -94,8 +96,15 @@ class LunaEvaluateApp(App):
         if arguments.all_scans:
             given["split"] = ["@candidates", "@candidates"]  # which may be a single subset
         given |= dict(parse_override(text) for text in arguments.overrides)
+        if arguments.distributed is not None and not is_launched():
+            launch(self, arguments.distributed)
+            return 0
         workflow = load_workflow("evaluating", files, given)
         run_workflow(workflow)
+        from luna_monai.engines import launched
+
+        if launched().rank > 0:
+            return 0
         results = Path(workflow.parser.get_parsed_content("output_dir"))
         draw_figures(results)
         if metadata is not None:

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from luna_monai.apps.base import App, run_app
+from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
 from luna_monai.apps.workflow import add_config_arguments, given_options, parse_override, run_bundle
 from luna_monai.errors import LunaError
 
@@ -38,6 +39,7 @@ class LunaTrainingApp(App):
             help="weights to start from: a run's model.pt or checkpoint.pt, or a .state file of the book",
         )
         parser.add_argument("--tb-prefix", default=None, help="folder of TensorBoard's data below OUTPUT_DIR/runs")
+        add_distributed_argument(parser, "train in")
         parser.add_argument(
             "comment_and_overrides",
             nargs="*",
@@ -70,7 +72,10 @@ class LunaTrainingApp(App):
             "comment": comments[0] if comments else None,
         }
         given = dict(parse_override(text) for text in arguments.comment_and_overrides if "=" in text)
-        run_bundle("training", arguments.config, given_options(options) | given)
+        if arguments.distributed is not None and not is_launched():
+            launch(self, arguments.distributed)
+            return 0
+        run_bundle("training", [*arguments.config, *distributed_overlay()], given_options(options) | given)
         return 0
 
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from monai.bundle import ConfigWorkflow
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher import LaunchConfig, elastic_launch
 
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
@@ -66,6 +67,7 @@ def main():
             rdzv_endpoint="localhost:0",
             start_method="fork",
             max_restarts=0,
+            logs_specs=DefaultLogsSpecs(log_dir=str(Path(sys.argv[1]).parent / "torchrun")),
         )
         elastic_launch(config, run)(job)
 

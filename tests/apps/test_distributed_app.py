@@ -1,0 +1,110 @@
+"""``--distributed``: torchrun's processes from the command line, and what is left when one of them goes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import psutil
+import pytest
+import torch
+
+from luna_monai.apps import LunaCrossvalApp, LunaTrainingApp
+from luna_monai.apps.base import run_app
+from luna_monai.errors import LunaError
+
+
+@pytest.fixture
+def arguments(make_dataset, tmp_path):
+    return [
+        *("--dataset-dir", str(make_dataset(scans=2, candidates=12)), "--cache-dir", str(tmp_path / "cache")),
+        *("--output-dir", str(tmp_path / "run"), "--batch-size", "8"),
+        "device=$torch.device('cpu')",
+    ]
+
+
+def workers_of(process):
+    """Find the processes that torchrun has started, in the order of their ranks."""
+    children = psutil.Process(process.pid).children()
+    ranks = {child.environ().get("RANK"): child for child in children}
+    return [ranks[rank] for rank in sorted(rank for rank in ranks if rank is not None)]
+
+
+def test_a_killed_process_ends_the_run_with_a_line(arguments, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "luna_monai", "train", "--distributed", "2", "--epochs", "1000", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "run" / "checkpoint-previous.pt").exists():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        first, second = workers_of(process)
+        second.send_signal(signal.SIGKILL)
+        error = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert error.count("\n") == 1, error
+    assert error.startswith("luna-monai train: error: process 2 of 2 was ended by SIGKILL, and the others were stopped")
+    assert not first.is_running()
+    # Whole files only, all of the same epoch or of the one before the checkpoint's.
+    checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert torch.load(tmp_path / "run" / "model.pt", weights_only=True).keys() == checkpoint["state"]["network"].keys()
+    epochs = pd.read_csv(tmp_path / "run" / "metrics.csv")["epoch"]
+    assert epochs.max() - checkpoint["epoch"] in (0, 1)
+    assert len(pd.read_csv(tmp_path / "run" / "predictions" / "val.csv")) == 12
+
+    last = int(checkpoint["epoch"]) + 1
+    assert LunaTrainingApp([*arguments, "--resume", "--epochs", last]).main() == 0
+    assert pd.read_csv(tmp_path / "run" / "metrics.csv")["epoch"].tolist() == [
+        e for e in range(1, last + 1) for _ in "tv"
+    ]
+
+
+# torchrun leaves it open.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO name='/dev/null'")
+def test_a_mistake_of_theirs_is_one_line(arguments, tmp_path, capfd):
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_app(LunaTrainingApp, [*arguments, "--fold", 9, "--distributed", 1]) == 1
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("luna-monai train: error: fold 9: no scan with candidates in")
+    assert not (tmp_path / "run").exists()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO name='/dev/null'")
+def test_folds_are_trained_side_by_side(make_dataset, tmp_path, capfd):
+    folder = tmp_path / "cv"
+    options = ["--dataset-dir", make_dataset(scans=3, candidates=8), "--cache-dir", tmp_path / "cache"]
+    options += ["--epochs", 1, "samples_per_epoch=8", "device=$torch.device('cpu')", "--bootstrap", 0]
+    assert LunaCrossvalApp(["--output-dir", folder, *options, "--distributed", 2]).main() == 0
+    assert sorted(pd.read_csv(folder / "predictions.csv")["row"]) == list(range(24))
+    assert {path.name for path in folder.glob("fold?")} == {"fold0", "fold1", "fold2"}
+    shown = capfd.readouterr().out
+    # The first process alone is shown: the other one has trained at least one fold, or held it.
+    assert shown.count("starting from fresh weights") in (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("distributed", "message"),
+    [
+        pytest.param(
+            ["--distributed"],
+            "there is no GPU here to start a process for; give the number of processes",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to start a process for"),
+        ),
+        (["--distributed", 0], "--distributed 0: at least 1 process"),
+    ],
+)
+def test_numbers_of_processes_that_make_no_sense(arguments, distributed, message):
+    with pytest.raises(LunaError, match=message):
+        LunaTrainingApp([*arguments, *distributed]).main()
