@@ -1,4 +1,7 @@
-"""``luna-monai bench``: how fast this machine is. ``bench data`` is exercise 1 of the book's chapter 11.12."""
+"""``luna-monai bench``: how fast this machine is.
+
+``bench data`` is exercise 1 of the book's chapter 11.12; ``train`` and ``predict`` compare with the book's plain loop.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.base import App, run_app
-from luna_monai.apps.workflow import config_files, given_options, load_workflow
+from luna_monai.apps.workflow import config_files, given_options, load_workflow, parse_override
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 
 if TYPE_CHECKING:
@@ -30,35 +33,71 @@ class LunaBenchApp(App):
     """
 
     name = "bench"
+    intermixed = True  # keys of the configuration may stand anywhere
     description = (
         "data: one pass through the loader for several numbers of workers and batch sizes: nothing cached, cached on "
-        "disk, cached in memory; and the memory it takes."
+        "disk, cached in memory; and the memory it takes. train, predict: samples per second of the configuration's "
+        "training and validation, loader and metrics included, in turn with the book's plain loop on the same "
+        "candidates, and what the device could do at best; what is not cached is cut first."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("what", choices=("data",), help="what to measure")
+        parser.add_argument("what", choices=("data", "train", "predict"), help="what to measure")
         parser.add_argument("--config", action="append", default=[], metavar="YAML", help="as of 'luna-monai train'")
         parser.add_argument("--dataset-dir", default=None, help="LUNA16 dataset folder (default: the configuration's)")
         parser.add_argument("--cache-dir", default=None, help="where to make caches (default: the configuration's)")
-        parser.add_argument("--num-workers", default="0,1,2", metavar="N,N", help="numbers of workers to try")
-        parser.add_argument("--batch-size", default="32,128,256", metavar="N,N", help="batch sizes to try")
-        parser.add_argument("--max-series", type=int, default=20, help="read so many series, of about 90 MB each")
-        parser.add_argument("--output-dir", default=None, help="folder for bench_data.csv, .json and .png")
+        parser.add_argument(
+            "--output-dir", default=None, help="folder for bench_WHAT.json, and bench_data.csv and .png"
+        )
+        data = parser.add_argument_group("data")
+        data.add_argument("--num-workers", default="0,1,2", metavar="N,N", help="numbers of workers to try")
+        data.add_argument("--batch-size", default="32,128,256", metavar="N,N", help="batch sizes to try")
+        data.add_argument("--max-series", type=int, default=20, help="read so many series, of about 90 MB each")
+        loops = parser.add_argument_group("train, predict")
+        loops.add_argument("--samples", type=int, default=256, help="candidates in each round")
+        loops.add_argument("--repeats", type=int, default=5, help="rounds, after one that warms up")
+        loops.add_argument(
+            "overrides", nargs="*", metavar="key=value", help="any key of the configuration, as precision=float32"
+        )
 
     def main(self) -> int:
-        """Measure, log the table and write the files.
+        """Measure, log the figures and write the files.
 
         Raises:
             LunaError: when the data, the configuration or an argument is bad, or the disk is too small.
         """
+        arguments = self.cli_args
+        for option in ("max_series", "samples", "repeats"):
+            if getattr(arguments, option) < 1:
+                raise LunaError(f"--{option.replace('_', '-')} {getattr(arguments, option)}: at least 1")
+        return self._data() if arguments.what == "data" else self._loop()
+
+    def _loop(self) -> int:
+        from luna_monai.apps.bench_loops import LoopTimes, time_predicting, time_training
+        from luna_monai.files import write_bytes
+
+        arguments = self.cli_args
+        options = {"dataset_dir": arguments.dataset_dir, "cache_dir": arguments.cache_dir}
+        given = given_options(options) | dict(map(parse_override, arguments.overrides))
+        measure = time_training if arguments.what == "train" else time_predicting
+        times: LoopTimes = measure(config_files(arguments.config), given, arguments.samples, arguments.repeats)
+        for line in times.lines():
+            logger.info("%s", line)
+        if arguments.output_dir is not None:
+            path = Path(arguments.output_dir) / f"bench_{arguments.what}.json"
+            write_bytes(path, (json.dumps(times.to_dict(), indent=1) + "\n").encode())
+            logger.info("written: %s", path)
+        return 0
+
+    def _data(self) -> int:
         from luna_monai.data.timing import time_loading
 
         arguments = self.cli_args
+        if arguments.overrides:
+            raise LunaError(f"{arguments.overrides[0]}: 'bench data' takes options only, not keys of the configuration")
         workers = parse_numbers("--num-workers", arguments.num_workers, lowest=0)
         batch_sizes = parse_numbers("--batch-size", arguments.batch_size, lowest=1)
-        if arguments.max_series < 1:
-            raise LunaError(f"--max-series {arguments.max_series}: at least 1")
         options = {"dataset_dir": arguments.dataset_dir, "cache_dir": arguments.cache_dir}
         parser = load_workflow("precache", config_files(arguments.config), given_options(options)).parser
         with unwrapped_luna_errors():
@@ -122,8 +161,13 @@ def to_dict(times: LoadingTimes) -> dict[str, Any]:
         "sentence": sentence(times),
         "candidates": times.candidates,
         "series": times.series,
-        "machine": {"platform": platform.platform(), "processors": os.cpu_count()},
+        "machine": machine(),
     }
+
+
+def machine() -> dict[str, Any]:
+    """Name the machine that figures are of."""
+    return {"platform": platform.platform(), "processors": os.cpu_count()}
 
 
 def plot(times: LoadingTimes) -> bytes:

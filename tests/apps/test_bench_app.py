@@ -4,10 +4,15 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 
 from luna_monai.apps.base import run_app
 from luna_monai.apps.bench import LunaBenchApp, plot, sentence, to_dict
+from luna_monai.apps.bench_loops import BOOK, OURS, LoopTimes, book_loop
+from luna_monai.data import CandidateDataset, SeriesCache, read_candidates, series_items
 from luna_monai.data.timing import LoadingTimes
+from luna_monai.engines.speed import Roofline
+from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
 
 def test_bench_data(make_dataset, tmp_path, capsys):
@@ -29,6 +34,50 @@ def test_bench_data(make_dataset, tmp_path, capsys):
     assert [path.name for path in cache_dir.iterdir()] == ["precious.pt"]
 
 
+@pytest.mark.parametrize(("what", "gflop"), [("train", 1.86), ("predict", 0.62)])
+def test_bench_of_a_loop(make_dataset, tmp_path, capsys, what, gflop):
+    options = [what, "--dataset-dir", make_dataset(scans=2), "--cache-dir", tmp_path / "cache"]
+    options += ["precision=float32", "batch_size=4", "val_batch_size=4", "--output-dir", tmp_path / "output"]
+    assert run_app(LunaBenchApp, [*options, "--samples", 8, "--repeats", 1]) == 0
+    output = capsys.readouterr()
+    assert "times the book's loop" in output.out
+    assert "E1 " not in output.out  # no line for each epoch
+    assert "Exception" not in output.err
+    found = json.loads((tmp_path / "output" / f"bench_{what}.json").read_text())
+    assert (found["samples"], found["batch_size"], found["precision"]) == (8, 4, "float32")
+    assert found["samples_per_second"].keys() == found["seconds"].keys() == {BOOK, OURS}
+    assert [len(rounds) for rounds in found["seconds"].values()] == [1, 1]
+    assert found["roofline"]["operations_per_sample"] == pytest.approx(gflop * 1e9, rel=0.01)
+    assert min(found["roofline"].values()) > 0
+    assert 0 <= found["data_wait"] <= 100
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "luna", "output"]
+
+
+def test_figures_of_a_loop():
+    seconds = {BOOK: [10.0, 30.0, 12.0], OURS: [5.0, 10.0, 3.0]}
+    times = LoopTimes("training", 60, 32, seconds, "bfloat16", "CPU", 1.5, 700, Roofline(2e9, 6e7, 1e11, 1.2e10))
+    assert times.rate(BOOK) == 5
+    assert times.ratio == 3  # the median of 2, 3 and 4: round by round, so that a busy machine falls on both
+    text = "\n".join(times.lines())
+    assert "luna-monai, bfloat16            12.0 samples/s (6.0 to 20.0)" in text
+    assert "at most 50 samples/s by arithmetic and 200 by memory" in text
+    assert "12.0 are 24 % and 6 % of it" in text
+
+
+def test_the_books_loop_learns_and_counts(make_dataset):
+    candidates = read_candidates(make_dataset(scans=1))
+    transforms = [LoadScand("image"), CropCandidatesd("image", (32, 48, 48)), ClipIntensityRanged("image", -1000, 1000)]
+    dataset = CandidateDataset(candidates, SeriesCache(series_items(candidates), transforms, None))
+    torch.manual_seed(0)
+    loop = book_loop(dataset, samples=15, batch_size=4)  # 12 candidates, the first of them again
+    before = loop.validate()
+    assert loop.validate() == before
+    losses = [loop.train()["loss/all"] for _ in range(3)]
+    assert losses[2] < losses[0]
+    correct = before["correct/pos"] * 4 + before["correct/neg"] * 11  # 2 nodules first, each twice
+    assert before["correct/all"] == pytest.approx(correct / 15, rel=1e-3)
+
+
 def test_best_is_the_smallest_setting_near_the_fastest():
     rows = [(0, 32, 500, 8000, 9500, 400), (0, 256, 500, 8000, 10000, 500), (2, 32, 900, 4000, 3000, 900)]
     columns = ["num_workers", "batch_size", "first", "cold", "warm", "memory_mb"]
@@ -47,6 +96,8 @@ def test_best_is_the_smallest_setting_near_the_fastest():
         (["--batch-size", "0"], "--batch-size 0: expected whole numbers from 1"),
         (["--max-series", "0"], "--max-series 0: at least 1"),
         (["--cache-dir", "null"], "cache_dir is null"),
+        (["--repeats", "0"], "--repeats 0: at least 1"),
+        (["fold=1"], "fold=1: 'bench data' takes options only"),
     ],
 )
 def test_mistakes_are_one_line(make_dataset, tmp_path, capsys, arguments, message):

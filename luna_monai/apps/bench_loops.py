@@ -1,0 +1,247 @@
+"""What ``luna-monai bench train`` and ``predict`` measure: the bundle's engines in turn with the book's plain loop."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import platform
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import psutil
+import torch
+from ignite.engine import Engine, Events
+from monai.bundle import ConfigWorkflow
+
+from luna_monai.apps.workflow import load_workflow
+from luna_monai.data.timing import memory_in_use
+from luna_monai.engines.speed import Roofline, roofline, time_in_turn
+from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.handlers import ThroughputHandler
+from luna_monai.share import benchmarks_dir
+
+BOOK = "the book's loop"
+OURS = "luna-monai"
+
+
+@dataclass(frozen=True)
+class LoopTimes:
+    """What was measured.
+
+    Attributes:
+        what: ``"training"`` or ``"predicting"``.
+        samples: candidates in a round.
+        batch_size: of both loops.
+        seconds: of each round, by loop.
+        precision: ``float32`` or ``bfloat16``, of ours.
+        device: where both ran.
+        data_wait: share of the time that ours waited for data, in percent.
+        memory_mb: what the process held at the end.
+        roofline: what ours needs, and what the device can do.
+    """
+
+    what: str
+    samples: int
+    batch_size: int
+    seconds: dict[str, list[float]]
+    precision: str
+    device: str
+    data_wait: float
+    memory_mb: float
+    roofline: Roofline
+    measured: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
+
+    def rate(self, loop: str) -> float:
+        """Return the median of samples a second."""
+        return self.samples / statistics.median(self.seconds[loop])
+
+    @property
+    def ratio(self) -> float:
+        """The median, over the rounds, of the book's time divided by ours in the same round."""
+        return statistics.median(book / ours for book, ours in zip(self.seconds[BOOK], self.seconds[OURS], strict=True))
+
+    def lines(self) -> list[str]:
+        """Say in words what was measured."""
+        rounds = len(self.seconds[OURS])
+        lines = [
+            f"{self.what} on {self.device}, batches of {self.batch_size}, {self.samples} candidates a round, "
+            f"median of {rounds} (lowest to highest):"
+        ]
+        for loop, seconds in self.seconds.items():
+            name = f"{loop}, {self.precision}" if loop == OURS else f"{loop}, float32"
+            lowest, highest = self.samples / max(seconds), self.samples / min(seconds)
+            lines.append(f"{name:26} {self.rate(loop):9,.1f} samples/s ({lowest:,.1f} to {highest:,.1f})")
+        lines.append(
+            f"{self.ratio:.2f} times the book's loop; {self.data_wait:.1f} % of the time waiting for data; "
+            f"{self.memory_mb:,.0f} MB of memory"
+        )
+        return lines + self.roofline.lines(self.rate(OURS))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, for ``json.dumps``."""
+        return {
+            "what": self.what,
+            "measured": self.measured,
+            "machine": {
+                "platform": platform.platform(),
+                "processors": psutil.cpu_count(),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+                "device": self.device,
+            },
+            "precision": self.precision,
+            "batch_size": self.batch_size,
+            "samples": self.samples,
+            "seconds": self.seconds,
+            "samples_per_second": {loop: self.rate(loop) for loop in self.seconds},
+            "ratio": self.ratio,
+            "data_wait": self.data_wait,
+            "memory_mb": self.memory_mb,
+            "roofline": self.roofline.to_dict(),
+        }
+
+
+def book_loop(*args: Any, **kwargs: Any) -> Any:
+    """Make the book's loop, which is kept among the benchmarks; see ``benchmarks/book_loop.py``."""
+    path = benchmarks_dir() / "book_loop.py"
+    spec = importlib.util.spec_from_file_location("book_loop", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise LunaError(f"{path}: the baseline is missing; install luna-monai again")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.BookLoop(*args, **kwargs)
+
+
+def time_training(files: Sequence[str], overrides: Mapping[str, Any], samples: int, repeats: int) -> LoopTimes:
+    """Time the bundle's training, with loader, metrics and handlers, in turn with the book's.
+
+    Args:
+        files: the configuration.
+        overrides: values for keys of it.
+        samples: candidates in a round; fewer where the configuration's sampler draws fewer.
+        repeats: rounds.
+
+    Raises:
+        LunaError: when the data or the configuration is bad.
+    """
+    with tempfile.TemporaryDirectory() as folder, unwrapped_luna_errors():
+        length = {"max_epochs": repeats + 2, "val_interval": repeats + 3, "samples_per_epoch": samples}
+        overrides = {**overrides, **length, "resume": False, "output_dir": folder}
+        workflow = load_workflow("training", files, overrides)
+        get = workflow.parser.get_parsed_content
+        workflow.initialize()
+        trainer, batch_size, loader = get("train#trainer"), get("batch_size"), get("train#dataloader")
+        trainer.state.epoch_length = min(-(-samples // batch_size), len(loader))
+        samples = min(samples, len(loader.sampler))
+        # The engine goes on where it stopped: a round is an epoch, with everything that belongs to one.
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, Engine.interrupt)
+        book = book_loop(get("train#dataset"), samples, batch_size, get("num_workers"), get("device"))
+        throughput = next(
+            (handler for handler in get("train#handlers") if isinstance(handler, ThroughputHandler)), None
+        ) or _watch(trainer)
+
+        get("precacher").run()
+        with _quiet():
+            seconds = time_in_turn({BOOK: book.train, OURS: trainer.run}, repeats)
+            trainer.terminate(skip_completed=True)
+            trainer.run()
+            get("tensorboard").close()
+        return _times(workflow, "train", seconds, samples, batch_size, throughput)
+
+
+def time_predicting(files: Sequence[str], overrides: Mapping[str, Any], samples: int, repeats: int) -> LoopTimes:
+    """Time the bundle's validation, with loader and metrics, in turn with the book's.
+
+    Args:
+        files: the configuration.
+        overrides: values for keys of it.
+        samples: candidates in a round: whole batches, or all there are in the validation part.
+        repeats: rounds.
+
+    Raises:
+        LunaError: when the data or the configuration is bad.
+    """
+    with unwrapped_luna_errors():
+        workflow = load_workflow("training", files, {"validate#handlers": [], **overrides})
+        get = workflow.parser.get_parsed_content
+        workflow.initialize()
+        evaluator, batch_size = get("validate#evaluator"), get("val_batch_size")
+        dataset = get("validate#dataset")
+        batches = min(-(-samples // batch_size), len(get("validate#dataloader")))
+        samples = min(batches * batch_size, len(dataset))
+        evaluator.state.epoch_length = batches
+        book = book_loop(dataset, samples, batch_size, get("num_workers"), get("device"))
+        throughput = _watch(evaluator)
+        get("precacher").run()
+        with _quiet():
+            seconds = time_in_turn({BOOK: book.validate, OURS: evaluator.run}, repeats)
+        return _times(workflow, "validate", seconds, samples, batch_size, throughput)
+
+
+def _watch(engine: Engine) -> ThroughputHandler:
+    throughput = ThroughputHandler()
+    throughput.attach(engine)
+    return throughput
+
+
+def _times(
+    workflow: ConfigWorkflow,
+    part: str,
+    seconds: dict[str, list[float]],
+    samples: int,
+    batch_size: int,
+    throughput: ThroughputHandler,
+) -> LoopTimes:
+    get = workflow.parser.get_parsed_content
+    device = torch.device(get("device"))
+    inferer = get(f"{part}#inferer")
+    dtype = getattr(inferer, "dtype", None) or torch.float32
+    return LoopTimes(
+        what="training" if part == "train" else "predicting",
+        samples=samples,
+        batch_size=batch_size,
+        seconds=seconds,
+        precision=str(dtype).removeprefix("torch."),
+        device=torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{torch.get_num_threads()} CPU threads",
+        data_wait=statistics.median(epoch["data_wait"] for epoch in throughput.epochs[1:]),
+        memory_mb=memory_in_use() / 1e6,
+        roofline=roofline(_step(workflow, part), batch_size, device, dtype),
+    )
+
+
+def _step(workflow: ConfigWorkflow, part: str) -> Callable[[], object]:
+    get = workflow.parser.get_parsed_content
+    network = get("network").train(part == "train")
+    batch = next(iter(get(f"{part}#dataloader")))
+    prepared = get(f"{part}#prepare_batch")(batch, get("device"))
+    image, label = prepared[:2]
+
+    def step() -> None:
+        with torch.set_grad_enabled(part == "train"):
+            loss = get("loss_function")(get(f"{part}#inferer")(image, network), label).mean()
+            if part == "train":
+                get("optimizer").zero_grad(set_to_none=True)
+                loss.backward()
+
+    return step
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the lines of every epoch out of the log, warnings excepted."""
+    loggers = [logging.getLogger(name) for name in ("luna_monai.handlers", "luna_monai.data", "luna_monai.engines")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
