@@ -15,7 +15,7 @@ COMMANDS = {
     "cache": ("cache", "LunaCacheApp", "what the cache holds, whether it is whole, what can go"),
     "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
     "evaluate": ("evaluate", "LunaEvaluateApp", "judge weights: metrics, calibration, thresholds"),
-    "predict": ("predict", "LunaPredictApp", "judge the candidates of any chest CT"),
+    "predict": ("predict", "LunaPredictApp", "nodule probabilities for any chest CT"),
     "crossval": ("crossval", "LunaCrossvalApp", "train and judge a model for each fold"),
     "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
     "export": ("export", "LunaExportApp", "write the network for TorchScript, ONNX or OpenVINO"),

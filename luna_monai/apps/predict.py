@@ -21,8 +21,8 @@ class LunaPredictApp(App):
 
     name = "predict"
     description = (
-        "Give the candidates of chest CTs their probability of being a nodule. Not for clinical use. "
-        "No folder and nothing of a patient is written: a scan goes by its series UID, or its file's name."
+        "Find nodule candidates in chest CTs, or take given ones, and say how probable a nodule each is. Not for "
+        "clinical use. No folder and nothing of a patient is written: a scan goes by its series UID, or its file name."
     )
     intermixed = True
 
@@ -44,7 +44,11 @@ class LunaPredictApp(App):
             help="what to write, by its ending: .csv (LUNA16's submission), .json (everything), .mrk.json (3D Slicer); "
             "may be repeated; {seriesuid} in its name makes a file for each scan",
         )
-        parser.add_argument("--candidates", metavar="CSV", help="coordX,coordY,coordZ, and seriesuid for several scans")
+        parser.add_argument(
+            "--candidates",
+            metavar="CSV",
+            help="coordX,coordY,coordZ, and seriesuid for several scans (default: blobs found inside the lungs)",
+        )
         parser.add_argument(
             "--coordinates",
             choices=("lps", "ras", "voxel"),

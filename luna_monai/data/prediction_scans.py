@@ -80,7 +80,7 @@ class ScanDataset(torch.utils.data.Dataset):
         warnings = []
         voxels, no_numbers = as_hounsfield(scan.voxels)
         if no_numbers:
-            warnings.append(f"{no_numbers} voxels are no numbers and count as air")
+            warnings.append(f"{no_numbers} voxels are no finite numbers and count as air")
         voxels, geometry = orient_to_lps(voxels, scan.geometry)
         if geometry.spacing[2] > THICKEST_SLICES * 1.01:
             warnings.append(
@@ -97,9 +97,9 @@ class ScanDataset(torch.utils.data.Dataset):
             warnings.append(f"the scan ({size} voxels z, y, x) is smaller than what is cut out; air was put around it")
         return {
             "image": torch.from_numpy(padded)[None],
-            "centers": torch.from_numpy(padded_geometry.world_to_index(points)),
-            "points": points,
-            "index": scan.geometry.world_to_index(points),
+            "centers": torch.from_numpy(_index_in(padded_geometry, points)),
+            "points": torch.from_numpy(points.copy()),
+            "index": torch.from_numpy(_index_in(scan.geometry, points)),
             "scan": scan.without_voxels(),
             "voxels_sha256": sha256,
             "warnings": tuple(warnings),
@@ -121,3 +121,8 @@ class ScanDataset(torch.utils.data.Dataset):
                 )
             warnings.append("no candidates are listed for this scan")
         return self.candidates.points(scan.seriesuid, scan.geometry)
+
+
+def _index_in(geometry: Geometry, points: np.ndarray) -> np.ndarray:
+    # The peak of a proposal at the face of a scan may lie half a voxel outside.
+    return np.clip(geometry.world_to_index(points), 0, np.asarray(geometry.shape) - 1)

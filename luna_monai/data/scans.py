@@ -172,18 +172,19 @@ def pad_with_air(voxels: np.ndarray, geometry: Geometry, shape: tuple[int, int, 
 
 
 def as_hounsfield(voxels: np.ndarray) -> tuple[np.ndarray, int]:
-    """Bring voxels of any type into one that torch computes with, and count those that are no numbers.
+    """Bring voxels of any type into one that torch computes with, and count those that are no finite numbers.
 
     Args:
         voxels: of a CT, any integers or floating-point numbers.
 
     Returns:
-        The array, unchanged where it is int16, int32 or float32 and finite; voxels that are no number become air. And
-        how many these were.
+        The array, unchanged where it is int16, int32 or float32 and finite; what is no finite number becomes air. And
+        how many voxels these were.
     """
     if np.issubdtype(voxels.dtype, np.floating):
-        voxels = voxels.astype(np.float32, copy=False)
-        bad = np.isnan(voxels)
+        with np.errstate(over="ignore"):
+            voxels = voxels.astype(np.float32, copy=False)
+        bad = ~np.isfinite(voxels)
         count = int(bad.sum())
         return (np.where(bad, np.float32(AIR), voxels) if count else voxels), count
     if voxels.dtype in (np.int16, np.int32):

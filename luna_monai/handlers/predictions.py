@@ -102,8 +102,8 @@ class ScanPredictions:
         calibrated = np.full(len(logits), np.nan)
         if self.model.calibration is not None:
             calibrated = self.model.calibration.apply(log_odds_of_logits(logits.numpy()))
-        places = pd.DataFrame(batch["points"], columns=COORDINATES)
-        voxels = pd.DataFrame(batch["index"], columns=["index_z", "index_y", "index_x"])
+        places = pd.DataFrame(batch["points"].numpy(), columns=COORDINATES)
+        voxels = pd.DataFrame(batch["index"].numpy(), columns=["index_z", "index_y", "index_x"])
         table = pd.concat([places, voxels], axis=1).assign(
             seriesuid=scan.seriesuid, probability=probability, probability_calibrated=calibrated
         )
@@ -115,7 +115,7 @@ class ScanPredictions:
             candidates=table,
             model=self.model,
             proposed=self.proposed,
-            warnings=batch["warnings"],
+            warnings=tuple(batch["warnings"]),
             dicom_files=scan.dicom_files,
             voxels_sha256=batch["voxels_sha256"],
         )

@@ -81,7 +81,8 @@ def predict(tmp_path, weights):
 
     def run(scan, *arguments, weights=weights):
         output = tmp_path / "out.json"
-        LunaPredictApp([scan, "--weights", weights, "--output", output, *arguments]).main()
+        # These scans show no chest, which is not what most tests are about.
+        LunaPredictApp([scan, "--weights", weights, "--output", output, "examine=null", *arguments]).main()
         return json.loads(output.read_text())
 
     return run
@@ -259,7 +260,7 @@ def test_voxels_that_are_no_numbers_are_air(tmp_path, predict, voxels, geometry)
     sitk.WriteImage(image_of(np.where(np.isfinite(values), voxels, -1000), geometry), str(tmp_path / "b.nii"))
     points = write_points(tmp_path / "points.csv", geometry)
     content = predict(tmp_path / "a.nii", "--candidates", points)
-    assert content["scans"][0]["warnings"] == [f"{36 * 5 * 56} voxels are no numbers and count as air"]
+    assert content["scans"][0]["warnings"] == [f"{36 * 8 * 56} voxels are no finite numbers and count as air"]
     np.testing.assert_allclose(
         probabilities(content), probabilities(predict(tmp_path / "b.nii", "--candidates", points)), atol=1e-5
     )
@@ -515,6 +516,23 @@ def test_real_scan_in_real_formats(luna16_mini, shared_data, tmp_path, write_dic
         results.append(pd.read_csv(tmp_path / "out.csv")["probability"].to_numpy())
     assert results[0].max() > 0.9
     np.testing.assert_allclose(results, [results[0]] * len(results), atol=1e-5)
+    # Without a list, the nodule is among the proposals and the most probable of them.
+    arguments = ["--output", tmp_path / "out.json", "--weights", weights]
+    LunaPredictApp([tmp_path / "dicom", *arguments]).main()
+    (scan,) = json.loads((tmp_path / "out.json").read_text())["scans"]
+    assert scan["proposed"]
+    assert scan["warnings"] == []
+    best = scan["candidates"][0]
+    assert np.linalg.norm(np.subtract(best["position"], nodule[["coordX", "coordY", "coordZ"]])) < 5
+    np.testing.assert_array_equal(best["voxel"], grid.world_to_index(np.array([best["position"]]))[0])
+    assert len(scan["candidates"]) > 5
+
+
+def test_a_scan_that_shows_no_chest_says_so(tmp_path, predict, voxels, geometry):
+    sitk.WriteImage(image_of(np.zeros_like(voxels) + 40, geometry), str(tmp_path / "a.mhd"))
+    content = predict(tmp_path / "a.mhd", "examine=$chest_warnings")
+    assert content["scans"][0]["candidates"] == []
+    assert content["scans"][0]["warnings"] == ["All voxels have the value 40: the scan is empty."]
 
 
 # ----------------------------------------------------------------------------------------------------- damaged input
