@@ -12,9 +12,9 @@ from scipy import ndimage
 from luna_monai.data.geometry import Geometry
 from luna_monai.data.grid import resample_isotropic
 from luna_monai.data.lungs import Lungs, find_lungs
+from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 
-COLUMNS = ("coordX", "coordY", "coordZ")
 #: Smoothing by fewer voxels than this is not worth the name on a grid; by more, a grid twice as coarse is as good.
 _FINEST_SIGMA = 1.25
 _NEIGHBOURS = np.argwhere(np.ones((3, 3, 3))) - 1
@@ -110,7 +110,7 @@ class BlobProposer:
         lungs = find_lungs(volume, geometry, closing_mm=self.closing_mm)
         found = list(self._find(volume, geometry, lungs)) if lungs.mask.any() else []
         blobs = np.concatenate([np.zeros((0, 5)), *found])
-        return pd.DataFrame(blobs[self._merge(blobs), :3], columns=list(COLUMNS))
+        return pd.DataFrame(blobs[self._merge(blobs), :3], columns=COORDINATES)
 
     def _find(self, volume: np.ndarray, geometry: Geometry, lungs: Lungs) -> Iterator[FloatArray]:
         """Find the blobs of each radius in each window: (n, 5), position (LPS mm), radius (mm) and score."""
@@ -203,4 +203,5 @@ def _find_blobs(
     # The top of the parabola through the neighbours; a step of more than a voxel means that there is none.
     step_to_top = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
     index = np.stack(np.unravel_index(at, smooth.shape), axis=1) - 1.0
-    return index + np.clip(step_to_top, -1, 1), score
+    index = index + np.clip(step_to_top, -1, 1)
+    return np.clip(index, 0, np.array(hu.shape) - 1), score
