@@ -41,8 +41,23 @@ class LunaPredictApp(App):
             action="append",
             default=[],
             metavar="FILE",
-            help="what to write, by its ending: .csv (LUNA16's submission), .json (everything), .mrk.json (3D Slicer); "
-            "may be repeated; {seriesuid} in its name makes a file for each scan",
+            help="what to write, by its ending: .csv (LUNA16's submission), .json (everything), .mrk.json (3D Slicer), "
+            ".dcm (structured report about a DICOM scan); may be repeated; {seriesuid} in its name makes a file for "
+            "each scan",
+        )
+        parser.add_argument(
+            "--report", metavar="HTML", help="write a page with the most probable candidates in pictures"
+        )
+        parser.add_argument(
+            "--explain",
+            metavar="NIFTI",
+            help="write a heat map of what speaks for a nodule in the most probable candidates, .nii.gz in the space "
+            "of the scan; the report shows it too",
+        )
+        parser.add_argument(
+            "--explain-method",
+            choices=("grad_cam", "occlusion"),
+            help="grad_cam (default), or occlusion: sharper, for any weights, some seconds a candidate",
         )
         parser.add_argument(
             "--candidates",
@@ -81,6 +96,9 @@ class LunaPredictApp(App):
         options = {
             "scan": scans[0],
             "output": arguments.output or None,
+            "report": arguments.report,
+            "explain": arguments.explain,
+            "explain_method": arguments.explain_method,
             "candidates": arguments.candidates,
             "coordinates": arguments.coordinates,
             "seriesuid": arguments.seriesuid,
@@ -89,8 +107,8 @@ class LunaPredictApp(App):
             "bundle_root": str(bundle_dir()),
         }
         given = given_options(options) | dict(parse_override(text) for text in texts if text not in scans)
-        if not given.get("output"):
-            raise LunaError("no output: name a file with --output, such as predictions.json")
+        if not any(given.get(name) for name in ("output", "report", "explain")):
+            raise LunaError("no output: name a file with --output, such as predictions.json, --report or --explain")
         files = [str(Path(bundle_dir()) / "configs" / "inference.yaml")]
         run_workflow(load_workflow("run", files, given, workflow_type="infer"))
         return 0

@@ -30,9 +30,10 @@ class ScanDataset(torch.utils.data.Dataset):
     """Scans with their candidates, one an item.
 
     Item ``i`` is a dict with ``image``, (1, z, y, x) in HU, int16, int32 or float32, its axes turned to LPS and padded
-    with air to ``spatial_size`` at least; ``centers``, int64 (n, 3), the candidates' voxels z, y, x in it; ``points``,
-    float64 (n, 3), LPS mm; ``index``, int64 (n, 3), voxels z, y, x in the order of the file; ``scan``, the
-    :class:`~luna_monai.data.scans.LoadedScan` without its voxels; ``voxels_sha256``; ``warnings``, a tuple of text.
+    with air to ``spatial_size`` at least; ``geometry``, that of ``image``; ``centers``, int64 (n, 3), the candidates'
+    voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``index``, int64 (n, 3), voxels z, y, x in the order of
+    the file; ``scan``, the :class:`~luna_monai.data.scans.LoadedScan` without its voxels; ``voxels_sha256``;
+    ``warnings``, a tuple of text.
 
     A scan that cannot be read gives an item with ``source`` and ``error``, and an empty image without candidates: one
     bad scan must not end the work on many.
@@ -97,6 +98,7 @@ class ScanDataset(torch.utils.data.Dataset):
             warnings.append(f"the scan ({size} voxels z, y, x) is smaller than what is cut out; air was put around it")
         return {
             "image": torch.from_numpy(padded)[None],
+            "geometry": padded_geometry,
             "centers": torch.from_numpy(_index_in(padded_geometry, points)),
             "points": torch.from_numpy(points.copy()),
             "index": torch.from_numpy(_index_in(scan.geometry, points)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,12 @@ from monai.utils import CommonKeys
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import log_odds_of_logits
-from luna_monai.predictions.outputs import check_outputs, write_outputs
+from luna_monai.predictions.explanation import ScanExplanation
+from luna_monai.predictions.outputs import check_outputs, check_prediction, write_outputs
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
+
+if TYPE_CHECKING:
+    from luna_monai.reports import PredictionReport
 
 logger = logging.getLogger(__name__)
 
@@ -31,13 +35,25 @@ class ScanPredictions:
         outputs: files to write; their endings say what.
         scans: how many scans there are.
         proposed: whether the candidates are proposals rather than a given list.
+        explanation: explains the candidates of a scan; nothing does when None.
+        report: shows the scans in pictures; nothing does when None.
     """
 
-    def __init__(self, model: ModelFacts, outputs: str | Sequence[str] | None, scans: int, proposed: bool) -> None:
+    def __init__(
+        self,
+        model: ModelFacts,
+        outputs: str | Sequence[str] | None,
+        scans: int,
+        proposed: bool,
+        explanation: ScanExplanation | None = None,
+        report: PredictionReport | None = None,
+    ) -> None:
         self.model = model
         self.outputs = [outputs] if isinstance(outputs, str) else list(outputs or ())
         self.scans = scans
         self.proposed = proposed
+        self.explanation = explanation
+        self.report = report
         self.predictions: list[ScanPrediction] = []
         self.failures: list[str] = []
 
@@ -50,9 +66,15 @@ class ScanPredictions:
         """Look at the names of the outputs.
 
         Raises:
-            LunaError: as :func:`~luna_monai.predictions.outputs.check_outputs`.
+            LunaError: when there is none, and as :func:`~luna_monai.predictions.outputs.check_outputs`.
         """
+        if not self.outputs and self.explanation is None and self.report is None:
+            raise LunaError("no output: name a file to write")
         check_outputs(self.outputs, self.scans)
+        if self.explanation is not None:
+            self.explanation.check(self.scans)
+        if self.report is not None:
+            self.report.check()
 
     def write(self) -> None:
         """Write the outputs.
@@ -61,6 +83,9 @@ class ScanPredictions:
             LunaError: when a scan could not be judged (after the others are written), or a file can't be written.
         """
         written = write_outputs(self.outputs, self.predictions) if self.predictions else []
+        for what in (self.explanation, self.report):
+            if what is not None:
+                written += what.write()
         for path in written:
             logger.info("Written: %s", path.name)
         if self.failures and self.scans == 1:
@@ -119,6 +144,16 @@ class ScanPredictions:
             dicom_files=scan.dicom_files,
             voxels_sha256=batch["voxels_sha256"],
         )
+        try:
+            check_prediction(self.outputs, prediction)
+        except LunaError as error:
+            self._fail(str(error))
+            return
+        heat_map = None
+        if self.explanation is not None:
+            heat_map = self.explanation.explain(prediction, batch["image"], batch["geometry"])
+        if self.report is not None:
+            self.report.add(prediction, batch["image"][0].numpy(), batch["geometry"], heat_map)
         self.predictions.append(prediction)
         for line in summary_lines(prediction):
             logger.info(line)

@@ -6,7 +6,7 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "dicom_sr": ["check_structured_report", "structured_report", "write_structured_report"],
-        "explanation": ["HeatMap", "explain_scan", "write_heat_map"],
+        "explanation": ["HeatMap", "ScanExplanation", "explain_scan", "write_heat_map"],
         "model": ["default_weights", "model_facts"],
         "outputs": ["check_outputs", "write_outputs"],
         "result": ["ModelFacts", "ScanPrediction"],

@@ -32,22 +32,29 @@ _LEFT_EMPTY = (
 )  # fmt: skip
 
 
-def check_structured_report(source: str | Path, dicom_files: Sequence[Path]) -> None:
-    """Check that a structured report can be written about a scan, before any work is done.
-
-    Args:
-        source: the scan, for the message.
-        dicom_files: its slices; empty where it is no DICOM series.
+def check_highdicom() -> None:
+    """Check that highdicom is installed.
 
     Raises:
-        LunaError: when highdicom is not installed, or the scan is no DICOM series.
+        LunaError: when it is not.
     """
-    if not dicom_files:
+    _highdicom()
+
+
+def check_structured_report(prediction: ScanPrediction) -> None:
+    """Check that a structured report can refer to the scan of a prediction.
+
+    Args:
+        prediction: of any scan.
+
+    Raises:
+        LunaError: when it is no DICOM series.
+    """
+    if not prediction.dicom_files:
         raise LunaError(
-            f"{source}: a DICOM structured report refers to DICOM slices, and this scan is none; "
+            f"{prediction.source}: a DICOM structured report refers to DICOM slices, and this scan has none; "
             "choose .csv, .json or .mrk.json"
         )
-    _highdicom()
 
 
 def write_structured_report(prediction: ScanPrediction, path: str | Path, max_candidates: int = MAX_CANDIDATES) -> None:
@@ -91,7 +98,7 @@ def structured_report(prediction: ScanPrediction, max_candidates: int = MAX_CAND
     Reference:
         DICOM PS3.16, TID 1500 "Measurement Report", TID 1410 "Planar ROI Measurements and Qualitative Evaluations".
     """
-    check_structured_report(prediction.source, prediction.dicom_files)
+    check_structured_report(prediction)
     highdicom = _highdicom()
     from pydicom.sr.codedict import codes
 

@@ -65,7 +65,9 @@ def explain_scan(
         The heat maps of all of them on the scan's own grid.
     """
     shown = prediction.candidates.head(max_candidates)
+    # The peak of a proposal at the face of a scan may lie half a voxel outside.
     centers = geometry.world_to_index(shown[COORDINATES].to_numpy(dtype=float))
+    centers = np.clip(centers, 0, np.asarray(geometry.shape) - 1)
     image = CropCandidates(spatial_size)(voxels, centers)
     heat = explainer(image if preprocessing is None else preprocessing(image)).numpy()
     values = np.zeros(prediction.geometry.shape, dtype=np.uint8)
@@ -79,22 +81,6 @@ def explain_scan(
         place = tuple(indices[inside].T)
         values[place] = np.maximum(values[place], np.rint(block.ravel()[inside] * 255).astype(np.uint8))
     return HeatMap(values, prediction.geometry, len(shown))
-
-
-def check_heat_map_name(path: str | Path) -> None:
-    """Check the name of the file for a heat map before the work begins.
-
-    Args:
-        path: the file.
-
-    Raises:
-        LunaError: when its ending is not that of a NIfTI file, or a folder is in the way.
-    """
-    name = Path(path).name.lower()
-    if not name.endswith(SUFFIXES) or name in SUFFIXES:
-        raise LunaError(f"{path}: the name of a heat map ends with {' or '.join(SUFFIXES)}")
-    if Path(path).is_dir():
-        raise LunaError(f"{path}: a folder; the heat map is a file")
 
 
 def write_heat_map(heat_map: HeatMap, path: str | Path) -> None:
@@ -116,3 +102,88 @@ def write_heat_map(heat_map: HeatMap, path: str | Path) -> None:
     image.set_sform(affine, code="scanner")
     content = image.to_bytes()
     write_bytes(path, gzip.compress(content, 6, mtime=0) if str(path).lower().endswith(".gz") else content)
+
+
+class ScanExplanation:
+    """Explains the most probable candidates of one scan and writes the heat map.
+
+    Args:
+        path: the NIfTI file.
+        explainer: as in :func:`explain_scan`.
+        max_candidates: how many are explained.
+        spatial_size: voxels of a candidate, z, y, x.
+        preprocessing: what is done to candidates before the network sees them.
+
+    Raises:
+        LunaError: when ``max_candidates`` is not positive.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        explainer: Callable[[torch.Tensor], torch.Tensor],
+        max_candidates: int = 5,
+        spatial_size: Sequence[int] = (32, 48, 48),
+        preprocessing: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        if max_candidates < 1:
+            raise LunaError(f"the number of candidates to explain must be at least 1, found {max_candidates}")
+        self.path = Path(path)
+        self.explainer = explainer
+        self.max_candidates = max_candidates
+        self.spatial_size = spatial_size
+        self.preprocessing = preprocessing
+        self.heat_map: HeatMap | None = None
+
+    def check(self, scans: int) -> None:
+        """Check the name of the file and the number of scans before the work begins.
+
+        Args:
+            scans: how many there are.
+
+        Raises:
+            LunaError: when the file's ending is not that of NIfTI, a folder is in the way, or there are several scans.
+        """
+        name = self.path.name.lower()
+        if not name.endswith(SUFFIXES) or name in SUFFIXES:
+            raise LunaError(f"{self.path}: the name of a heat map ends with {' or '.join(SUFFIXES)}")
+        if self.path.is_dir():
+            raise LunaError(f"{self.path}: a folder; the heat map is a file")
+        if scans != 1:
+            raise LunaError(f"{self.path}: a heat map is of one scan, and there are {scans}; explain them one by one")
+
+    def explain(self, prediction: ScanPrediction, voxels: torch.Tensor, geometry: Geometry) -> HeatMap:
+        """Explain the scan; see :func:`explain_scan`.
+
+        Args:
+            prediction: what the model says about it.
+            voxels: the scan as the network sees it, (1, z, y, x) in HU.
+            geometry: of ``voxels``.
+
+        Returns:
+            The heat map, which :meth:`write` writes.
+        """
+        self.heat_map = explain_scan(
+            prediction,
+            voxels,
+            geometry,
+            self.explainer,
+            max_candidates=self.max_candidates,
+            spatial_size=self.spatial_size,
+            preprocessing=self.preprocessing,
+        )
+        return self.heat_map
+
+    def write(self) -> list[Path]:
+        """Write what :meth:`explain` found.
+
+        Returns:
+            The file.
+
+        Raises:
+            LunaError: when it can't be written.
+        """
+        if self.heat_map is None:
+            return []
+        write_heat_map(self.heat_map, self.path)
+        return [self.path]

@@ -10,6 +10,7 @@ import pandas as pd
 
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes
+from luna_monai.predictions.dicom_sr import check_highdicom, check_structured_report, write_structured_report
 from luna_monai.predictions.json_file import write_json_file
 from luna_monai.predictions.markups import write_markups
 from luna_monai.predictions.result import ScanPrediction
@@ -34,16 +35,25 @@ def write_submission(path: str | Path, predictions: Sequence[ScanPrediction]) ->
     write_bytes(path, table.to_csv(index=False).encode())
 
 
+def _write_dicom(path: Path, predictions: Sequence[ScanPrediction]) -> None:
+    for prediction in predictions:
+        write_structured_report(prediction, path)
+
+
 class Format(NamedTuple):
     """A kind of output.
 
     Attributes:
         write: writes the predictions into a file.
         many: whether one file can hold several scans.
+        ready: raises when what it needs is not installed.
+        fits: raises when a scan can't be written so.
     """
 
     write: Callable[[Path, Sequence[ScanPrediction]], None]
     many: bool
+    ready: Callable[[], object] = lambda: None
+    fits: Callable[[ScanPrediction], object] = lambda prediction: None
 
 
 #: By the ending of the file's name; of several that fit, the longest counts.
@@ -51,6 +61,7 @@ FORMATS = {
     ".csv": Format(write_submission, many=True),
     ".json": Format(write_json_file, many=True),
     ".mrk.json": Format(write_markups, many=False),
+    ".dcm": Format(_write_dicom, many=False, ready=check_highdicom, fits=check_structured_report),
 }
 
 
@@ -81,13 +92,12 @@ def check_outputs(paths: Sequence[str | Path], scans: int) -> None:
         scans: how many scans there are.
 
     Raises:
-        LunaError: when there is none, an ending is not known, two are the same, a folder is in the way, or several
-            scans would go to a file that holds one.
+        LunaError: when an ending is not known, two are the same, a folder is in the way, a package is missing, or
+            several scans would go to a file that holds one.
     """
-    if not paths:
-        raise LunaError("no output: name a file to write")
     for number, path in enumerate(paths):
         kind = format_of(path)
+        kind.ready()
         if Path(path).is_dir():
             raise LunaError(f"{path}: a folder; an output is a file")
         if path in paths[:number]:
@@ -96,6 +106,20 @@ def check_outputs(paths: Sequence[str | Path], scans: int) -> None:
             raise LunaError(
                 f"{path}: holds one scan, and there are {scans}; put {PLACEHOLDER} into its name for a file each"
             )
+
+
+def check_prediction(paths: Sequence[str | Path], prediction: ScanPrediction) -> None:
+    """Check that a scan can be written to all outputs, before any is.
+
+    Args:
+        paths: the files.
+        prediction: of the scan.
+
+    Raises:
+        LunaError: when it can't, as a DICOM structured report about a scan that is not DICOM.
+    """
+    for path in paths:
+        format_of(path).fits(prediction)
 
 
 def write_outputs(paths: Sequence[str | Path], predictions: Sequence[ScanPrediction]) -> list[Path]:

@@ -51,15 +51,25 @@ class ScanViewer:
     """Cuts pictures out of one CT.
 
     Args:
-        path: the CT.
-
-    Raises:
-        LunaError: when it cannot be read.
+        voxels: array (z, y, x), HU.
+        geometry: of the array.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._voxels, self.geometry = map_or_read(path)
-        self._index_of_ras = np.linalg.inv(self.geometry.affine_ras_zyx)
+    def __init__(self, voxels: np.ndarray, geometry: Geometry) -> None:
+        self._voxels, self.geometry = voxels, geometry
+        self._index_of_ras = np.linalg.inv(geometry.affine_ras_zyx)
+
+    @classmethod
+    def open(cls, path: Path) -> ScanViewer:
+        """Look at a CT on disk.
+
+        Args:
+            path: the CT.
+
+        Raises:
+            LunaError: when it cannot be read.
+        """
+        return cls(*map_or_read(path))
 
     def planes(self, center: np.ndarray) -> list[Plane]:
         """Cut axial, coronal and sagittal pictures through a point, interpolated to square pixels.
@@ -72,17 +82,30 @@ class ScanViewer:
         Returns:
             Three pictures in the lung window; what lies outside the scan is shown as air.
         """
+        cuts = self.cut(center, outside=OUTSIDE_HU)
+        return [Plane(name, _to_png(values)) for (name, _, _), values in zip(PLANES, cuts, strict=True)]
+
+    def cut(self, center: np.ndarray, outside: float) -> list[np.ndarray]:
+        """Cut the same planes as :meth:`planes`, as values.
+
+        Args:
+            center: world position x, y, z (LPS, mm).
+            outside: value of what lies outside the scan.
+
+        Returns:
+            Three arrays of ``PIXELS`` by ``PIXELS``.
+        """
         # Centres of pixels, from the middle of the picture.
         offsets = (np.arange(PIXELS) + 0.5) * (FIELD_MM / PIXELS) - FIELD_MM / 2
-        pictures = []
-        for name, (right, right_sign), (down, down_sign) in PLANES:
+        cuts = []
+        for _, (right, right_sign), (down, down_sign) in PLANES:
             points = np.tile(np.asarray(center, dtype=float), (PIXELS, PIXELS, 1))
             points[..., right] += right_sign * offsets[None, :]
             points[..., down] += down_sign * offsets[:, None]
-            pictures.append(Plane(name, _to_png(self._sample(points))))
-        return pictures
+            cuts.append(self._sample(points, outside))
+        return cuts
 
-    def _sample(self, points: np.ndarray) -> np.ndarray:
+    def _sample(self, points: np.ndarray, outside: float) -> np.ndarray:
         ras = points.reshape(-1, 3) * (-1, -1, 1)
         indices = (ras @ self._index_of_ras[:3, :3].T + self._index_of_ras[:3, 3]).T
         # Only the neighbourhood is taken out of the file that is mapped.
@@ -91,8 +114,8 @@ class ScanViewer:
         high = np.clip(np.ceil(indices.max(axis=1)).astype(int) + 1, 1, shape)
         block = np.asarray(self._voxels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], dtype=np.float32)
         values = map_coordinates(block, indices - low[:, None], order=1, mode="nearest")
-        outside = ((indices < -0.5) | (indices > shape[:, None] - 0.5)).any(axis=0)
-        return np.where(outside, OUTSIDE_HU, values).reshape(points.shape[:-1])
+        is_outside = ((indices < -0.5) | (indices > shape[:, None] - 0.5)).any(axis=0)
+        return np.where(is_outside, outside, values).reshape(points.shape[:-1])
 
 
 def circles(center: np.ndarray, finding: np.ndarray, diameter_mm: float) -> list[Circle | None]:

@@ -130,7 +130,7 @@ def _open(seriesuid: str, run: Run) -> tuple[ScanViewer | None, str]:
     if seriesuid not in run.scans:
         return None, "No picture: the CT is not on disk."
     try:
-        return ScanViewer(run.scans[seriesuid]), ""
+        return ScanViewer.open(run.scans[seriesuid]), ""
     except LunaError as error:
         logger.warning("no picture: %s", error)
         return None, "No picture: the CT cannot be read."

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jinja2
 import pandas as pd
 import yaml
 
-from luna_monai import __version__
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import (
     Calibration,
@@ -24,6 +22,7 @@ from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports import layout
 from luna_monai.reports.cases import error_cases, mistakes_table
 from luna_monai.reports.charts import calibration_charts, cpm_sentence, ranking_charts, training_charts
+from luna_monai.reports.environment import render_page
 from luna_monai.reports.layout import Table
 from luna_monai.reports.results import (
     best_epoch,
@@ -77,16 +76,9 @@ def build_report(run: Run, *, threshold: float = 0.5, cases: int = 12, bootstrap
     metrics = per_class_metrics(is_nodule, probability, validation["loss"], threshold)
     missed, alarms = worst_candidates(validation, threshold, cases)
     many_missed, many_alarms = worst_candidates(validation, threshold, MISTAKES_IN_TABLE)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("luna_monai.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html").render(
+    return render_page(
+        "report.html",
         name=run.folder.resolve().name,
-        version=__version__,
         facts=_run_facts(run, epoch),
         notes=[*run.notes, *_split_notes(run, froc)],
         verdict=_verdict(metrics, validation["seriesuid"].nunique()),

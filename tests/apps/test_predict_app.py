@@ -463,13 +463,16 @@ def test_nothing_of_the_patient_is_told(tmp_path, write_dicom, voxels, geometry,
     }
     folder = tmp_path / "in" / "Quux_Erika_19480229"
     write_dicom(folder / "ACC-4711", voxels, geometry, tags=tags)
-    outputs = [tmp_path / "out" / name for name in ("a.csv", "b.json", "c.mrk.json")]
+    outputs = [tmp_path / "out" / name for name in ("a.csv", "b.json", "c.mrk.json", "d.dcm")]
     arguments = [word for output in outputs for word in ("--output", output)]
+    for option, name in (("--report", "e.html"), ("--explain", "f.nii")):
+        outputs.append(tmp_path / "out" / name)
+        arguments += [option, outputs[-1]]
     points = write_points(tmp_path / "points.csv", geometry)
     capfd.readouterr()
     LunaPredictApp([folder, "--candidates", points, "--weights", weights, *arguments]).main()
     captured = capfd.readouterr()
-    told = captured.out + captured.err + "".join(output.read_text() for output in outputs)
+    told = captured.out + captured.err + "".join(output.read_bytes().decode("latin-1") for output in outputs)
     words = {word for value in tags.values() for word in re.split(r"[\^ ]", value) if len(word) > 4}
     for word in (*tags.values(), *words, str(tmp_path / "in"), "Quux", "Erika"):
         assert word not in told, word
@@ -728,6 +731,19 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
         (
             [place / "list.csv", "--output", "x.mrk.json"],
             r"x\.mrk\.json: holds one scan, and there are 2; put \{series",
+        ),
+        (
+            [place / "a.mhd", "--output", "x.csv", "--output", "x.dcm"],
+            r"a\.mhd: a DICOM structured report refers to DICOM slices, and this scan has none",
+        ),
+        ([place / "list.csv", "--output", "x.dcm"], r"x\.dcm: holds one scan, and there are 2"),
+        ([place / "a.mhd", "--report", "x.pdf"], r"x\.pdf: the name of a report ends with \.html"),
+        ([place / "a.mhd", "--report", "x.html", "report_candidates=-1"], r"must not be negative, found -1"),
+        ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the name of a heat map ends with \.nii\.gz or \.nii"),
+        ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: a heat map is of one scan, and there are 2"),
+        (
+            [place / "a.mhd", "--explain", "x.nii.gz", "explain_method=lime"],
+            r"explain_method must be grad_cam or occlusion, found 'lime'",
         ),
         ([place / "a.mhd", place / "b.nii"], r"one SCAN is needed, found .*a\.mhd.*b\.nii.*; a CSV file lists many"),
         ([place / "a.mhd", "weigths=1"], r"'weigths' is not a key of the configuration; did you mean 'weights'"),

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pydicom
 import pytest
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from luna_monai.data.geometry import Geometry
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
@@ -30,39 +28,6 @@ IDENTIFYING = {
     "OperatorsName": "Operator^One",
     "ProtocolName": "Quux protocol",
 }
-
-
-def write_series(folder, voxels, geometry):
-    """Write a volume in HU as CT slices, last slice first in the order of names."""
-    folder.mkdir(parents=True)
-    study, series, frame = generate_uid(), generate_uid(), generate_uid()
-    direction = np.asarray(geometry.direction)
-    files = []
-    for number, plane in enumerate(voxels):
-        slice_ = pydicom.Dataset()
-        slice_.file_meta = pydicom.dataset.FileMetaDataset()
-        slice_.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        slice_.SOPClassUID = CTImageStorage
-        slice_.SOPInstanceUID = generate_uid()
-        slice_.StudyInstanceUID, slice_.SeriesInstanceUID, slice_.FrameOfReferenceUID = study, series, frame
-        slice_.Modality = "CT"
-        for keyword, value in IDENTIFYING.items():
-            setattr(slice_, keyword, value)
-        slice_.ImagePositionPatient = geometry.index_to_world(np.array([[number, 0, 0]]))[0].tolist()
-        slice_.ImageOrientationPatient = direction[:, :2].T.ravel().tolist()
-        slice_.PixelSpacing = [geometry.spacing[1], geometry.spacing[0]]
-        slice_.SliceThickness = geometry.spacing[2]
-        slice_.Rows, slice_.Columns = plane.shape
-        slice_.SamplesPerPixel = 1
-        slice_.PhotometricInterpretation = "MONOCHROME2"
-        slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit, slice_.PixelRepresentation = 16, 16, 15, 1
-        slice_.RescaleSlope, slice_.RescaleIntercept = 1, -1024
-        slice_.InstanceNumber = number + 1
-        slice_.PixelData = (plane.astype(np.int16) + 1024).astype("<i2").tobytes()
-        path = folder / f"{len(voxels) - number:03d}.dcm"
-        slice_.save_as(path, enforce_file_format=True)
-        files.append(path)
-    return series, tuple(files)
 
 
 def make_prediction(geometry, indices, probabilities, **changes):
@@ -104,8 +69,7 @@ def voxels(geometry):
 
 
 @pytest.fixture
-def dicom_series(tmp_path, voxels, geometry):
+def dicom_series(tmp_path, write_dicom, voxels, geometry):
     """The folder, series UID and slices in the order of the volume."""
-    folder = tmp_path / "series"
-    series, files = write_series(folder, voxels, geometry)
-    return folder, series, files
+    files = write_dicom(tmp_path / "series", voxels, geometry, seriesuid="1.2.826.7", tags=IDENTIFYING)
+    return tmp_path / "series", "1.2.826.7", tuple(files)

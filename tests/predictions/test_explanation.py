@@ -11,7 +11,7 @@ import torch
 from luna_monai.data.geometry import Geometry
 from luna_monai.data.scans import orient_to_lps, pad_with_air
 from luna_monai.errors import LunaError
-from luna_monai.predictions.explanation import check_heat_map_name, explain_scan, write_heat_map
+from luna_monai.predictions.explanation import ScanExplanation, explain_scan, write_heat_map
 
 from .conftest import make_prediction
 
@@ -100,11 +100,17 @@ def test_the_same_heat_map_gives_the_same_bytes(geometry, voxels, tmp_path):
 @pytest.mark.parametrize("name", ["heat.mhd", "heat", ".nii.gz", "heat.nii.gz.txt"])
 def test_other_endings_are_refused(name):
     with pytest.raises(LunaError, match=r"ends with \.nii\.gz or \.nii"):
-        check_heat_map_name(name)
+        ScanExplanation(name, bright).check(scans=1)
 
 
-def test_a_folder_in_the_way_is_named(tmp_path):
+def test_folders_in_the_way_and_several_scans_are_refused(tmp_path):
     (tmp_path / "heat.nii").mkdir()
     with pytest.raises(LunaError, match=r"heat\.nii: a folder"):
-        check_heat_map_name(tmp_path / "heat.nii")
-    check_heat_map_name(tmp_path / "other.NII.gz")
+        ScanExplanation(tmp_path / "heat.nii", bright).check(scans=1)
+    other = ScanExplanation(tmp_path / "other.NII.gz", bright)
+    other.check(scans=1)
+    with pytest.raises(LunaError, match=r"one scan, and there are 3"):
+        other.check(scans=3)
+    assert other.write() == []
+    with pytest.raises(LunaError, match="at least 1, found 0"):
+        ScanExplanation("heat.nii", bright, max_candidates=0)

@@ -27,7 +27,7 @@ def grey(hu):
 def test_planes_are_the_patients_whatever_the_scans_orientation(scan_with_balls, direction):
     # A large ball at the candidate, and small ones 12 mm to the patient's left, back and head of it.
     small = [(CENTER + 12 * np.eye(3)[axis]).tolist() for axis in range(3)]
-    viewer = ScanViewer(scan_with_balls([(*CENTER, 10.0), *((*ball, 5.0) for ball in small)], direction))
+    viewer = ScanViewer.open(scan_with_balls([(*CENTER, 10.0), *((*ball, 5.0) for ball in small)], direction))
     axial, coronal, sagittal = (picture(plane) for plane in viewer.planes(CENTER))
     middle, step = PIXELS // 2, round(12 * PIXELS / FIELD_MM)
     for image, right, down in ((axial, 1, 1), (coronal, 1, -1), (sagittal, 1, -1)):
@@ -44,7 +44,7 @@ def test_planes_are_the_patients_whatever_the_scans_orientation(scan_with_balls,
 
 
 def test_outside_the_scan_is_air(scan_with_balls):
-    viewer = ScanViewer(scan_with_balls([], IDENTITY))
+    viewer = ScanViewer.open(scan_with_balls([], IDENTITY))
     axial, coronal, _ = (picture(plane) for plane in viewer.planes(np.array([40.0, 0.0, 50.0])))
     assert axial[PIXELS // 2, -1] == grey(-1000)
     assert axial[PIXELS // 2, 0] == grey(-850)
@@ -64,6 +64,6 @@ def test_circles_are_cuts_of_the_sphere():
 
 
 def test_voxel_is_that_of_the_geometry(scan_with_balls):
-    viewer = ScanViewer(scan_with_balls([(*CENTER, 3.0)], FLIPPED))
+    viewer = ScanViewer.open(scan_with_balls([(*CENTER, 3.0)], FLIPPED))
     index = voxel_of(viewer.geometry, CENTER)
     assert np.abs(viewer.geometry.index_to_world(np.array([index]))[0] - CENTER).max() <= 0.75

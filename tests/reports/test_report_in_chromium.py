@@ -5,7 +5,14 @@ import re
 import shutil
 import subprocess
 
+import numpy as np
+import pandas as pd
 import pytest
+
+from luna_monai.data.geometry import Geometry
+from luna_monai.predictions.explanation import HeatMap
+from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
+from luna_monai.reports import PredictionReport
 
 PROBE = """
 <pre id="probe"></pre>
@@ -33,7 +40,12 @@ addEventListener("load", () => {
   }
   document.querySelectorAll("details").forEach((details) => { details.open = true; });
   found.overflow = document.documentElement.scrollWidth - innerWidth;
-  found.ink = getComputedStyle(document.querySelector(".chart svg text")).fill;
+  const label = document.querySelector(".chart svg text");
+  found.ink = label ? getComputedStyle(label).fill : getComputedStyle(document.body).color;
+  const shown = () => [...document.querySelectorAll(".heat")].filter((image) => image.checkVisibility()).length;
+  const heat = [shown()];
+  document.getElementById("heat-shown")?.click();
+  found.heat = [...heat, shown()];
   document.getElementById("probe").textContent = JSON.stringify(found);
 });
 </script>
@@ -57,6 +69,34 @@ def look(chromium, page, profile, dark):
     errors = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     probe = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout, flags=re.DOTALL)
     return json.loads(probe[1].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")), errors
+
+
+@pytest.fixture
+def predicted_page():
+    """A report of a prediction with two candidates, one of them explained."""
+    shape = (40, 60, 64)
+    geometry = Geometry(shape[::-1], (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), ((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)))
+    table = pd.DataFrame(0, index=range(2), columns=list(COLUMNS)).assign(probability=[0.75, 0.25])
+    model = ModelFacts("model.pt", "ab" * 32, "0.1.0", {"4 false positives per scan": 0.5})
+    uid = "1.3.6.1.4.1.14519.5.2.1.6279.6001.272190966764020277652079081128"
+    prediction = ScanPrediction(uid, "", geometry, table, model, proposed=True, warnings=("no lung " * 30,))
+    report = PredictionReport("report.html")
+    report.add(prediction, np.full(shape, -850), geometry, HeatMap(np.full(shape, 99, np.uint8), geometry, 1))
+    return report.to_html()
+
+
+def test_prediction_in_light_and_dark(chromium, predicted_page, tmp_path):
+    page = tmp_path / "probe.html"
+    page.write_text(predicted_page.replace("</body>", PROBE))
+    light, errors = look(chromium, page, tmp_path / "profile1", dark=False)
+    assert errors == []
+    assert light["images"] == light["loaded"] == predicted_page.count("<img ") == 2 + 6 + 3
+    assert light["overflow"] <= 0, "the page itself never scrolls sideways"
+    assert light["heat"] == [3, 0], "the box takes the heat map away"
+    assert all(sort["kept"] and sort["rising"] == sort["falling"][::-1] for sort in light["sorts"][3:5])
+    dark, errors = look(chromium, page, tmp_path / "profile2", dark=True)
+    assert errors == []
+    assert (light["ink"], dark["ink"]) == ("rgb(28, 36, 48)", "rgb(231, 236, 242)")
 
 
 def test_in_light_and_dark(chromium, reported_run, tmp_path):
