@@ -32,8 +32,8 @@ class LunaPredictApp(App):
             "scan_and_overrides",
             nargs="+",
             metavar="SCAN | key=value",
-            help="SCAN: a .mhd, .mha, .nii, .nii.gz or .nrrd file, a DICOM file, a folder with DICOM files in it, a "
-            "LUNA16 dataset folder, or a CSV file with a column 'path'; key=value: values for any other key of "
+            help="SCAN: a .mhd, .mha, .nii, .nii.gz or .nrrd file, a DICOM file, a folder of either, a LUNA16 "
+            "dataset folder, or a CSV file with a column 'path'; key=value: values for any other key of "
             "bundle/configs/inference.yaml",
         )
         parser.add_argument(

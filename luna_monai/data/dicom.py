@@ -105,6 +105,16 @@ def find_dicom_series(folder: str | Path, seriesuid: str | None = None) -> Dicom
     return _sort_slices(folder, *_choose(folder, volumes, others - set(series), seriesuid))
 
 
+def holds_dicom(folder: str | Path) -> bool:
+    """Tell whether a folder, or a folder in it, holds a file that says it is DICOM (part 10)."""
+    for file in Path(folder).rglob("*"):
+        if file.is_file():
+            with file.open("rb") as stream:
+                if stream.read(132)[128:] == b"DICM":
+                    return True
+    return False
+
+
 def series_of_file(path: str | Path) -> str | None:
     """Tell which series a DICOM file belongs to.
 

@@ -11,7 +11,7 @@ import nibabel.orientations
 import numpy as np
 
 from luna_monai.data.candidates import find_scans
-from luna_monai.data.dicom import find_dicom_series, read_dicom_voxels, series_of_file
+from luna_monai.data.dicom import find_dicom_series, holds_dicom, read_dicom_voxels, series_of_file
 from luna_monai.data.geometry import Geometry
 from luna_monai.data.readers import SUFFIXES, map_or_read
 from luna_monai.data.tables import read_table
@@ -61,9 +61,9 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
     """Find the scans that a path stands for; none is read yet.
 
     Args:
-        path: a file of a scan (``readers.SUFFIXES``); a folder with DICOM files in it, or one of these files; a LUNA16
-            dataset folder; or a CSV file with a column ``path`` of any of the first two, relative to the file's own
-            folder, and, if wanted, ``seriesuid``.
+        path: a file of a scan (``readers.SUFFIXES``), or a folder of such; a folder with DICOM files in it, or one
+            of these files; a LUNA16 dataset folder; or a CSV file with a column ``path`` of files and DICOM folders,
+            relative to its own folder, and, if wanted, ``seriesuid``.
         seriesuid: the one scan to take of a DICOM folder, a dataset folder or a CSV file.
 
     Returns:
@@ -75,9 +75,14 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
     path = Path(path)
     name = path.name.lower()
     if path.is_dir():
-        if not any(path.glob("subset*/*.mhd")):
+        if any(path.glob("subset*/*.mhd")):
+            sources = [ScanSource(file, uid) for uid, file in find_scans(path).items()]
+        elif files := sorted(file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES)):
+            if holds_dicom(path):
+                raise LunaError(f"{path}: DICOM and {files[0].name} are in one folder; name the one that is meant")
+            sources = [ScanSource(file) for file in files]
+        else:
             return [ScanSource(path, seriesuid)]
-        sources = [ScanSource(file, uid) for uid, file in find_scans(path).items()]
     elif not path.exists():
         raise LunaError(f"{path}: no such file or folder; a scan is one of {', '.join(SUFFIXES)}, or DICOM")
     elif name.endswith(".csv"):

@@ -442,6 +442,22 @@ def test_a_dataset_folder(make_dataset, tmp_path, predict):
     assert one["scans"] == content["scans"][1:2]
 
 
+def test_a_folder_of_files(tmp_path, predict, voxels, geometry, write_dicom, expected):
+    (tmp_path / "many").mkdir()
+    for name in ("a.nii.gz", "b.mhd", "ä ö.nrrd"):
+        sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "many" / name))
+    tables = [pd.read_csv(write_points(tmp_path / "one.csv", geometry, seriesuid=name)) for name in ("a", "b", "ä ö")]
+    pd.concat(tables).to_csv(tmp_path / "points.csv", index=False)
+    # Read ahead by another process.
+    content = predict(tmp_path / "many", "--candidates", tmp_path / "points.csv", "num_workers=1")
+    assert [scan["seriesuid"] for scan in content["scans"]] == ["a", "b", "ä ö"]
+    for number in range(3):
+        np.testing.assert_allclose(probabilities(content, number), expected, atol=1e-5)
+    write_dicom(tmp_path / "many" / "dicom", voxels[:2], geometry)
+    with pytest.raises(LunaError, match=r"many: DICOM and a\.nii\.gz are in one folder; name the one that is meant"):
+        predict(tmp_path / "many", "--candidates", tmp_path / "points.csv")
+
+
 def test_nothing_of_the_patient_is_told(tmp_path, write_dicom, voxels, geometry, weights, capfd):
     tags = {
         "PatientName": "Quux^Erika",
