@@ -33,6 +33,7 @@ def write_dataset(folder: Path, scans: int, *, voxel_files: int | None = None, c
     """
     random = np.random.default_rng(0)
     volume: np.ndarray | None = None
+    z, y, x = SHAPE
     voxel_files = scans if voxel_files is None else min(voxel_files, scans)
     raws: list[Path] = []
     rows = []
@@ -50,12 +51,14 @@ def write_dataset(folder: Path, scans: int, *, voxel_files: int | None = None, c
                 np.roll(volume, scan, axis=0).tofile(raw)
             else:
                 raw.hardlink_to(raws[scan % voxel_files])
-        z, y, x = SHAPE
-        (subset / f"{uid}.mhd").write_text(
-            "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n"
-            f"TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\nElementSpacing = {' '.join(map(str, SPACING))}\n"
-            f"DimSize = {x} {y} {z}\nElementType = MET_SHORT\nElementDataFile = {raw.name}\n"
-        )
+        header = subset / f"{uid}.mhd"
+        if not header.exists():  # written anew, it would make caches stale
+            header.write_text(
+                "ObjectType = Image\nNDims = 3\n"
+                "BinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n"
+                f"TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 0 0 0\nElementSpacing = {' '.join(map(str, SPACING))}\n"
+                f"DimSize = {x} {y} {z}\nElementType = MET_SHORT\nElementDataFile = {raw.name}\n"
+            )
         index = random.integers(0, [x, y, z], size=(candidates, 3))
         for number, (px, py, pz) in enumerate((index * SPACING).tolist()):
             rows.append((uid, px, py, pz, int(number == 0)))

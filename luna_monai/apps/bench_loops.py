@@ -17,6 +17,7 @@ import psutil
 import torch
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigWorkflow
+from monai.engines import Trainer
 
 from luna_monai.apps.workflow import load_workflow
 from luna_monai.data.timing import memory_in_use
@@ -138,19 +139,15 @@ def time_training(files: Sequence[str], overrides: Mapping[str, Any], samples: i
         trainer, batch_size, loader = get("train#trainer"), get("batch_size"), get("train#dataloader")
         trainer.state.epoch_length = min(-(-samples // batch_size), len(loader))
         samples = min(samples, len(loader.sampler))
-        # The engine goes on where it stopped: a round is an epoch, with everything that belongs to one.
-        trainer.add_event_handler(Events.EPOCH_COMPLETED, Engine.interrupt)
         book = book_loop(get("train#dataset"), samples, batch_size, get("num_workers"), get("device"))
         throughput = next(
             (handler for handler in get("train#handlers") if isinstance(handler, ThroughputHandler)), None
         ) or _watch(trainer)
 
         get("precacher").run()
-        with _quiet():
-            seconds = time_in_turn({BOOK: book.train, OURS: trainer.run}, repeats)
-            trainer.terminate(skip_completed=True)
-            trainer.run()
-            get("tensorboard").close()
+        with quiet(), epoch_by_epoch(trainer) as train:
+            seconds = time_in_turn({BOOK: book.train, OURS: train}, repeats)
+        get("tensorboard").close()
         return _times(workflow, "train", seconds, samples, batch_size, throughput)
 
 
@@ -178,7 +175,7 @@ def time_predicting(files: Sequence[str], overrides: Mapping[str, Any], samples:
         book = book_loop(dataset, samples, batch_size, get("num_workers"), get("device"))
         throughput = _watch(evaluator)
         get("precacher").run()
-        with _quiet():
+        with quiet():
             seconds = time_in_turn({BOOK: book.validate, OURS: evaluator.run}, repeats)
         return _times(workflow, "validate", seconds, samples, batch_size, throughput)
 
@@ -234,7 +231,25 @@ def _step(workflow: ConfigWorkflow, part: str) -> Callable[[], object]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def epoch_by_epoch(trainer: Trainer) -> Iterator[Callable[[], object]]:
+    """Let other work be done between the epochs of a training.
+
+    Args:
+        trainer: its ``max_epochs`` must be more than will be asked for.
+
+    Yields:
+        A function that runs the next epoch, with everything that belongs to one.
+    """
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, Engine.interrupt)
+    try:
+        yield trainer.run
+    finally:
+        trainer.terminate(skip_completed=True)
+        trainer.run()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
     """Keep the lines of every epoch out of the log, warnings excepted."""
     loggers = [logging.getLogger(name) for name in ("luna_monai.handlers", "luna_monai.data", "luna_monai.engines")]
     before = [logger.level for logger in loggers]

@@ -1,0 +1,117 @@
+"""What each measure gives: one step of LunaModel, forward and backward, or forward alone, without loader and engine.
+
+Each variant is timed in turn with the book's: PyTorch's default layout, float32, whole batches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from common import show
+
+from luna_monai.engines.speed import time_in_turn
+from luna_monai.networks import LunaModel
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run the network."""
+
+    name: str
+    channels_last: bool = True
+    split_size: int | None = None
+    autocast: bool = False  # to bfloat16
+    onednn_bfloat16: bool = False  # oneDNN rounds float32 to bfloat16 inside its convolutions
+    compile_mode: str | None = None  # of torch.compile
+
+
+BOOK = Variant("the book's", channels_last=False)
+ON_CPU = [
+    BOOK,
+    Variant("channels last"),
+    *(Variant(f"channels last, in parts of {size}", split_size=size) for size in (2, 4, 8)),
+    Variant("channels last, oneDNN in bfloat16", onednn_bfloat16=True),
+    Variant("channels last, bfloat16", autocast=True),
+    *(Variant(f"channels last, bfloat16, in parts of {size}", split_size=size, autocast=True) for size in (2, 4, 8)),
+]
+COMPILED_ON_CPU = [
+    Variant("channels last, compiled", compile_mode="default"),
+    Variant("channels last, bfloat16, compiled", autocast=True, compile_mode="default"),
+]
+ON_GPU = [
+    BOOK,
+    Variant("channels last"),
+    Variant("bfloat16", channels_last=False, autocast=True),
+    Variant("channels last, bfloat16", autocast=True),
+]
+COMPILED_ON_GPU = [
+    Variant("channels last, bfloat16, compiled", autocast=True, compile_mode="default"),
+    Variant("channels last, bfloat16, CUDA graphs", autocast=True, compile_mode="reduce-overhead"),
+]
+
+
+def make_step(variant: Variant, training: bool, batch_size: int, device: torch.device) -> Callable[[], None]:
+    """Return a function that runs one step and waits for its end."""
+    torch.manual_seed(0)
+    layout = torch.channels_last_3d if variant.channels_last else torch.contiguous_format
+    network = LunaModel(split_size=variant.split_size).to(device, memory_format=layout).train(training)
+    optimizer = torch.optim.Adam(network.parameters())
+    run = network if variant.compile_mode is None else torch.compile(network, mode=variant.compile_mode)
+    image = (torch.randn(batch_size, 1, 32, 48, 48, device=device) * 500).to(memory_format=layout)
+    label = torch.arange(batch_size, device=device) % 2
+
+    def step() -> None:
+        if variant.onednn_bfloat16:
+            torch.backends.mkldnn.conv.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "bf16"
+        with torch.autocast(device.type, torch.bfloat16, enabled=variant.autocast), torch.set_grad_enabled(training):
+            logits = run(image)
+        if training:
+            optimizer.zero_grad(set_to_none=True)
+            torch.nn.functional.cross_entropy(logits.float(), label).backward()
+            optimizer.step()
+        if variant.onednn_bfloat16:
+            torch.backends.mkldnn.conv.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "none"
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return step
+
+
+def measure(
+    variants: list[Variant], training: bool, batch_size: int, device: torch.device, repeats: int
+) -> dict[str, float]:
+    """Return the median of samples a second, by variant, and print the table."""
+    steps = {variant.name: make_step(variant, training, batch_size, device) for variant in variants}
+    seconds = time_in_turn(steps, repeats)
+    rates = {name: batch_size / statistics.median(times) for name, times in seconds.items()}
+    baseline = seconds[variants[0].name]
+    rows = []
+    for name, times in seconds.items():
+        ratio = statistics.median(book / ours for book, ours in zip(baseline, times, strict=True))
+        rows.append((name, f"{rates[name]:,.1f}", f"{ratio:.2f} ×"))
+    show([f"{'training' if training else 'inference'}, batch of {batch_size}", "samples/s", "of the book's"], rows)
+    print()
+    return rates
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print(f"CPU, threads: {arguments.threads}, medians of {arguments.repeats}\n")
+    variants = ON_CPU + (COMPILED_ON_CPU if arguments.compile else [])
+    for training in (True, False):
+        measure(variants, training, arguments.batch_size, torch.device("cpu"), arguments.repeats)
+
+
+if __name__ == "__main__":
+    main()

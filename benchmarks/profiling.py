@@ -1,0 +1,94 @@
+"""What the time of training goes to, before and after: the book's loop and the bundle's, by torch's profiler.
+
+The profiler slows everything down a little; on a CPU the times are of the processor's threads together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common import show, write_dataset
+from torch.profiler import ProfilerActivity, profile
+
+from luna_monai.apps.bench_loops import book_loop, epoch_by_epoch, quiet
+from luna_monai.apps.workflow import config_files, load_workflow
+
+#: Part of the work -> what the names of its operations hold; the first that fits counts.
+PARTS = {
+    "convolution, backward": ("convolution_backward",),
+    "convolution, forward": ("convolution",),
+    "pooling": ("max_pool",),
+    "batch normalisation": ("batch_norm",),
+    "ReLU": ("clamp_min", "threshold_backward", "relu"),
+    "augmentation": ("grid_sampler", "affine_grid", "randn", "normal_", "bmm", "clamp"),
+    "optimizer": ("optimizer", "addcmul", "addcdiv", "lerp", "sqrt", "_fused"),
+    "reading and copying batches": ("copy", "stack", "cat", "dataloader", "next", "contiguous", "clone", "to_copy"),
+    "filling with zeros": ("fill", "zero"),
+}
+
+
+@contextmanager
+def loops(folder: Path, samples: int, rounds: int) -> Iterator[dict[str, Callable[[], object]]]:
+    """Yield the book's loop and the bundle's, in float32 and in what ``precision: auto`` chooses."""
+    dataset_dir = write_dataset(folder / "luna2", 2)
+
+    @contextmanager
+    def bundle(precision: str) -> Iterator[tuple[Callable[[], object], object]]:
+        with tempfile.TemporaryDirectory(dir=folder) as output:
+            overrides = {
+                "dataset_dir": str(dataset_dir), "cache_dir": str(folder / "cache"), "output_dir": output,
+                "max_epochs": rounds + 1, "val_interval": rounds + 2, "samples_per_epoch": samples,
+                "precision": precision,
+            }  # fmt: skip
+            workflow = load_workflow("training", config_files([]), overrides)
+            workflow.initialize()
+            get = workflow.parser.get_parsed_content
+            with quiet():
+                get("precacher").run()
+                with epoch_by_epoch(get("train#trainer")) as train:
+                    yield train, get
+                get("tensorboard").close()
+
+    with bundle("float32") as (plain, get), bundle("auto") as (fast, _):
+        book = book_loop(get("train#dataset"), samples, get("batch_size"), 0, get("device"))
+        yield {"the book's loop": book.train, "luna-monai, float32": plain, "luna-monai, auto": fast}
+
+
+def parts_of(work: Callable[[], object], samples: int) -> Counter[str]:
+    """Profile some work; return milliseconds a sample, by part."""
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        work()
+    milliseconds: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        name = event.key.lower()
+        part = next((part for part, words in PARTS.items() if any(word in name for word in words)), "all else")
+        milliseconds[part] += event.self_cpu_time_total / 1000 / samples
+    return milliseconds
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where to put scans and caches")
+    parser.add_argument("--samples", type=int, default=128)
+    arguments = parser.parse_args()
+    found = {}
+    with loops(arguments.folder, arguments.samples, 2) as work:
+        for name, go in work.items():
+            go()  # warms up
+            found[name] = parts_of(go, arguments.samples)
+    total = {name: sum(parts.values()) for name, parts in found.items()}
+    rows: list[tuple[str, ...]] = []
+    for part in [*PARTS, "all else"]:
+        rows.append((part, *(f"{ms[part]:.2f} ({100 * ms[part] / total[name]:.0f} %)" for name, ms in found.items())))
+    rows.append(("all", *(f"{value:.2f}" for value in total.values())))
+    show(["ms a sample", *found], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Fifty epochs of the bundle's training and validation on small data: memory and open files must stay flat."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import psutil
+from common import show, write_dataset
+from ignite.engine import Events
+
+from luna_monai.apps.bench_loops import quiet
+from luna_monai.apps.workflow import config_files, load_workflow
+from luna_monai.handlers import ThroughputHandler
+
+
+def main() -> None:
+    """Run the benchmark; the exit status is 1 when something grows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where to put scans and caches")
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--samples", type=int, default=64, help="in each epoch")
+    parser.add_argument("--num-workers", type=int, default=0)
+    parser.add_argument("--allowed", type=float, default=0.5, help="growth in MB an epoch")
+    arguments = parser.parse_args()
+    dataset_dir = write_dataset(arguments.folder / "luna_soak", 2, candidates=32)
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as output, quiet():
+        overrides = {
+            "dataset_dir": str(dataset_dir), "cache_dir": str(arguments.folder / "cache"), "output_dir": output,
+            "max_epochs": arguments.epochs, "samples_per_epoch": arguments.samples, "batch_size": 16,
+            "num_workers": arguments.num_workers,
+        }  # fmt: skip
+        workflow = load_workflow("training", config_files([]), overrides)
+        get = workflow.parser.get_parsed_content
+        workflow.initialize()
+        throughput = next(item for item in get("train#handlers") if isinstance(item, ThroughputHandler))
+        process = psutil.Process()
+        open_files: list[int] = []
+        get("train#trainer").add_event_handler(Events.EPOCH_STARTED, lambda: open_files.append(process.num_fds()))
+        workflow.run()
+        workflow.finalize()
+    memory = [epoch["memory_mb"] for epoch in throughput.epochs]
+    show(
+        ["epoch", "memory, MB", "open files", "samples/s"],
+        [
+            (number + 1, f"{memory[number]:,.0f}", open_files[number],
+             f"{throughput.epochs[number]['samples_per_second']:.0f}")
+            for number in range(len(memory)) if number in (0, len(memory) - 1) or number % 5 == 4
+        ],
+    )  # fmt: skip
+    settled = memory[len(memory) // 5 :]  # the first epochs fill pools
+    slope = float(np.polyfit(range(len(settled)), settled, 1)[0])
+    files = statistics.median(open_files[-5:]) - statistics.median(open_files[len(open_files) // 5 :][:5])
+    print(f"\n{slope:+.3f} MB an epoch once it has settled, {files:+.0f} open files")
+    if slope > arguments.allowed or files > 0:
+        sys.exit(f"it grows: more than {arguments.allowed} MB an epoch or 0 files")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The benchmarks run from beginning to end; what they measure on a busy machine says nothing."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder for half a gigabyte of scans and their cache, shared by the benchmarks."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def run(repository, folder):
+    def run(name: str, *options: object) -> str:
+        done = subprocess.run(
+            [sys.executable, str(repository / "benchmarks" / name), *map(str, options)],
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    return run
+
+
+def rows_of(text: str) -> list[list[str]]:
+    return [re.split(r" \| ", line.strip("| \n")) for line in text.splitlines() if line.startswith("| ")]
+
+
+def test_everything_about_a_gpu(run, folder):
+    """The GPU's script holds network, loader, training and engine, so this runs those benchmarks too."""
+    text = run("gpu.py", folder, "--quick")
+    assert "samples/s on one H200" in text
+    rows = {row[0]: row[1:] for row in rows_of(text)}
+    assert {"the book's", "channels last", "4", "cache_on_device", "bare loop", "all handlers"} <= rows.keys()
+    assert float(rows["cache_on_device"][1].replace(",", "")) > 0
+
+
+def test_where_the_time_goes(run, folder):
+    rows = {row[0]: row[1:] for row in rows_of(run("profiling.py", folder, "--samples", 16))}
+    for column in range(3):
+        parts = {name: float(values[column].split()[0]) for name, values in rows.items() if name[0] != "m"}
+        total = parts.pop("all")
+        assert sum(parts.values()) == pytest.approx(total, abs=0.1)
+        assert parts["convolution, backward"] > 0.2 * total
+
+
+def test_memory_stays_flat(run, folder):
+    # Three epochs tell nothing about growth; that it is measured and reported is what is seen here.
+    text = run("soak.py", folder, "--epochs", 3, "--samples", 16, "--allowed", 1000)
+    assert re.search(r"[+-][\d.]+ MB an epoch once it has settled, [+-]0 open files", text)
+    assert [row[0] for row in rows_of(text)] == ["epoch", "1", "3"]
