@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import log_odds_of_logits
 from luna_monai.predictions.explanation import ScanExplanation
-from luna_monai.predictions.outputs import check_outputs, check_prediction, write_outputs
+from luna_monai.predictions.outputs import PLACEHOLDER, check_outputs, check_prediction, write_outputs
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ logger = logging.getLogger(__name__)
 class ScanPredictions:
     """Makes a :class:`~luna_monai.predictions.ScanPrediction` of each scan that an evaluator has been through.
 
-    Call :meth:`check` before the evaluator runs and :meth:`write` after it.
+    Call :meth:`check` before the evaluator runs and :meth:`write` after it. Outputs with ``{seriesuid}`` in their names
+    are written as soon as their scan is done, and outlive an interruption; the others hold all scans or are not there.
 
     Args:
         model: which model it is.
@@ -82,7 +84,7 @@ class ScanPredictions:
         Raises:
             LunaError: when a scan could not be judged (after the others are written), or a file can't be written.
         """
-        written = write_outputs(self.outputs, self.predictions) if self.predictions else []
+        written = self._write(self.predictions, one_each=False) if self.predictions else []
         for what in (self.explanation, self.report):
             if what is not None:
                 written += what.write()
@@ -97,6 +99,10 @@ class ScanPredictions:
                 if self.predictions
                 else f"none of {self.scans} scans could be judged; the first: {self.failures[0]}"
             )
+
+    def _write(self, predictions: Sequence[ScanPrediction], *, one_each: bool) -> list[Path]:
+        outputs = [path for path in self.outputs if (PLACEHOLDER in Path(path).name) == one_each]
+        return write_outputs(outputs, predictions)
 
     def _start(self) -> None:
         self.predictions, self.failures = [], []
@@ -157,6 +163,8 @@ class ScanPredictions:
         self.predictions.append(prediction)
         for line in summary_lines(prediction):
             logger.info(line)
+        for path in self._write([prediction], one_each=True):
+            logger.info("Written: %s", path.name)
 
 
 def summary_lines(prediction: ScanPrediction) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -92,14 +93,17 @@ def check_outputs(paths: Sequence[str | Path], scans: int) -> None:
         scans: how many scans there are.
 
     Raises:
-        LunaError: when an ending is not known, two are the same, a folder is in the way, a package is missing, or
-            several scans would go to a file that holds one.
+        LunaError: when an ending is not known, two are the same, a folder is in the way or can't be written to, a
+            package is missing, or several scans would go to a file that holds one.
     """
     for number, path in enumerate(paths):
         kind = format_of(path)
         kind.ready()
         if Path(path).is_dir():
             raise LunaError(f"{path}: a folder; an output is a file")
+        folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+        if not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise LunaError(f"{path}: can't be written, because {folder} is no folder that may be written to")
         if path in paths[:number]:
             raise LunaError(f"{path}: named twice as an output")
         if scans > 1 and not kind.many and PLACEHOLDER not in Path(path).name:

@@ -19,6 +19,7 @@ from luna_monai.apps import LunaPredictApp
 from luna_monai.apps.base import run_app
 from luna_monai.data.geometry import Geometry
 from luna_monai.data.readers import map_or_read
+from luna_monai.data.scans import load_scan
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import Calibration, log_odds_of_probability
 from luna_monai.networks import LunaModel
@@ -433,6 +434,22 @@ def test_bad_scans_of_a_list_do_not_keep_the_others(scans, tmp_path, weights, ca
     assert marks == {"1.2.3.mrk.json", "1.2.826.7.mrk.json", "1.2.826.8.mrk.json"}
 
 
+def test_files_of_a_scan_outlive_an_interruption(scans, tmp_path, weights, monkeypatch):
+    """What is for one scan is written at once; what is for all is not there in part."""
+    path, points = scans
+    load = load_scan
+
+    def interrupt(source):
+        if source.path.name == "study":
+            raise KeyboardInterrupt
+        return load(source)
+
+    monkeypatch.setattr("luna_monai.data.prediction_scans.load_scan", interrupt)
+    outputs = ["--output", tmp_path / "out" / "{seriesuid}.json", "--output", tmp_path / "out" / "all.csv"]
+    assert run_app(LunaPredictApp, [path, "--candidates", points, "--weights", weights, *outputs]) == 130
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.2.3.json"]
+
+
 def test_a_dataset_folder(make_dataset, tmp_path, predict):
     dataset_dir = make_dataset(scans=3, candidates=5)
     content = predict(dataset_dir, "--candidates", dataset_dir / "candidates.csv")
@@ -743,6 +760,10 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
     for arguments, message in (
         ([place / "a.mhd", "--output", "out.txt"], r"out\.txt: an output's name ends with \.csv, \.json, \.mrk\.json"),
         ([place / "a.mhd", "--output", tmp_path / "folder.json"], r"folder\.json: a folder; an output is a file"),
+        (
+            [place / "a.mhd", "--output", place / "a.mhd" / "x.csv"],
+            r"x\.csv: can't be written, because .*a\.mhd is no fo",
+        ),
         ([place / "a.mhd", "--output", "x.csv", "--output", "x.csv"], r"x\.csv: named twice as an output"),
         (
             [place / "list.csv", "--output", "x.mrk.json"],
