@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -119,8 +121,9 @@ def read_candidates(
             dataset_dir,
         )
         candidates = candidates[on_disk].reset_index(drop=True)
-    candidates["diameter_mm"] = _match_diameters(candidates, annotations)
-    candidates = _keep_inside(candidates, scans, path, drop=outside_volume == "drop")
+    rows_of_series = candidates.groupby("seriesuid").indices
+    candidates["diameter_mm"] = _match_diameters(candidates, annotations, rows_of_series)
+    candidates = _keep_inside(candidates, scans, path, rows_of_series, drop=outside_volume == "drop")
 
     series_rank = pd.factorize(candidates["seriesuid"], sort=True)[0]
     keys = [series_rank, candidates["diameter_mm"], candidates["class"]]
@@ -139,27 +142,35 @@ def _candidates_path(dataset_dir: Path, candidates_file: str | None) -> Path:
     raise LunaError(f"{dataset_dir}: no {' or '.join(names)} in this folder; it is one of LUNA16's tables")
 
 
-def _match_diameters(candidates: pd.DataFrame, annotations: pd.DataFrame) -> np.ndarray:
+def _match_diameters(
+    candidates: pd.DataFrame, annotations: pd.DataFrame, rows_of_series: Mapping[Any, Any]
+) -> np.ndarray:
     diameters = np.zeros(len(candidates))
-    rows_of_series = candidates.groupby("seriesuid").indices
     points = candidates[COORDINATES].to_numpy()
-    for seriesuid, nodules in annotations.groupby("seriesuid"):
+    nodules = annotations[COORDINATES].to_numpy()
+    nodule_diameters = annotations["diameter_mm"].to_numpy()
+    for seriesuid, places in annotations.groupby("seriesuid").indices.items():
         rows = rows_of_series.get(seriesuid)
         if rows is None:
             continue
-        centers = nodules[COORDINATES].to_numpy()
-        nodule_diameters = nodules["diameter_mm"].to_numpy()
-        distances = np.abs(points[rows, None, :] - centers[None])
-        close = (distances <= nodule_diameters[None, :, None] / 4).all(axis=2)
-        diameters[rows] = np.where(close.any(axis=1), nodule_diameters[close.argmax(axis=1)], 0.0)
+        distances = np.abs(points[rows, None, :] - nodules[None, places])
+        close = (distances <= nodule_diameters[None, places, None] / 4).all(axis=2)
+        diameters[rows] = np.where(close.any(axis=1), nodule_diameters[places][close.argmax(axis=1)], 0.0)
     return diameters
 
 
-def _keep_inside(candidates: pd.DataFrame, scans: dict[str, Path], path: Path, *, drop: bool) -> pd.DataFrame:
+def _keep_inside(
+    candidates: pd.DataFrame,
+    scans: Mapping[str, Path],
+    path: Path,
+    rows_of_series: Mapping[Any, Any],
+    *,
+    drop: bool,
+) -> pd.DataFrame:
     points = candidates[COORDINATES].to_numpy()
     outside = np.zeros(len(candidates), dtype=bool)
     examples = []
-    for seriesuid, rows in candidates.groupby("seriesuid").indices.items():
+    for seriesuid, rows in rows_of_series.items():
         geometry = read_geometry(scans[str(seriesuid)])
         center_irc = geometry.world_to_index(points[rows])
         wrong = ((center_irc < 0) | (center_irc >= geometry.shape)).any(axis=1)

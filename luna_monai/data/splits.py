@@ -158,7 +158,7 @@ def check_split(training: pd.DataFrame, validation: pd.DataFrame, allow_shared_s
     if len(both):
         raise LunaError(f"{len(both)} candidates are both for training and validation, the first in row {both[0]}")
     validation_scans = validation["seriesuid"].unique()
-    shared = sorted(set(validation_scans) & set(training["seriesuid"]))
+    shared = sorted(set(validation_scans) & set(training["seriesuid"].unique()))
     if not shared:
         return
     leak = f"{len(shared)} of {len(validation_scans)} validation scans have candidates in the training part too"

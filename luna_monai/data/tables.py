@@ -62,7 +62,8 @@ def read_table(
     # Blank lines are kept while reading, so that row i is line i + 2 of the file in the messages below.
     table = table[~table.isna().all(axis=1)]
     for column in text:
-        empty = table[column].isna() | (table[column].str.strip() == "")
+        blank = [value for value in table[column].dropna().unique() if not value.strip()]
+        empty = table[column].isna() | table[column].isin(blank)
         if empty.any():
             raise LunaError(f"{path}, line {table.index[empty][0] + 2}: no value for {column!r}")
     for column in numeric:
