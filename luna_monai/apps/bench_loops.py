@@ -209,16 +209,15 @@ def _times(
         else f"{torch.get_num_threads()} CPU threads",
         data_wait=statistics.median(epoch["data_wait"] for epoch in throughput.epochs[1:]),
         memory_mb=memory_in_use() / 1e6,
-        roofline=roofline(_step(workflow, part), batch_size, device, dtype),
+        roofline=_roofline(workflow, part, device, dtype),
     )
 
 
-def _step(workflow: ConfigWorkflow, part: str) -> Callable[[], object]:
+def _roofline(workflow: ConfigWorkflow, part: str, device: torch.device, dtype: torch.dtype) -> Roofline:
     get = workflow.parser.get_parsed_content
     network = get("network").train(part == "train")
     batch = next(iter(get(f"{part}#dataloader")))
-    prepared = get(f"{part}#prepare_batch")(batch, get("device"))
-    image, label = prepared[:2]
+    image, label = get(f"{part}#prepare_batch")(batch, device)
 
     def step() -> None:
         with torch.set_grad_enabled(part == "train"):
@@ -227,7 +226,7 @@ def _step(workflow: ConfigWorkflow, part: str) -> Callable[[], object]:
                 get("optimizer").zero_grad(set_to_none=True)
                 loss.backward()
 
-    return step
+    return roofline(step, len(label), device, dtype)
 
 
 @contextmanager

@@ -94,6 +94,8 @@ def run(words, folder):
             words += ["--scans", "2", "--candidates-per-scan", "10", "--in-plane", "96", "--slices", "60"]
         if words[1] in ("train", "crossval"):
             words = [*words, "max_epochs=1", "batch_size=8", "samples_per_epoch=16"]
+        if words[1:3] in (["bench", "train"], ["bench", "predict"]):
+            words = [*words, "--samples", "8", "--repeats", "1"]
         return main(smaller(words[1:]))
     if words[:4] == ["python", "-m", "monai.bundle", "run"]:
         from monai.bundle import run as run_bundle
