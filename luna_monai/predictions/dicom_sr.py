@@ -139,13 +139,9 @@ def structured_report(prediction: ScanPrediction, max_candidates: int = MAX_CAND
 
 
 def _highdicom() -> Any:
-    try:
-        import highdicom
-    except ImportError:
-        raise LunaError(
-            "DICOM structured reports need highdicom: install it with pip install 'luna-monai[dicom]'"
-        ) from None
-    return highdicom
+    from luna_monai.networks.runtimes import import_extra
+
+    return import_extra("highdicom", "dicom")
 
 
 def _read_slice(path: Path, source: Path) -> Dataset:

@@ -182,8 +182,8 @@ class PredictionReport:
         facts = [("probability", _in_words(row["probability"]))]
         if math.isfinite(row["probability_calibrated"]):
             facts.append(("calibrated", _in_words(row["probability_calibrated"])))
-        facts.append(("x, y, z in mm", layout.format_point((row[axis] for axis in COORDINATES), 1)))
         facts.append(("voxel z, y, x", ", ".join(str(row[axis]) for axis in _VOXEL)))
+        facts.append(("x, y, z in mm", layout.format_point((row[axis] for axis in COORDINATES), 1)))
         if several:
             facts.append(("scan", row["seriesuid"]))
         return Case(f"Candidate {number}", facts, self._pictures[row["scan"], row["rank"]])
