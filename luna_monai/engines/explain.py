@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +14,9 @@ from torch import nn
 
 from luna_monai.errors import LunaError
 
-#: A voxel of its feature maps has seen 14 voxels of a candidate in each direction, so that the heat is never far from
-#: what it is about. Those of block3.relu2 have seen 32: with some weights their heat is 15 mm beside a nodule.
-TARGET_LAYER = "block2.relu2"
+#: From fine to coarse. A voxel of the feature maps has seen 5, 14 and 32 voxels of a candidate in each direction: the
+#: first know best where, the last know best what, and alone may be 15 mm beside it.
+TARGET_LAYERS = ("block1.relu2", "block2.relu2", "block3.relu2")
 METHODS = ("grad_cam", "occlusion")
 #: In HU: what is put in the place of what is hidden from the network.
 AIR = -1000.0
@@ -50,10 +51,12 @@ class CandidateExplainer:
 
     Args:
         network: gives logits (n, 2) for (n, 1, z, y, x) in HU; it is not changed.
-        method: ``grad_cam``, :class:`VoxelwiseGradCAM` at ``target_layer``, takes a forward and a backward pass; or
-            ``occlusion``, MONAI's ``OcclusionSensitivity``, hides one place after the other behind air, takes some
-            hundred forward passes and works with any network, exported ones included.
-        target_layer: name of the layer whose feature maps Grad-CAM looks at.
+        method: ``grad_cam``, the geometric mean of :class:`VoxelwiseGradCAM` at ``target_layers``, so that heat is
+            where all of them have some, takes a forward and a backward pass for each; or ``occlusion``, MONAI's
+            ``OcclusionSensitivity``, hides one place after the other behind air, takes some hundred forward passes and
+            works with any network, exported ones included. It says nothing about a nodule of which each part alone may
+            be missing.
+        target_layers: names of the layers whose feature maps Grad-CAM looks at.
         mask_size: voxels z, y, x that occlusion hides at once.
         batch_size: candidates, or occluded copies of one, that go through the network at once.
         device: where the network runs.
@@ -66,7 +69,7 @@ class CandidateExplainer:
         self,
         network: nn.Module,
         method: str = "grad_cam",
-        target_layer: str = TARGET_LAYER,
+        target_layers: Sequence[str] = TARGET_LAYERS,
         mask_size: tuple[int, int, int] = (8, 16, 16),
         batch_size: int = 16,
         device: str | torch.device = "cpu",
@@ -77,16 +80,18 @@ class CandidateExplainer:
         self.batch_size = batch_size
         self.device = torch.device(device)
         if method == "grad_cam":
-            # The layers of a scripted network take no hooks.
-            layer = dict(network.named_modules()).get(target_layer)
-            if layer is None or isinstance(layer, torch.jit.ScriptModule):
-                raise LunaError(
-                    f"explain_method grad_cam looks at the layer {target_layer!r}, which these weights do not show; "
-                    "use occlusion, which needs nothing but the network's answer"
-                )
+            layers = dict(network.named_modules())
+            for name in target_layers:
+                # The layers of a scripted network take no hooks.
+                if isinstance(layers.get(name), (type(None), torch.jit.ScriptModule)):
+                    raise LunaError(
+                        f"explain_method grad_cam looks at the layer {name!r}, which these weights do not show; "
+                        "use occlusion, which needs nothing but the network's answer"
+                    )
             # A copy, for hooks stay in a network for ever.
             log_odds = _LogOdds(copy.deepcopy(network)).requires_grad_(True)
-            self._cam = VoxelwiseGradCAM(log_odds, f"network.{target_layer}", postprocessing=nn.Identity())
+            names = [f"network.{name}" for name in target_layers]
+            self._cams = [VoxelwiseGradCAM(log_odds, name, postprocessing=nn.Identity()) for name in names]
         else:
             # In HU above air, hidden voxels are multiplied by 0: what is hidden becomes air, with a soft edge.
             self._from_air = _LogOdds(network, offset=AIR)
@@ -120,7 +125,10 @@ class CandidateExplainer:
 
     def _by_gradient(self, image: torch.Tensor) -> torch.Tensor:
         with torch.enable_grad():
-            return self._cam(image, class_idx=0)[:, 0].detach()
+            maps = torch.stack([cam(image, class_idx=0)[:, 0].detach() for cam in self._cams])
+        # Each by its own strength first, for the product of small numbers is none.
+        maps = maps / maps.amax(dim=(2, 3, 4), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+        return maps.prod(dim=0).pow(1 / len(maps))
 
     @torch.no_grad()
     def _by_occlusion(self, image: torch.Tensor) -> torch.Tensor:

@@ -26,7 +26,7 @@ def colours(values: np.ndarray) -> np.ndarray:
     """
     values = np.clip(values, 0, 1)
     rgba = matplotlib.colormaps[COLOUR_MAP](_DARKEST + (_BRIGHTEST - _DARKEST) * values, bytes=True)
-    rgba[..., 3] = np.rint(255 * _MOST_OPAQUE * values)
+    rgba[..., 3] = np.rint(255 * _MOST_OPAQUE * np.sqrt(values))
     return rgba
 
 

@@ -117,7 +117,7 @@ def test_exported_weights_are_explained_by_occlusion(tmp_path, voxels, geometry,
     assert run_app(LunaPredictApp, arguments) == 1
     error = capfd.readouterr().err
     assert error.count("\n") == 1
-    assert "explain_method grad_cam looks at the layer 'block2.relu2'" in error
+    assert "explain_method grad_cam looks at the layer 'block1.relu2'" in error
     assert not (tmp_path / "heat.nii.gz").exists()
     assert run_app(LunaPredictApp, [*arguments, "--explain-method", "occlusion", "explain_candidates=1"]) == 0
     heat = nibabel.load(tmp_path / "heat.nii.gz").get_fdata()

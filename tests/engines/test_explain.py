@@ -50,7 +50,7 @@ def two_balls():
 
 @pytest.mark.parametrize("method", ["grad_cam", "occlusion"])
 def test_the_heat_is_where_the_evidence_is(two_balls, method):
-    heat = CandidateExplainer(TwoSided(), method, target_layer="relu")(two_balls)
+    heat = CandidateExplainer(TwoSided(), method, target_layers=["relu"])(two_balls)
     assert heat.shape == (1, *SHAPE)
     assert heat.dtype == torch.float32
     assert (heat.min(), heat.max()) == (0, 1)
@@ -71,7 +71,7 @@ def test_averaged_gradients_would_show_nothing(two_balls):
 def test_each_candidate_has_a_scale_of_its_own_and_nothing_stays_nothing(two_balls):
     faint = (two_balls + 1000) * 0.5 - 1000
     nothing = torch.full((1, 1, *SHAPE), -1000.0)
-    explainer = CandidateExplainer(TwoSided(), target_layer="relu", batch_size=2)
+    explainer = CandidateExplainer(TwoSided(), target_layers=["relu"], batch_size=2)
     heat = explainer(torch.cat([two_balls, faint, nothing]))
     assert heat.amax(dim=(1, 2, 3)).tolist() == [1, 1, 0]
     assert explainer(two_balls[:0]).shape == (0, *SHAPE)
@@ -94,19 +94,16 @@ def test_the_network_stays_as_it_was():
 def test_an_unknown_method_and_a_missing_layer():
     with pytest.raises(LunaError, match="explain_method must be grad_cam or occlusion, found 'lime'"):
         CandidateExplainer(LunaModel(), "lime")
-    with pytest.raises(LunaError, match=r"layer 'block2\.relu2', which these weights do not show; use occlusion"):
+    with pytest.raises(LunaError, match=r"layer 'block1\.relu2', which these weights do not show; use occlusion"):
         CandidateExplainer(torch.nn.Flatten())
 
 
 def test_the_heat_is_on_real_nodules(golden, luna16_mini, shared_data):
     network = with_weights(LunaModel(), shared_data / "book" / "luna_model_2020.state")
-    scans = find_scans(luna16_mini)
-    # The surest candidate of each scan.
-    nodules = np.flatnonzero(golden["is_nodule"])
-    surest = {golden["seriesuid"][row]: row for row in nodules[np.argsort(golden["probabilities"][nodules, 1])]}
-    assert len(surest) == 2
-    for seriesuid, row in surest.items():
-        voxels, geometry = map_or_read(scans[seriesuid])
+    scans = {uid: map_or_read(path) for uid, path in find_scans(luna16_mini).items()}
+    shares, peaks = [], []
+    for row in np.flatnonzero(golden["is_nodule"]):
+        voxels, geometry = scans[golden["seriesuid"][row]]
         center = golden["center_irc"][row]
         image = CropCandidates(SHAPE)(torch.from_numpy(np.array(voxels))[None], center[None]).clamp(-1000, 1000)
         start = np.clip(np.round(center - np.array(SHAPE) / 2), 0, np.subtract(geometry.shape, SHAPE))
@@ -114,8 +111,11 @@ def test_the_heat_is_on_real_nodules(golden, luna16_mini, shared_data):
         distance = np.linalg.norm(offsets, axis=-1)
         assert 0.03 < (distance <= 10).mean() < 0.06, "what the share would be of a heat map that says nothing"
         heat = CandidateExplainer(network)(image)[0].numpy()
-        assert heat[distance <= 10].sum() / heat.sum() > 0.12
-        assert distance.flat[heat.argmax()] < 10
+        shares.append(heat[distance <= 10].sum() / heat.sum())
+        peaks.append(distance.flat[heat.argmax()])
+    assert len(shares) == 7
+    assert np.mean(shares) > 0.17
+    assert np.median(peaks) < 7
     occlusion = CandidateExplainer(network, "occlusion")(image)[0].numpy()
     assert occlusion[distance <= 10].sum() / occlusion.sum() > 0.6
     assert distance.flat[occlusion.argmax()] < 7
