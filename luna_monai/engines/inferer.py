@@ -101,6 +101,8 @@ class AutocastInferer(SimpleInferer):
         self.device = torch.device(device)
         self.precision = precision
         self.dtype: torch.dtype | None = None if precision == "auto" else getattr(torch, precision)
+        if self.dtype is not None:
+            logger.info("precision: %s on %s, as configured", precision, self.device)
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable[..., torch.Tensor], *args: Any, **kwargs: Any

@@ -118,6 +118,12 @@ def test_timing_changes_nothing(with_bfloat16):
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
+def test_a_configured_precision_is_named(caplog):
+    caplog.set_level("INFO", logger="luna_monai")
+    AutocastInferer("cpu", "float32")
+    assert caplog.messages == ["precision: float32 on cpu, as configured"]
+
+
 def test_a_resumed_run_keeps_its_precision(with_bfloat16, monkeypatch):
     monkeypatch.setattr(inferer, "time_precisions", lambda *_: {"float32": 0.1, "bfloat16": 0.2})
     before, network = AutocastInferer("cpu"), torch.nn.Linear(2, 2)
