@@ -24,6 +24,9 @@ RUN_ELSEWHERE = {
     "python3 -m venv .venv": "make install",
     ".venv/bin/pip install torch==2.13.0": "make install",
     ".venv/bin/pip install --constraint constraints.txt --editable .[dev]": "make install",
+    "torchrun --nproc_per_node=8 -m monai.bundle run training --config_file "
+    "['bundle/configs/train.yaml','bundle/configs/multi_gpu_train.yaml'] "
+    "--dataset_dir data-unversioned/part2/luna": "test_distributed.py, two processes",
     "tensorboard --logdir data-unversioned/output/runs": "test_tensorboard_page.py",
 }
 
@@ -116,6 +119,8 @@ def run(words, folder):
 
 # MONAI says of every configuration that it may run code.
 @pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")
+# torchrun leaves it open.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO name='/dev/null'")
 def test_every_command_of_the_readme(repository, workplace):
     ran = []
     for words in commands_of((repository / "README.md").read_text()):
