@@ -19,6 +19,7 @@ class LunaTrainingApp(App):
     """
 
     name = "train"
+    intermixed = True
     description = (
         "Train and validate LunaModel by bundle/configs/train.yaml. "
         "'--config book_ch11' trains as chapter 11 of the book does."
@@ -39,6 +40,7 @@ class LunaTrainingApp(App):
             help="weights to start from: a run's model.pt or checkpoint.pt, or a .state file of the book",
         )
         parser.add_argument("--tb-prefix", default=None, help="folder of TensorBoard's data below OUTPUT_DIR/runs")
+        parser.add_argument("--tracking", choices=("mlflow",), default=None, help="record the run there too")
         add_distributed_argument(parser, "train in")
         parser.add_argument(
             "comment_and_overrides",
@@ -69,6 +71,7 @@ class LunaTrainingApp(App):
             "resume": arguments.resume,
             "finetune": arguments.finetune,
             "tb_prefix": arguments.tb_prefix,
+            "tracking": arguments.tracking,
             "comment": comments[0] if comments else None,
         }
         given = dict(parse_override(text) for text in arguments.comment_and_overrides if "=" in text)

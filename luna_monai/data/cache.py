@@ -17,7 +17,7 @@ from torch.utils.data import default_collate
 
 from luna_monai.data.cache_files import name_of, open_mapped, write
 from luna_monai.data.candidates import find_scans
-from luna_monai.data.hashing import describe, series_description, series_hashing, transform_hashing
+from luna_monai.data.hashing import describe, hash_of, series_description, series_hashing, transform_hashing
 from luna_monai.data.metaimage import read_metaimage_header
 from luna_monai.data.readers import files_of_scan
 from luna_monai.data.tables import COORDINATES
@@ -124,6 +124,12 @@ class SeriesCache(PersistentDataset):
     def transform_description(self) -> list[Any]:
         """The deterministic transforms with all their parameters, as a structure for ``json.dumps``."""
         return describe(self._steps)
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that the voxels come from: scans, candidates and transforms, the series in any order."""
+        series = sorted(f"{item['seriesuid']} {self.hash_func(item).decode()}" for item in self.data)
+        return hash_of([self.transform_hash, series])
 
     def path_of(self, index: int) -> Path:
         """Tell the file of series number ``index``, whether it exists or not."""

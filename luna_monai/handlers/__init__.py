@@ -14,6 +14,7 @@ from luna_monai.handlers.seed import SeedEachEpoch
 from luna_monai.handlers.summary import RunSummary
 from luna_monai.handlers.tensorboard import TensorBoardHandler, TensorBoardRun
 from luna_monai.handlers.throughput import ThroughputHandler
+from luna_monai.handlers.tracking import MLflowTracking
 
 __all__ = [
     "FROC_METRICS",
@@ -23,6 +24,7 @@ __all__ = [
     "EarlyStopping",
     "EvaluationFolder",
     "FrocMetrics",
+    "MLflowTracking",
     "ProgressHandler",
     "RunFolder",
     "RunSummary",

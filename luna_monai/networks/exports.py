@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from luna_monai.networks.runtimes import CANDIDATE_SHAPE, import_extra
+from luna_monai.extras import import_extra
+from luna_monai.networks.runtimes import CANDIDATE_SHAPE
 
 #: Largest difference between an export and the network itself, in probability; in logits the same beside as much of
 #: their size. Two orders of summation in float32 differ by about as much.

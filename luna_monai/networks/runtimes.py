@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import zipfile
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from xml.etree import ElementTree
 import torch
 
 from luna_monai.errors import LunaError
+from luna_monai.extras import import_extra
 from luna_monai.networks.weights import with_weights
 
 #: What a candidate is to the network: channels, and voxels along z, y, x.
@@ -155,22 +155,6 @@ def exported_metadata(path: str | Path) -> dict[str, Any]:
     except Exception:  # no metadata, or not ours
         return {}
     return metadata if isinstance(metadata, dict) else {}
-
-
-def import_extra(module: str, extra: str) -> Any:
-    """Import a package that belongs to an extra of this one.
-
-    Args:
-        module: the package.
-        extra: the extra of luna-monai that installs it.
-
-    Raises:
-        LunaError: when it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise LunaError(f"{module} is not installed, but needed here: pip install 'luna-monai[{extra}]'") from None
 
 
 def _check(path: Path, network: torch.nn.Module) -> None:
