@@ -72,6 +72,23 @@ class OpenVinoNetwork(torch.nn.Module):
         return torch.from_numpy(logits.copy()).to(input_batch.device)  # the next call writes into the same memory
 
 
+class _InParts(torch.nn.Module):
+    """A network that is given a few candidates at a time on a CPU, whose cache then holds what its layers leave.
+
+    TorchScript and OpenVINO are twice as fast that way, as :class:`~luna_monai.networks.LunaModel` is.
+    """
+
+    def __init__(self, network: torch.nn.Module, split_size: int = 4) -> None:
+        super().__init__()
+        self.network = network
+        self.split_size = split_size
+
+    def forward(self, input_batch: torch.Tensor) -> torch.Tensor:
+        if input_batch.device.type != "cpu" or len(input_batch) <= self.split_size:
+            return self.network(input_batch)
+        return torch.cat([self.network(part) for part in input_batch.split(self.split_size)])
+
+
 #: By the ending of the file, what opens it.
 _OPENERS: dict[str, Callable[[Path], torch.nn.Module]] = {
     ".ts": lambda path: torch.jit.load(path, map_location="cpu").to(memory_format=torch.channels_last_3d),
@@ -122,7 +139,7 @@ def load_network(path: str | Path, network_def: torch.nn.Module) -> torch.nn.Mod
     if not path.is_file():
         raise LunaError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; expected an exported network")
     try:
-        network = opener(path).eval()
+        network = _InParts(opener(path)).eval()
     except LunaError:
         raise
     except Exception as error:  # each runtime raises what its reader does
