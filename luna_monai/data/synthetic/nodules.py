@@ -66,14 +66,14 @@ def draw_nodule(rng: np.random.Generator) -> Nodule:
     spiculated = rng.random() < np.interp(radius, [2.5, 5, 10], [0.05, 0.25, 0.5])
     lobulated = rng.random() < np.interp(radius, [2.5, 5, 10], [0.15, 0.4, 0.6])
     calcified = kind == SOLID and rng.random() < 0.09
-    hollow = radius > 2.8 and kind == SOLID and not calcified and rng.random() < 0.16
+    hollow = radius > 2.8 and kind == SOLID and not calcified and rng.random() < 0.2
     return Nodule(
         radius=radius,
         kind=kind,
         density_hu=float(rng.normal(20, 45)),
         glass_hu=float(rng.uniform(-650, -350)),
         calcium_hu=float(rng.uniform(180, 900)) if calcified else None,
-        cavity=float(rng.uniform(0.25, 0.7)) if hollow else 0.0,
+        cavity=float(rng.uniform(0.25, 0.85)) if hollow else 0.0,
         lobulation=float(rng.uniform(0.15, 0.55)) if lobulated else 0.0,
         roughness=float(rng.uniform(0.03, 0.20)),
         spicules=int(rng.integers(5, 18)) if spiculated else 0,
