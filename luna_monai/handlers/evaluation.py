@@ -108,7 +108,7 @@ def write_submission(path: Path, records: pd.DataFrame, candidates: pd.DataFrame
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, whole or not at all; see :func:`~luna_monai.files.write_bytes`."""
-    write_bytes(path, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_bytes(path, (json.dumps(content, indent=4, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def threshold_lines(content: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
 from luna_monai.metrics.calibration import Reliability
@@ -215,6 +215,10 @@ def class_curves_figure(metrics: pd.DataFrame, quantity: str, best_epoch: int | 
     figure, axes = _epoch_figure(metrics, columns, best_epoch)
     if quantity == "loss" and (metrics.reindex(columns=list(columns)) > 0).any(axis=None):
         axes.set_yscale("log")
+        # Plain numbers; by default a short logarithmic axis has labels such as 6 x 10^-1.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
