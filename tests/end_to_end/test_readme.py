@@ -64,7 +64,7 @@ def workplace(repository, tmp_path, monkeypatch, write_dataset, write_dicom):
     readme = (repository / "README.md").read_text()
     for name, text in re.findall(r"```yaml\n# (configs/\S+)\n(.*?)```", readme, flags=re.DOTALL):
         (tmp_path / name).write_text(text.replace("max_epochs: 30", "max_epochs: 1"))
-    for name in ("part2/luna", "small", "synthetic/luna"):
+    for name in ("part2/luna", "small", "synthetic/luna", "held-out", "rare"):
         write_dataset(tmp_path / "data-unversioned" / name, scans=2, candidates=12)
     luna = tmp_path / "data-unversioned" / "part2" / "luna"
     annotations = pd.read_csv(luna / "annotations.csv")
