@@ -38,7 +38,6 @@ class LunaEvaluateApp(App):
         "Evaluate weights on the validation part of a dataset: predictions, metrics, LUNA16's FROC, calibration, and "
         "thresholds for a wanted sensitivity or number of false positives per scan."
     )
-    intermixed = True
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""

@@ -11,11 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-import torch
 
 from luna_monai.apps.cli import main
 from luna_monai.data import map_or_read
-from luna_monai.networks import LunaModel
 
 #: Run by make itself, by .ci/run, or by the test named.
 RUN_ELSEWHERE = {
@@ -41,7 +39,7 @@ def commands_of(text):
 
 
 def write_scans(folder, luna, write_dicom):
-    """Write what the section on prediction has: a NIfTI file, a DICOM study, candidates, and weights."""
+    """Write what the section on prediction has: a NIfTI file, a DICOM study, and candidates."""
     path = luna / "subset0" / "1.2.3.0.mhd"
     sitk.WriteImage(sitk.ReadImage(str(path)), str(folder / "scan.nii.gz"))
     voxels, geometry = map_or_read(path)
@@ -50,10 +48,6 @@ def write_scans(folder, luna, write_dicom):
     points = pd.read_csv(luna / "candidates.csv").query("seriesuid == '1.2.3.0'")[["coordX", "coordY", "coordZ"]]
     points.to_csv(folder / "points.csv", index=False)
     (points * [-1, -1, 1]).to_csv(folder / "candidates.csv", index=False)
-    weights = folder / "bundle" / "models" / "model.pt"
-    if not weights.exists():
-        weights.parent.mkdir()
-        torch.save(LunaModel().state_dict(), weights)
 
 
 @pytest.fixture
@@ -87,8 +81,6 @@ def smaller(words):
 
 
 def run(words, folder):
-    if (words[1] == "predict" or "inference.yaml" in " ".join(words)) and "--weights" not in words:
-        words = [*words, "--weights", str(folder / "bundle" / "models" / "model.pt")]
     if words[0] == "luna-monai":
         if words[1] in ("crossval", "report"):
             words = [*words, "--bootstrap", "10"]
