@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 import pandas as pd
 import pytest
@@ -93,6 +94,7 @@ def test_a_resumed_run_goes_on(train, open_store):
     client, (run,) = open_store()
     assert run.info.status == "FINISHED"
     assert [one.step for one in client.get_metric_history(run.info.run_id, "trn/loss/all")] == [1, 2]
+    time.sleep(1)  # a run is known by the second in which it started
     train("--epochs", "1")  # not resumed: another run
     assert len(open_store()[1]) == 2
 
