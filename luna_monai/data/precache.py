@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from luna_monai.data.cache import SeriesCache
 from luna_monai.data.cache_files import save, write
@@ -275,6 +276,9 @@ class _Builder(IterableDataset):
         self._taken = multiprocessing.Value("q", 0)
 
     def __iter__(self) -> Iterator[tuple[int, float]]:
+        if get_worker_info() is not None:
+            # An interrupted parent terminates its workers: each ends by itself, once what it writes is whole.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         written: Future[tuple[int, float]] | None = None
         with ThreadPoolExecutor(max_workers=1) as writer:
             while (index := self._take()) is not None:
