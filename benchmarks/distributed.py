@@ -1,4 +1,4 @@
-"""One process against several with the same batches, on the same cores.
+"""One process against several, on the same cores: training with the same batches, and prediction of the same scans.
 
 python benchmarks/distributed.py FOLDER
 """
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import ignite.distributed as idist
-from common import show, write_dataset
+from common import show
 from ignite.engine import Engine, Events
 
 
@@ -41,55 +41,64 @@ class EpochTimes:
             print(f"samples a second: {rate}", flush=True)
 
 
+def training_rate(command: list[str], environment: dict[str, str], run: Path) -> float:
+    """Train, and give the median of the samples a second of all epochs but the first."""
+    output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
+    shutil.rmtree(run)
+    lines = [line for line in output.splitlines() if line.startswith("samples a second: ")]
+    return statistics.median([float(line.rsplit(" ", 1)[1]) for line in lines][1:])
+
+
 def main() -> None:
-    """Train in turn with one process and with several, and print the medians."""
+    """Work in turn with one process and with several, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the data go")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--batch-size", type=int, default=32, help="of all processes together")
     parser.add_argument("--batches", type=int, default=10, help="in an epoch")
-    parser.add_argument("--repeats", type=int, default=5, help="epochs, after one that is not timed")
+    parser.add_argument("--epochs", type=int, default=3, help="of a training, after one that is not timed")
+    parser.add_argument("--scans", type=int, default=6, help="synthetic ones, which are also predicted")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; each does everything once")
     arguments = parser.parse_args()
     folder = arguments.folder
+    luna_monai = [sys.executable, "-m", "luna_monai"]
+    dataset_dir, run = folder / "luna", folder / "run"
+    if not dataset_dir.exists():
+        subprocess.run([*luna_monai, "synth", str(dataset_dir), "--scans", str(arguments.scans)], check=True)
     overlay = folder / "epoch_times.yaml"
-    dataset_dir = write_dataset(folder / "luna", scans=2)
     overlay.write_text("+train#handlers:\n  - _target_: distributed.EpochTimes\n")
-    places = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    cores = len(os.sched_getaffinity(0))
-    epochs = arguments.repeats + 1
-    settings = [
-        *("--dataset-dir", str(dataset_dir), "--cache-dir", str(folder / "cache"), "--output-dir", str(folder / "run")),
-        *("--batch-size", str(arguments.batch_size), "--epochs", str(epochs), f"val_interval={epochs + 1}"),
-        f"samples_per_epoch={arguments.batch_size * arguments.batches}",
+    epochs = arguments.epochs + 1
+    training = [
+        *("train", "--config", str(overlay), "--dataset-dir", str(dataset_dir), "--cache-dir", str(folder / "cache")),
+        *("--output-dir", str(run), "--batch-size", str(arguments.batch_size), "--epochs", str(epochs)),
+        *(f"val_interval={epochs + 1}", f"samples_per_epoch={arguments.batch_size * arguments.batches}"),
     ]
-    rows = []
-    for precision in ("float32", "auto"):
-        rates = {}
-        for processes in (1, arguments.processes):
+    prediction = ["predict", str(dataset_dir), "--output", str(folder / "predictions.csv")]
+    cores = len(os.sched_getaffinity(0))
+    places = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    works = ("training, float32, samples/s", "training, auto, samples/s", "prediction, scans/min, start included")
+    rates: dict[tuple[str, int], list[float]] = {(work, n): [] for work in works for n in (1, arguments.processes)}
+    for number in range(arguments.repeats):
+        for (work, processes), values in rates.items():
+            environment = os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": str(max(cores // processes, 1))}
             distributed = ["--distributed", str(processes)] if processes > 1 else []
-            command = [sys.executable, "-m", "luna_monai", "train", *distributed, "--config", str(overlay), *settings]
-            output = subprocess.run(
-                [*command, f"precision={precision}"],
-                env=os.environ | {"PYTHONPATH": places, "OMP_NUM_THREADS": str(max(cores // processes, 1))},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-            shutil.rmtree(folder / "run")
-            lines = [line for line in output.splitlines() if line.startswith("samples a second: ")]
-            rates[processes] = [float(line.rsplit(" ", 1)[1]) for line in lines][1:]
-        for processes, values in rates.items():
-            middle = statistics.median(values)
-            rows.append(
-                (
-                    precision,
-                    processes,
-                    max(cores // processes, 1),
-                    *(f"{value:.1f}" for value in (middle, min(values), max(values))),
-                    f"{middle / statistics.median(rates[1]):.2f} ×",
+            if work.startswith("training"):
+                command = [*luna_monai, *training, *distributed, f"precision={work.split(', ')[1]}"]
+                values.append(training_rate(command, environment, run))
+            else:
+                start = time.perf_counter()
+                subprocess.run(
+                    [*luna_monai, *prediction, *distributed], env=environment, check=True, stdout=subprocess.DEVNULL
                 )
-            )
-    show(["precision", "processes", "threads of each", "samples/s", "lowest", "highest", "against one process"], rows)
+                values.append(60 * arguments.scans / (time.perf_counter() - start))
+        print(f"round {number + 1} of {arguments.repeats}", file=sys.stderr, flush=True)
+    rows = []
+    for (work, processes), values in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(values, rates[work, 1], strict=True))
+        figures = (statistics.median(values), min(values), max(values))
+        threads = max(cores // processes, 1)
+        rows.append((work, processes, threads, *(f"{value:.1f}" for value in figures), f"{ratio:.2f} ×"))
+    show(["", "processes", "threads of each", "median", "lowest", "highest", "against one process"], rows)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from luna_monai.apps.base import App, run_app
+from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
 from luna_monai.apps.workflow import given_options, load_workflow, parse_override, run_workflow
 from luna_monai.errors import LunaError
 from luna_monai.share import bundle_dir
@@ -77,6 +78,7 @@ class LunaPredictApp(App):
             "(default: those of the bundle)",
         )
         parser.add_argument("--batch-size", type=int, help="candidates that are judged at once")
+        add_distributed_argument(parser, "divide the scans among")
 
     def main(self) -> int:
         """Predict.
@@ -109,7 +111,10 @@ class LunaPredictApp(App):
         given = given_options(options) | dict(parse_override(text) for text in texts if text not in scans)
         if not any(given.get(name) for name in ("output", "report", "explain")):
             raise LunaError("no output: name a file with --output, such as predictions.json, --report or --explain")
-        files = [str(Path(bundle_dir()) / "configs" / "inference.yaml")]
+        if arguments.distributed is not None and not is_launched():
+            launch(self, arguments.distributed)
+            return 0
+        files = [str(Path(bundle_dir()) / "configs" / "inference.yaml"), *distributed_overlay("inference")]
         run_workflow(load_workflow("run", files, given, workflow_type="infer"))
         return 0
 

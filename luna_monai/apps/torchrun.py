@@ -52,9 +52,13 @@ def is_launched() -> bool:
     return torch.distributed.is_torchelastic_launched()
 
 
-def distributed_overlay() -> list[str]:
-    """List the overlay that lets the processes of torchrun train or evaluate together; nothing without torchrun."""
-    return [str(bundle_dir() / "configs" / "multi_gpu_train.yaml")] if is_launched() else []
+def distributed_overlay(work: str = "train") -> list[str]:
+    """List the overlay that lets the processes of torchrun work together; nothing without torchrun.
+
+    Args:
+        work: ``train``, which is for evaluation too, or ``inference``.
+    """
+    return [str(bundle_dir() / "configs" / f"multi_gpu_{work}.yaml")] if is_launched() else []
 
 
 def launch(app: App, processes: int) -> None:
@@ -105,7 +109,7 @@ def _reason(failures: dict[int, ProcessFailure], processes: int) -> Exception:
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
             return LunaError(
                 f"process {rank + 1} of {processes} was ended by {failure.signal_name()}, and the others were stopped; "
-                "the run's files are those of its last whole epoch. Was the memory used up?"
+                "what was written before is whole. Was the memory used up?"
             )
     for message in messages.values():
         kind, _, text = message["message"].partition(": ")

@@ -29,14 +29,14 @@ THICKEST_SLICES = 2.5
 class ScanDataset(torch.utils.data.Dataset):
     """Scans with their candidates, one an item.
 
-    Item ``i`` is a dict with ``image``, (1, z, y, x) in HU, int16, int32 or float32, its axes turned to LPS and padded
-    with air to ``spatial_size`` at least; ``geometry``, that of ``image``; ``centers``, int64 (n, 3), the candidates'
-    voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``index``, int64 (n, 3), voxels z, y, x in the order of
-    the file; ``scan``, the :class:`~luna_monai.data.scans.LoadedScan` without its voxels; ``voxels_sha256``;
-    ``warnings``, a tuple of text.
+    Item ``i`` is a dict with ``number``, which is ``i``; ``image``, (1, z, y, x) in HU, int16, int32 or float32, its
+    axes turned to LPS and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``; ``centers``,
+    int64 (n, 3), the candidates' voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``index``, int64 (n, 3),
+    voxels z, y, x in the order of the file; ``scan``, the :class:`~luna_monai.data.scans.LoadedScan` without its
+    voxels; ``voxels_sha256``; ``warnings``, a tuple of text.
 
-    A scan that cannot be read gives an item with ``source`` and ``error``, and an empty image without candidates: one
-    bad scan must not end the work on many.
+    A scan that cannot be read gives an item with ``number``, ``source`` and ``error``, and an empty image without
+    candidates: one bad scan must not end the work on many.
 
     Args:
         data: where the scans are.
@@ -71,10 +71,16 @@ class ScanDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         try:
-            return self._load(self.data[index])
+            return {"number": index, **self._load(self.data[index])}
         except LunaError as error:
             nothing = torch.empty((1, 0, 0, 0)), torch.empty((0, 3), dtype=torch.int64)
-            return {"image": nothing[0], "centers": nothing[1], "source": self.data[index], "error": str(error)}
+            return {
+                "number": index,
+                "image": nothing[0],
+                "centers": nothing[1],
+                "source": self.data[index],
+                "error": str(error),
+            }
 
     def _load(self, source: ScanSource) -> dict[str, Any]:
         scan = load_scan(source)

@@ -7,13 +7,14 @@ from luna_monai.engines.explain import CandidateExplainer, VoxelwiseGradCAM
 from luna_monai.engines.inferer import AutocastInferer, is_bfloat16_fast, time_precisions
 from luna_monai.engines.processes import (
     data_parallel,
+    evaluation_sampler,
+    gather_objects,
     launched,
     local_device,
     share_of_batch,
     share_of_cores,
     start_processes,
     stop_processes,
-    validation_sampler,
     wait_for_all,
 )
 
@@ -26,6 +27,8 @@ __all__ = [
     "VoxelwiseGradCAM",
     "current_config",
     "data_parallel",
+    "evaluation_sampler",
+    "gather_objects",
     "is_bfloat16_fast",
     "launched",
     "local_device",
@@ -34,6 +37,5 @@ __all__ = [
     "start_processes",
     "stop_processes",
     "time_precisions",
-    "validation_sampler",
     "wait_for_all",
 ]

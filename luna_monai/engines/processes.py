@@ -1,13 +1,15 @@
-"""Training by several processes, each with a GPU or some cores: torchrun and DistributedDataParallel."""
+"""Work by several processes, each with a GPU or some cores: torchrun and DistributedDataParallel."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed
@@ -19,7 +21,7 @@ from luna_monai.networks.batch_norm import synchronize_batch_norm
 
 logger = logging.getLogger(__name__)
 
-#: How long processes wait for those that are still filling the cache.
+#: How long processes wait for those that are still filling the cache or judging scans.
 _WAIT = timedelta(days=2)
 
 
@@ -101,11 +103,36 @@ def stop_processes() -> None:
 def wait_for_all() -> None:
     """Wait until all processes have come here, for days if need be; without others nothing happens."""
     if torch.distributed.is_initialized():
-        # A group of its own, on the host: the other one gives up on a process that is silent for some minutes, and
-        # lets the GPU spin while it waits.
-        group = torch.distributed.new_group(backend="gloo", timeout=_WAIT)
-        torch.distributed.barrier(group)
-        torch.distributed.destroy_process_group(group)
+        with _patient_group() as group:
+            torch.distributed.barrier(group)
+
+
+def gather_objects(value: Any) -> list[Any] | None:
+    """Bring what each process has to the first one, which waits for days if need be.
+
+    Args:
+        value: anything that can be pickled.
+
+    Returns:
+        In the first process the values of all, in the order of their ranks; None in the others. Without others the
+        value alone.
+    """
+    if not torch.distributed.is_initialized():
+        return [value]
+    process = launched()
+    values = [None] * process.world_size if process.rank == 0 else None
+    with _patient_group() as group:
+        torch.distributed.gather_object(value, values, group=group)
+    return values
+
+
+@contextmanager
+def _patient_group() -> Iterator[Any]:
+    # A group of its own, on the host: the other one gives up on a process that is silent for some minutes, and lets
+    # the GPU spin while it waits.
+    group = torch.distributed.new_group(backend="gloo", timeout=_WAIT)
+    yield group
+    torch.distributed.destroy_process_group(group)
 
 
 def share_of_batch(batch_size: int) -> int:
@@ -167,13 +194,14 @@ def data_parallel(network: torch.nn.Module, device: torch.device) -> torch.nn.Mo
     )
 
 
-def validation_sampler(dataset: Sized) -> DistributedSampler:
-    """Divide the validation samples among the processes: each is read by exactly one of them.
+def evaluation_sampler(dataset: Sized, name: str = "validation candidates") -> DistributedSampler:
+    """Divide samples that are evaluated among the processes: each is read by exactly one of them.
 
     Samplers for training repeat samples to give each process as many, which would count some twice here.
 
     Args:
-        dataset: the validation samples.
+        dataset: the samples.
+        name: what they are, for people.
 
     Returns:
         A sampler for this process's part; parts differ by one sample at most.
@@ -183,7 +211,7 @@ def validation_sampler(dataset: Sized) -> DistributedSampler:
     """
     number, process = len(dataset), launched()
     if number < process.world_size:
-        raise LunaError(f"{number} validation candidates for {process.world_size} processes: start {number} at most")
+        raise LunaError(f"{number} {name} for {process.world_size} processes: start {number} at most")
     return DistributedSampler(
         dataset, even_divisible=False, num_replicas=process.world_size, rank=process.rank, shuffle=False
     )

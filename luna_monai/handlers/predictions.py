@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
 from luna_monai.data.tables import COORDINATES
+from luna_monai.engines.processes import gather_objects, launched
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import log_odds_of_logits
 from luna_monai.predictions.explanation import ScanExplanation
@@ -31,6 +31,7 @@ class ScanPredictions:
 
     Call :meth:`check` before the evaluator runs and :meth:`write` after it. Outputs with ``{seriesuid}`` in their names
     are written as soon as their scan is done, and outlive an interruption; the others hold all scans or are not there.
+    Where the scans are divided among processes, the first one writes what holds all of them.
 
     Args:
         model: which model it is.
@@ -56,8 +57,18 @@ class ScanPredictions:
         self.proposed = proposed
         self.explanation = explanation
         self.report = report
-        self.predictions: list[ScanPrediction] = []
-        self.failures: list[str] = []
+        # By the scan's number: the prediction, or why there is none.
+        self._results: dict[int, ScanPrediction | str] = {}
+
+    @property
+    def predictions(self) -> list[ScanPrediction]:
+        """Predictions of the scans that could be judged, in the order of the scans."""
+        return [result for _, result in sorted(self._results.items()) if isinstance(result, ScanPrediction)]
+
+    @property
+    def failures(self) -> list[str]:
+        """Why the other scans could not be judged, in the order of the scans."""
+        return [result for _, result in sorted(self._results.items()) if isinstance(result, str)]
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator over a :class:`~luna_monai.data.ScanDataset`."""
@@ -79,25 +90,30 @@ class ScanPredictions:
             self.report.check()
 
     def write(self) -> None:
-        """Write the outputs.
+        """Write the outputs. Of several processes all have to call this, and the first one writes.
 
         Raises:
             LunaError: when a scan could not be judged (after the others are written), or a file can't be written.
         """
+        parts = gather_objects((self._results, self.report))
+        if parts is None:
+            return
+        self._merge(parts[1:])
         written = self._write(self.predictions, one_each=False) if self.predictions else []
         for what in (self.explanation, self.report):
             if what is not None:
                 written += what.write()
         for path in written:
             logger.info("Written: %s", path.name)
-        if self.failures and self.scans == 1:
-            raise LunaError(self.failures[0])
-        if self.failures:
+        failures = self.failures
+        if failures and self.scans == 1:
+            raise LunaError(failures[0])
+        if failures:
             raise LunaError(
-                f"{len(self.failures)} of {self.scans} scans could not be judged, the others are written; the first: "
-                f"{self.failures[0]}"
+                f"{len(failures)} of {self.scans} scans could not be judged, the others are written; the first: "
+                f"{failures[0]}"
                 if self.predictions
-                else f"none of {self.scans} scans could be judged; the first: {self.failures[0]}"
+                else f"none of {self.scans} scans could be judged; the first: {failures[0]}"
             )
 
     def _write(self, predictions: Sequence[ScanPrediction], *, one_each: bool) -> list[Path]:
@@ -105,31 +121,36 @@ class ScanPredictions:
         return write_outputs(outputs, predictions)
 
     def _start(self) -> None:
-        self.predictions, self.failures = [], []
+        self._results = {}
 
     def _collect(self, engine: Engine) -> None:
         batch = engine.state.batch
-        if "error" in batch:
-            self._fail(batch["error"])
+        number = batch["number"]
+        try:
+            prediction = self._judge(batch, engine.state.output)
+        except LunaError as error:
+            self._add(number, str(error))
         else:
-            self._add(batch, engine.state.output[CommonKeys.PRED])
+            heat_map = None
+            if self.explanation is not None:
+                heat_map = self.explanation.explain(prediction, batch["image"], batch["geometry"])
+            if self.report is not None:
+                self.report.add(prediction, batch["image"][0].numpy(), batch["geometry"], heat_map, number=number)
+            self._add(number, prediction)
+            for path in self._write([prediction], one_each=True):
+                logger.info("Written: %s", path.name)
         # The next scan is read while the engine still holds this one.
         engine.state.batch, engine.state.output = None, None
 
-    def _fail(self, message: str) -> None:
-        self.failures.append(message)
-        if self.scans > 1:
-            logger.error("Scan %d of %d: %s", len(self.predictions) + len(self.failures), self.scans, message)
-
-    def _add(self, batch: dict[str, Any], logits: torch.Tensor) -> None:
-        scan = batch["scan"]
+    def _judge(self, batch: dict[str, Any], output: dict[str, Any]) -> ScanPrediction:
+        if "error" in batch:
+            raise LunaError(batch["error"])
+        scan, logits = batch["scan"], output[CommonKeys.PRED]
         if any(prediction.seriesuid == scan.seriesuid for prediction in self.predictions):
-            self._fail(f"{scan.path}: a second scan that is called {scan.seriesuid}")
-            return
+            raise LunaError(_second(scan.path, scan.seriesuid))
         probability = logits.softmax(dim=1)[:, 1].double().numpy()
         if not np.isfinite(probability).all():
-            self._fail(f"{scan.path}: the network's output is no number; are these the right weights?")
-            return
+            raise LunaError(f"{scan.path}: the network's output is no number; are these the right weights?")
         calibrated = np.full(len(logits), np.nan)
         if self.model.calibration is not None:
             calibrated = self.model.calibration.apply(log_odds_of_logits(logits.numpy()))
@@ -150,21 +171,42 @@ class ScanPredictions:
             dicom_files=scan.dicom_files,
             voxels_sha256=batch["voxels_sha256"],
         )
-        try:
-            check_prediction(self.outputs, prediction)
-        except LunaError as error:
-            self._fail(str(error))
-            return
-        heat_map = None
-        if self.explanation is not None:
-            heat_map = self.explanation.explain(prediction, batch["image"], batch["geometry"])
-        if self.report is not None:
-            self.report.add(prediction, batch["image"][0].numpy(), batch["geometry"], heat_map)
-        self.predictions.append(prediction)
-        for line in summary_lines(prediction):
-            logger.info(line)
-        for path in self._write([prediction], one_each=True):
-            logger.info("Written: %s", path.name)
+        check_prediction(self.outputs, prediction)
+        return prediction
+
+    def _add(self, number: int, result: ScanPrediction | str) -> None:
+        self._results[number] = result
+        if launched().rank > 0:
+            return  # the first process says it, once it has what the others found
+        if isinstance(result, ScanPrediction):
+            for line in summary_lines(result):
+                logger.info(line)
+        elif self.scans > 1:
+            logger.error("Scan %d of %d: %s", number + 1, self.scans, result)
+
+    def _merge(self, others: Sequence[tuple[dict[int, ScanPrediction | str], PredictionReport | None]]) -> None:
+        """Take in what the other processes found, as if this one had gone through all scans in their order."""
+        found = dict(self._results)
+        for results, report in others:
+            found |= results
+            if self.report is not None and report is not None:
+                self.report.merge(report)
+        first: dict[str, ScanPrediction] = {}
+        for number, result in sorted(found.items()):
+            if isinstance(result, ScanPrediction):
+                kept = first.setdefault(result.seriesuid, result)
+                if kept is not result:
+                    # The file of the first one may be that of this one by now.
+                    self._write([kept], one_each=True)
+                    if self.report is not None:
+                        self.report.remove(number)
+                    result = _second(result.source, result.seriesuid)
+            if result is not self._results.get(number):
+                self._add(number, result)
+
+
+def _second(path: Path, seriesuid: str) -> str:
+    return f"{path}: a second scan that is called {seriesuid}"
 
 
 def summary_lines(prediction: ScanPrediction) -> list[str]:

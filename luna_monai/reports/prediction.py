@@ -69,7 +69,8 @@ class PredictionReport:
             raise LunaError(f"the number of candidates in pictures must not be negative, found {cases}")
         self.path = Path(path)
         self.cases = cases
-        self._predictions: list[ScanPrediction] = []
+        # By the scan's number; the pictures by that and the candidate's rank in it.
+        self._by_number: dict[int, ScanPrediction] = {}
         self._pictures: dict[tuple[int, int], list[Picture]] = {}
         self._overview: tuple[np.ndarray, Geometry] | None = None
 
@@ -84,8 +85,17 @@ class PredictionReport:
         if self.path.is_dir():
             raise LunaError(f"{self.path}: a folder; the report is a file")
 
+    @property
+    def _predictions(self) -> list[ScanPrediction]:
+        return [prediction for _, prediction in sorted(self._by_number.items())]
+
     def add(
-        self, prediction: ScanPrediction, voxels: np.ndarray, geometry: Geometry, heat_map: HeatMap | None = None
+        self,
+        prediction: ScanPrediction,
+        voxels: np.ndarray,
+        geometry: Geometry,
+        heat_map: HeatMap | None = None,
+        number: int | None = None,
     ) -> None:
         """Take in what is shown of a scan.
 
@@ -94,9 +104,10 @@ class PredictionReport:
             voxels: array (z, y, x), HU, as the network sees the scan: its axes turned to LPS.
             geometry: of ``voxels``.
             heat_map: of its most probable candidates, where it was made.
+            number: of the scan, which gives it its place on the page; the next one when None.
         """
-        scan = len(self._predictions)
-        self._predictions.append(prediction)
+        scan = len(self._by_number) if number is None else number
+        self._by_number[scan] = prediction
         viewer = ScanViewer(voxels, geometry)
         heat_viewer = None if heat_map is None else ScanViewer(heat_map.values, heat_map.geometry)
         shown = self._shown()
@@ -110,9 +121,32 @@ class PredictionReport:
                 Picture(plane.name, layout.data_address(plane.png), heat=heat)
                 for plane, heat in zip(viewer.planes(center), heats, strict=True)
             ]
+        self._keep_shown(shown)
+        self._overview = (_project(voxels), geometry) if len(self._by_number) == 1 else None
+
+    def merge(self, other: PredictionReport) -> None:
+        """Take in what another one has collected about other scans.
+
+        Args:
+            other: with as many pictures or more; its scans have other numbers.
+        """
+        self._by_number |= other._by_number
+        self._pictures |= other._pictures
+        self._keep_shown(self._shown())
+        if len(self._by_number) > 1:
+            self._overview = None
+
+    def remove(self, number: int) -> None:
+        """Leave out a scan again. Candidates that come into its place on the page have no pictures.
+
+        Args:
+            number: of the scan.
+        """
+        del self._by_number[number]
+
+    def _keep_shown(self, shown: pd.DataFrame) -> None:
         kept = set(zip(shown["scan"], shown["rank"], strict=True))
         self._pictures = {key: pictures for key, pictures in self._pictures.items() if key in kept}
-        self._overview = (_project(voxels), geometry) if scan == 0 else None
 
     def write(self) -> list[Path]:
         """Write the page.
@@ -160,7 +194,7 @@ class PredictionReport:
         """The most probable candidates of all scans: their columns, the scan's number and the rank in it."""
         tables = [
             prediction.candidates.head(count).assign(scan=scan, rank=range(len(prediction.candidates.head(count))))
-            for scan, prediction in enumerate(self._predictions)
+            for scan, prediction in sorted(self._by_number.items())
         ]
         table = pd.concat(tables, ignore_index=True)
         return table.sort_values("probability", ascending=False, kind="stable", ignore_index=True).head(count)
@@ -186,7 +220,7 @@ class PredictionReport:
         facts.append(("x, y, z in mm", layout.format_point((row[axis] for axis in COORDINATES), 1)))
         if several:
             facts.append(("scan", row["seriesuid"]))
-        return Case(f"Candidate {number}", facts, self._pictures[row["scan"], row["rank"]])
+        return Case(f"Candidate {number}", facts, self._pictures.get((row["scan"], row["rank"]), []))
 
     def _draw_overview(self, shown: pd.DataFrame) -> Overview | None:
         if self._overview is None:

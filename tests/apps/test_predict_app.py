@@ -450,6 +450,34 @@ def test_files_of_a_scan_outlive_an_interruption(scans, tmp_path, weights, monke
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.2.3.json"]
 
 
+# torchrun leaves it open.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO name='/dev/null'")
+def test_scans_are_divided_among_processes(scans, tmp_path, weights, voxels, geometry, capfd):
+    """Two processes write what one does, and say it: with bad scans, and a name that both come across."""
+    path, points = scans
+    (tmp_path / "other").mkdir()
+    sitk.WriteImage(image_of(voxels[::-1], geometry), str(tmp_path / "other" / "1.2.3.mhd"))
+    with path.open("a") as file:
+        file.write("1.2.3,other/1.2.3.mhd\n")
+    written, said = [], []
+    for processes in ([], ["--distributed", 2]):
+        out = tmp_path / str(len(written))
+        outputs = ["--output", out / "all.json", "--output", out / "{seriesuid}.csv", "--report", out / "all.html"]
+        arguments = [path, "--candidates", points, "--weights", weights, *outputs, "report_candidates=30"]
+        capfd.readouterr()
+        assert run_app(LunaPredictApp, [*arguments, *processes]) == 1
+        captured = capfd.readouterr()
+        assert captured.err.count("\n") == 1
+        lines = [captured.err, *re.findall(r"(?:INFO|ERROR) +(Scan \d.*|[\d.]+: .*)", captured.out)]
+        said.append(sorted(lines))
+        written.append({file.name: file.read_bytes() for file in out.iterdir()})
+    assert len(written[0]) == 5
+    assert written[0] == written[1]
+    assert any(line.endswith("1.2.3.mhd: a second scan that is called 1.2.3") for line in said[0])
+    assert any("3 of 6 scans could not be judged, the others are written" in line for line in said[0])
+    assert said[0] == said[1]
+
+
 def test_a_dataset_folder(make_dataset, tmp_path, predict):
     dataset_dir = make_dataset(scans=3, candidates=5)
     content = predict(dataset_dir, "--candidates", dataset_dir / "candidates.csv")

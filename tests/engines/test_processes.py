@@ -5,13 +5,13 @@ import torch
 
 from luna_monai.engines import (
     data_parallel,
+    evaluation_sampler,
     launched,
     local_device,
     share_of_batch,
     share_of_cores,
     start_processes,
     stop_processes,
-    validation_sampler,
     wait_for_all,
 )
 from luna_monai.errors import LunaError
@@ -64,7 +64,7 @@ def test_each_validation_sample_is_read_once(torchrun, samples):
     parts = []
     for rank in range(3):
         torchrun(rank=rank, world_size=3)
-        sampler = validation_sampler(range(samples))
+        sampler = evaluation_sampler(range(samples))
         parts.append(list(sampler))
         assert len(sampler) == len(parts[-1])
     assert sorted(index for part in parts for index in part) == list(range(samples))
@@ -74,7 +74,9 @@ def test_each_validation_sample_is_read_once(torchrun, samples):
 def test_more_processes_than_validation_samples(torchrun):
     torchrun(world_size=3)
     with pytest.raises(LunaError, match="2 validation candidates for 3 processes: start 2 at most"):
-        validation_sampler(range(2))
+        evaluation_sampler(range(2))
+    with pytest.raises(LunaError, match="1 scans for 3 processes: start 1 at most"):
+        evaluation_sampler(range(1), "scans")
 
 
 @pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (4, "cuda:3")])
