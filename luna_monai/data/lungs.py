@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ class Lungs:
     """The lungs of a scan.
 
     Attributes:
-        mask: bool (z, y, x), the lungs with vessels, nodules and dents of their surface filled.
+        mask: bool (z, y, x), the lungs with small vessels and nodules inside them.
         geometry: of the mask's voxels.
         volume_ml: of the airy part, ml.
         median_hu: of the airy part, HU; NaN when there are no lungs.
@@ -59,6 +59,17 @@ class Lungs:
     share_of_body: float
     share_of_scan: float
     tissue_share: float
+
+    def closed(self, radius_mm: float) -> Lungs:
+        """Close the mask with a ball, which takes in the nodules on the pleura and the vessels at the hilum.
+
+        Args:
+            radius_mm: of the ball, mm.
+
+        Returns:
+            The lungs with dents of their surface filled.
+        """
+        return replace(self, mask=_close(self.mask, radius_mm)) if self.mask.any() else self
 
     def box_in(self, geometry: Geometry) -> tuple[slice, slice, slice]:
         """Find the box around the lungs among the voxels of the scan.
@@ -96,18 +107,16 @@ class Lungs:
         return np.asarray(share > 0.5)
 
 
-def find_lungs(volume: np.ndarray, geometry: Geometry, *, closing_mm: float = 12.0) -> Lungs:
+def find_lungs(volume: np.ndarray, geometry: Geometry) -> Lungs:
     """Segment the lungs by threshold, connected regions and morphology.
 
     Regions below ``AIRY_HU`` are lungs when they are about as dense as lungs, and not air around the body or gas in
-    the bowel. Small holes in axial slices are filled (vessels, nodules), then the mask is closed with a ball, which
-    takes in the nodules on the pleura and the vessels at the hilum. A scan that shows a part of a lung, up to its
+    the bowel. Small holes in axial slices are filled (vessels, nodules). A scan that shows a part of a lung, up to its
     faces, works as well.
 
     Args:
         volume: HU (z, y, x), whole numbers or floats.
         geometry: of the scan.
-        closing_mm: radius of the ball, mm.
 
     Returns:
         The lungs; the mask is empty when there are none.
@@ -134,7 +143,7 @@ def find_lungs(volume: np.ndarray, geometry: Geometry, *, closing_mm: float = 12
     room = ~airy_lungs & (hu < AIRY_HU)
     body = hu.size - int(room.sum())
     return Lungs(
-        mask=_close(_fill_holes(airy_lungs, grid), closing_mm) if voxels else airy_lungs,
+        mask=_fill_holes(airy_lungs, grid) if voxels else airy_lungs,
         geometry=grid,
         volume_ml=voxels * voxel_ml,
         median_hu=float(np.median(hu[airy_lungs])) if voxels else float("nan"),
@@ -144,7 +153,7 @@ def find_lungs(volume: np.ndarray, geometry: Geometry, *, closing_mm: float = 12
     )
 
 
-def chest_warnings(volume: np.ndarray, geometry: Geometry) -> tuple[str, ...]:
+def chest_warnings(volume: np.ndarray, geometry: Geometry, lungs: Lungs | None = None) -> tuple[str, ...]:
     """Say what is wrong with a scan that does not look like a CT of the chest.
 
     Contrast agent, metal, padding of any value below air, and scans that show a part of the lungs are no reason for a
@@ -153,6 +162,7 @@ def chest_warnings(volume: np.ndarray, geometry: Geometry) -> tuple[str, ...]:
     Args:
         volume: HU (z, y, x), whole numbers or floats.
         geometry: of the scan.
+        lungs: what :func:`find_lungs` found in it; looked for when None.
 
     Returns:
         A sentence for each thing that was found; none for a CT of the chest.
@@ -173,7 +183,7 @@ def chest_warnings(volume: np.ndarray, geometry: Geometry) -> tuple[str, ...]:
             "slope and intercept?)."
         )
         return tuple(warnings)
-    lungs = find_lungs(volume, geometry)
+    lungs = lungs or find_lungs(volume, geometry)
     if lungs.tissue_share < LITTLE_TISSUE and lungs.share_of_scan < 0.5:
         warnings.append(
             f"Only {lungs.tissue_share:.1%} of the scan is soft tissue or bone (above {TISSUE_HU} HU): there seems to "

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from luna_monai.data.geometry import Geometry
+from luna_monai.data.lungs import Lungs, find_lungs
 from luna_monai.data.points import CandidateList, points_of
 from luna_monai.data.scans import (
     LoadedScan,
@@ -38,11 +39,14 @@ class ScanDataset(torch.utils.data.Dataset):
     A scan that cannot be read gives an item with ``number``, ``source`` and ``error``, and an empty image without
     candidates: one bad scan must not end the work on many.
 
+    The lungs are looked for once, for whoever wants them: ``proposer`` and ``examine`` are called with the voxels
+    (z, y, x) in HU, their geometry and the :class:`~luna_monai.data.lungs.Lungs`.
+
     Args:
         data: where the scans are.
         candidates: the list of candidates; proposals of ``proposer`` when None.
-        proposer: finds candidates, ``proposer(volume, geometry)`` gives a table with ``coordX, coordY, coordZ``.
-        examine: tells what is odd about a scan, ``examine(volume, geometry)`` gives texts.
+        proposer: finds candidates, ``proposer(volume, geometry, lungs)`` gives a table with ``coordX, coordY, coordZ``.
+        examine: tells what is odd about a scan, ``examine(volume, geometry, lungs)`` gives texts.
         spatial_size: voxels of a candidate, z, y, x.
 
     Raises:
@@ -53,8 +57,8 @@ class ScanDataset(torch.utils.data.Dataset):
         self,
         data: Sequence[ScanSource],
         candidates: CandidateList | None = None,
-        proposer: Callable[[np.ndarray, Geometry], pd.DataFrame] | None = None,
-        examine: Callable[[np.ndarray, Geometry], Sequence[str]] | None = None,
+        proposer: Callable[[np.ndarray, Geometry, Lungs], pd.DataFrame] | None = None,
+        examine: Callable[[np.ndarray, Geometry, Lungs], Sequence[str]] | None = None,
         spatial_size: Sequence[int] = (32, 48, 48),
     ) -> None:
         if candidates is None and proposer is None:
@@ -94,9 +98,15 @@ class ScanDataset(torch.utils.data.Dataset):
                 f"slices are {geometry.spacing[2]:.3g} mm apart, more than in the scans that the model was made for "
                 f"(at most {THICKEST_SLICES:g} mm)"
             )
+        if self.candidates is None or self.examine is not None:
+            lungs = find_lungs(voxels, geometry)
         if self.examine is not None:
-            warnings.extend(self.examine(voxels, geometry))
-        points = self._points(scan, voxels, geometry, warnings)
+            warnings.extend(self.examine(voxels, geometry, lungs))
+        if self.candidates is None:
+            assert self.proposer is not None
+            points = points_of(self.proposer(voxels, geometry, lungs))
+        else:
+            points = self._listed_points(self.candidates, scan, warnings)
         sha256 = voxels_sha256(voxels)
         padded, padded_geometry = pad_with_air(voxels, geometry, self.spatial_size)
         if padded is not voxels:
@@ -113,22 +123,19 @@ class ScanDataset(torch.utils.data.Dataset):
             "warnings": tuple(warnings),
         }
 
-    def _points(self, scan: LoadedScan, voxels: np.ndarray, geometry: Geometry, warnings: list[str]) -> np.ndarray:
-        if self.candidates is None:
-            assert self.proposer is not None
-            return points_of(self.proposer(voxels, geometry))
-        listed = self.candidates.seriesuids
+    def _listed_points(self, candidates: CandidateList, scan: LoadedScan, warnings: list[str]) -> np.ndarray:
+        listed = candidates.seriesuids
         if listed is None and len(self.data) > 1:
-            raise LunaError(f"{self.candidates.path}: no column 'seriesuid', which a list for several scans must have")
+            raise LunaError(f"{candidates.path}: no column 'seriesuid', which a list for several scans must have")
         if listed is not None and scan.seriesuid not in listed:
             if len(self.data) == 1:
                 names = ", ".join(sorted(listed)[:3]) + (" …" if len(listed) > 3 else "")
                 raise LunaError(
-                    f"{self.candidates.path}: no candidates of scan {scan.seriesuid}, only of {names}; "
+                    f"{candidates.path}: no candidates of scan {scan.seriesuid}, only of {names}; "
                     "correct the column 'seriesuid', or leave it out"
                 )
             warnings.append("no candidates are listed for this scan")
-        return self.candidates.points(scan.seriesuid, scan.geometry)
+        return candidates.points(scan.seriesuid, scan.geometry)
 
 
 def _index_in(geometry: Geometry, points: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ FloatArray = NDArray[np.float64]
 class BlobProposer:
     """Propose candidates: blobs of all sizes inside the lungs.
 
-    1. The lungs are segmented (:func:`luna_monai.data.lungs.find_lungs`), nodules on the pleura included. What is
+    1. The lungs are segmented (:func:`luna_monai.data.lungs.find_lungs`), nodules on the pleura taken in. What is
        outside is given the density of lung, so that such a nodule stands alone.
     2. HU are limited to a window; the scores are parts of its width. In the wide window solid nodules stand out from
        noise and haze, in the narrow one ground glass counts as much as they do.
@@ -91,12 +91,13 @@ class BlobProposer:
         self.merge_radii = merge_radii
         self.merge_mm = merge_mm
 
-    def __call__(self, volume: np.ndarray, geometry: Geometry) -> pd.DataFrame:
+    def __call__(self, volume: np.ndarray, geometry: Geometry, lungs: Lungs | None = None) -> pd.DataFrame:
         """Propose candidates.
 
         Args:
             volume: HU (z, y, x), whole numbers or floats.
             geometry: of the scan.
+            lungs: what :func:`~luna_monai.data.lungs.find_lungs` found in it; looked for when None.
 
         Returns:
             ``coordX``, ``coordY``, ``coordZ``: centres of the blobs, LPS mm, the best first. No row when there are no
@@ -107,7 +108,7 @@ class BlobProposer:
         """
         if volume.shape != geometry.shape:
             raise LunaError(f"a volume of {volume.shape} voxels (z, y, x) with a geometry of {geometry.shape}")
-        lungs = find_lungs(volume, geometry, closing_mm=self.closing_mm)
+        lungs = (lungs or find_lungs(volume, geometry)).closed(self.closing_mm)
         found = list(self._find(volume, geometry, lungs)) if lungs.mask.any() else []
         blobs = np.concatenate([np.zeros((0, 5)), *found])
         return pd.DataFrame(blobs[self._merge(blobs), :3], columns=COORDINATES)

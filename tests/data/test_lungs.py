@@ -79,7 +79,7 @@ def test_a_chest_has_no_warning(chest: np.ndarray) -> None:
 
 
 def test_lungs_are_found_without_gas_and_the_room(chest: np.ndarray) -> None:
-    lungs = find_lungs(chest, geometry_of(chest))
+    lungs = find_lungs(chest, geometry_of(chest)).closed(12)
     wanted = 2 * 4 / 3 * np.pi * 120 * 75 * 55 / 1000
     assert lungs.volume_ml == pytest.approx(wanted, rel=0.03)
     assert lungs.median_hu == pytest.approx(-840, abs=10)
@@ -99,7 +99,7 @@ def test_nodules_are_inside_the_lungs(chest: np.ndarray) -> None:
     centers = [(90, 165, 270), (170, 165, 270), (250, 165, 270), (170, 165, 71.4), (110, 165, 80.2), (240, 165, 89)]
     for center, radius in zip(centers, [5, 9, 15, 8, 5, 12], strict=True):
         volume[ellipsoid(center, (radius, radius, radius))] = 30
-    lungs = find_lungs(volume, geometry_of(volume))
+    lungs = find_lungs(volume, geometry_of(volume)).closed(12)
     index = lungs.geometry.world_to_index(np.array(centers)[:, ::-1] + (-190, -160, -400))
     assert lungs.mask[tuple(index.T)].all()
 

@@ -13,6 +13,7 @@ from scipy import ndimage
 from threadpoolctl import threadpool_limits
 
 from luna_monai.data import BlobProposer, Geometry, chest_warnings, map_or_read
+from luna_monai.data.lungs import find_lungs
 from luna_monai.errors import LunaError
 
 COORDINATES = ["coordX", "coordY", "coordZ"]
@@ -76,7 +77,9 @@ def on_real_scans(luna16_mini: Path) -> dict[str, OnScan]:
     results = {}
     for path in sorted(luna16_mini.glob("subset*/*.mhd")):
         volume, geometry = map_or_read(path)
-        results[path.stem] = OnScan(geometry, BlobProposer()(volume, geometry), chest_warnings(volume, geometry))
+        lungs = find_lungs(volume, geometry)
+        proposals, warnings = BlobProposer()(volume, geometry, lungs), chest_warnings(volume, geometry, lungs)
+        results[path.stem] = OnScan(geometry, proposals, warnings)
     return results
 
 
