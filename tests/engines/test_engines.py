@@ -54,28 +54,6 @@ def test_bfloat16_computes_in_bfloat16():
     assert seen == [torch.bfloat16, torch.float32]
 
 
-def test_loss_in_bfloat16_stays_close_to_float32():
-    """Train twice on the same batches, from the same weights."""
-    image = torch.randn(4, 4, 1, 32, 48, 48) * 300
-    label = torch.tensor([[0, 1] * 2] * 4)
-    image[label == 1] += 300
-    losses = {}
-    for precision in ("float32", "bfloat16"):
-        torch.manual_seed(1)
-        network = LunaModel(conv_channels=4)
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-        inferer = AutocastInferer("cpu", precision)
-        losses[precision] = []
-        for batch, target in zip(image, label, strict=True):
-            loss = torch.nn.functional.cross_entropy(inferer(batch, network), target)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            losses[precision].append(loss.detach())
-    difference = torch.stack(losses["float32"]) - torch.stack(losses["bfloat16"])
-    assert difference.abs().max() < 0.15  # another seed moves these losses by 0.5 and more
-
-
 @pytest.fixture
 def with_bfloat16(monkeypatch):
     """Pretend that this processor has bfloat16, and let nothing be remembered."""
