@@ -6,7 +6,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import ignite.distributed as idist
 import torch
@@ -84,8 +84,9 @@ class AutocastInferer(SimpleInferer):
     Args:
         device: where the network runs.
         precision: ``"bfloat16"``, ``"float32"``, or ``"auto"``: the faster of the two, timed on the first batch, and
-            bfloat16 where they are about as fast. A run that is resumed keeps what was chosen at its start, and
-            processes that train together choose alike.
+            bfloat16 where they are about as fast. Processes that train together all take the one that is faster on
+            the slowest of them, and float32 where one does not compute in bfloat16. A run that is resumed keeps what
+            was chosen at its start.
 
     Attributes:
         dtype: what the network is run in; None as long as ``"auto"`` has seen no batch.
@@ -109,7 +110,7 @@ class AutocastInferer(SimpleInferer):
     ) -> torch.Tensor:
         """Return the network's output for ``inputs``, as float32."""
         if self.dtype is None:
-            self.dtype = self._choose(inputs, network)
+            self.dtype = self._choose(inputs, cast(torch.nn.Module, network))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             return super().__call__(inputs, network, *args, **kwargs).float()
 
@@ -123,13 +124,17 @@ class AutocastInferer(SimpleInferer):
             self.dtype = getattr(torch, state["dtype"])
             logger.info("precision: %s, as before", state["dtype"])
 
-    def _choose(self, inputs: torch.Tensor, network: Callable[..., torch.Tensor]) -> torch.dtype:
-        if not isinstance(network, torch.nn.Module) or not is_bfloat16_fast(self.device):
-            logger.info("precision: float32, for %s does not compute in bfloat16", self.device)
+    def _choose(self, inputs: torch.Tensor, network: torch.nn.Module) -> torch.dtype:
+        # Processes that train together all come to each exchange here, whatever their devices, or one waits for ever.
+        able = idist.all_gather(int(is_bfloat16_fast(self.device)))
+        unable = [rank for rank, value in enumerate(able) if not value]
+        if unable:
+            where = str(self.device) if len(able) == 1 else f"the device of process {unable[0] + 1} of {len(able)}"
+            logger.info("precision: float32, for %s does not compute in bfloat16", where)
             return torch.float32
-        seconds = time_precisions(network, inputs)
+        # All of them wait for the slowest one.
+        seconds = {name: idist.all_reduce(value, "MAX") for name, value in time_precisions(network, inputs).items()}
         fastest = "float32" if seconds["float32"] < _CLEARLY * seconds["bfloat16"] else "bfloat16"
-        fastest = idist.broadcast(fastest, src=0) if idist.get_world_size() > 1 else fastest
         listed = " and ".join(f"{1000 * value:.1f} ms in {precision}" for precision, value in seconds.items())
         logger.info("precision: %s on %s; a few samples took %s", fastest, self.device, listed)
         return getattr(torch, fastest)

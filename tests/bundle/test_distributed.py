@@ -40,7 +40,7 @@ def folder(write_dataset, tmp_path_factory):
     jobs = [
         job("two", 2, **same),
         job("one", 0, TRAIN, **same),
-        job("odd", 2, samples_per_epoch=17, max_epochs=1, **same),
+        job("odd", 2, samples_per_epoch=17, max_epochs=1, precision="auto", **same),
         job("whole", 2, max_epochs=3),
         job("resumed", 2, max_epochs=1),
         job("resumed", 2, max_epochs=2, resume=True),
