@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 import yaml
 
+from luna_monai.engines.speed import time_in_turn
 from luna_monai.networks import LunaModel
 from luna_monai.share import bundle_dir
 from luna_monai.transforms import RandAugmentCandidates
@@ -47,16 +47,17 @@ def main() -> None:
         torch.nn.functional.cross_entropy(logits.float(), label).backward()
         optimizer.step()
 
-    work: dict[str, Callable[[], object]] = {"training step": step, "augmentation": lambda: augment(image)}
-    seconds: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(arguments.repeats + 1):  # the first round warms up
-        for name, function in work.items():
-            _synchronize(device)
-            start = time.perf_counter()
-            function()
-            _synchronize(device)
-            seconds[name].append(time.perf_counter() - start)
-    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    def finished(go: Callable[[], object]) -> Callable[[], None]:
+        def run() -> None:
+            go()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return run
+
+    work = {"training step": finished(step), "augmentation": finished(lambda: augment(image))}
+    seconds = time_in_turn(work, arguments.repeats)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
     print(
         f"batch of {arguments.batch_size}, {arguments.threads} threads, {device}, {arguments.precision}, "
         f"median of {arguments.repeats}"
@@ -64,11 +65,6 @@ def main() -> None:
     for name, value in medians.items():
         print(f"{name:14} {1000 * value:9.1f} ms")
     print(f"augmentation takes {100 * medians['augmentation'] / medians['training step']:.1f} % of a training step")
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from luna_monai.errors import LunaError
 
@@ -61,6 +62,21 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         ) from error
 
 
+def write_json(path: str | Path, content: Mapping[str, Any], *, indent: int = 4) -> None:
+    """Write a whole JSON file; see :func:`write_bytes`.
+
+    Args:
+        path: the file; its folder is made.
+        content: what to write; JSON knows no NaN and no infinity.
+        indent: of each level, spaces.
+
+    Raises:
+        LunaError: when the disk is full or the folder can't be written.
+        ValueError: when a number is not finite.
+    """
+    write_bytes(path, (json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
 def sha256_of(path: str | Path) -> str:
     """Compute the SHA-256 of a file, by which weights are known.
 
@@ -80,3 +96,19 @@ def sha256_of(path: str | Path) -> str:
         raise LunaError(f"{path}: no such file") from None
     except OSError as error:
         raise LunaError(f"{path}: can't be read ({error.strerror or error})") from None
+
+
+def readable_size(count: float) -> str:
+    """Write a number of bytes for people.
+
+    Args:
+        count: bytes.
+
+    Returns:
+        Three digits and a unit, such as ``81.3 GB``.
+    """
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:,.3g} TB"

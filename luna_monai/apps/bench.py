@@ -75,7 +75,7 @@ class LunaBenchApp(App):
 
     def _loop(self) -> int:
         from luna_monai.apps.bench_loops import LoopTimes, time_predicting, time_training
-        from luna_monai.files import write_bytes
+        from luna_monai.files import write_json
 
         arguments = self.cli_args
         options = {"dataset_dir": arguments.dataset_dir, "cache_dir": arguments.cache_dir}
@@ -86,7 +86,7 @@ class LunaBenchApp(App):
             logger.info("%s", line)
         if arguments.output_dir is not None:
             path = Path(arguments.output_dir) / f"bench_{arguments.what}.json"
-            write_bytes(path, (json.dumps(times.to_dict(), indent=1) + "\n").encode())
+            write_json(path, times.to_dict())
             logger.info("written: %s", path)
         return 0
 
@@ -117,10 +117,10 @@ class LunaBenchApp(App):
 
     @staticmethod
     def _write(times: LoadingTimes, folder: Path) -> None:
-        from luna_monai.files import write_bytes
+        from luna_monai.files import write_bytes, write_json
 
         write_bytes(folder / "bench_data.csv", times.table.to_csv(index=False).encode())
-        write_bytes(folder / "bench_data.json", (json.dumps(to_dict(times), indent=1) + "\n").encode())
+        write_json(folder / "bench_data.json", to_dict(times))
         write_bytes(folder / "bench_data.png", plot(times))
         logger.info("written: %s", ", ".join(str(folder / f"bench_data.{suffix}") for suffix in ("csv", "json", "png")))
 

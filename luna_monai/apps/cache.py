@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from luna_monai.apps.base import App, run_app
 from luna_monai.apps.workflow import add_config_arguments, config_files, given_options, load_workflow
 from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.files import readable_size
 from luna_monai.share import configs_dir
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class LunaCacheApp(App):
         inventory = take_inventory([cache])
         logger.info("%s", cache.cache_dir)
         logger.info(
-            "needed: %d of %d series, %s", len(inventory.needed), len(cache.data), _size(inventory.needed_bytes)
+            "needed: %d of %d series, %s", len(inventory.needed), len(cache.data), readable_size(inventory.needed_bytes)
         )
         if inventory.missing[0]:
             logger.info("missing: %d series; 'luna-monai precache' cuts them", inventory.missing[0])
@@ -153,9 +154,11 @@ class LunaCacheApp(App):
     @staticmethod
     def _list_unneeded(unneeded: list[Any]) -> None:
         for entry in unneeded:
-            logger.info("not needed: %s, %s: %s", entry.path.name, _size(entry.bytes), entry.reason)
+            logger.info("not needed: %s, %s: %s", entry.path.name, readable_size(entry.bytes), entry.reason)
         if unneeded:
-            logger.info("not needed: %d files, %s", len(unneeded), _size(sum(entry.bytes for entry in unneeded)))
+            logger.info(
+                "not needed: %d files, %s", len(unneeded), readable_size(sum(entry.bytes for entry in unneeded))
+            )
 
 
 def _remove(paths: list[Path]) -> None:
@@ -174,10 +177,6 @@ def _folder(cache: SeriesCache) -> Path:
     if cache.cache_dir is None:
         raise LunaError("cache_dir is null: there is no cache to look at")
     return cache.cache_dir
-
-
-def _size(count: float) -> str:
-    return f"{count / 1e9:,.3g} GB" if count >= 1e9 else f"{count / 1e6:,.3g} MB"
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from luna_monai.apps.base import App, run_app
 from luna_monai.apps.torchrun import add_distributed_argument, is_launched, launch
 from luna_monai.apps.workflow import (
     add_config_arguments,
+    add_overrides_argument,
     config_files,
     given_options,
     load_workflow,
@@ -66,9 +67,7 @@ class LunaCrossvalApp(App):
         parser.add_argument("--epochs", type=int, default=None, help="epochs to train for")
         parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
         add_distributed_argument(parser, "train as many folds at once in")
-        parser.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="values for any other key of the configuration"
-        )
+        add_overrides_argument(parser)
 
     def main(self) -> int:
         """Train the folds that are not done yet, and put together what there is.
@@ -142,7 +141,7 @@ class LunaCrossvalApp(App):
                 return
             logger.info("Fold %d: %s", fold, "going on" if resume else "starting from fresh weights")
             train_fold(workflow, fold, output_dir)
-            from luna_monai.handlers.evaluation import write_json
+            from luna_monai.files import write_json
 
             write_json(folder / DONE, {"fold": fold, "settings": recorded})
 

@@ -13,6 +13,7 @@ from luna_monai.apps.base import App, run_app
 from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
 from luna_monai.apps.workflow import (
     add_config_arguments,
+    add_overrides_argument,
     config_files,
     given_options,
     load_workflow,
@@ -58,9 +59,7 @@ class LunaEvaluateApp(App):
             help="also store calibration, thresholds and the SHA-256 of the weights in this metadata.json of a bundle",
         )
         add_distributed_argument(parser, "divide the candidates among")
-        parser.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="values for any other key of the configuration"
-        )
+        add_overrides_argument(parser)
 
     def main(self) -> int:
         """Evaluate.
@@ -147,7 +146,8 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 
 def _store_calibration(path: Path, metadata: dict[str, Any], results: Path) -> None:
-    from luna_monai.handlers.evaluation import CALIBRATION, METRICS, write_json
+    from luna_monai.files import write_json
+    from luna_monai.handlers.evaluation import CALIBRATION, METRICS
 
     source = results / CALIBRATION
     if not source.is_file():

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.base import App, run_app
-from luna_monai.apps.workflow import config_files, given_options, load_workflow, parse_override
+from luna_monai.apps.workflow import add_overrides_argument, config_files, given_options, load_workflow, parse_override
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.share import bundle_dir
 
@@ -58,9 +58,7 @@ class LunaExportApp(App):
         )
         parser.add_argument("--candidates", type=int, default=64, help="compare on so many candidates")
         parser.add_argument("--config", action="append", default=[], metavar="YAML", help="as of 'luna-monai train'")
-        parser.add_argument(
-            "overrides", nargs="*", metavar="key=value", help="values for any other key of the configuration"
-        )
+        add_overrides_argument(parser)
 
     def main(self) -> int:
         """Export, compare and write.

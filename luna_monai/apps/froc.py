@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 from luna_monai.apps.base import App, run_app
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
-from luna_monai.files import write_bytes
+from luna_monai.files import write_bytes, write_json
 from luna_monai.metrics.findings import check_submission
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc
 
@@ -66,7 +65,7 @@ class LunaFrocApp(App):
         logger.info("%s", format_froc(result))
         if arguments.json:
             content = {"submission": Path(arguments.submission).name, "seed": arguments.seed, **result.to_dict()}
-            write_bytes(arguments.json, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+            write_json(arguments.json, content)
             logger.info("numbers: %s", arguments.json)
         if arguments.plot:
             # Drawing takes a second to load, which those who only want numbers need not wait for.

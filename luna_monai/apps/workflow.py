@@ -34,6 +34,13 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_overrides_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare the rest of the command line: ``key=value``, as often as wanted."""
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="values for any other key of the configuration"
+    )
+
+
 def config_files(overlays: Sequence[str]) -> list[str]:
     """List the configuration files of a run: the bundle's ``train.yaml``, then the overlays.
 

@@ -13,7 +13,7 @@ from typing import Any
 from luna_monai.data.cache import SeriesCache
 from luna_monai.data.cache_files import CachedFile, cached_files, open_mapped
 from luna_monai.data.hashing import hash_of, series_description
-from luna_monai.files import write_bytes
+from luna_monai.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def write_manifest(folder: Path) -> Path:
     manifest = read_manifest(folder)
     while True:
         manifest = _describe_folder(folder, manifest)
-        write_bytes(path, (json.dumps(manifest, indent=1) + "\n").encode())
+        write_json(path, manifest, indent=1)
         # Another process may have finished a file, and written its manifest, between our look and our writing.
         if is_complete(folder, manifest):
             return path

@@ -25,6 +25,7 @@ from luna_monai.data.candidates import subset_of
 from luna_monai.data.manifest import explain_missing, is_complete, read_manifest, write_manifest
 from luna_monai.data.readers import read_geometry
 from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.files import readable_size
 
 logger = logging.getLogger(__name__)
 
@@ -174,10 +175,10 @@ class Precache:
             "cache: %d series to cut: %s candidates, %s; %s free; %d workers of at most %s",
             len(plan.series),
             f"{plan.candidates:,}",
-            _size(plan.bytes_needed),
-            _size(plan.bytes_free),
+            readable_size(plan.bytes_needed),
+            readable_size(plan.bytes_free),
             self.num_workers,
-            _size(plan.worker_bytes),
+            readable_size(plan.worker_bytes),
         )
         if not os.access(folder, os.W_OK):
             raise LunaError(
@@ -186,8 +187,8 @@ class Precache:
             )
         if plan.bytes_needed > plan.bytes_free:
             raise LunaError(
-                f"{folder}: the cache needs {_size(plan.bytes_needed)}, the disk has "
-                f"{_size(plan.bytes_free)} free; choose another cache_dir, fewer subsets, or cache_dir: null"
+                f"{folder}: the cache needs {readable_size(plan.bytes_needed)}, the disk has "
+                f"{readable_size(plan.bytes_free)} free; choose another cache_dir, fewer subsets, or cache_dir: null"
             )
         return plan
 
@@ -214,7 +215,7 @@ class Precache:
                 raise
             raise LunaError(
                 f"{self.cache.cache_dir}: a worker was killed, most likely because memory ran out; use fewer workers "
-                f"than {self.num_workers}, each needs up to {_size(plan.worker_bytes)} beside its libraries"
+                f"than {self.num_workers}, each needs up to {readable_size(plan.worker_bytes)} beside its libraries"
             ) from None
         finally:
             if done < len(plan.series):
@@ -326,11 +327,3 @@ def _refresh_manifest(folder: Path) -> None:
         write_manifest(folder)
     except LunaError as error:  # a full or read-only disk; the manifest can be made at any other time
         logger.info("cache: no manifest: %s", error)
-
-
-def _size(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.3g} TB"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ from ignite.engine import Engine, Events
 
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.files import write_bytes
+from luna_monai.files import write_json
 from luna_monai.handlers.atomic import save_table
 from luna_monai.handlers.run_folder import write_predictions
 from luna_monai.metrics.calibration_summary import calibration_summary
@@ -104,11 +103,6 @@ def write_submission(path: Path, records: pd.DataFrame, candidates: pd.DataFrame
     """
     table = records[["row", "probability"]].sort_values("row", kind="stable").join(candidates, on="row")
     save_table(path, table[list(SUBMISSION_COLUMNS)])
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all; see :func:`~luna_monai.files.write_bytes`."""
-    write_bytes(path, (json.dumps(content, indent=4, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
 def threshold_lines(content: Mapping[str, Any]) -> list[str]:

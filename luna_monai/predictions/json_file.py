@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from luna_monai.files import write_bytes
+from luna_monai.files import write_json
 from luna_monai.predictions.result import ModelFacts, ScanPrediction
 
 
@@ -32,7 +31,7 @@ def write_json_file(path: str | Path, predictions: Sequence[ScanPrediction]) -> 
         "model": describe_model(predictions[0].model),
         "scans": [describe_scan(prediction) for prediction in predictions],
     }
-    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_json(path, content, indent=1)
 
 
 def describe_model(model: ModelFacts) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from luna_monai.files import write_bytes
+from luna_monai.files import write_json
 from luna_monai.predictions.result import ScanPrediction
 
 SCHEMA = (
@@ -49,7 +48,7 @@ def write_markups(path: str | Path, predictions: Sequence[ScanPrediction]) -> No
         "controlPoints": points,
     }
     content = {"@schema": SCHEMA, "markups": [markups]}
-    write_bytes(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_json(path, content, indent=1)
 
 
 def _point(number: int, position: list[float], probability: float) -> dict[str, Any]:

@@ -13,9 +13,9 @@ import pandas as pd
 from luna_monai.data.candidates import find_scans
 from luna_monai.data.findings import read_findings
 from luna_monai.errors import LunaError
-from luna_monai.files import write_bytes
+from luna_monai.files import write_bytes, write_json
 from luna_monai.handlers.atomic import save_table
-from luna_monai.handlers.evaluation import write_json, write_submission
+from luna_monai.handlers.evaluation import write_submission
 from luna_monai.handlers.froc import FROC_METRICS
 from luna_monai.metrics.froc import FrocResult, evaluate_froc
 from luna_monai.metrics.per_class import per_class_metrics

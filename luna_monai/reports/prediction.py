@@ -232,28 +232,13 @@ class PredictionReport:
         pixels = (_OVERVIEW_PIXELS, max(1, round(_OVERVIEW_PIXELS * along / across)))
         buffer = io.BytesIO()
         Image.fromarray(projection[::-1]).resize(pixels).save(buffer, format="png")
-        indices = (geometry_index(geometry, shown[COORDINATES].to_numpy(dtype=float)) + 0.5) / geometry.shape
+        indices = (geometry.world_to_continuous_index(shown[COORDINATES].to_numpy(dtype=float)) + 0.5) / geometry.shape
         marks = [
             Mark(number, 100 * float(x), 100 * (1 - float(z)))
             for number, (z, _, x) in enumerate(indices.tolist(), start=1)
         ]
         marks.reverse()  # where they overlap, the more probable one lies on top
         return Overview(layout.data_address(buffer.getvalue()), *pixels, marks)
-
-
-def geometry_index(geometry: Geometry, points: np.ndarray) -> np.ndarray:
-    """Find where points are on a grid, between its voxels too.
-
-    Args:
-        geometry: of the grid.
-        points: (n, 3) LPS positions x, y, z in mm.
-
-    Returns:
-        (n, 3) array indices z, y, x, not rounded.
-    """
-    ras = np.asarray(points, dtype=float).reshape(-1, 3) * (-1, -1, 1)
-    to_index = np.linalg.inv(geometry.affine_ras_zyx)
-    return ras @ to_index[:3, :3].T + to_index[:3, 3]
 
 
 def _project(voxels: np.ndarray) -> np.ndarray:
