@@ -39,3 +39,27 @@ def make_workflow(repository: Path) -> Callable[..., ConfigWorkflow]:
         )
 
     return make
+
+
+@pytest.fixture
+def small_run(
+    make_workflow: Callable[..., ConfigWorkflow], make_dataset: Callable[..., Path], tmp_path: Path
+) -> Callable[..., ConfigWorkflow]:
+    """Return a function that trains on one small scan and validates on another, into ``tmp_path / "run"``."""
+
+    def run(*overlays: str, **overrides: Any) -> ConfigWorkflow:
+        settings = {
+            "dataset_dir": str(make_dataset(scans=2, candidates=16)) if "dataset_dir" not in overrides else None,
+            "cache_dir": str(tmp_path / "cache"),
+            "output_dir": str(tmp_path / "run"),
+            "batch_size": 8,
+            "max_epochs": 1,
+            "precache_workers": 0,
+        }
+        workflow = make_workflow(*overlays, **(settings | overrides))
+        workflow.initialize()
+        workflow.run()
+        workflow.finalize()
+        return workflow
+
+    return run

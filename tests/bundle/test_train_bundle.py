@@ -78,26 +78,6 @@ def test_all_properties_are_there(make_workflow, make_dataset, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.fixture
-def small_run(make_workflow, make_dataset, tmp_path):
-    def run(*overlays, **overrides):
-        settings = {
-            "dataset_dir": str(make_dataset(scans=2, candidates=16)) if "dataset_dir" not in overrides else None,
-            "cache_dir": str(tmp_path / "cache"),
-            "output_dir": str(tmp_path / "run"),
-            "batch_size": 8,
-            "max_epochs": 1,
-            "precache_workers": 0,
-        }
-        workflow = make_workflow(*overlays, **(settings | overrides))
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
-        return workflow
-
-    return run
-
-
 def test_run_folder(small_run, tmp_path):
     small_run(max_epochs=2, comment="mine", tb_prefix="p2ch11")
     run = tmp_path / "run"
