@@ -14,7 +14,7 @@ from common import open_cache, seconds, show, write_dataset
 from monai.data import DataLoader, PersistentDataset
 from monai.data.utils import json_hashing
 
-from luna_monai.data import CandidateDataset, CandidateLoader, Precache
+from luna_monai.data import CandidateDataset, CandidateLoader, Precache, collate_candidates
 
 
 class FirstUse:
@@ -66,18 +66,22 @@ def main() -> None:
             for slot, (number, place) in enumerate(pairs):
                 batch[slot] = files[number][place]
 
-    def loader(dataset: object, kind: type, batch_size: int, workers: int) -> Callable[[], None]:
-        made = kind(dataset, batch_size=batch_size, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+    def loader(dataset: object, kind: type, batch_size: int, workers: int, **options: object) -> Callable[[], None]:
+        made = kind(dataset, batch_size=batch_size, shuffle=True, num_workers=workers, **options)
         return lambda: consume(made)
 
     work: dict[tuple[str, int, int], Callable[[], None]] = {}
-    for batch_size in (32, 256):
+    for batch_size in (32, 256, 1024):
         work["a loop of row copies", batch_size, 0] = lambda size=batch_size: plain_loop(size)
         for workers in (0, 2):
+            more = {"persistent_workers": True} if workers else {}
             work["luna-monai", batch_size, workers] = loader(ours, CandidateLoader, batch_size, workers)
             work["PersistentDataset, a file a crop", batch_size, workers] = loader(
-                monai, DataLoader, batch_size, workers
+                monai, DataLoader, batch_size, workers, **more
             )
+        work["luna-monai's dataset, worker processes", batch_size, 2] = loader(
+            ours, DataLoader, batch_size, 2, collate_fn=collate_candidates, persistent_workers=True
+        )
     work["luna-monai, cache_dir: null", 32, 0] = loader(direct, CandidateLoader, 32, 0)
     rates: dict[tuple[str, int, int], list[float]] = {name: [] for name in work}
     for go in work.values():

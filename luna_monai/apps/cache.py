@@ -39,7 +39,7 @@ class LunaCacheApp(App):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
         parser.add_argument("action", choices=("status", "verify", "gc"), help="what to do")
-        add_config_arguments(parser)
+        add_config_arguments(parser, workers=None)
         parser.add_argument(
             "--yes", action="store_true", help="remove the files that gc lists as not needed, or verify as damaged"
         )

@@ -30,7 +30,7 @@ class LunaPrecacheApp(App):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        add_config_arguments(parser)
+        add_config_arguments(parser, workers="processes that cut candidates")
         parser.add_argument("--subsets", default=None, metavar="N,N", help="LUNA16 subsets to cut, as 0,1,2 or 0-4")
         parser.add_argument("--shard", default=None, metavar="K/N", help="do the K-th of N parts, K from 1 to N")
         parser.add_argument("--dry-run", action="store_true", help="show the plan, and how long it would take, only")

@@ -18,8 +18,15 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of commands that run the bundle."""
+def add_config_arguments(
+    parser: argparse.ArgumentParser, workers: str | None = "threads that read batches ahead"
+) -> None:
+    """Declare the arguments of commands that run the bundle.
+
+    Args:
+        parser: of a command.
+        workers: what ``--num-workers`` counts; there is no such argument when None.
+    """
     parser.add_argument(
         "--config",
         action="append",
@@ -29,9 +36,8 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dataset-dir", default=None, help="LUNA16 dataset folder (default: the configuration's)")
     parser.add_argument("--cache-dir", default=None, help="folder of the cache, or null (default: the configuration's)")
-    parser.add_argument(
-        "--num-workers", type=int, default=None, help="processes that load data (default: the configuration's)"
-    )
+    if workers is not None:
+        parser.add_argument("--num-workers", type=int, default=None, help=f"{workers} (default: the configuration's)")
 
 
 def add_overrides_argument(parser: argparse.ArgumentParser) -> None:

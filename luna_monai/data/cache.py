@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import pandas as pd
 import torch
 from monai.data import PersistentDataset
 from monai.transforms import RandomizableTrait, Transform
-from torch.utils.data import default_collate
 
 from luna_monai.data.cache_files import name_of, open_mapped, write
 from luna_monai.data.candidates import find_scans
@@ -115,10 +115,15 @@ class SeriesCache(PersistentDataset):
         self._mapped_scans: dict[int, dict[str, Any]] = {}
         self._loaded_scans: dict[int, dict[str, Any]] = {}
         self._paths: dict[int, Path] = {}
+        # Threads may come for the same file, and it must not be made twice at the same time.
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker maps the files itself: pickling a mapped tensor would send its voxels.
-        return self.__dict__ | {"_open": {}, "_mapped_scans": {}, "_loaded_scans": {}}
+        return self.__dict__ | {"_open": {}, "_mapped_scans": {}, "_loaded_scans": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_lock": threading.Lock()}
 
     @property
     def transform_description(self) -> list[Any]:
@@ -183,8 +188,6 @@ class SeriesCache(PersistentDataset):
         return self._stack(images), center_irc
 
     def _stack(self, images: list[torch.Tensor]) -> torch.Tensor:
-        if torch.utils.data.get_worker_info() is not None and images:
-            return default_collate(images)  # straight into the memory that is shared with the training process
         # NumPy asks for huge pages, torch does not: fresh memory for 256 candidates is four times as fast.
         batch = np.empty((len(images), 1, *self.spatial_size), dtype=np.int16)
         for slot, image in zip(batch, images, strict=True):
@@ -195,17 +198,20 @@ class SeriesCache(PersistentDataset):
         # PersistentDataset looks an item up by its content alone; here its number finds it while it is open.
         if self.cache_dir is None:
             return self._cut(index, slice(None))
-        entry = self._open.get(index)
-        if entry is None:
-            entry = self._map(index)
+        with self._lock:
+            entry = self._open.get(index)
             if entry is None:
-                self.build(index)
                 entry = self._map(index)
-            if entry is None:
-                raise LunaError(f"{self.path_of(index)}: can't be read although it was just written; check the disk")
-            while len(self._open) >= _OPEN_SERIES:
-                self._open.pop(next(iter(self._open)))
-            self._open[index] = entry
+                if entry is None:
+                    self.build(index)
+                    entry = self._map(index)
+                if entry is None:
+                    raise LunaError(
+                        f"{self.path_of(index)}: can't be read although it was just written; check the disk"
+                    )
+                while len(self._open) >= _OPEN_SERIES:
+                    self._open.pop(next(iter(self._open)))
+                self._open[index] = entry
         return entry
 
     def cut(self, index: int) -> dict[str, Any]:
@@ -259,7 +265,8 @@ class SeriesCache(PersistentDataset):
     def _cut(self, index: int, positions: np.ndarray | slice) -> dict[str, Any]:
         """Cut some candidates of a series, its CT staying open."""
         item = self.data[index]
-        scan = self._mapped_scans.get(index) or self._loaded_scans.get(index) or self._load(index)
+        with self._lock:
+            scan = self._mapped_scans.get(index) or self._loaded_scans.get(index) or self._load(index)
         return self._apply(self._steps[1:], {**scan, "center_xyz": item["center_xyz"][positions]})
 
     @staticmethod

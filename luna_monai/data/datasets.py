@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -148,19 +150,60 @@ class CandidateDataset(torch.utils.data.Dataset):
 
 
 class CandidateLoader(DataLoader):
-    """MONAI's ``DataLoader`` for a :class:`CandidateDataset`: batches arrive stacked.
+    """MONAI's ``DataLoader`` for a :class:`CandidateDataset`: batches arrive stacked, and threads read them ahead.
+
+    To read is to copy from mapped files, and copies run side by side in threads. A batch that comes from another
+    process goes through shared memory that is made for it, which takes several times as long as reading it.
 
     Args:
         dataset: the candidates.
-        num_workers: processes that read ahead; 0 reads in the training process, which the mapped cache makes the
-            best choice on a CPU. There are none, and nothing is pinned, where the dataset is on a device.
-        kwargs: as for ``torch.utils.data.DataLoader``.
+        num_workers: threads that read ahead, a batch each; 0 reads a batch when it is asked for, which is enough where
+            the network runs on the CPU. There are none, and nothing is pinned, where the dataset is on a device.
+        pin_memory: put batches where a GPU can fetch them by itself.
+        kwargs: as for ``torch.utils.data.DataLoader``, but for what concerns worker processes.
+
+    Raises:
+        LunaError: when ``num_workers`` is negative.
     """
 
-    def __init__(self, dataset: CandidateDataset, num_workers: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, dataset: CandidateDataset, num_workers: int = 0, pin_memory: bool = False, **kwargs: Any
+    ) -> None:
+        if num_workers < 0:
+            raise LunaError(f"num_workers must be 0 or more, found {num_workers}")
         if dataset.device is not None:
-            num_workers, kwargs["pin_memory"] = 0, False
-        kwargs.setdefault("persistent_workers", num_workers > 0)
+            num_workers, pin_memory = 0, False
         # A generator of its own: reading data must not move the global one, or a resumed run would draw other numbers.
         kwargs.setdefault("generator", torch.Generator())
-        super().__init__(dataset, num_workers=num_workers, collate_fn=collate_candidates, **kwargs)
+        super().__init__(dataset, pin_memory=pin_memory, collate_fn=collate_candidates, **kwargs)
+        self.num_workers = num_workers
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self._read_ahead() if self.num_workers else super().__iter__()
+
+    def _read_ahead(self) -> Iterator[dict[str, Any]]:
+        pin = self.pin_memory and torch.accelerator.is_available()
+        device = torch.accelerator.current_device_index() if pin else None
+        pool = ThreadPoolExecutor(self.num_workers, "read ahead", initializer=_start_thread, initargs=(device,))
+        try:
+            batches: deque[Future] = deque()
+            for indices in self.batch_sampler:
+                batches.append(pool.submit(self._read, indices, pin))
+                if len(batches) > self.num_workers:
+                    yield batches.popleft().result()
+            while batches:
+                yield batches.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, indices: Sequence[int], pin: bool) -> dict[str, Any]:
+        batch = self.collate_fn(self.dataset.__getitems__(indices))
+        if not pin:
+            return batch
+        return {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+
+
+def _start_thread(device: int | None) -> None:
+    # Of several processes each has a GPU of its own, but a new thread begins with the first one.
+    if device is not None:
+        torch.accelerator.set_device_index(device)

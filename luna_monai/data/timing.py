@@ -99,9 +99,7 @@ def time_loading(
 def _pass(dataset: CandidateDataset, batch_size: int, num_workers: int) -> tuple[float, float]:
     """Read all candidates once; return candidates a second, and the most memory held meanwhile, in bytes."""
     generator = torch.Generator().manual_seed(0)
-    loader = CandidateLoader(
-        dataset, num_workers, batch_size=batch_size, shuffle=True, generator=generator, persistent_workers=False
-    )
+    loader = CandidateLoader(dataset, num_workers, batch_size=batch_size, shuffle=True, generator=generator)
     with _PeakMemory() as peak:
         start = time.perf_counter()
         count = sum(len(batch["row"]) for batch in loader)

@@ -119,6 +119,5 @@ def advice(loader: Any, on_gpu: bool = False) -> str:
     if on_gpu:
         more = f"num_workers to more than {workers}" if workers else "num_workers to 4 or more"
         return f"set cache_on_device to true where the candidates fit into the GPU's memory, else {more}"
-    if workers:
-        return "set num_workers to 0; sending batches from process to process costs more than reading a mapped cache"
-    return "the cache may be on a slow disk, or larger than memory; 'luna-monai bench data' times it"
+    ahead = "" if workers else "set num_workers to 2, which reads ahead; "
+    return f"{ahead}the cache may be on a slow disk, or larger than memory; 'luna-monai bench data' times it"

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+import threading
+import time
 
 import numpy as np
 import pandas as pd
@@ -55,6 +57,40 @@ def test_golden_voxels(luna16_mini, golden, mini_cache, tmp_path, state, num_wor
             assert hashlib.sha256(crop.tobytes()).hexdigest() == golden["crop_sha256"][row]
             np.testing.assert_array_equal(center, golden["center_irc"][row])
     assert seen == list(range(len(golden["is_nodule"])))
+
+
+def test_threads_that_come_for_the_same_series_make_it_once(make_dataset, tmp_path, monkeypatch):
+    dataset = open_dataset(make_dataset(scans=2, candidates=40), tmp_path / "cache")
+    made = []
+    build = SeriesCache.build
+
+    def slow_build(cache, index):
+        made.append(index)
+        time.sleep(0.1)
+        return build(cache, index)
+
+    monkeypatch.setattr(SeriesCache, "build", slow_build)
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
+    ahead = list(CandidateLoader(dataset, num_workers=8, batch_size=6, sampler=order))
+    assert sorted(made) == [0, 1]
+    assert [row for batch in ahead for row in batch["row"].tolist()] == order
+    for ours, plain in zip(ahead, CandidateLoader(dataset, batch_size=6, sampler=order), strict=True):
+        for key, value in plain.items():
+            assert torch.equal(ours[key], value) if isinstance(value, torch.Tensor) else ours[key] == value, key
+
+
+def test_reading_ahead_moves_no_random_numbers_and_ends_with_the_loop(make_dataset, tmp_path):
+    dataset = open_dataset(make_dataset(), tmp_path / "cache")
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    threads = threading.active_count()
+    for _ in CandidateLoader(dataset, num_workers=3, batch_size=2, shuffle=True):
+        assert threading.active_count() > threads
+        break
+    assert torch.equal(torch.get_rng_state(), before)
+    assert threading.active_count() == threads
+    with pytest.raises(LunaError, match="num_workers must be 0 or more, found -1"):
+        CandidateLoader(dataset, num_workers=-1)
 
 
 def test_items_and_batches_agree(make_dataset, tmp_path):

@@ -13,7 +13,15 @@ import time
 import pytest
 import torch
 
-from luna_monai.data import CandidateDataset, CandidateLoader, Precache, SeriesCache, read_candidates, series_items
+from luna_monai.data import (
+    CandidateDataset,
+    CandidateLoader,
+    Precache,
+    SeriesCache,
+    collate_candidates,
+    read_candidates,
+    series_items,
+)
 from luna_monai.data.cache_files import cached_files, find_damage
 from luna_monai.data.inventory import verify
 from luna_monai.data.manifest import is_complete, read_manifest
@@ -222,7 +230,10 @@ def test_spawned_workers_read_the_same(make_dataset, tmp_path):
     dataset = open_dataset(make_dataset(), tmp_path / "cache")
     Precache(dataset.cache).run()
     here = next(iter(CandidateLoader(dataset, batch_size=20)))
-    spawned = next(iter(CandidateLoader(dataset, batch_size=20, num_workers=1, multiprocessing_context="spawn")))
+    plain = torch.utils.data.DataLoader(
+        dataset, batch_size=20, num_workers=1, collate_fn=collate_candidates, multiprocessing_context="spawn"
+    )
+    spawned = next(iter(plain))
     torch.testing.assert_close(spawned["image"], here["image"])
     assert spawned["seriesuid"] == here["seriesuid"]
 
