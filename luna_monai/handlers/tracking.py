@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import ignite.distributed as idist
@@ -24,6 +24,9 @@ from luna_monai.extras import import_extra
 from luna_monai.handlers.exceptions import call_on_exception
 from luna_monai.handlers.run_folder import CONFIG, METRICS, MODEL
 from luna_monai.handlers.tensorboard import TensorBoardRun
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class MLflowTracking(MLFlowHandler):
         config: the configuration of the run.
         cache: the cache that the run reads.
         validator: the engine that validates; None when nothing does.
+        resume: go on in the MLflow run of the run that is resumed.
 
     Raises:
         LunaError: when ``tracking`` is something else, MLflow is not installed, or the store can't be used.
@@ -66,6 +70,7 @@ class MLflowTracking(MLFlowHandler):
         config: Mapping[str, Any],
         cache: SeriesCache,
         validator: Evaluator | None = None,
+        resume: bool = False,
     ) -> None:
         if tracking != "mlflow":
             raise LunaError(f"tracking: {tracking!r} is not known; 'mlflow', or null for none")
@@ -74,6 +79,7 @@ class MLflowTracking(MLFlowHandler):
         self.config = config
         self.cache = cache
         self.validator = validator
+        self.resume = resume
         if idist.get_rank() > 0:
             return
         import_extra("mlflow", "mlflow")
@@ -109,10 +115,11 @@ class MLflowTracking(MLFlowHandler):
         with self._one_line():
             self.run_name = f"{self.tensorboard.time_str} {self.tensorboard.comment}"
             self._set_experiment()
-            found = self.client.search_runs([self.experiment.experiment_id], f"run_name = '{_quoted(self.run_name)}'")
-            if found:
-                self.client.update_run(found[0].info.run_id, status="RUNNING")
-                self.cur_run = self.client.get_run(found[0].info.run_id)
+            self.cur_run = self._find_run() if self.resume else None
+            if self.cur_run is None:
+                self.cur_run = self.client.create_run(self.experiment.experiment_id, run_name=self.run_name)
+            else:
+                self.client.update_run(self.cur_run.info.run_id, status="RUNNING")
             super().start(engine)
             known = self.client.get_run(self.cur_run.info.run_id).data.params
             params = {"cache_fingerprint": self.cache.fingerprint, **dict(_leaves(self.config))}
@@ -120,6 +127,12 @@ class MLflowTracking(MLFlowHandler):
             for first in range(0, len(new), _PARAMS_AT_ONCE):
                 self._log_params(dict(new[first : first + _PARAMS_AT_ONCE]))
         logger.info("MLflow: run '%s' of experiment '%s' in %s", self.run_name, self.experiment_name, self._store)
+
+    def _find_run(self) -> Run | None:
+        # The newest of that name comes first. Runs that were started in the same second share theirs.
+        found = self.client.search_runs([self.experiment.experiment_id], f"run_name = '{_quoted(self.run_name)}'")
+        here = [run for run in found if run.data.params.get("output_dir") == str(self.config["output_dir"])]
+        return next(iter(here or found), None)
 
     def epoch_completed(self, engine: Engine) -> None:
         """Record the metrics of the epoch."""

@@ -10,11 +10,13 @@ import tomllib
 
 import fire
 import jsonschema
+import mlflow
 import monai.bundle.__main__
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
+from monai.utils import path_to_sqlite_uri
 
 import luna_monai
 from luna_monai.networks import LunaModel, load_network
@@ -177,6 +179,11 @@ def test_documented_commands(copied_bundle):
     }  # fmt: skip
     assert (copied_bundle / "output" / "model.pt").is_file()
     assert (copied_bundle / "evaluation" / "metrics.json").is_file()
+    client = mlflow.MlflowClient(path_to_sqlite_uri(copied_bundle / "tracked" / "mlruns.db"))
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    assert run.info.status == "FINISHED"
+    assert {"trn/loss/all", "val/loss/all"} <= run.data.metrics.keys()
+    assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"config.yaml", "metrics.csv", "model.pt"}
     assert len((copied_bundle / "predictions.csv").read_text().splitlines()) == 25
     assert json.loads((copied_bundle / "predictions.json").read_text())
     network = load_network("models/model.pt", LunaModel())

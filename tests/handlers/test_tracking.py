@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 
 import pandas as pd
 import pytest
@@ -88,15 +87,22 @@ def test_configuration_metrics_and_weights(train, tmp_path, open_store, capfd):
 
 
 @pytest.mark.usefixtures("store")
-def test_a_resumed_run_goes_on(train, open_store):
+def test_a_resumed_run_goes_on_and_no_other(train, tmp_path, open_store, monkeypatch):
+    monkeypatch.setattr("luna_monai.handlers.tensorboard.TIME_FORMAT", "one second")  # gives all runs one name
+    uri = path_to_sqlite_uri(tmp_path / "größe 1" / "mlruns.db")
     train("--epochs", "1")
+    train("--epochs", "1", "--output-dir", tmp_path / "other", f"tracking_uri={uri}")
     train("--epochs", "2", "--resume")
-    client, (run,) = open_store()
-    assert run.info.status == "FINISHED"
-    assert [one.step for one in client.get_metric_history(run.info.run_id, "trn/loss/all")] == [1, 2]
-    time.sleep(1)  # a run is known by the second in which it started
     train("--epochs", "1")  # not resumed: another run
-    assert len(open_store()[1]) == 2
+    client, runs = open_store()
+    assert [run.info.status for run in runs] == ["FINISHED"] * 3
+    histories = [client.get_metric_history(run.info.run_id, "trn/loss/all") for run in runs]
+    epochs = {
+        (run.data.params["output_dir"], *(one.step for one in history))
+        for run, history in zip(runs, histories, strict=True)
+    }
+    first, other = str(tmp_path / "größe 1"), str(tmp_path / "other")
+    assert epochs == {(first, 1, 2), (other, 1), (first, 1)}
 
 
 @pytest.mark.usefixtures("store")
