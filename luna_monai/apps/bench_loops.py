@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import logging
 import platform
@@ -20,6 +21,7 @@ from monai.bundle import ConfigWorkflow
 from monai.engines import Trainer
 
 from luna_monai.apps.workflow import load_workflow
+from luna_monai.data.datasets import CandidateDataset
 from luna_monai.data.timing import memory_in_use
 from luna_monai.engines.speed import Roofline, roofline, time_in_turn
 from luna_monai.errors import LunaError, unwrapped_luna_errors
@@ -139,7 +141,7 @@ def time_training(files: Sequence[str], overrides: Mapping[str, Any], samples: i
         trainer, batch_size, loader = get("train#trainer"), get("batch_size"), get("train#dataloader")
         trainer.state.epoch_length = min(-(-samples // batch_size), len(loader))
         samples = min(samples, len(loader.sampler))
-        book = book_loop(get("train#dataset"), samples, batch_size, get("num_workers"), get("device"))
+        book = book_loop(_from_files(get("train#dataset")), samples, batch_size, get("num_workers"), get("device"))
         throughput = next(
             (handler for handler in get("train#handlers") if isinstance(handler, ThroughputHandler)), None
         ) or _watch(trainer)
@@ -172,12 +174,19 @@ def time_predicting(files: Sequence[str], overrides: Mapping[str, Any], samples:
         batches = min(-(-samples // batch_size), len(get("validate#dataloader")))
         samples = min(batches * batch_size, len(dataset))
         evaluator.state.epoch_length = batches
-        book = book_loop(dataset, samples, batch_size, get("num_workers"), get("device"))
+        book = book_loop(_from_files(dataset), samples, batch_size, get("num_workers"), get("device"))
         throughput = _watch(evaluator)
         get("precacher").run()
         with quiet():
             seconds = time_in_turn({BOOK: book.validate, OURS: evaluator.run}, repeats)
         return _times(workflow, "validate", seconds, samples, batch_size, throughput)
+
+
+def _from_files(dataset: CandidateDataset) -> CandidateDataset:
+    # The book's loader has workers and pinned memory, which tensors on a GPU can't go through.
+    dataset = copy.copy(dataset)
+    dataset.device = None
+    return dataset
 
 
 def _watch(engine: Engine) -> ThroughputHandler:

@@ -77,7 +77,7 @@ class CandidateDataset(torch.utils.data.Dataset):
     def __init__(self, candidates: pd.DataFrame, cache: SeriesCache, device: torch.device | str | None = None) -> None:
         self.cache = cache
         self.device = None if device is None else torch.device(device)
-        self._held: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._held: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         rows = np.concatenate([item["row"] for item in cache.data]) if len(cache.data) else np.empty(0, dtype=int)
         sizes = [len(item["row"]) for item in cache.data]
         places = pd.DataFrame(
@@ -112,15 +112,20 @@ class CandidateDataset(torch.utils.data.Dataset):
         chosen = np.asarray(indices)
         if self.device is None:
             image, center_irc = self.cache.read(self._series[chosen], self._position[chosen])
+            label = torch.from_numpy(self.label[chosen])
         else:
             if self._held is None:
                 self._held = self._hold(self.device)
             index = torch.from_numpy(chosen)
-            image, center_irc = self._held[0][index.to(self.device)], self._held[1][index]
+            center_irc = self._held[2][index]
+            if self.device.type != "cpu":
+                index = index.pin_memory()  # else the copy would wait for all that the GPU has still to do
+            index = index.to(self.device, non_blocking=True)
+            image, label = self._held[0][index], self._held[1][index]
         return CandidateBatch(
             {
                 "image": image,
-                "label": torch.from_numpy(self.label[chosen]),
+                "label": label,
                 "seriesuid": [self._seriesuid[number] for number in self._series[chosen].tolist()],
                 "center_irc": center_irc,
                 "center_xyz": torch.from_numpy(self.center_xyz[chosen]),
@@ -128,9 +133,11 @@ class CandidateDataset(torch.utils.data.Dataset):
             }
         )
 
-    def _hold(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    def _hold(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         shape = (len(self), 1, *self.cache.spatial_size)
         size = 2 * int(np.prod(shape))
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what training has needed once and keeps would count as taken in validation
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
         if size > _USABLE * free:
             raise LunaError(
@@ -146,7 +153,7 @@ class CandidateDataset(torch.utils.data.Dataset):
             index = torch.from_numpy(chosen)
             part, center_irc[index] = self.cache.read(self._series[chosen], self._position[chosen])
             image[index.to(device)] = part.to(device)
-        return image, center_irc
+        return image, torch.from_numpy(self.label).to(device), center_irc
 
 
 class CandidateLoader(DataLoader):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -42,7 +43,8 @@ def time_precisions(network: torch.nn.Module, inputs: torch.Tensor) -> dict[str,
         inputs: a batch, float32.
 
     Returns:
-        Seconds for a batch, the shortest of several in turn, by precision.
+        Seconds for a batch, the shortest of several in turn, by precision; infinity where the memory of a GPU is too
+        small.
     """
     if inputs.device.type == "cpu":
         inputs = inputs[:_SAMPLES]
@@ -62,12 +64,18 @@ def time_precisions(network: torch.nn.Module, inputs: torch.Tensor) -> dict[str,
 def _time_step(network: torch.nn.Module, inputs: torch.Tensor, bfloat16: bool) -> float:
     _synchronize(inputs.device)
     start = time.perf_counter()
-    with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16), torch.set_grad_enabled(network.training):
-        logits = network(inputs)
-    if network.training:
-        network.zero_grad()
-        logits.float().sum().backward()
-    _synchronize(inputs.device)
+    autocast = torch.autocast(inputs.device.type, torch.bfloat16, enabled=bfloat16)
+    try:
+        with autocast, torch.set_grad_enabled(network.training):
+            logits = network(inputs)
+        if network.training:
+            network.zero_grad()
+            logits.float().sum().backward()
+        _synchronize(inputs.device)
+    except torch.OutOfMemoryError:
+        if idist.get_world_size() > 1:
+            raise  # the others are waiting for this one's statistics
+        return math.inf
     return time.perf_counter() - start
 
 
@@ -135,6 +143,9 @@ class AutocastInferer(SimpleInferer):
         # All of them wait for the slowest one.
         seconds = {name: idist.all_reduce(value, "MAX") for name, value in time_precisions(network, inputs).items()}
         fastest = "float32" if seconds["float32"] < _CLEARLY * seconds["bfloat16"] else "bfloat16"
-        listed = " and ".join(f"{1000 * value:.1f} ms in {precision}" for precision, value in seconds.items())
+        listed = " and ".join(
+            f"{1000 * value:.1f} ms in {name}" if value < math.inf else f"too much memory in {name}"
+            for name, value in seconds.items()
+        )
         logger.info("precision: %s on %s; a few samples took %s", fastest, self.device, listed)
         return getattr(torch, fastest)

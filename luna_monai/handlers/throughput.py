@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import ignite.distributed as idist
@@ -24,7 +25,7 @@ class ThroughputHandler:
 
     An epoch's time is from its start to this handler, so list it after what belongs to the epoch, such as its metrics,
     and before the validation. Where the loader is the limit, a sentence says so and what to change. A GPU works in the
-    background: there, waiting for data costs time only where the GPU has run out of work meanwhile.
+    background: there, only that waiting counts after which the GPU has nothing left to do.
 
     Args:
         split: ``"trn"`` or ``"val"``.
@@ -52,7 +53,8 @@ class ThroughputHandler:
         self.training_samples = training_samples
         self.limit = limit
         self.epochs: list[dict[str, float]] = []
-        self._epoch, self._waiting = Timer(), Timer()
+        self._epoch = Timer()
+        self._asked = self._waited = 0.0
         self._samples = 0
 
     def attach(self, engine: Engine) -> None:
@@ -60,17 +62,23 @@ class ThroughputHandler:
         if self.training_samples is not None and isinstance(engine, Trainer):
             self.training_samples.attach(engine)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
-        self._waiting.attach(
-            engine, start=Events.EPOCH_STARTED, resume=Events.GET_BATCH_STARTED, pause=Events.GET_BATCH_COMPLETED
-        )
+        engine.add_event_handler(Events.GET_BATCH_STARTED, self._ask)
+        engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._get)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
 
     def _start(self, engine: Engine) -> None:
-        self._samples = 0
+        self._samples, self._waited = 0, 0.0
         if self._on_gpu(engine):
             torch.cuda.reset_peak_memory_stats(engine.state.device)
         self._epoch.reset()
+
+    def _ask(self) -> None:
+        self._asked = time.perf_counter()
+
+    def _get(self, engine: Engine) -> None:
+        if not self._on_gpu(engine) or torch.cuda.current_stream(engine.state.device).query():
+            self._waited += time.perf_counter() - self._asked
 
     def _count(self, engine: Engine) -> None:
         self._samples += len(engine.state.output[CommonKeys.LABEL])
@@ -78,9 +86,9 @@ class ThroughputHandler:
     def _log(self, engine: Engine) -> None:
         if self._on_gpu(engine):
             torch.cuda.synchronize(engine.state.device)
-        seconds, waiting = self._epoch.value(), self._waiting.value()
+        seconds = self._epoch.value()
         samples = idist.all_reduce(self._samples)
-        wait = idist.all_reduce(waiting / seconds) / idist.get_world_size()
+        wait = idist.all_reduce(self._waited / seconds) / idist.get_world_size()
         found = {"samples_per_second": samples / seconds, "data_wait": 100 * wait, "memory_mb": memory_in_use() / 1e6}
         if self._on_gpu(engine):
             found["device_memory_mb"] = torch.cuda.max_memory_allocated(engine.state.device) / 1e6

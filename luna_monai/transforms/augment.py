@@ -34,7 +34,8 @@ def resample_candidates(
 def _resample_plane(
     image: torch.Tensor, flip: torch.Tensor, scale: torch.Tensor, rotate: torch.Tensor, shift: torch.Tensor
 ) -> torch.Tensor:
-    half = torch.tensor(image.shape[:-3:-1], device=image.device, dtype=image.dtype) / 2  # x, y, in voxels
+    # x, y, in voxels; made on the device, for a copy from the host waits for all that a GPU has still to do.
+    half = torch.stack([image.new_full((), size / 2) for size in image.shape[:-3:-1]])
     angle = torch.deg2rad(rotate)
     cos, sin = angle.cos(), angle.sin()
     # From output to input, in voxels from the centre: each step undone, the last one first.
@@ -112,9 +113,9 @@ class RandAugmentCandidates(RandomizableTrait):
             image: float (N, C, D, H, W), in HU.
 
         Returns:
-            A batch of the same shape, type and memory format.
+            A batch of the same shape, type and strides.
         """
-        channels_last = image.is_contiguous(memory_format=torch.channels_last_3d)
+        given = image
         if self.shift or self.scale or self.rotate:
             image = self._resample(image)
         elif self.flip:
@@ -125,9 +126,9 @@ class RandAugmentCandidates(RandomizableTrait):
                 deviation = self._uniform(image, self.noise).abs()
                 change = torch.randn_like(image).mul_(deviation).add_(change)
             image = image + change
-        return image.clamp(*self.hu_range).contiguous(
-            memory_format=torch.channels_last_3d if channels_last else torch.contiguous_format
-        )
+        # A batch of one channel is contiguous in both layouts, but a GPU picks its kernels by the strides: batch
+        # normalisation gives a channel a single block of threads where they are not those of channels_last_3d.
+        return torch.clamp(image, *self.hu_range, out=torch.empty_like(given))
 
     def _uniform(self, image: torch.Tensor, largest: float, *shape: int) -> torch.Tensor:
         shape = shape or (1,) * (image.dim() - 1)

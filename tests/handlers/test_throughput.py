@@ -5,6 +5,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 from monai.engines import SupervisedTrainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
@@ -62,6 +63,25 @@ def test_no_advice_where_the_network_is_the_limit(run, caplog):
         seconds = 48 / epoch["samples_per_second"]
         assert (1 - epoch["data_wait"] / 100) * seconds >= 6 * 0.03
     assert "The loader is the limit" not in caplog.text
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_only_waiting_that_leaves_a_gpu_idle_counts(run, monkeypatch, caplog, busy):
+    caplog.set_level("INFO", logger="luna_monai")
+    monkeypatch.setattr(ThroughputHandler, "_on_gpu", lambda *_: True)
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5e9)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(query=lambda: not busy))
+    handler = ThroughputHandler()
+    run(handler, loading=0.03)
+    for epoch in handler.epochs:
+        assert epoch["device_memory_mb"] == 5000
+        if busy:
+            assert epoch["data_wait"] == 0
+        else:
+            assert epoch["data_wait"] / 100 * 48 / epoch["samples_per_second"] >= 6 * 0.03
+    assert ("The loader is the limit" in caplog.text) is not busy
 
 
 def test_tensorboard(run, tmp_path):
