@@ -13,7 +13,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, but not those that the help explains in words."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False, []):
+        if action.default is None or action.default is False or action.default == []:  # but 0 is shown
             return action.help
         return super()._get_help_string(action)
 

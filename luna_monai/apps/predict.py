@@ -58,7 +58,7 @@ class LunaPredictApp(App):
         parser.add_argument(
             "--explain-method",
             choices=("grad_cam", "occlusion"),
-            help="grad_cam (default), or occlusion: sharper, for any weights, some seconds a candidate",
+            help="grad_cam (default), or occlusion: sharper, for any weights, a second or two a candidate",
         )
         parser.add_argument(
             "--candidates",

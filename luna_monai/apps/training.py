@@ -40,7 +40,7 @@ class LunaTrainingApp(App):
             help="weights to start from: a run's model.pt or checkpoint.pt, or a .state file of the book",
         )
         parser.add_argument("--tb-prefix", default=None, help="folder of TensorBoard's data below OUTPUT_DIR/runs")
-        parser.add_argument("--tracking", choices=("mlflow",), default=None, help="record the run there too")
+        parser.add_argument("--tracking", choices=("mlflow",), default=None, help="record the run in MLflow too")
         add_distributed_argument(parser, "train in")
         parser.add_argument(
             "comment_and_overrides",
