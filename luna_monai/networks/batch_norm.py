@@ -33,12 +33,13 @@ class AllReduceBatchNorm(_BatchNorm):
         axes = [axis for axis in range(input.dim()) if axis != 1]
         shape = [1, -1] + [1] * (input.dim() - 2)
         values = input.float()
-        # The mean first, then what is left: the difference of two large sums of squares would lose the small ones.
-        number = values.new_tensor([values.numel() / values.shape[1]])
-        total = _sum_over_processes(torch.cat([values.sum(axes), number]))
-        mean, count = total[:-1] / total[-1], total[-1].detach()
+        # The mean first, then what is left: the difference of two large sums of squares would lose the small ones. The
+        # sums in double precision, because torch.compile adds up one value after the other.
+        number = values.new_tensor([values.numel() / values.shape[1]], dtype=torch.float64)
+        total = _sum_over_processes(torch.cat([values.sum(axes, dtype=torch.float64), number]))
+        mean, count = (total[:-1] / total[-1]).float(), total[-1].detach()
         centred = values - mean.view(shape)
-        variance = _sum_over_processes(centred.square().sum(axes)) / count
+        variance = (_sum_over_processes(centred.square().sum(axes, dtype=torch.float64)) / count).float()
         self._update_running(mean.detach(), variance.detach(), count)
         scale = torch.rsqrt(variance + self.eps)
         if self.weight is not None:
@@ -55,7 +56,7 @@ class AllReduceBatchNorm(_BatchNorm):
         self.num_batches_tracked.add_(1)
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean, momentum)
-        self.running_var.lerp_(variance * count / (count - 1), momentum)
+        self.running_var.lerp_((variance * count / (count - 1)).float(), momentum)
 
 
 class _SumOverProcesses(torch.autograd.Function):
