@@ -128,12 +128,12 @@ def find_lungs(volume: np.ndarray, geometry: Geometry) -> Lungs:
     voxel_ml = MASK_SPACING**3 / 1000
     sides = _labels_at_sides(labels, grid)
     large = np.flatnonzero(sizes * voxel_ml >= SMALLEST_ML)
-    large = large[large > 0]
-    medians = ndimage.median(hu, labels, large) if len(large) else np.zeros(0)
+    boxes = ndimage.find_objects(labels)
     kept = []
-    for label, median in zip(large, np.atleast_1d(medians), strict=True):
+    for label in large[large > 0]:
         low, high = LUNG_MEDIAN_AT_SIDES_HU if label in sides else LUNG_MEDIAN_HU
-        if low <= median <= high:
+        box = boxes[label - 1]
+        if low <= np.median(hu[box][labels[box] == label]) <= high:
             kept.append(int(label))
     largest = max((sizes[label] for label in kept), default=0)
     chosen = np.zeros(count + 1, dtype=bool)
