@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from common import show, write_dataset
 from monai.engines import Trainer
-from network import BOOK, ON_CPU, ON_GPU, make_step
+from network import AS_TRAINED_ON_GPU, ON_CPU, make_step
 
 from luna_monai.apps.bench_loops import epoch_by_epoch, quiet
 from luna_monai.apps.workflow import config_files, load_workflow
@@ -49,6 +49,8 @@ def make_loops(
             optimizer.zero_grad(set_to_none=True)
             get("loss_function")(network(image), label).mean().backward()
             optimizer.step()
+        if get("device").type == "cuda":
+            torch.cuda.synchronize(get("device"))
 
     return bare, trainer, get("device")
 
@@ -60,11 +62,8 @@ def measure(folder: Path, iterations: int, repeats: int, batch_size: int) -> flo
         places = dataset_dir, folder / "cache", Path(output)
         bare, engine, device = make_loops(*places, iterations, repeats, handlers=False)
         _, bundle, _ = make_loops(*places, iterations, repeats, handlers=True)
-        variant = next(
-            variant
-            for variant in (ON_GPU if device.type == "cuda" else ON_CPU)
-            if variant.autocast and variant != BOOK and (variant.split_size == 4 or device.type == "cuda")
-        )
+        on_cpu = next(variant for variant in ON_CPU if variant.autocast and variant.split_size == 4)
+        variant = AS_TRAINED_ON_GPU if device.type == "cuda" else on_cpu
         step = make_step(variant, True, batch_size, device)
         with quiet(), epoch_by_epoch(engine) as plain, epoch_by_epoch(bundle) as whole:
             seconds = time_in_turn({"bare loop": bare, "engine and metrics": plain, "all handlers": whole}, repeats)

@@ -1,7 +1,8 @@
-"""Everything about a GPU in one call: network, loader, the bundle's training, engine, and what the device could do.
+"""Everything about a GPU in one call: network, operations, loader, the bundle's training, engine, and the roofline.
 
-``python benchmarks/gpu.py FOLDER`` takes some minutes and 5 GB in FOLDER. Without a GPU it runs on the CPU and says so;
-``--quick`` takes small sizes, to see whether everything works.
+``python benchmarks/gpu.py FOLDER`` takes some minutes for each part and 5 GB in FOLDER; ``--parts`` chooses parts, for
+calls that may only be short. A part that fails is told, and the next one begins. Without a GPU it runs on the CPU and
+says so; ``--quick`` takes small sizes, to see whether everything works.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-from collections.abc import Iterable
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,10 @@ from typing import Any
 import engine
 import torch
 from common import open_cache, seconds, show, write_dataset
-from network import COMPILED_ON_GPU, ON_CPU, ON_GPU, measure
+from network import AS_TRAINED_ON_GPU, COMPILED_ON_GPU, ON_CPU, ON_GPU, make_step, measure
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import RandomSampler
 
 from luna_monai.apps.bench_loops import OURS, time_training
 from luna_monai.apps.workflow import config_files
@@ -25,12 +32,39 @@ from luna_monai.data import CandidateDataset, CandidateLoader, Precache
 from luna_monai.engines import PrepareCandidateBatch
 
 AIM = 30_000  # training samples a second on one H200
+_BATCHES = 16  # in a pass through the loader, so that its start does not count for much
+
+
+def operations_table(batch_size: int, device: torch.device, count: int = 15) -> None:
+    """Print what takes the time of a training step: kernels on a GPU, operations on a CPU."""
+    on_gpu = device.type == "cuda"
+    step = make_step(AS_TRAINED_ON_GPU if on_gpu else ON_CPU[1], True, batch_size, device)
+    step()
+    with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
+        step()
+    kind = DeviceType.CUDA if on_gpu else DeviceType.CPU
+    times = {
+        event.key: event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        for event in profiler.key_averages()
+        if event.device_type == kind
+    }
+    total = sum(times.values())
+    largest = sorted(times, key=lambda name: times[name], reverse=True)[:count]
+    show(
+        [f"a training step of {batch_size} samples", "ms", "%"],
+        [(f"`{name[:100]}`", f"{times[name] / 1000:.2f}", f"{100 * times[name] / total:.1f}") for name in largest],
+    )
+    print(f"\nAll together: {total / 1000:.1f} ms.\n", flush=True)
 
 
 def rate_to_device(dataset: CandidateDataset, batch_size: int, workers: int, device: torch.device) -> float:
     """Return candidates a second, from the warm cache to float32 on the device; the second of two passes."""
     loader = CandidateLoader(
-        dataset, num_workers=workers, batch_size=batch_size, shuffle=True, pin_memory=device.type == "cuda"
+        dataset,
+        num_workers=workers,
+        batch_size=batch_size,
+        sampler=RandomSampler(dataset, replacement=True, num_samples=_BATCHES * batch_size),
+        pin_memory=device.type == "cuda",
     )
     prepare = PrepareCandidateBatch()
 
@@ -41,30 +75,43 @@ def rate_to_device(dataset: CandidateDataset, batch_size: int, workers: int, dev
             torch.cuda.synchronize(device)
 
     go()
-    return len(dataset) / seconds(go)
+    return _BATCHES * batch_size / seconds(go)
 
 
 def loader_table(folder: Path, scans: int, batch_sizes: Iterable[int], workers: Iterable[int], device: Any) -> None:
     """Print how fast candidates get to the device."""
     candidates, cache = open_cache(write_dataset(folder / f"luna{scans}", scans, voxel_files=10), folder / "cache")
     Precache(cache, os.cpu_count() or 1).run()
-    files = CandidateDataset(candidates, cache)
-    rows = []
+    files, held = CandidateDataset(candidates, cache), CandidateDataset(candidates, cache, device)
+    rows: list[tuple[object, ...]] = []
+    if device.type == "cuda":
+        here, there = (torch.empty(2**30, dtype=torch.uint8, pin_memory=pin) for pin in (True, False))
+        there = there.to(device)
+
+        def copy() -> None:
+            there.copy_(here, non_blocking=True)
+            torch.cuda.synchronize(device)
+
+        copy()
+        rows.append(("", "the bus alone, int16", f"{2**30 / seconds(copy) / 147_456:,.0f}"))
     for batch_size in batch_sizes:
         for number in workers:
             rows.append((batch_size, number, f"{rate_to_device(files, batch_size, number, device):,.0f}"))
-        held = CandidateDataset(candidates, cache, device)
         rows.append((batch_size, "cache_on_device", f"{rate_to_device(held, batch_size, 0, device):,.0f}"))
     show(["batch", "workers", "candidates/s to the device"], rows)
-    print()
+    print(flush=True)
 
 
 def training_table(folder: Path, scans: int, batch_size: int, samples: int, repeats: int, workers: int) -> None:
     """Print samples a second of the bundle's training, and the roofline of the fastest."""
     common = {
-        "dataset_dir": str(folder / f"luna{scans}"), "cache_dir": str(folder / "cache"), "batch_size": batch_size,
-        "num_workers": workers,
+        "dataset_dir": str(write_dataset(folder / f"luna{scans}", scans, voxel_files=10)),
+        "cache_dir": str(folder / "cache"), "batch_size": batch_size, "num_workers": workers,
     }  # fmt: skip
+    # The book's loader sends float32 through shared memory, two batches for each of its processes.
+    shared = Path("/dev/shm")
+    room = shutil.disk_usage(shared).free if shared.is_dir() else float("inf")
+    book_workers = min(workers, int(room // (3 * batch_size * 4 * 32 * 48 * 48)))
     kinds = {
         "the default": {},
         "cache_on_device": {"cache_on_device": True},
@@ -72,9 +119,11 @@ def training_table(folder: Path, scans: int, batch_size: int, samples: int, repe
     }
     if not torch.cuda.is_available():
         kinds.pop("compile, cache_on_device")
-    found = {
-        name: time_training(config_files([]), {**common, **more}, samples, repeats) for name, more in kinds.items()
-    }
+    found = {}
+    for name, more in kinds.items():
+        attempt(name, lambda name=name, more=more: found.update(  # type: ignore[misc]
+            {name: time_training(config_files([]), {**common, **more}, samples, repeats, book_workers)}
+        ))  # fmt: skip
     show(
         [
             f"training, batch of {batch_size}", "precision", "samples/s", "of the book's loop", "waiting for data",
@@ -88,14 +137,27 @@ def training_table(folder: Path, scans: int, batch_size: int, samples: int, repe
     )  # fmt: skip
     best = max(found.values(), key=lambda times: times.rate(OURS))
     print("\n" + "\n".join(best.roofline.lines(best.rate(OURS))))
-    print(f"The aim, {AIM:,} samples/s on one H200, is {100 * best.rate(OURS) / AIM:.0f} % reached.\n")
+    print(f"The aim, {AIM:,} samples/s on one H200, is {100 * best.rate(OURS) / AIM:.0f} % reached.\n", flush=True)
 
 
-def main() -> None:
-    """Run the benchmark."""
+def attempt(what: str, work: Callable[[], object]) -> bool:
+    """Do some work; say what has gone wrong, and go on. Returns whether it went well."""
+    try:
+        work()
+    except Exception as error:
+        print(f"FAILED: {what}: {type(error).__name__}: {error}\n", flush=True)
+        traceback.print_exc()
+        return False
+    return True
+
+
+def main() -> int:
+    """Run the benchmark; return 1 when a part of it has failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where to put scans and caches")
     parser.add_argument("--quick", action="store_true", help="small sizes")
+    names = ("network", "operations", "loader", "training", "engine")
+    parser.add_argument("--parts", nargs="+", choices=names, default=names, help="what to measure (default: all)")
     arguments = parser.parse_args()
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -106,15 +168,31 @@ def main() -> None:
     if arguments.quick:
         scans, batch_sizes, workers, samples, repeats, iterations = 2, [4], [0], 8, 1, 5
     else:
-        scans, batch_sizes, workers, samples, repeats, iterations = 30, [256, 1024, 4096], [0, 4, 8, 16], 16384, 5, 500
-    variants = [*ON_GPU, *([] if arguments.quick else COMPILED_ON_GPU)] if on_gpu else [*ON_CPU[:2], ON_CPU[-2]]
-    for batch_size in batch_sizes:
-        for training in (True, False):
-            measure(variants, training, batch_size, device, repeats)
-    loader_table(arguments.folder, scans, batch_sizes, workers, device)
-    training_table(arguments.folder, scans, batch_sizes[-1], samples, repeats, 0 if arguments.quick else 8)
-    engine.measure(arguments.folder, iterations, repeats, batch_sizes[-1])
+        # Of training, so many samples that a round takes seconds on a GPU, with 16 batches of 4,096.
+        scans, batch_sizes, workers, samples, repeats, iterations = 30, [256, 1024, 4096], [0, 4, 8, 16], 65536, 5, 500
+    largest = batch_sizes[-1]
+
+    def network() -> None:
+        for batch_size in batch_sizes:
+            # To compile takes a minute or so each time.
+            compiled = COMPILED_ON_GPU if on_gpu and not arguments.quick and batch_size == largest else []
+            for training in (True, False):
+                measure(
+                    [*ON_GPU, *compiled] if on_gpu else [*ON_CPU[:2], ON_CPU[-2]], training, batch_size, device, repeats
+                )
+
+    parts: dict[str, Callable[[], object]] = {
+        "network": network,
+        "operations": lambda: operations_table(largest, device),
+        "loader": lambda: loader_table(arguments.folder, scans, batch_sizes, workers, device),
+        "training": lambda: training_table(
+            arguments.folder, scans, largest, samples, min(repeats, 3), 0 if arguments.quick else 8
+        ),
+        "engine": lambda: engine.measure(arguments.folder, iterations, repeats, largest),
+    }
+    failed = [part for part in arguments.parts if not attempt(part, parts[part])]
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

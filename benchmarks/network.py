@@ -6,6 +6,7 @@ Each variant is timed in turn with the book's: PyTorch's default layout, float32
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ class Variant:
     autocast: bool = False  # to bfloat16
     onednn_bfloat16: bool = False  # oneDNN rounds float32 to bfloat16 inside its convolutions
     compile_mode: str | None = None  # of torch.compile
+    deterministic: bool = False  # cuDNN takes only what gives the same bits again, as in the bundle's training
+    try_algorithms: bool = False  # cuDNN times its algorithms for each shape, instead of guessing the fastest
 
 
 BOOK = Variant("the book's", channels_last=False)
@@ -47,10 +50,13 @@ ON_GPU = [
     Variant("channels last"),
     Variant("bfloat16", channels_last=False, autocast=True),
     Variant("channels last, bfloat16", autocast=True),
+    Variant("channels last, bfloat16, algorithms tried", autocast=True, try_algorithms=True),
+    Variant("channels last, bfloat16, deterministic", autocast=True, deterministic=True),
 ]
+AS_TRAINED_ON_GPU = ON_GPU[-1]
 COMPILED_ON_GPU = [
-    Variant("channels last, bfloat16, compiled", autocast=True, compile_mode="default"),
-    Variant("channels last, bfloat16, CUDA graphs", autocast=True, compile_mode="reduce-overhead"),
+    Variant(f"channels last, bfloat16, deterministic, {name}", autocast=True, deterministic=True, compile_mode=mode)
+    for name, mode in (("compiled", "default"), ("CUDA graphs", "reduce-overhead"))
 ]
 
 
@@ -65,12 +71,14 @@ def make_step(variant: Variant, training: bool, batch_size: int, device: torch.d
     label = torch.arange(batch_size, device=device) % 2
 
     def step() -> None:
+        torch.backends.cudnn.deterministic = variant.deterministic
+        torch.backends.cudnn.benchmark = variant.try_algorithms
+        optimizer.zero_grad(set_to_none=True)
         if variant.onednn_bfloat16:
             torch.backends.mkldnn.conv.fp32_precision = torch.backends.mkldnn.matmul.fp32_precision = "bf16"
         with torch.autocast(device.type, torch.bfloat16, enabled=variant.autocast), torch.set_grad_enabled(training):
             logits = run(image)
         if training:
-            optimizer.zero_grad(set_to_none=True)
             torch.nn.functional.cross_entropy(logits.float(), label).backward()
             optimizer.step()
         if variant.onednn_bfloat16:
@@ -84,17 +92,30 @@ def make_step(variant: Variant, training: bool, batch_size: int, device: torch.d
 def measure(
     variants: list[Variant], training: bool, batch_size: int, device: torch.device, repeats: int
 ) -> dict[str, float]:
-    """Return the median of samples a second, by variant, and print the table."""
-    steps = {variant.name: make_step(variant, training, batch_size, device) for variant in variants}
+    """Return the median of samples a second, by variant, and print the table; a variant that fails is told."""
+    torch.compiler.reset()  # or a second batch size would be compiled for any size, and CUDA graphs keep their memory
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    steps, rows = {}, []
+    for variant in variants:
+        try:
+            step = make_step(variant, training, batch_size, device)
+            step()
+            step()  # the second one of a compiled network is recorded as a CUDA graph
+        except RuntimeError as error:  # too little memory, or no compiler
+            rows.append((variant.name, "failed", str(error).splitlines()[0]))
+        else:
+            steps[variant.name] = step
     seconds = time_in_turn(steps, repeats)
     rates = {name: batch_size / statistics.median(times) for name, times in seconds.items()}
-    baseline = seconds[variants[0].name]
-    rows = []
+    baseline = next(iter(seconds.values()), [])
     for name, times in seconds.items():
         ratio = statistics.median(book / ours for book, ours in zip(baseline, times, strict=True))
         rows.append((name, f"{rates[name]:,.1f}", f"{ratio:.2f} ×"))
-    show([f"{'training' if training else 'inference'}, batch of {batch_size}", "samples/s", "of the book's"], rows)
-    print()
+    what = f"{'training' if training else 'inference'}, batch of {batch_size}"
+    show([what, "samples/s", f"of {next(iter(seconds), 'nothing')}"], rows)
+    print(flush=True)
     return rates
 
 

@@ -120,7 +120,9 @@ def book_loop(*args: Any, **kwargs: Any) -> Any:
     return module.BookLoop(*args, **kwargs)
 
 
-def time_training(files: Sequence[str], overrides: Mapping[str, Any], samples: int, repeats: int) -> LoopTimes:
+def time_training(
+    files: Sequence[str], overrides: Mapping[str, Any], samples: int, repeats: int, book_workers: int | None = None
+) -> LoopTimes:
     """Time the bundle's training, with loader, metrics and handlers, in turn with the book's.
 
     Args:
@@ -128,6 +130,7 @@ def time_training(files: Sequence[str], overrides: Mapping[str, Any], samples: i
         overrides: values for keys of it.
         samples: candidates in a round; fewer where the configuration's sampler draws fewer.
         repeats: rounds.
+        book_workers: processes of the book's loader; as many as ours has threads when None.
 
     Raises:
         LunaError: when the data or the configuration is bad.
@@ -141,7 +144,8 @@ def time_training(files: Sequence[str], overrides: Mapping[str, Any], samples: i
         trainer, batch_size, loader = get("train#trainer"), get("batch_size"), get("train#dataloader")
         trainer.state.epoch_length = min(-(-samples // batch_size), len(loader))
         samples = min(samples, len(loader.sampler))
-        book = book_loop(_from_files(get("train#dataset")), samples, batch_size, get("num_workers"), get("device"))
+        workers = get("num_workers") if book_workers is None else book_workers
+        book = book_loop(_from_files(get("train#dataset")), samples, batch_size, workers, get("device"))
         throughput = next(
             (handler for handler in get("train#handlers") if isinstance(handler, ThroughputHandler)), None
         ) or _watch(trainer)
