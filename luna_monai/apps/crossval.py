@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.base import App, run_app
-from luna_monai.apps.torchrun import add_distributed_argument, is_launched, launch
+from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
 from luna_monai.apps.workflow import (
     add_config_arguments,
     add_overrides_argument,
@@ -53,7 +53,8 @@ class LunaCrossvalApp(App):
     description = (
         "Cross-validate: for each LUNA16 subset a fresh model that is trained on the others, in OUTPUT_DIR/foldN; then "
         "the predictions of all folds together, as one submission with LUNA16's score. May be interrupted and run "
-        "again. Several processes and machines may work on one OUTPUT_DIR: each takes the next fold that nobody has."
+        "again. Several processes and machines may work on one OUTPUT_DIR: each takes the next fold that nobody has. "
+        "Processes of torchrun fill the cache together first; the first one waits for all folds and shows the results."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -81,6 +82,9 @@ class LunaCrossvalApp(App):
         arguments = self.cli_args
         if arguments.bootstrap < 0:
             raise LunaError(f"--bootstrap must not be negative, found {arguments.bootstrap}")
+        if arguments.distributed is not None and not is_launched():
+            launch(self, arguments.distributed)
+            return 0
         output_dir = Path(arguments.output_dir)
         files = config_files(arguments.config)
         given = given_options(
@@ -97,24 +101,24 @@ class LunaCrossvalApp(App):
             if key in given:
                 raise LunaError(f"{key}={given[key]}: crossval sets this key itself, for each fold; leave it out")
         with unwrapped_luna_errors():
-            workflow = load_workflow("training", files, given)
+            workflow = _load(files, given)
             if workflow.parser.get("finetune") is not None:
                 raise LunaError("finetune is set: the folds of a cross-validation start from fresh weights; remove it")
             candidates = workflow.parser.get_parsed_content("candidates")
             all_folds = _folds_of(workflow, candidates)
         folds = all_folds if arguments.folds is None else _parse_folds(arguments.folds, all_folds)
         if is_launched():
-            from luna_monai.engines import local_device
-
-            given.setdefault("device", f"$torch.device('{local_device()}')")
-        elif arguments.distributed is not None:
-            # Or each process would cut all that is missing.
-            run_workflow(load_workflow("precache", files, given))
-            launch(self, arguments.distributed)
+            given.setdefault("device", f"$torch.device('{_fill_cache_together(files, given)}')")
         for fold in folds:
             self._take(fold, output_dir, files, given)
-        if is_launched() and arguments.distributed is not None:
-            return 0  # the process that has started this one puts the results together
+        if is_launched():
+            if _is_quiet():
+                return 0  # the first process puts the results together
+            for fold in folds:
+                if not (output_dir / f"fold{fold}" / DONE).is_file():
+                    logger.info("Fold %d: waiting for the process that trains it", fold)
+                    # Its lock is free when it is done, or has been left unfinished: then it goes on here.
+                    self._take(fold, output_dir, files, given, wait=True)
         done = [fold for fold in all_folds if (output_dir / f"fold{fold}" / DONE).is_file()]
         if done != all_folds:
             missing = ", ".join(str(fold) for fold in all_folds if fold not in done)
@@ -125,19 +129,21 @@ class LunaCrossvalApp(App):
         write_results(output_dir, done, candidates, bootstrap=arguments.bootstrap)
         return 0
 
-    def _take(self, fold: int, output_dir: Path, files: Sequence[str], given: Mapping[str, Any]) -> None:
+    def _take(
+        self, fold: int, output_dir: Path, files: Sequence[str], given: Mapping[str, Any], wait: bool = False
+    ) -> None:
         folder = output_dir / f"fold{fold}"
-        with _lock(output_dir / f".fold{fold}.lock") as mine:
+        with _lock(output_dir / f".fold{fold}.lock", wait) as mine:
             if not mine:
                 logger.info("Fold %d: another process is training it", fold)
                 return
             resume = (folder / "checkpoint.pt").is_file() or (folder / "checkpoint-previous.pt").is_file()
             settings = {"fold": fold, "output_dir": str(folder), "comment": f"fold{fold}", "resume": resume}
-            workflow = load_workflow("training", files, {**given, **settings})
+            workflow = _load(files, {**given, **settings})
             recorded = _recorded_settings(workflow)
             _check_same_settings(recorded, output_dir)
             if (folder / DONE).is_file():
-                logger.info("Fold %d: done before", fold)
+                logger.info("Fold %d: done", fold)
                 return
             logger.info("Fold %d: %s", fold, "going on" if resume else "starting from fresh weights")
             train_fold(workflow, fold, output_dir)
@@ -193,6 +199,36 @@ def assert_fresh(network: torch.nn.Module, optimizer: torch.optim.Optimizer, fol
         raise LunaError(f"fold {fold}: must start from fresh weights, but {', and '.join(signs)}")
 
 
+def _is_quiet() -> bool:
+    from luna_monai.engines import launched
+
+    return launched().rank > 0
+
+
+def _load(files: Sequence[str], given: Mapping[str, Any]) -> ConfigWorkflow:
+    workflow = load_workflow("training", files, given)
+    # Of several processes the first alone logs, and the bundle has just set up the log.
+    if _is_quiet():
+        logging.getLogger().setLevel(logging.WARNING)
+    return workflow
+
+
+def _fill_cache_together(files: Sequence[str], given: Mapping[str, Any]) -> torch.device:
+    """Cut what the cache lacks, a part in each process, and wait for all of them.
+
+    They part again afterwards: each fold is a training of one process, which must not see the others.
+
+    Returns:
+        Where this process is to train.
+    """
+    from luna_monai.engines import local_device
+
+    device = local_device()
+    together = [*files, *distributed_overlay()]
+    run_workflow(load_workflow("precache", together, {**given, "device": "$torch.device('cpu')"}))
+    return device
+
+
 def _folds_of(workflow: ConfigWorkflow, candidates: pd.DataFrame) -> list[int]:
     from luna_monai.data import folds_of
 
@@ -239,8 +275,8 @@ def _check_same_settings(settings: Mapping[str, Any], output_dir: Path) -> None:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[bool]:
-    """Hold a file lock, which ends with the process however that ends; yield whether it was free."""
+def _lock(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold a file lock, which ends with the process however that ends; yield whether it was free, or wait for it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("w")
@@ -248,7 +284,7 @@ def _lock(path: Path) -> Iterator[bool]:
         raise LunaError(f"{path.parent}: can't be written ({error.strerror}); choose another --output-dir") from None
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             yield False
             return

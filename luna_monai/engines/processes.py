@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 import torch.distributed
 from monai.data import DistributedSampler
@@ -98,6 +99,7 @@ def stop_processes() -> None:
     """Leave the other processes, once all of them are done; without others nothing happens."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        idist.sync()  # ignite would go on asking the group that it has seen
 
 
 def wait_for_all() -> None:

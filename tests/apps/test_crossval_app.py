@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import threading
 
 import numpy as np
 import pandas as pd
@@ -107,6 +108,38 @@ def test_fold_by_fold_and_side_by_side(arguments, tmp_path, capsys):
 
     LunaCrossvalApp(arguments).main()
     assert (folder / "fold2" / "model.pt").stat().st_mtime_ns == before
+    assert len(pd.read_csv(folder / "submission.csv")) == 24
+
+
+def test_the_first_process_waits_for_the_folds_of_others(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(crossval, "is_launched", lambda: True)
+    monkeypatch.setattr(crossval, "_fill_cache_together", lambda *_: "cpu")
+    folder, lock = tmp_path / "cv", crossval._lock
+    folder.mkdir()
+    held_by_another = (folder / ".fold0.lock").open("w")
+    fcntl.flock(held_by_another, fcntl.LOCK_EX)
+
+    def lock_that_comes_free(path, wait=False):
+        if wait:
+            threading.Timer(0.3, held_by_another.close).start()
+        return lock(path, wait)
+
+    monkeypatch.setattr(crossval, "_lock", lock_that_comes_free)
+    LunaCrossvalApp(arguments).main()
+    # The other one has left the fold unfinished.
+    steps = (
+        "Fold 0: another",
+        "Fold 1: starting",
+        "Fold 2: starting",
+        "Fold 0: waiting",
+        "Fold 0: starting",
+        "Results:",
+    )
+    output = capsys.readouterr().out
+    places = [output.find(step) for step in steps]
+    assert -1 not in places
+    assert places == sorted(places)
+    assert held_by_another.closed
     assert len(pd.read_csv(folder / "submission.csv")) == 24
 
 

@@ -81,17 +81,40 @@ def test_a_mistake_of_theirs_is_one_line(arguments, tmp_path, capfd):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO name='/dev/null'")
-def test_folds_are_trained_side_by_side(make_dataset, tmp_path, capfd):
+def test_folds_are_trained_side_by_side(make_dataset, tmp_path):
     folder = tmp_path / "cv"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     options = ["--dataset-dir", make_dataset(scans=3, candidates=8), "--cache-dir", tmp_path / "cache"]
-    options += ["--epochs", 1, "samples_per_epoch=8", "device=$torch.device('cpu')", "--bootstrap", 0]
-    assert LunaCrossvalApp(["--output-dir", folder, *options, "--distributed", 2]).main() == 0
+    options += ["--epochs", "1", "samples_per_epoch=8", "device=$torch.device('cpu')", "--bootstrap", "0"]
+    done = subprocess.run(
+        [*torchrun, "-m", "luna_monai", "crossval", "--output-dir", folder, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
     assert sorted(pd.read_csv(folder / "predictions.csv")["row"]) == list(range(24))
     assert {path.name for path in folder.glob("fold?")} == {"fold0", "fold1", "fold2"}
-    shown = capfd.readouterr().out
+    # Each cuts a part of what is missing, and finds the whole when it trains.
+    assert "holds 0 of 2 series of shard 1/2" in done.stdout
+    assert "2 series to cut" in done.stdout
+    started = done.stdout.count("starting from fresh weights")
+    assert started == done.stdout.count("holds 3 of 3 series") == done.stdout.count("Best epoch")
     # The first process alone is shown: the other one has trained at least one fold, or held it.
-    assert shown.count("starting from fresh weights") in (1, 2)
+    assert started in (1, 2)
+    assert done.stdout.count("Results: ") == 1
+    assert "Folds still to be trained" not in done.stdout
+
+
+def test_a_cross_validation_starts_its_processes(monkeypatch, tmp_path):
+    started = []
+    monkeypatch.setattr("luna_monai.apps.crossval.launch", lambda *args: started.append(args))
+    app = LunaCrossvalApp(["--output-dir", tmp_path / "cv", "--distributed", 3])
+    assert app.main() == 0
+    assert started == [(app, 3)]
+    assert not (tmp_path / "cv").exists()
 
 
 @pytest.mark.parametrize(
