@@ -163,7 +163,9 @@ def main() -> int:
     device = torch.device("cuda" if on_gpu else "cpu")
     name = torch.cuda.get_device_name(device) if on_gpu else f"CPU, threads: {torch.get_num_threads()}"
     print(f"{name}; {os.cpu_count()} cores, torch {torch.__version__}, {platform.platform()}, {date.today()}\n")
-    if not on_gpu:
+    if on_gpu:
+        print(f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}\n")
+    else:
         print("No GPU here: these are figures of the CPU, and none of a GPU has been measured.\n")
     if arguments.quick:
         scans, batch_sizes, workers, samples, repeats, iterations = 2, [4], [0], 8, 1, 5

@@ -16,7 +16,8 @@ def find_luna_error(error: BaseException) -> LunaError | None:
     """Find the :class:`LunaError` behind an exception.
 
     MONAI wraps what goes wrong inside a transform or a configured component into exceptions of its own, and a
-    DataLoader sends the text of a worker's traceback; the cause that a user can act on is inside.
+    DataLoader sends the text of a worker's traceback; the cause that a user can act on is inside. That a GPU's memory
+    does not suffice is such a cause too.
 
     Args:
         error: any exception.
@@ -29,6 +30,9 @@ def find_luna_error(error: BaseException) -> LunaError | None:
     while current is not None and id(current) not in seen:
         if isinstance(current, LunaError):
             return LunaError(str(current).rsplit("LunaError: ", 1)[-1].strip())
+        if type(current).__name__ == "OutOfMemoryError":  # torch's, which takes a second to import
+            reason = ". ".join(str(current).split(". ")[:3])
+            return LunaError(f"{reason}; set batch_size lower, or cache_on_device to false where it is true")
         seen.add(id(current))
         current = current.__cause__ or current.__context__
     return None

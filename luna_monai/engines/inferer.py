@@ -88,6 +88,8 @@ class AutocastInferer(SimpleInferer):
     """``SimpleInferer`` under ``torch.autocast``: weights stay float32, and logits come back as float32.
 
     MONAI's ``amp`` option is for CUDA only, and scales losses even where the range of bfloat16 needs no scaling.
+    On GPUs PyTorch lets cuDNN round float32 to TF32 (10 bits) in convolutions unless
+    ``torch.backends.cudnn.allow_tf32`` is False.
 
     Args:
         device: where the network runs.

@@ -63,7 +63,7 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     """Put all generators back to where :func:`random_state` found them.
 
     Args:
-        state: what it returned. States of GPUs are left alone where their number is another one now.
+        state: what it returned. Where the number of GPUs is another one now, those that were there before count.
     """
     python, numpy = state["python"], state["numpy"]
     random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
@@ -72,8 +72,8 @@ def set_random_state(state: Mapping[str, Any]) -> None:
         (numpy["bit_generator"], key, numpy["pos"], numpy["has_gauss"], numpy["gauss"])
     )
     torch.set_rng_state(state["torch"])
-    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for number, gpu in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(gpu, number)
 
 
 def save_checkpoint(folder: Path, epoch: int, iteration: int, objects: Mapping[str, Stateful]) -> None:

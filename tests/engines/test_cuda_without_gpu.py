@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from luna_monai.data import CandidateDataset
 from luna_monai.engines import AutocastInferer, PrepareCandidateBatch, inferer
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, find_luna_error
 from luna_monai.networks import LunaModel
 from luna_monai.networks.batch_norm import synchronize_batch_norm
 from luna_monai.transforms import RandAugmentCandidates
@@ -122,6 +122,24 @@ def test_memory_that_torch_only_keeps_is_free(dataset, monkeypatch):
     with pytest.raises(LunaError, match=r"20 candidates need 0.0 GB on cuda:0, which has 0.0 GB free"):
         dataset[0]
     assert len(free) == 2
+
+
+def test_too_little_memory_is_one_line_that_says_what_to_do():
+    message = (
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.31 GiB is "
+        "free. Including non-PyTorch memory, this process has 77.78 GiB memory in use. Of the allocated memory …"
+    )
+    try:
+        try:
+            raise torch.OutOfMemoryError(message)
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError("Failed to evaluate ConfigExpression") from error
+    except RuntimeError as error:
+        found = find_luna_error(error)
+    assert str(found) == (
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.31 GiB is "
+        "free; set batch_size lower, or cache_on_device to false where it is true"
+    )
 
 
 def test_a_precision_that_takes_too_much_memory_is_not_chosen(monkeypatch, caplog):

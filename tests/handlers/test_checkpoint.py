@@ -32,6 +32,16 @@ def test_random_states_survive_a_file():
     assert [draw(), draw()] == expected
 
 
+@pytest.mark.parametrize("gpus", [0, 1, 3])
+def test_gpus_go_on_where_they_were_however_many_there_are_now(monkeypatch, gpus):
+    state = random_state() | {"cuda": ["first", "second"]}
+    restored = {}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda value, device: restored.update({device: value}))
+    set_random_state(state)
+    assert restored == dict(enumerate(["first", "second"][:gpus]))
+
+
 def save(folder, epoch):
     save_checkpoint(folder, epoch, 10 * epoch, {"layer": torch.nn.Linear(2, 1)})
 
