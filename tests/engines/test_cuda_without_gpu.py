@@ -159,6 +159,18 @@ def test_a_precision_that_takes_too_much_memory_is_not_chosen(monkeypatch, caplo
     assert "took too much memory in float32 and" in caplog.text
 
 
+@pytest.mark.parametrize(("candidates", "parts"), [(1, 1), (3640, 1), (3641, 2), (4096, 2), (8192, 3)])
+def test_no_tensor_has_more_elements_than_a_gpu_can_count(candidates, parts):
+    network, sizes, whole = LunaModel().to(ELSEWHERE), [], []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.register_forward_hook(lambda _, __, result: sizes.append(result.numel()))
+    network.tail_batchnorm.register_forward_hook(lambda _, __, result: whole.append(len(result)))
+    assert network(torch.empty(candidates, 1, 32, 48, 48, device=ELSEWHERE)).shape == (candidates, 2)
+    assert max(sizes) < 2**31
+    assert (len(sizes), whole) == (8 * parts, [candidates])
+
+
 def test_batch_normalisation_of_several_gpus_keeps_what_the_optimizer_has():
     network = LunaModel().to(memory_format=torch.channels_last_3d)
     before = dict(network.named_parameters()) | dict(network.named_buffers())
