@@ -106,7 +106,8 @@ def wait_for_all() -> None:
     """Wait until all processes have come here, for days if need be; without others nothing happens."""
     if torch.distributed.is_initialized():
         with _patient_group() as group:
-            torch.distributed.barrier(group)
+            # Between processes with GPUs barrier() would take a tensor on the GPU, even in this group.
+            torch.distributed.all_reduce(torch.zeros(1), group=group)
 
 
 def gather_objects(value: Any) -> list[Any] | None:

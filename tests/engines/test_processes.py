@@ -1,11 +1,14 @@
 """What each of the processes that torchrun starts takes for its part."""
 
+import logging
+
 import pytest
 import torch
 
 from luna_monai.engines import (
     data_parallel,
     evaluation_sampler,
+    gather_objects,
     launched,
     local_device,
     share_of_batch,
@@ -84,6 +87,28 @@ def test_each_process_has_a_gpu_of_its_own(torchrun, monkeypatch, gpus, device):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     torchrun(rank=11, world_size=16, local_rank=3, local_world_size=8)
     assert local_device() == torch.device(device)
+
+
+def test_processes_with_gpus_join_by_nccl_each_bound_to_its_own(torchrun, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("current", device)))
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, device_id: calls.append((backend, device_id))
+    )
+    torchrun(rank=3, world_size=16, local_rank=3, local_world_size=8)
+    monkeypatch.setattr(logging.getLogger(), "level", logging.getLogger().level)
+    start_processes(torch.device("cuda:3"))
+    assert calls == [("current", torch.device("cuda:3")), ("nccl", torch.device("cuda:3"))]
+
+
+def test_processes_with_gpus_wait_on_the_host(tmp_path):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        torch.distributed.group.WORLD.bound_device_id = torch.device("cuda:0")  # as start_processes does
+        wait_for_all()
+        assert gather_objects("found") == ["found"]
+    finally:
+        stop_processes()
 
 
 def test_more_processes_than_gpus(torchrun, monkeypatch):
