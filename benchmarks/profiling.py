@@ -1,6 +1,7 @@
 """What the time of training goes to, before and after: the book's loop and the bundle's, by torch's profiler.
 
-The profiler slows everything down a little; on a CPU the times are of the processor's threads together.
+The profiler slows everything down a little; on a CPU the times are of the processor's threads together, on a GPU of its
+kernels.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from common import show, write_dataset
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from luna_monai.apps.bench_loops import book_loop, epoch_by_epoch, quiet
@@ -61,13 +64,17 @@ def loops(folder: Path, samples: int, rounds: int) -> Iterator[dict[str, Callabl
 
 def parts_of(work: Callable[[], object], samples: int) -> Counter[str]:
     """Profile some work; return milliseconds a sample, by part."""
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+    on_gpu = torch.cuda.is_available()
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
         work()
     milliseconds: Counter[str] = Counter()
     for event in profiler.key_averages():
+        if event.device_type != DeviceType.CPU:
+            continue  # a kernel, whose time the operation has that has started it
         name = event.key.lower()
         part = next((part for part, words in PARTS.items() if any(word in name for word in words)), "all else")
-        milliseconds[part] += event.self_cpu_time_total / 1000 / samples
+        microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        milliseconds[part] += microseconds / 1000 / samples
     return milliseconds
 
 

@@ -108,6 +108,7 @@ def test_best_is_the_smallest_setting_near_the_fastest():
         (["--max-series", "0"], "--max-series 0: at least 1"),
         (["--cache-dir", "null"], "cache_dir is null"),
         (["--repeats", "0"], "--repeats 0: at least 1"),
+        (["--samples", "0"], "--samples 0: at least 1"),
         (["fold=1"], "fold=1: 'bench data' takes options only"),
     ],
 )
