@@ -221,9 +221,13 @@ def _fill_cache_together(files: Sequence[str], given: Mapping[str, Any]) -> torc
     Returns:
         Where this process is to train.
     """
+    import torch
+
     from luna_monai.engines import local_device
 
     device = local_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # else each process would take some memory of the first GPU too
     together = [*files, *distributed_overlay()]
     run_workflow(load_workflow("precache", together, {**given, "device": "$torch.device('cpu')"}))
     return device

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from luna_monai.apps import crossval
 from luna_monai.data import CandidateDataset
 from luna_monai.engines import AutocastInferer, PrepareCandidateBatch, inferer
 from luna_monai.errors import LunaError, find_luna_error
@@ -157,6 +158,16 @@ def test_a_precision_that_takes_too_much_memory_is_not_chosen(monkeypatch, caplo
     infer(torch.ones(2, 2), Large(2, 2))
     assert infer.dtype == torch.bfloat16
     assert "took too much memory in float32 and" in caplog.text
+
+
+def test_folds_in_several_processes_keep_to_their_gpus(monkeypatch):
+    monkeypatch.setattr("luna_monai.engines.local_device", lambda: torch.device("cuda:2"))
+    monkeypatch.setattr(crossval, "load_workflow", lambda *_: None)
+    monkeypatch.setattr(crossval, "run_workflow", lambda _: None)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert crossval._fill_cache_together([], {}) == torch.device("cuda:2")
+    assert current == [torch.device("cuda:2")]
 
 
 @pytest.mark.parametrize(("candidates", "parts"), [(1, 1), (3640, 1), (3641, 2), (4096, 2), (8192, 3)])
