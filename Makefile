@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS := $(shell nproc 2>/dev/null || echo 1)
 DEMO := data-unversioned/demo
-DEMO_CONFIG := ['bundle/configs/train.yaml','configs/synthetic.yaml','configs/demo.yaml']
+DEMO_CONFIG := --config synthetic --config demo
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint clean
@@ -30,8 +30,8 @@ $(DEMO)/luna/candidates.csv: | $(VENV)/.installed
 		--candidates-per-scan 130 --nodules-per-scan 22 --workers $(WORKERS)
 
 demo: $(VENV)/.installed $(DEMO)/luna/candidates.csv
-	$(BIN)/python -m monai.bundle run precache --config_file "$(DEMO_CONFIG)"
-	$(BIN)/python -m monai.bundle run training --config_file "$(DEMO_CONFIG)"
+	$(BIN)/luna-monai precache $(DEMO_CONFIG)
+	$(BIN)/luna-monai train $(DEMO_CONFIG)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check
