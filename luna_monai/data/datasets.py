@@ -191,6 +191,8 @@ class CandidateLoader(DataLoader):
     def _read_ahead(self) -> Iterator[dict[str, Any]]:
         pin = self.pin_memory and torch.accelerator.is_available()
         device = torch.accelerator.current_device_index() if pin else None
+        # torch's loader takes a number before each pass too: without it, threads would change the order of shuffling.
+        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         pool = ThreadPoolExecutor(self.num_workers, "read ahead", initializer=_start_thread, initargs=(device,))
         try:
             batches: deque[Future] = deque()

@@ -73,7 +73,7 @@ def _time_step(network: torch.nn.Module, inputs: torch.Tensor, bfloat16: bool) -
             logits.float().sum().backward()
         _synchronize(inputs.device)
     except torch.OutOfMemoryError:
-        if idist.get_world_size() > 1:
+        if network.training and idist.get_world_size() > 1:
             raise  # the others are waiting for this one's statistics
         return math.inf
     return time.perf_counter() - start
@@ -136,14 +136,19 @@ class AutocastInferer(SimpleInferer):
 
     def _choose(self, inputs: torch.Tensor, network: torch.nn.Module) -> torch.dtype:
         # Processes that train together all come to each exchange here, whatever their devices, or one waits for ever.
-        able = idist.all_gather(int(is_bfloat16_fast(self.device)))
+        # One that evaluates may have no batch at all, so there each chooses for itself.
+        able = [int(is_bfloat16_fast(self.device))]
+        if network.training:
+            able = idist.all_gather(able[0])
         unable = [rank for rank, value in enumerate(able) if not value]
         if unable:
             where = str(self.device) if len(able) == 1 else f"the device of process {unable[0] + 1} of {len(able)}"
             logger.info("precision: float32, for %s does not compute in bfloat16", where)
             return torch.float32
-        # All of them wait for the slowest one.
-        seconds = {name: idist.all_reduce(value, "MAX") for name, value in time_precisions(network, inputs).items()}
+        seconds = time_precisions(network, inputs)
+        if network.training:
+            # All of them wait for the slowest one.
+            seconds = {name: idist.all_reduce(value, "MAX") for name, value in seconds.items()}
         fastest = "float32" if seconds["float32"] < _CLEARLY * seconds["bfloat16"] else "bfloat16"
         listed = " and ".join(
             f"{1000 * value:.1f} ms in {name}" if value < math.inf else f"too much memory in {name}"

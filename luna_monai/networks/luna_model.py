@@ -99,7 +99,8 @@ class LunaModel(nn.Module):
         if torch.jit.is_tracing() or torch.compiler.is_exporting():
             return 1
         if batch.device.type != "cpu":
-            return math.ceil(batch[:, 0].numel() * self.block1.conv1.out_channels / _COUNTABLE)
+            candidate = math.prod(batch.shape[2:]) * self.block1.conv1.out_channels
+            return math.ceil(len(batch) / (_COUNTABLE // candidate))
         looked_at = not self.training and torch.is_grad_enabled()
         if self.split_size is None or torch.compiler.is_compiling() or looked_at:
             return 1

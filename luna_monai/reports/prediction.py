@@ -132,9 +132,10 @@ class PredictionReport:
         """
         self._by_number |= other._by_number
         self._pictures |= other._pictures
-        self._keep_shown(self._shown())
-        if len(self._by_number) > 1:
-            self._overview = None
+        if self._by_number:
+            self._keep_shown(self._shown())
+        # One of them may hold the only scan there is.
+        self._overview = (self._overview or other._overview) if len(self._by_number) == 1 else None
 
     def remove(self, number: int) -> None:
         """Leave out a scan again. Candidates that come into its place on the page have no pictures.

@@ -79,6 +79,16 @@ def test_threads_that_come_for_the_same_series_make_it_once(make_dataset, tmp_pa
             assert torch.equal(ours[key], value) if isinstance(value, torch.Tensor) else ours[key] == value, key
 
 
+def test_threads_do_not_change_the_order(make_dataset, tmp_path):
+    dataset = open_dataset(make_dataset(), tmp_path / "cache")
+    orders = []
+    for workers in (0, 2):
+        generator = torch.Generator().manual_seed(1)
+        loader = CandidateLoader(dataset, workers, batch_size=4, shuffle=True, generator=generator)
+        orders.append([row for _ in range(2) for batch in loader for row in batch["row"].tolist()])
+    assert orders[0] == orders[1] != sorted(orders[0])
+
+
 def test_reading_ahead_moves_no_random_numbers_and_ends_with_the_loop(make_dataset, tmp_path):
     dataset = open_dataset(make_dataset(), tmp_path / "cache")
     torch.manual_seed(1)

@@ -170,7 +170,7 @@ def test_folds_in_several_processes_keep_to_their_gpus(monkeypatch):
     assert current == [torch.device("cuda:2")]
 
 
-@pytest.mark.parametrize(("candidates", "parts"), [(1, 1), (3640, 1), (3641, 2), (4096, 2), (8192, 3)])
+@pytest.mark.parametrize(("candidates", "parts"), [(1, 1), (3640, 1), (3641, 2), (4096, 2), (7281, 3), (8192, 3)])
 def test_no_tensor_has_more_elements_than_a_gpu_can_count(candidates, parts):
     network, sizes, whole = LunaModel().to(ELSEWHERE), [], []
     for module in network.modules():

@@ -41,6 +41,10 @@ def work(rank, folder):
     pd.Series([samples.count]).to_pickle(f"{folder}/{rank}-count.pkl")
     choices = {name: choose(**{key: value[rank] for key, value in case.items()}) for name, case in HARDWARE.items()}
     pd.Series(choices).to_pickle(f"{folder}/{rank}-precision.pkl")
+    if rank == 0:
+        # The other one has nothing to evaluate.
+        alone = choose(able=True, float32=1, bfloat16=2, network=torch.nn.Linear(2, 2).eval())
+        pd.Series([alone]).to_pickle(f"{folder}/evaluation.pkl")
     torch.distributed.destroy_process_group()
 
 
@@ -54,14 +58,14 @@ HARDWARE = {
 }
 
 
-def choose(able, float32, bfloat16):
+def choose(able, float32, bfloat16, network=None):
     """Let the precision be chosen as if this process's device were such."""
     with (
         mock.patch.object(inferer, "is_bfloat16_fast", return_value=able),
         mock.patch.object(inferer, "time_precisions", return_value={"float32": float32, "bfloat16": bfloat16}),
     ):
         chosen = AutocastInferer("cpu")
-        chosen(torch.zeros(5, 2), torch.nn.Linear(2, 2))
+        chosen(torch.zeros(5, 2), network or torch.nn.Linear(2, 2))
     return chosen.state_dict()["dtype"]
 
 
@@ -101,3 +105,7 @@ def test_the_precision_is_that_of_all_processes(folder):
     """All take the same way and the same precision, which the slowest process or the least able one decides."""
     first, second = (pd.read_pickle(folder / f"{rank}-precision.pkl").tolist() for rank in (0, 1))
     assert first == second == ["bfloat16", "float32", "bfloat16", "float32", "float32"]
+
+
+def test_a_process_that_evaluates_waits_for_no_other(folder):
+    assert pd.read_pickle(folder / "evaluation.pkl").item() == "float32"

@@ -175,6 +175,22 @@ def test_many_scans_keep_the_most_probable_of_all(geometry, voxels):
     assert len(table_of(html, "Candidates, most probable first")) == 86
 
 
+@pytest.mark.parametrize("part", [0, 1, None])
+def test_parts_without_a_scan_change_nothing(geometry, voxels, tmp_path, part):
+    """Reports of two processes, of which one at most had a scan that could be read."""
+    parts = [PredictionReport(tmp_path / "merged.html") for _ in range(2)]
+    if part is not None:
+        prediction = many(geometry, 3)
+        whole = PredictionReport(tmp_path / "whole.html")
+        for report in (whole, parts[part]):
+            report.add(prediction, voxels, geometry, number=7)
+    parts[0].merge(parts[1])
+    assert bool(parts[0].write()) == (part is not None)
+    if part is not None:
+        assert '<figure class="overview">' in whole.to_html()
+        assert parts[0].to_html() == whole.to_html()
+
+
 def test_no_candidate(geometry, voxels):
     report = PredictionReport("report.html")
     report.add(predicted(geometry, [], []), voxels, geometry)
