@@ -135,7 +135,7 @@ class LunaCrossvalApp(App):
         folder = output_dir / f"fold{fold}"
         with _lock(output_dir / f".fold{fold}.lock", wait) as mine:
             if not mine:
-                logger.info("Fold %d: another process is training it", fold)
+                logger.info("Fold %d: another process has taken it", fold)
                 return
             resume = (folder / "checkpoint.pt").is_file() or (folder / "checkpoint-previous.pt").is_file()
             settings = {"fold": fold, "output_dir": str(folder), "comment": f"fold{fold}", "resume": resume}

@@ -69,6 +69,8 @@ class LunaEvaluateApp(App):
         """
         arguments = self.cli_args
         source = Path(arguments.run_or_weights)
+        if not source.exists():
+            raise LunaError(f"{source}: no such file or folder; it is the folder of a run, or a file of weights")
         metadata = None if arguments.metadata is None else _read_metadata(Path(arguments.metadata))
         files = config_files(arguments.config)
         weights, output_dir = source, arguments.output_dir

@@ -124,7 +124,7 @@ def load_workflow(
     """
     from monai.bundle import ConfigWorkflow
 
-    logging.getLogger("monai.bundle.workflows").addFilter(_is_not_about_overlays)
+    logging.getLogger("monai.bundle.workflows").addFilter(_is_of_use)
     workflow = ConfigWorkflow(
         config_file=list(files),
         meta_file=str(bundle_dir() / "configs" / "metadata.json"),
@@ -154,9 +154,11 @@ def run_workflow(workflow: ConfigWorkflow) -> None:
         workflow.finalize()
 
 
-def _is_not_about_overlays(record: logging.LogRecord) -> bool:
-    # MONAI warns about every overlay that is not in the bundle's own folder; here that is how experiments are made.
-    return "Not all config files are in" not in record.getMessage()
+def _is_of_use(record: logging.LogRecord) -> bool:
+    # MONAI warns about every overlay that is not in the bundle's own folder; here that is how experiments are made. And
+    # it says for every configuration that is read, some commands read one a fold, where it has set up the log from.
+    text = record.getMessage()
+    return "Not all config files are in" not in text and "Setting logging properties" not in text
 
 
 def _keys(config: Any, prefix: str = "") -> Iterator[str]:

@@ -182,7 +182,7 @@ class PredictionReport:
             tiles=_tiles(self._predictions, model),
             overview=self._draw_overview(shown),
             cases=[self._case(number, row, several) for number, row in enumerate(records(shown), start=1)],
-            has_heat=any(picture.heat for pictures in self._pictures.values() for picture in pictures),
+            with_heat=sum(any(picture.heat for picture in pictures) for pictures in self._pictures.values()),
             legend=layout.data_address(overlay.legend_png()),
             total=sum(len(prediction.candidates) for prediction in self._predictions),
             candidates=_candidate_table(table, several),

@@ -101,7 +101,7 @@ def test_fold_by_fold_and_side_by_side(arguments, tmp_path, capsys):
         fcntl.flock(held_by_another, fcntl.LOCK_EX)
         LunaCrossvalApp(arguments).main()
     output = capsys.readouterr().out
-    assert "Fold 0: another process is training it" in output
+    assert "Fold 0: another process has taken it" in output
     assert "Fold 1: starting from fresh weights" in output
     assert output.endswith("Folds still to be trained: 0; results come with the last one\n")
     assert not (folder / "fold0").exists()

@@ -105,6 +105,7 @@ def test_folds_are_trained_side_by_side(make_dataset, tmp_path):
     # The first process alone is shown: the other one has trained at least one fold, or held it.
     assert started in (1, 2)
     assert done.stdout.count("Results: ") == 1
+    assert "Setting logging properties" not in done.stdout
     assert "Folds still to be trained" not in done.stdout
 
 

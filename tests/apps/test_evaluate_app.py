@@ -173,6 +173,8 @@ def test_mistakes_get_one_clear_line(run, tmp_path, capsys):
     here = ["--dataset-dir", run.parent / "luna", "--cache-dir", "null", "--output-dir", tmp_path / "results"]
     for arguments, message in (
         ([tmp_path / "empty"], f"{tmp_path}/empty: no model.pt in this folder, so it is not the folder of a run"),
+        # Whatever else is wrong: the default dataset_dir is not there.
+        ([tmp_path / "nowhere"], f"{tmp_path}/nowhere: no such file or folder; it is the folder of a run"),
         ([tmp_path / "nowhere.pt", *here], f"{tmp_path}/nowhere.pt: no such file"),
         ([tmp_path / "linear.pt", *here], f"{tmp_path}/linear.pt: the weights are those of another network"),
         ([run, "--fold", 7], "fold 7: no scan with candidates"),

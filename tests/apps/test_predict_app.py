@@ -434,8 +434,8 @@ def test_bad_scans_of_a_list_do_not_keep_the_others(scans, tmp_path, weights, ca
     assert marks == {"1.2.3.mrk.json", "1.2.826.7.mrk.json", "1.2.826.8.mrk.json"}
 
 
-def test_files_of_a_scan_outlive_an_interruption(scans, tmp_path, weights, monkeypatch):
-    """What is for one scan is written at once; what is for all is not there in part."""
+def test_files_of_a_scan_outlive_an_interruption(scans, tmp_path, weights, monkeypatch, capsys):
+    """What is for one scan is written at once; what is for all is not there in part. One line says it."""
     path, points = scans
     load = load_scan
 
@@ -448,6 +448,9 @@ def test_files_of_a_scan_outlive_an_interruption(scans, tmp_path, weights, monke
     outputs = ["--output", tmp_path / "out" / "{seriesuid}.json", "--output", tmp_path / "out" / "all.csv"]
     assert run_app(LunaPredictApp, [path, "--candidates", points, "--weights", weights, *outputs]) == 130
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.2.3.json"]
+    captured = capsys.readouterr()
+    assert captured.err == "luna-monai predict: interrupted\n"
+    assert "terminating" not in captured.out
 
 
 # torchrun leaves it open.

@@ -126,6 +126,7 @@ def test_the_heat_is_laid_over_the_candidates_that_have_one(geometry, voxels):
     html = report.to_html()
     assert html.count('class="heat"') == 3
     assert 'id="heat-shown"' in html
+    assert "1 of the 2 candidates shown has one." in html
     laid_over = [picture for picture in pictures(html) if picture.ndim == 3 and picture.shape[0] == 200]
     assert len(laid_over) == 3
     for picture in laid_over:
