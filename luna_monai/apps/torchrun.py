@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.base import App
@@ -115,7 +116,10 @@ def _reason(failures: dict[int, ProcessFailure], processes: int) -> Exception:
         kind, _, text = message["message"].partition(": ")
         if kind == LunaError.__name__:
             return LunaError(text)
-    rank = next(iter(messages or failures))
+    # What others say when it has left them comes later. By the files, for torch's own times are whole seconds.
+    rank = min(
+        messages, key=lambda rank: Path(failures[rank].error_file).stat().st_mtime_ns, default=next(iter(failures))
+    )
     trace = messages[rank]["extraInfo"]["py_callstack"] if messages else f"exit code {failures[rank].exitcode}"
     return RuntimeError(f"process {rank + 1} of {processes} failed, and the others were stopped\n{trace}")
 

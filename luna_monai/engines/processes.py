@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Sized
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import ignite.distributed as idist
@@ -89,6 +89,8 @@ def start_processes(device: torch.device) -> None:
     if gpu:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if gpu else "gloo", device_id=device if gpu else None)
+    # Made now, for who is connected notices at once when another machine's process ends; torchrun doesn't tell.
+    _patient_group(torch.distributed.group.WORLD)
     process = launched()
     if process.rank > 0:
         logging.getLogger().setLevel(logging.WARNING)
@@ -99,15 +101,15 @@ def stop_processes() -> None:
     """Leave the other processes, once all of them are done; without others nothing happens."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        _patient_group.cache_clear()
         idist.sync()  # ignite would go on asking the group that it has seen
 
 
 def wait_for_all() -> None:
     """Wait until all processes have come here, for days if need be; without others nothing happens."""
     if torch.distributed.is_initialized():
-        with _patient_group() as group:
-            # Between processes with GPUs barrier() would take a tensor on the GPU, even in this group.
-            torch.distributed.all_reduce(torch.zeros(1), group=group)
+        # Between processes with GPUs barrier() would take a tensor on the GPU, even in this group.
+        torch.distributed.all_reduce(torch.zeros(1), group=_patient_group(torch.distributed.group.WORLD))
 
 
 def gather_objects(value: Any) -> list[Any] | None:
@@ -124,18 +126,15 @@ def gather_objects(value: Any) -> list[Any] | None:
         return [value]
     process = launched()
     values = [None] * process.world_size if process.rank == 0 else None
-    with _patient_group() as group:
-        torch.distributed.gather_object(value, values, group=group)
+    torch.distributed.gather_object(value, values, group=_patient_group(torch.distributed.group.WORLD))
     return values
 
 
-@contextmanager
-def _patient_group() -> Iterator[Any]:
+@lru_cache(maxsize=1)
+def _patient_group(world: Any) -> Any:
     # A group of its own, on the host: the other one gives up on a process that is silent for some minutes, and lets
     # the GPU spin while it waits.
-    group = torch.distributed.new_group(backend="gloo", timeout=_WAIT)
-    yield group
-    torch.distributed.destroy_process_group(group)
+    return torch.distributed.new_group(backend="gloo", timeout=_WAIT)
 
 
 def share_of_batch(batch_size: int) -> int:

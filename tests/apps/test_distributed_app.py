@@ -1,5 +1,6 @@
 """``--distributed``: torchrun's processes from the command line, and what is left when one of them goes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,9 +11,11 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from luna_monai.apps import LunaCrossvalApp, LunaTrainingApp
 from luna_monai.apps.base import run_app
+from luna_monai.apps.torchrun import _reason
 from luna_monai.errors import LunaError
 
 
@@ -79,6 +82,18 @@ def test_a_mistake_of_theirs_is_one_line(arguments, tmp_path, capfd):
     assert error.startswith("luna-monai train: error: fold 9: no scan with candidates in")
     assert not (tmp_path / "run").exists()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_went_wrong_first_is_the_reason(tmp_path):
+    """The process that waits for another one fails as soon as that has ended."""
+    failures = {}
+    for rank, (trace, second) in enumerate([("connection closed by peer", 2), ("IndexError", 1)]):
+        file = tmp_path / f"{rank}.json"
+        message = {"message": "RuntimeError: failed", "extraInfo": {"py_callstack": trace, "timestamp": "1"}}
+        file.write_text(json.dumps({"message": message}))
+        os.utime(file, ns=(second, second))
+        failures[rank] = ProcessFailure(local_rank=rank, pid=1, exitcode=1, error_file=str(file))
+    assert str(_reason(failures, 2)) == "process 2 of 2 failed, and the others were stopped\nIndexError"
 
 
 def test_folds_are_trained_side_by_side(make_dataset, tmp_path):

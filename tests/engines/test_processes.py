@@ -1,6 +1,9 @@
 """What each of the processes that torchrun starts takes for its part."""
 
 import logging
+import multiprocessing
+import os
+import socket
 
 import pytest
 import torch
@@ -95,10 +98,11 @@ def test_processes_with_gpus_join_by_nccl_each_bound_to_its_own(torchrun, monkey
     monkeypatch.setattr(
         torch.distributed, "init_process_group", lambda backend, device_id: calls.append((backend, device_id))
     )
+    monkeypatch.setattr(torch.distributed, "new_group", lambda backend, timeout: calls.append((backend, timeout.days)))
     torchrun(rank=3, world_size=16, local_rank=3, local_world_size=8)
     monkeypatch.setattr(logging.getLogger(), "level", logging.getLogger().level)
     start_processes(torch.device("cuda:3"))
-    assert calls == [("current", torch.device("cuda:3")), ("nccl", torch.device("cuda:3"))]
+    assert calls == [("current", torch.device("cuda:3")), ("nccl", torch.device("cuda:3")), ("gloo", 2)]
 
 
 def test_processes_with_gpus_wait_on_the_host(tmp_path):
@@ -109,6 +113,36 @@ def test_processes_with_gpus_wait_on_the_host(tmp_path):
         assert gather_objects("found") == ["found"]
     finally:
         stop_processes()
+
+
+def leave(rank, environment, ended):
+    """The second process ends without a word; the first one, which has been waiting for it, says so."""
+    os.environ |= environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    start_processes(torch.device("cpu"))
+    if rank == 0:
+        try:
+            gather_objects(None)
+        except RuntimeError:
+            ended.set()
+
+
+def test_nobody_waits_for_a_process_that_has_ended():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    environment |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    context = multiprocessing.get_context("spawn")
+    ended = context.Event()
+    processes = [context.Process(target=leave, args=(rank, environment, ended)) for rank in range(2)]
+    try:
+        for process in processes:
+            process.start()
+        assert ended.wait(60)
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def test_more_processes_than_gpus(torchrun, monkeypatch):
