@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,7 +152,8 @@ def _logging_disabled() -> Iterator[None]:
 def main(sys_argv: Sequence[str] | None = None) -> int:
     """Run a command as one of the processes that :func:`launch` has started.
 
-    Its error is left to that process to show, in the file that torchrun has named for it.
+    Its error is left to that process to show, in the file that torchrun has named for it. When that process is killed,
+    which leaves it no time to end the others, they end by themselves.
 
     Args:
         sys_argv: the command and its arguments; the process's own when None.
@@ -162,6 +165,7 @@ def main(sys_argv: Sequence[str] | None = None) -> int:
 
     from luna_monai.apps.cli import COMMANDS
 
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     command, *arguments = sys.argv[1:] if sys_argv is None else sys_argv
     module_name, class_name, _ = COMMANDS[command]
     app: App = getattr(importlib.import_module(f"luna_monai.apps.{module_name}"), class_name)(arguments)
@@ -174,6 +178,12 @@ def main(sys_argv: Sequence[str] | None = None) -> int:
         found = find_luna_error(error)
         get_error_handler().record_exception(error if found is None else found)
         return 1
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

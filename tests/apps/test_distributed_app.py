@@ -35,20 +35,34 @@ def workers_of(process):
     return [ranks[rank] for rank in sorted(rank for rank in ranks if rank is not None)]
 
 
-def test_a_killed_process_ends_the_run_with_a_line(arguments, tmp_path):
+def start_training(processes, arguments, awaited):
+    """Start a long training, and wait for one of its files."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "luna_monai", "train", "--distributed", "2", "--epochs", "1000", *arguments],
+        [sys.executable, "-m", "luna_monai", "train", "--distributed", processes, "--epochs", "1000", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+    deadline = time.monotonic() + 120
+    while not awaited.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return process
+
+
+def test_nothing_goes_on_without_the_command(arguments, tmp_path):
+    process = start_training("1", arguments, tmp_path / "run" / "checkpoint.pt")
+    (worker,) = workers_of(process)
+    process.kill()
+    process.communicate(timeout=60)
+    worker.wait(timeout=60)
+
+
+def test_a_killed_process_ends_the_run_with_a_line(arguments, tmp_path):
+    process = start_training("2", arguments, tmp_path / "run" / "checkpoint-previous.pt")
     try:
-        deadline = time.monotonic() + 120
-        while not (tmp_path / "run" / "checkpoint-previous.pt").exists():
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
         first, second = workers_of(process)
         second.send_signal(signal.SIGKILL)
         error = process.communicate(timeout=60)[1]
