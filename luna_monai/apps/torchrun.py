@@ -89,7 +89,14 @@ def launch(app: App, processes: int) -> None:
     processes = gpus if processes < 0 else processes
     if processes < 1:
         raise LunaError(f"--distributed {processes}: at least 1 process")
-    threads = max(len(os.sched_getaffinity(0)) // processes, 1)
+    cores = len(os.sched_getaffinity(0))
+    if gpus and processes > gpus:
+        raise LunaError(
+            f"--distributed {processes}: this machine has {gpus} GPUs, and each process needs one of its own"
+        )
+    if processes > 2 * cores:
+        raise LunaError(f"--distributed {processes}: that is far more processes than the {cores} cores of this machine")
+    threads = max(cores // processes, 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with _signal_handlers_kept(), _logging_disabled(), tempfile.TemporaryDirectory(prefix="luna-monai-") as logs:
         options = ["--standalone", "--nproc-per-node", str(processes), "--local-ranks-filter", "0", "--log-dir", logs]

@@ -213,7 +213,7 @@ def evaluation_sampler(dataset: Sized, name: str = "validation candidates") -> D
     """
     number, process = len(dataset), launched()
     if number < process.world_size:
-        raise LunaError(f"{number} {name} for {process.world_size} processes: start {number} at most")
+        raise LunaError(f"{name}: {number}, fewer than the {process.world_size} processes; start {number} at most")
     return DistributedSampler(
         dataset, even_divisible=False, num_replicas=process.world_size, rank=process.rank, shuffle=False
     )

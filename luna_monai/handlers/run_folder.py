@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
@@ -40,6 +40,8 @@ MODEL = "model.pt"
 METRICS = "metrics.csv"
 PREDICTIONS = "predictions"
 CONFIG = "config.yaml"
+#: Sections of the configuration that a checkpoint brings back as they were when the run began.
+_RESTORED = ("optimizer", "lr_scheduler")
 
 #: What :class:`RunFolder` writes.
 RESULTS = (MODEL, CHECKPOINT, PREVIOUS_CHECKPOINT, METRICS, PREDICTIONS, CONFIG)
@@ -188,6 +190,7 @@ class RunFolder:
 
     def _resume(self, engine: Engine) -> None:
         content = read_checkpoint(self.output_dir)
+        self._check_restored_settings()
         restore_checkpoint(content, self._objects, self.output_dir)
         # Other processes keep the states that their own seeds gave them, or all would draw the same numbers.
         if idist.get_rank() == 0:
@@ -199,6 +202,21 @@ class RunFolder:
             records = pd.read_csv(predictions, usecols=["row", "class", "probability", "loss"])
             self.best_epoch.records = records.astype({"probability": "float32", "loss": "float32"})
         logger.info("%s: resumed after epoch %d", self.output_dir, content["epoch"])
+
+    def _check_restored_settings(self) -> None:
+        path = self.output_dir / CONFIG
+        if self.config is None or not path.is_file():
+            return
+        recorded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        before, now = (
+            dict(_settings({name: config.get(name) for name in _RESTORED})) for config in (recorded, self.config)
+        )
+        for key in sorted(before.keys() | now.keys()):
+            if before.get(key) != now.get(key):
+                raise LunaError(
+                    f"{path}: the run began with {key} {before.get(key)}, and now it is {now.get(key)}; a resumed run "
+                    f"goes on as it began. Leave it, or start anew from its weights with finetune={path.parent / MODEL}"
+                )
 
     def _write(self, engine: Engine) -> None:
         if idist.get_rank() != 0:
@@ -218,6 +236,14 @@ class RunFolder:
             self._rows.append({"epoch": epoch, "split": split, "samples": samples, **_scalars(source.state.metrics)})
         save_table(self.output_dir / METRICS, pd.DataFrame(self._rows))
         save_checkpoint(self.output_dir, epoch, engine.state.iteration, self._objects)
+
+
+def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _settings(item, f"{key}#{name}" if key else name)
+    else:
+        yield key, value
 
 
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, Real]:

@@ -42,6 +42,10 @@ def test_resume(arguments, tmp_path):
     LunaTrainingApp([*arguments, "--epochs", 1]).main()
     LunaTrainingApp([*arguments, "--epochs", 2, "--resume"]).main()
     assert pd.read_csv(tmp_path / "run" / "metrics.csv")["epoch"].tolist() == [1, 1, 2, 2]
+    # A checkpoint brings back the optimizer and its schedule; what says otherwise must not be ignored.
+    with pytest.raises(LunaError, match=r"config\.yaml: the run began with optimizer#lr 0\.001, and now it is 0\.01; "):
+        LunaTrainingApp([*arguments, "--epochs", 3, "--resume", "optimizer#lr=0.01"]).main()
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["optimizer"]["lr"] == 0.001
 
 
 @pytest.mark.parametrize(
