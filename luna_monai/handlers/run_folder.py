@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
@@ -42,6 +42,8 @@ PREDICTIONS = "predictions"
 CONFIG = "config.yaml"
 #: Sections of the configuration that a checkpoint brings back as they were when the run began.
 _RESTORED = ("optimizer", "lr_scheduler")
+#: What moves in the state of a learning-rate schedule; all else is as it was made.
+_MOVING = {"last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i"}
 
 #: What :class:`RunFolder` writes.
 RESULTS = (MODEL, CHECKPOINT, PREVIOUS_CHECKPOINT, METRICS, PREDICTIONS, CONFIG)
@@ -190,7 +192,7 @@ class RunFolder:
 
     def _resume(self, engine: Engine) -> None:
         content = read_checkpoint(self.output_dir)
-        self._check_restored_settings()
+        self._check_restored_settings(content["state"])
         restore_checkpoint(content, self._objects, self.output_dir)
         # Other processes keep the states that their own seeds gave them, or all would draw the same numbers.
         if idist.get_rank() == 0:
@@ -203,28 +205,27 @@ class RunFolder:
             self.best_epoch.records = records.astype({"probability": "float32", "loss": "float32"})
         logger.info("%s: resumed after epoch %d", self.output_dir, content["epoch"])
 
-    def _check_restored_settings(self) -> None:
+    def _check_restored_settings(self, state: Mapping[str, Any]) -> None:
         path = self.output_dir / CONFIG
         if self.config is None or not path.is_file():
             return
         recorded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        before, now = (
-            dict(_settings({name: config.get(name) for name in _RESTORED})) for config in (recorded, self.config)
-        )
+        schedule = self._objects.get("lr_scheduler")
+        before = _settings(recorded, state.get("lr_scheduler", {}))
+        now = _settings(self.config, {} if schedule is None else schedule.state_dict())
         for key in sorted(before.keys() | now.keys()):
             if before.get(key) != now.get(key):
                 raise LunaError(
-                    f"{path}: the run began with {key} {before.get(key)}, and now it is {now.get(key)}; a resumed run "
-                    f"goes on as it began. Leave it, or start anew from its weights with finetune={path.parent / MODEL}"
+                    f"{path}: the run began with {key} {before.get(key)}, and this configuration makes it "
+                    f"{now.get(key)}; a resumed run goes on as it began. Resume with the settings of then, or start "
+                    f"anew from its weights with finetune={self.output_dir / MODEL}"
                 )
 
     def _write(self, engine: Engine) -> None:
         if idist.get_rank() != 0:
             return
         epoch = engine.state.epoch
-        engines = {"trn": engine}
-        if self.validator is not None and self.validator.state.epoch == epoch:
-            engines["val"] = self.validator
+        engines = engines_of_epoch(engine, self.validator)
         # The checkpoint comes last: after a kill before it, the resumed run does this epoch and its files again.
         if self.best_epoch.epoch in (None, epoch):
             save_tensors(self.output_dir / MODEL, unwrap(self.network).state_dict())
@@ -238,12 +239,23 @@ class RunFolder:
         save_checkpoint(self.output_dir, epoch, engine.state.iteration, self._objects)
 
 
-def _settings(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _settings(item, f"{key}#{name}" if key else name)
-    else:
-        yield key, value
+def engines_of_epoch(trainer: Engine, validator: Engine | None) -> dict[str, Engine]:
+    """List the engines that have run in the trainer's epoch: ``trn``, and ``val`` where it was validated."""
+    engines = {"trn": trainer}
+    if validator is not None and validator.state.epoch == trainer.state.epoch:
+        engines["val"] = validator
+    return engines
+
+
+def _settings(config: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
+    """List what a checkpoint brings back; of the schedule also what expressions have made, such as its length."""
+    sections = pd.json_normalize({name: config.get(name) for name in _RESTORED}, sep="#").to_dict("records")[0]
+    made = {
+        f"lr_scheduler#{key}": value
+        for key, value in schedule.items()
+        if isinstance(value, bool | int | float | str) and key not in _MOVING and not key.startswith("_")
+    }
+    return {str(key): value for key, value in sections.items()} | made
 
 
 def _scalars(metrics: Mapping[str, Any]) -> dict[str, Real]:

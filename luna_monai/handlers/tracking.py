@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import ignite.distributed as idist
+import pandas as pd
 from ignite.engine import Engine
 from monai.engines import Evaluator
 from monai.handlers import MLFlowHandler
@@ -22,7 +23,7 @@ from luna_monai.data.cache import SeriesCache
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
 from luna_monai.handlers.exceptions import call_on_exception
-from luna_monai.handlers.run_folder import CONFIG, METRICS, MODEL
+from luna_monai.handlers.run_folder import CONFIG, METRICS, MODEL, engines_of_epoch
 from luna_monai.handlers.tensorboard import TensorBoardRun
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class MLflowTracking(MLFlowHandler):
                 self.client.update_run(self.cur_run.info.run_id, status="RUNNING")
             super().start(engine)
             known = self.client.get_run(self.cur_run.info.run_id).data.params
-            params = {"cache_fingerprint": self.cache.fingerprint, **dict(_leaves(self.config))}
+            params = {"cache_fingerprint": self.cache.fingerprint, **_plain_values(self.config)}
             new = [(name, value) for name, value in params.items() if name not in known]
             for first in range(0, len(new), _PARAMS_AT_ONCE):
                 self._log_params(dict(new[first : first + _PARAMS_AT_ONCE]))
@@ -136,12 +137,9 @@ class MLflowTracking(MLFlowHandler):
 
     def epoch_completed(self, engine: Engine) -> None:
         """Record the metrics of the epoch."""
-        engines = {"trn": engine}
-        if self.validator is not None and self.validator.state.epoch == engine.state.epoch:
-            engines["val"] = self.validator
         values = {
             f"{split}/{name}": float(value)
-            for split, source in engines.items()
+            for split, source in engines_of_epoch(engine, self.validator).items()
             for name, value in source.state.metrics.items()
             if isinstance(value, Real) and math.isfinite(value)
         }
@@ -194,13 +192,10 @@ def _be_quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def _plain_values(config: Mapping[str, Any]) -> dict[str, str]:
     """List the plain values of a configuration under names that MLflow takes, ``train/augmentation/noise``."""
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}/")
-        elif not isinstance(value, list):
-            yield f"{prefix}{key}", str(value)[:_LONGEST_PARAM]
+    values = pd.json_normalize(dict(config), sep="/").to_dict("records")[0]
+    return {str(name): str(value)[:_LONGEST_PARAM] for name, value in values.items() if not isinstance(value, list)}
 
 
 def _quoted(text: str) -> str:
