@@ -9,6 +9,7 @@ import re
 import sys
 
 from luna_monai.apps.base import App, run_app
+from luna_monai.apps.torchrun import is_launched
 from luna_monai.apps.workflow import add_config_arguments, given_options, run_bundle
 from luna_monai.errors import LunaError
 
@@ -46,13 +47,16 @@ class LunaPrecacheApp(App):
             raise LunaError(f"--num-workers {arguments.num_workers}: 0 or more processes")
         shard = parse_shard(arguments.shard) if arguments.shard is not None else None
         workers = arguments.num_workers
-        if launched := torchrun_shard():
+        if is_launched():
             if shard is not None:
                 raise LunaError("--shard and torchrun both divide the work; use one of them")
-            shard, processes_here = launched
+            from luna_monai.engines import launched
+
+            process = launched()
+            shard = [process.rank, process.world_size]
             logger.info("torchrun: this process does shard %d/%d", shard[0] + 1, shard[1])
             if workers is None:
-                workers = max(len(os.sched_getaffinity(0)) // processes_here, 1)
+                workers = max(len(os.sched_getaffinity(0)) // process.local_world_size, 1)
         options = {
             "dataset_dir": arguments.dataset_dir,
             "cache_dir": arguments.cache_dir,
@@ -90,21 +94,6 @@ def parse_subsets(text: str) -> list[int]:
             raise LunaError(f"--subsets {text}: expected numbers and ranges of subsets, for example 0,2,5-7")
         subsets.update(range(int(found[1]), int(found[2] or found[1]) + 1))
     return sorted(subsets)
-
-
-def torchrun_shard() -> tuple[list[int], int] | None:
-    """Tell this process's part of the work when torchrun has started it.
-
-    Returns:
-        The part, ``[rank, world size]``, and how many of the processes are on this machine; None without torchrun.
-    """
-    import torch.distributed
-
-    if not torch.distributed.is_torchelastic_launched():
-        return None
-    # What torchrun tells its processes: https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
-    rank, world, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    return [rank, world], local
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ def test_parts():
 
 def test_torchrun_divides_the_work(make_dataset, tmp_path, monkeypatch, capsys):
     options = ["--dataset-dir", make_dataset(scans=4), "--cache-dir", tmp_path / "cache"]
-    for name, value in (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2")):
+    told = (("TORCHELASTIC_RUN_ID", "none"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("LOCAL_RANK", "0"))
+    for name, value in told:
         monkeypatch.setenv(name, value)
     for rank in range(2):
         monkeypatch.setenv("RANK", str(rank))
