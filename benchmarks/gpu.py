@@ -29,7 +29,7 @@ from torch.utils.data import RandomSampler
 from luna_monai.apps.bench_loops import OURS, time_training
 from luna_monai.apps.workflow import config_files
 from luna_monai.data import CandidateDataset, CandidateLoader, Precache
-from luna_monai.engines import PrepareCandidateBatch
+from luna_monai.training import PrepareCandidateBatch
 
 AIM = 30_000  # training samples a second on one H200
 _BATCHES = 16  # in a pass through the loader, so that its start does not count for much

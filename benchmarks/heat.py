@@ -15,9 +15,9 @@ from common import SIZE, show
 from monai.visualize import GradCAM
 
 from luna_monai.data import find_scans, read_candidates
-from luna_monai.data.readers import map_or_read
-from luna_monai.engines import CandidateExplainer
 from luna_monai.networks import LunaModel, with_weights
+from luna_monai.predictions import CandidateExplainer
+from luna_monai.scans.readers import map_or_read
 from luna_monai.transforms import CropCandidates
 from luna_monai.transforms.crop import window_start
 

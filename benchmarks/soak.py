@@ -18,7 +18,7 @@ from ignite.engine import Events
 from luna_monai.apps.bench_loops import quiet
 from luna_monai.apps.workflow import config_files, load_workflow
 from luna_monai.data.timing import memory_in_use
-from luna_monai.handlers import ThroughputHandler
+from luna_monai.training import ThroughputHandler
 
 
 def memory_held() -> float:

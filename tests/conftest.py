@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from luna_monai.data.geometry import Geometry
+from luna_monai.scans.geometry import Geometry
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 REPOSITORY = Path(__file__).resolve().parents[1]

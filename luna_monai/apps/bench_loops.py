@@ -23,10 +23,10 @@ from monai.engines import Trainer
 from luna_monai.apps.workflow import load_workflow
 from luna_monai.data.datasets import CandidateDataset
 from luna_monai.data.timing import memory_in_use
-from luna_monai.engines.speed import Roofline, roofline, time_in_turn
 from luna_monai.errors import LunaError, unwrapped_luna_errors
-from luna_monai.handlers import ThroughputHandler
 from luna_monai.share import benchmarks_dir
+from luna_monai.training import ThroughputHandler
+from luna_monai.training.speed import Roofline, roofline, time_in_turn
 
 BOOK = "the book's loop"
 OURS = "luna-monai"
@@ -263,7 +263,7 @@ def epoch_by_epoch(trainer: Trainer) -> Iterator[Callable[[], object]]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the lines of every epoch out of the log, warnings excepted."""
-    loggers = [logging.getLogger(name) for name in ("luna_monai.handlers", "luna_monai.data", "luna_monai.engines")]
+    loggers = [logging.getLogger(name) for name in ("luna_monai.training", "luna_monai.data", "luna_monai.scans")]
     before = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -88,7 +88,7 @@ class LunaCacheApp(App):
     def _verify(self) -> int:
         from luna_monai.data.inventory import verify
         from luna_monai.data.manifest import write_manifest
-        from luna_monai.handlers import enumerate_with_estimate
+        from luna_monai.training import enumerate_with_estimate
 
         folder = self._cache_dir()
         damaged = verify(folder, enumerate_with_estimate)

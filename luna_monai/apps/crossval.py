@@ -200,7 +200,7 @@ def assert_fresh(network: torch.nn.Module, optimizer: torch.optim.Optimizer, fol
 
 
 def _is_quiet() -> bool:
-    from luna_monai.engines import launched
+    from luna_monai.training import launched
 
     return launched().rank > 0
 
@@ -223,7 +223,7 @@ def _fill_cache_together(files: Sequence[str], given: Mapping[str, Any]) -> torc
     """
     import torch
 
-    from luna_monai.engines import local_device
+    from luna_monai.training import local_device
 
     device = local_device()
     if device.type == "cuda":

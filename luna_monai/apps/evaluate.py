@@ -102,7 +102,7 @@ class LunaEvaluateApp(App):
             return 0
         workflow = load_workflow("evaluating", files, given)
         run_workflow(workflow)
-        from luna_monai.engines import launched
+        from luna_monai.training import launched
 
         if launched().rank > 0:
             return 0
@@ -120,7 +120,7 @@ def draw_figures(output_dir: Path) -> None:
         output_dir: folder of an evaluation; without ``calibration.json`` nothing is drawn.
     """
     from luna_monai.files import write_bytes
-    from luna_monai.handlers.evaluation import CALIBRATION
+    from luna_monai.training.evaluation import CALIBRATION
 
     names = {name: output_dir / f"reliability-{name}.png" for name in ("raw", "calibrated")}
     for path in names.values():
@@ -149,7 +149,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
 
 def _store_calibration(path: Path, metadata: dict[str, Any], results: Path) -> None:
     from luna_monai.files import write_json
-    from luna_monai.handlers.evaluation import CALIBRATION, METRICS
+    from luna_monai.training.evaluation import CALIBRATION, METRICS
 
     source = results / CALIBRATION
     if not source.is_file():

@@ -129,8 +129,8 @@ def _synthetic_candidates(count: int) -> torch.Tensor:
     import numpy as np
     import torch
 
-    from luna_monai.data.synthetic.scan import ScanOptions, generate_scan
     from luna_monai.networks.runtimes import CANDIDATE_SHAPE
+    from luna_monai.synthetic.scan import ScanOptions, generate_scan
     from luna_monai.transforms import CropCandidates
 
     options = ScanOptions(in_plane=160, slices=80, candidates=count, nodules=3)

@@ -50,7 +50,7 @@ class LunaPrecacheApp(App):
         if is_launched():
             if shard is not None:
                 raise LunaError("--shard and torchrun both divide the work; use one of them")
-            from luna_monai.engines import launched
+            from luna_monai.training import launched
 
             process = launched()
             shard = [process.rank, process.world_size]

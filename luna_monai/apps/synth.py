@@ -50,7 +50,7 @@ class LunaSynthApp(App):
             LunaError: when an argument is out of range or the folder can't be written.
         """
         # Generating needs scipy and pandas, which --help does not.
-        from luna_monai.data.synthetic import write_dataset
+        from luna_monai.synthetic import write_dataset
 
         arguments = self.cli_args
         path = write_dataset(

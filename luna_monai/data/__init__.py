@@ -1,4 +1,4 @@
-"""Candidates, CTs, the cache and the datasets."""
+"""Candidate tables, splits, samplers, the series cache and the datasets."""
 
 from luna_monai.lazy import lazy_exports
 
@@ -10,21 +10,8 @@ __all__, __getattr__ = lazy_exports(
         "datasets": ["CandidateBatch", "CandidateDataset", "CandidateLoader", "collate_candidates"],
         "doctor": ["examine_dataset"],
         "doctor_findings": ["Finding"],
-        "lungs": ["chest_warnings"],
-        "points": ["CandidateList"],
         "precache": ["Precache", "PrecachePlan"],
-        "prediction_scans": ["ScanDataset"],
-        "proposals": ["BlobProposer"],
-        "readers": [
-            "Geometry",
-            "SimpleITKReader",
-            "check_scan",
-            "files_of_scan",
-            "map_or_read",
-            "read_geometry",
-        ],
         "samplers": ["BalancedSampler"],
-        "scans": ["ScanSource", "list_scans", "load_scan"],
         "splits": [
             "check_split",
             "folds_of",

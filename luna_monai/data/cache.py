@@ -18,10 +18,10 @@ from monai.transforms import RandomizableTrait, Transform
 from luna_monai.data.cache_files import name_of, open_mapped, write
 from luna_monai.data.candidates import find_scans
 from luna_monai.data.hashing import describe, hash_of, series_description, series_hashing, transform_hashing
-from luna_monai.data.metaimage import read_metaimage_header
-from luna_monai.data.readers import files_of_scan
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
+from luna_monai.scans.metaimage import read_metaimage_header
+from luna_monai.scans.readers import files_of_scan
 
 logger = logging.getLogger(__name__)
 

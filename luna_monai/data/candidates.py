@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from luna_monai.data.readers import read_geometry
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
+from luna_monai.scans.readers import read_geometry
 
 logger = logging.getLogger(__name__)
 

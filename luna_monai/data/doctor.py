@@ -12,9 +12,9 @@ import pandas as pd
 from luna_monai.data.candidates import CANDIDATE_FILES
 from luna_monai.data.doctor_findings import ERROR, INFORMATION, WARNING, Finding
 from luna_monai.data.doctor_voxels import VoxelSummary, summarize_scans
-from luna_monai.data.readers import Geometry, check_scan, files_of_scan
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
+from luna_monai.scans.readers import Geometry, check_scan, files_of_scan
 
 #: Scans in subset0 … subset9 of LUNA16; 888 together.
 LUNA16_SUBSETS = (89, 89, 89, 89, 89, 89, 89, 89, 88, 88)

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from luna_monai.data.readers import map_or_read
 from luna_monai.errors import LunaError
+from luna_monai.scans.readers import map_or_read
 
 
 @dataclass(frozen=True)

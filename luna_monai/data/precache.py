@@ -23,9 +23,9 @@ from luna_monai.data.cache import SeriesCache
 from luna_monai.data.cache_files import save, write
 from luna_monai.data.candidates import subset_of
 from luna_monai.data.manifest import explain_missing, is_complete, read_manifest, write_manifest
-from luna_monai.data.readers import read_geometry
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.files import readable_size
+from luna_monai.scans.readers import read_geometry
 
 logger = logging.getLogger(__name__)
 

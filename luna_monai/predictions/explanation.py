@@ -11,11 +11,11 @@ import nibabel
 import numpy as np
 import torch
 
-from luna_monai.data.geometry import Geometry
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes
 from luna_monai.predictions.result import ScanPrediction
+from luna_monai.scans.geometry import Geometry
 from luna_monai.transforms.crop import CropCandidates, window_start
 
 #: Endings of the file that a heat map is written to.
@@ -56,7 +56,7 @@ def explain_scan(
             it was too small.
         geometry: of ``voxels``.
         explainer: gives heat maps (n, z, y, x) from 0 to 1 for candidates (n, 1, z, y, x), such as
-            :class:`~luna_monai.engines.CandidateExplainer`.
+            :class:`~luna_monai.predictions.CandidateExplainer`.
         max_candidates: how many are explained.
         spatial_size: voxels of a candidate, z, y, x.
         preprocessing: what is done to candidates before the network sees them.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from luna_monai.data.geometry import Geometry
 from luna_monai.metrics.calibration import Calibration
+from luna_monai.scans.geometry import Geometry
 
 #: Columns of ``ScanPrediction.candidates``.
 COLUMNS = (
@@ -51,7 +51,7 @@ class ScanPrediction:
         proposed: whether the candidates are proposals of our own rather than a given list.
         warnings: what a reader must know, such as that the scan does not look like a chest CT.
         dicom_files: the slices in the order of the volume, where the scan is a DICOM series.
-        voxels_sha256: fingerprint of the scan's HU, see :func:`luna_monai.data.scans.voxels_sha256`.
+        voxels_sha256: fingerprint of the scan's HU, see :func:`luna_monai.scans.scan.voxels_sha256`.
     """
 
     seriesuid: str

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
-from luna_monai.data.geometry import Geometry
-from luna_monai.data.readers import map_or_read
+from luna_monai.scans.geometry import Geometry
+from luna_monai.scans.readers import map_or_read
 
 #: Lung window: level -600, width 1500 HU.
 WINDOW_HU = (-1350.0, 150.0)

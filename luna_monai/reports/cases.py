@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from luna_monai.data.readers import read_geometry
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.reports import layout
@@ -16,6 +15,7 @@ from luna_monai.reports.atlas import Circle, ScanViewer, circles, voxel_of
 from luna_monai.reports.layout import Case, Picture, Table
 from luna_monai.reports.results import nearest_finding, records
 from luna_monai.reports.run import Run
+from luna_monai.scans.readers import read_geometry
 
 logger = logging.getLogger(__name__)
 

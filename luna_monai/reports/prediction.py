@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from luna_monai.data.geometry import Geometry
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes
@@ -24,6 +23,7 @@ from luna_monai.reports.atlas import ScanViewer
 from luna_monai.reports.environment import render_page
 from luna_monai.reports.layout import Case, Picture, Table
 from luna_monai.reports.results import records
+from luna_monai.scans.geometry import Geometry
 
 CANDIDATES_IN_TABLE = 200
 _OVERVIEW_PIXELS = 360

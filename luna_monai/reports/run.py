@@ -10,7 +10,7 @@ import pandas as pd
 import yaml
 
 from luna_monai.data import find_scans, subset_of
-from luna_monai.data.findings import ANNOTATIONS, read_findings
+from luna_monai.data.annotations import ANNOTATIONS, read_findings
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
 

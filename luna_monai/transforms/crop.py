@@ -11,8 +11,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from luna_monai.data.geometry import Geometry
 from luna_monai.errors import LunaError
+from luna_monai.scans.geometry import Geometry
 
 
 def window_start(center: int, size: int, available: int) -> int:
@@ -83,7 +83,7 @@ class CropCandidatesd(MapTransform):
     Adds the candidates' voxel indices. The points are removed, for they are known to whoever asked.
 
     Args:
-        keys: key of the CT, a MetaTensor (1, z, y, x) as :class:`~luna_monai.data.SimpleITKReader` reads it.
+        keys: key of the CT, a MetaTensor (1, z, y, x) as :class:`~luna_monai.scans.SimpleITKReader` reads it.
         spatial_size: size of the blocks in voxels, (z, y, x).
         point_key: key of the candidates' centres, (n, 3), world x,y,z in mm (LPS).
         center_key: key under which the voxel indices of the centres are put, (n, 3), z,y,x ("IRC" in the book).

@@ -10,7 +10,7 @@ from monai.config import KeysCollection
 from monai.data import ImageReader, MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from luna_monai.data.readers import SimpleITKReader
+from luna_monai.scans.readers import SimpleITKReader
 
 
 class LoadScan(Transform):

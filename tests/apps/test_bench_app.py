@@ -12,7 +12,7 @@ from luna_monai.apps.bench import LunaBenchApp, plot, sentence, to_dict
 from luna_monai.apps.bench_loops import BOOK, OURS, LoopTimes, book_loop
 from luna_monai.data import CandidateDataset, SeriesCache, read_candidates, series_items
 from luna_monai.data.timing import LoadingTimes
-from luna_monai.engines.speed import Roofline
+from luna_monai.training.speed import Roofline
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
 

@@ -17,12 +17,12 @@ from monai.bundle import ConfigWorkflow
 
 from luna_monai.apps import LunaPredictApp
 from luna_monai.apps.base import run_app
-from luna_monai.data.geometry import Geometry
-from luna_monai.data.readers import map_or_read
-from luna_monai.data.scans import load_scan
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import Calibration, log_odds_of_probability
 from luna_monai.networks import LunaModel
+from luna_monai.scans.geometry import Geometry
+from luna_monai.scans.readers import map_or_read
+from luna_monai.scans.scan import load_scan
 from luna_monai.share import bundle_dir
 
 SHAPE = (36, 60, 56)
@@ -444,7 +444,7 @@ def test_files_of_a_scan_outlive_an_interruption(scans, tmp_path, weights, monke
             raise KeyboardInterrupt
         return load(source)
 
-    monkeypatch.setattr("luna_monai.data.prediction_scans.load_scan", interrupt)
+    monkeypatch.setattr("luna_monai.predictions.scan_dataset.load_scan", interrupt)
     outputs = ["--output", tmp_path / "out" / "{seriesuid}.json", "--output", tmp_path / "out" / "all.csv"]
     assert run_app(LunaPredictApp, [path, "--candidates", points, "--weights", weights, *outputs]) == 130
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.2.3.json"]

@@ -13,9 +13,9 @@ from highdicom.sr import srread
 
 from luna_monai.apps import LunaPredictApp
 from luna_monai.apps.base import run_app
-from luna_monai.data.geometry import Geometry
 from luna_monai.networks import LunaModel
 from luna_monai.networks.exports import export_network
+from luna_monai.scans.geometry import Geometry
 
 SHAPE = (40, 64, 60)
 CENTERS = np.array([[20, 30, 28], [8, 40, 12], [35, 9, 50], [0, 0, 0], [21, 31, 29], [5, 5, 50], [30, 50, 5]])

@@ -7,7 +7,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from luna_monai.data import BalancedSampler
 from luna_monai.errors import LunaError, unwrapped_luna_errors
-from luna_monai.handlers import FROC_METRICS
+from luna_monai.training import FROC_METRICS
 from luna_monai.transforms import RandAugmentCandidates
 
 

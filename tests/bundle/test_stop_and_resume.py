@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from luna_monai.engines import is_bfloat16_fast
+from luna_monai.training import is_bfloat16_fast
 
 TEXT_FILES = ("metrics.csv", "predictions/val.csv", "predictions/trn.csv")
 

@@ -11,14 +11,7 @@ import psutil
 import pytest
 import torch
 
-from luna_monai.data import (
-    CandidateDataset,
-    CandidateLoader,
-    Precache,
-    SeriesCache,
-    read_candidates,
-    series_items,
-)
+from luna_monai.data import CandidateDataset, CandidateLoader, Precache, SeriesCache, read_candidates, series_items
 from luna_monai.errors import LunaError
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from luna_monai.data import find_scans, read_candidates, read_geometry, split_by_stride, split_by_subset
+from luna_monai.data import find_scans, read_candidates, split_by_stride, split_by_subset
 from luna_monai.errors import LunaError
+from luna_monai.scans import read_geometry
 
 COORDINATES = ["coordX", "coordY", "coordZ"]
 

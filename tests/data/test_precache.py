@@ -14,7 +14,7 @@ from luna_monai.data import Precache, SeriesCache, read_candidates, series_items
 from luna_monai.data.cache_files import cached_files
 from luna_monai.data.manifest import MANIFEST, is_complete, read_manifest, write_manifest
 from luna_monai.errors import LunaError
-from luna_monai.handlers import enumerate_with_estimate
+from luna_monai.training import enumerate_with_estimate
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
 

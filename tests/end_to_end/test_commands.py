@@ -138,7 +138,7 @@ def test_unknown_command_is_a_usage_error(arguments, tmp_path):
     assert "usage: luna-monai" in result.stderr
 
 
-@pytest.mark.parametrize("module", ["luna_monai.apps.synth", "luna_monai.apps.froc", "luna_monai.data.synthetic"])
+@pytest.mark.parametrize("module", ["luna_monai.apps.synth", "luna_monai.apps.froc", "luna_monai.synthetic"])
 def test_what_needs_no_network_does_not_wait_for_torch(module, tmp_path):
     code = f"import sys, {module}; print([name for name in ('torch', 'monai') if name in sys.modules])"
     assert run(sys.executable, "-c", code, cwd=tmp_path).stdout.strip() == "[]"

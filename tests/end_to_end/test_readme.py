@@ -13,7 +13,7 @@ import pytest
 import SimpleITK as sitk
 
 from luna_monai.apps.cli import main
-from luna_monai.data import map_or_read
+from luna_monai.scans import map_or_read
 
 #: Run by make itself, by .ci/run, or by the test named.
 RUN_ELSEWHERE = {

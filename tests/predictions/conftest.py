@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from luna_monai.data.geometry import Geometry
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
+from luna_monai.scans.geometry import Geometry
 
 #: Values of tags that tell who it is; none of them may be found in anything that is written.
 IDENTIFYING = {

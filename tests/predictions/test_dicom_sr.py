@@ -10,9 +10,9 @@ import pytest
 from highdicom.sr import GraphicTypeValues3D, srread
 from pydicom.sr.codedict import codes
 
-from luna_monai.data.readers import read_geometry
 from luna_monai.errors import LunaError
 from luna_monai.predictions import write_structured_report
+from luna_monai.scans.readers import read_geometry
 
 from .conftest import IDENTIFYING, make_prediction
 

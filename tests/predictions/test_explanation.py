@@ -8,10 +8,10 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from luna_monai.data.geometry import Geometry
-from luna_monai.data.scans import orient_to_lps, pad_with_air
 from luna_monai.errors import LunaError
 from luna_monai.predictions.explanation import ScanExplanation, explain_scan, write_heat_map
+from luna_monai.scans.geometry import Geometry
+from luna_monai.scans.scan import orient_to_lps, pad_with_air
 
 from .conftest import make_prediction
 

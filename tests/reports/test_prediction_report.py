@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from luna_monai.data.geometry import Geometry
 from luna_monai.errors import LunaError
 from luna_monai.predictions.explanation import HeatMap
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
 from luna_monai.reports import PredictionReport, overlay
+from luna_monai.scans.geometry import Geometry
 
 SHAPE = (40, 60, 64)
 

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from luna_monai.data.geometry import Geometry
 from luna_monai.predictions.explanation import HeatMap
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
 from luna_monai.reports import PredictionReport
+from luna_monai.scans.geometry import Geometry
 
 PROBE = """
 <pre id="probe"></pre>

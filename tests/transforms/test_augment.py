@@ -5,8 +5,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from luna_monai.engines import PrepareCandidateBatch
 from luna_monai.errors import LunaError
+from luna_monai.training import PrepareCandidateBatch
 from luna_monai.transforms import RandAugmentCandidates, resample_candidates
 
 SHAPE = (32, 48, 48)

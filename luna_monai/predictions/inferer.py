@@ -1,0 +1,94 @@
+"""Judging the candidates of a whole scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from monai.inferers import Inferer, SimpleInferer
+
+from luna_monai.errors import LunaError
+from luna_monai.transforms import CropCandidates
+
+
+class PrepareScanBatch:
+    """The ``prepare_batch`` of an evaluator over a :class:`~luna_monai.predictions.ScanDataset`.
+
+    The scan stays where it is; :class:`CandidateInferer` takes the candidates to the device.
+    """
+
+    def __call__(
+        self,
+        batchdata: Mapping[str, Any],
+        device: str | torch.device | None = None,
+        non_blocking: bool = False,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None, tuple[()], dict[str, torch.Tensor]]:
+        """Give the scan, no label, and the voxels of its candidates."""
+        return batchdata["image"], None, (), {"centers": batchdata["centers"]}
+
+
+class CandidateInferer(Inferer):
+    """Runs a network on the candidates of a scan, as MONAI's ``SlidingWindowInferer`` does on windows of a grid.
+
+    Args:
+        spatial_size: voxels of a candidate, z, y, x.
+        batch_size: candidates that are cut out and judged at once.
+        device: where the network runs.
+        preprocessing: what is done to a batch (n, 1, *spatial_size) of the scan's type, in HU, before it is taken to
+            the device; nothing when None.
+        inferer: runs the network on a batch; MONAI's ``SimpleInferer`` when None.
+        memory_format: how the network wants its input laid out.
+
+    Raises:
+        LunaError: when ``batch_size`` is not positive.
+    """
+
+    def __init__(
+        self,
+        spatial_size: Sequence[int],
+        batch_size: int,
+        device: str | torch.device = "cpu",
+        preprocessing: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        inferer: Inferer | None = None,
+        memory_format: torch.memory_format = torch.channels_last_3d,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise LunaError(f"batch_size must be at least 1, found {batch_size}")
+        self.cropper = CropCandidates(spatial_size)
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self.preprocessing = preprocessing
+        self.inferer = SimpleInferer() if inferer is None else inferer
+        self.memory_format = memory_format
+
+    def __call__(
+        self,
+        inputs: torch.Tensor,
+        network: Callable[..., torch.Tensor],
+        *args: Any,
+        centers: torch.Tensor,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Judge all candidates of a scan.
+
+        Args:
+            inputs: the scan on the CPU, (1, z, y, x), at least as large as a candidate.
+            network: gives logits (n, 2) for (n, 1, *spatial_size).
+            args: passed on to the network.
+            centers: (n, 3) voxels z, y, x.
+            kwargs: passed on to the network.
+
+        Returns:
+            Logits (n, 2), float32, on the CPU.
+        """
+        logits = [torch.empty((0, 2))]
+        for batch in centers.split(self.batch_size) if len(centers) else ():
+            image = self.cropper(inputs, batch.numpy())
+            if self.preprocessing is not None:
+                image = self.preprocessing(image)
+            image = image.to(self.device).to(torch.float32, memory_format=self.memory_format)
+            logits.append(self.inferer(image, network, *args, **kwargs).float().cpu())
+        return torch.cat(logits)

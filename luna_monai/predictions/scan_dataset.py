@@ -1,0 +1,143 @@
+"""Scans as the items of a dataset, ready for their candidates to be judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from luna_monai.detection.lungs import Lungs, find_lungs
+from luna_monai.errors import LunaError
+from luna_monai.predictions.points import CandidateList, points_of
+from luna_monai.scans.geometry import Geometry
+from luna_monai.scans.scan import (
+    LoadedScan,
+    ScanSource,
+    as_hounsfield,
+    load_scan,
+    orient_to_lps,
+    pad_with_air,
+    voxels_sha256,
+)
+
+#: Slices of LUNA16's scans are no further apart, in mm.
+THICKEST_SLICES = 2.5
+
+
+class ScanDataset(torch.utils.data.Dataset):
+    """Scans with their candidates, one an item.
+
+    Item ``i`` is a dict with ``number``, which is ``i``; ``image``, (1, z, y, x) in HU, int16, int32 or float32, its
+    axes turned to LPS and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``; ``centers``,
+    int64 (n, 3), the candidates' voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``index``, int64 (n, 3),
+    voxels z, y, x in the order of the file; ``scan``, the :class:`~luna_monai.scans.scan.LoadedScan` without its
+    voxels; ``voxels_sha256``; ``warnings``, a tuple of text.
+
+    A scan that cannot be read gives an item with ``number``, ``source`` and ``error``, and an empty image without
+    candidates: one bad scan must not end the work on many.
+
+    The lungs are looked for once, for whoever wants them: ``proposer`` and ``examine`` are called with the voxels
+    (z, y, x) in HU, their geometry and the :class:`~luna_monai.detection.lungs.Lungs`.
+
+    Args:
+        data: where the scans are.
+        candidates: the list of candidates; proposals of ``proposer`` when None.
+        proposer: finds candidates, ``proposer(volume, geometry, lungs)`` gives a table with ``coordX, coordY, coordZ``.
+        examine: tells what is odd about a scan, ``examine(volume, geometry, lungs)`` gives texts.
+        spatial_size: voxels of a candidate, z, y, x.
+
+    Raises:
+        LunaError: when there are neither candidates nor a proposer.
+    """
+
+    def __init__(
+        self,
+        data: Sequence[ScanSource],
+        candidates: CandidateList | None = None,
+        proposer: Callable[[np.ndarray, Geometry, Lungs], pd.DataFrame] | None = None,
+        examine: Callable[[np.ndarray, Geometry, Lungs], Sequence[str]] | None = None,
+        spatial_size: Sequence[int] = (32, 48, 48),
+    ) -> None:
+        if candidates is None and proposer is None:
+            raise LunaError("no candidates: give a CSV file with their positions, or a proposer that finds some")
+        self.data = data
+        self.candidates = candidates
+        self.proposer = proposer
+        self.examine = examine
+        z, y, x = (int(size) for size in spatial_size)
+        self.spatial_size = (z, y, x)
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            return {"number": index, **self._load(self.data[index])}
+        except LunaError as error:
+            nothing = torch.empty((1, 0, 0, 0)), torch.empty((0, 3), dtype=torch.int64)
+            return {
+                "number": index,
+                "image": nothing[0],
+                "centers": nothing[1],
+                "source": self.data[index],
+                "error": str(error),
+            }
+
+    def _load(self, source: ScanSource) -> dict[str, Any]:
+        scan = load_scan(source)
+        warnings = []
+        voxels, no_numbers = as_hounsfield(scan.voxels)
+        if no_numbers:
+            warnings.append(f"{no_numbers} voxels are no finite numbers and count as air")
+        voxels, geometry = orient_to_lps(voxels, scan.geometry)
+        if geometry.spacing[2] > THICKEST_SLICES * 1.01:
+            warnings.append(
+                f"slices are {geometry.spacing[2]:.3g} mm apart, more than in the scans that the model was made for "
+                f"(at most {THICKEST_SLICES:g} mm)"
+            )
+        if self.candidates is None or self.examine is not None:
+            lungs = find_lungs(voxels, geometry)
+        if self.examine is not None:
+            warnings.extend(self.examine(voxels, geometry, lungs))
+        if self.candidates is None:
+            assert self.proposer is not None
+            points = points_of(self.proposer(voxels, geometry, lungs))
+        else:
+            points = self._listed_points(self.candidates, scan, warnings)
+        sha256 = voxels_sha256(voxels)
+        padded, padded_geometry = pad_with_air(voxels, geometry, self.spatial_size)
+        if padded is not voxels:
+            size = " x ".join(map(str, voxels.shape))
+            warnings.append(f"the scan ({size} voxels z, y, x) is smaller than what is cut out; air was put around it")
+        return {
+            "image": torch.from_numpy(padded)[None],
+            "geometry": padded_geometry,
+            "centers": torch.from_numpy(_index_in(padded_geometry, points)),
+            "points": torch.from_numpy(points.copy()),
+            "index": torch.from_numpy(_index_in(scan.geometry, points)),
+            "scan": scan.without_voxels(),
+            "voxels_sha256": sha256,
+            "warnings": tuple(warnings),
+        }
+
+    def _listed_points(self, candidates: CandidateList, scan: LoadedScan, warnings: list[str]) -> np.ndarray:
+        listed = candidates.seriesuids
+        if listed is None and len(self.data) > 1:
+            raise LunaError(f"{candidates.path}: no column 'seriesuid', which a list for several scans must have")
+        if listed is not None and scan.seriesuid not in listed:
+            if len(self.data) == 1:
+                names = ", ".join(sorted(listed)[:3]) + (" …" if len(listed) > 3 else "")
+                raise LunaError(
+                    f"{candidates.path}: no candidates of scan {scan.seriesuid}, only of {names}; "
+                    "correct the column 'seriesuid', or leave it out"
+                )
+            warnings.append("no candidates are listed for this scan")
+        return candidates.points(scan.seriesuid, scan.geometry)
+
+
+def _index_in(geometry: Geometry, points: np.ndarray) -> np.ndarray:
+    # The peak of a proposal at the face of a scan may lie half a voxel outside.
+    return np.clip(geometry.world_to_index(points), 0, np.asarray(geometry.shape) - 1)

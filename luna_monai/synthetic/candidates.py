@@ -1,0 +1,212 @@
+"""Where nodules and candidates lie."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luna_monai.errors import LunaError
+from luna_monai.synthetic.nodules import FREE, PLEURAL, VASCULAR, draw_micronodule, draw_nodule, paint_nodule
+from luna_monai.synthetic.pulmonary import Tubes
+from luna_monai.synthetic.sampling import FloatArray
+from luna_monai.synthetic.setting import Setting
+
+Points = NDArray[np.float64]
+
+#: Where nodules sit, as shares.
+PLACE_SHARES = {FREE: 0.5, VASCULAR: 0.22, PLEURAL: 0.28}
+
+#: Where negative candidates lie, as shares.
+NEGATIVE_SHARES = {
+    "branching": 0.17,  # where vessels branch or cross
+    "vessel": 0.17,  # along vessels, many of which are seen end-on
+    "bronchus": 0.06,  # walls of airways
+    "wall": 0.14,  # pleura, ribs and their cartilage
+    "mediastinum": 0.08,  # the lungs' inner surface, hila
+    "diaphragm": 0.07,
+    "fissure": 0.04,
+    "finding": 0.12,  # plaques, scars, collapsed lung, infiltrates, lymph nodes
+    "lung": 0.08,  # anywhere in the lungs
+    "body": 0.04,  # anywhere in the body
+    "outside": 0.03,  # skin, cloth, table, air
+}
+# LUNA16 has 1,351 hits on 1,186 nodules: its detectors found some of them twice.
+_SECOND_HITS = 165 / 1186
+_ATTEMPTS = 100
+
+
+def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> dict[str, Points]:
+    """Collect positions in view where nodules, lookalikes and negatives may lie.
+
+    Args:
+        rng: source of randomness.
+        setting: the scan's frame.
+        tubes: vessels and airways.
+
+    Returns:
+        Positions (n, 3), (x, y, z) in mm, under the names of ``NEGATIVE_SHARES``, ``finding`` excepted, and those of
+        vessels that a nodule may sit on.
+    """
+    thorax = setting.thorax
+    grid, lung, cavity, diaphragm = thorax.grid, thorax.lung, thorax.cavity, thorax.diaphragm
+    surface = np.abs(lung) < 1.5
+    branching = (tubes.vessels.leaves > 1) & (tubes.vessels.end_radius > 0.6)
+    points, radii, _ = tubes.vessels.where(tubes.vessels.start_radius > 0.6).sample(3.0)
+    taken = rng.random(len(points)) < np.clip(radii / 3, 0, 1)
+    vessel, small_vessel = points[taken], points[radii < 2]
+    in_lung = grid.value_at(lung, tubes.vessels.end) < 4
+    pools = {
+        "branching": tubes.vessels.end[branching & in_lung],
+        "vessel": vessel[grid.value_at(lung, vessel) < 4],
+        "small vessel": small_vessel[grid.value_at(lung, small_vessel) < -2],
+        "bronchus": tubes.airways.end,
+        "wall": grid.points_where(surface & (np.abs(cavity) < 5)),
+        "mediastinum": grid.points_where(surface & (cavity < -14) & (diaphragm > 10)),
+        "diaphragm": grid.points_where(surface & (np.abs(diaphragm) < 2)),
+        "fissure": _fissure_points(setting),
+        "lung": grid.points_where(lung < -5),
+        "body": grid.points_where((lung > 8) & (thorax.skin < 0)),
+        "outside": grid.points_where(thorax.skin > -3),
+    }
+    return {name: points[_in_reach(setting, points)] for name, points in pools.items()}
+
+
+def _in_reach(setting: Setting, points: Points) -> NDArray[np.bool_]:
+    """Tell which of ``points`` (n, 3) may be candidates: inside and, in a targeted scan, away from its faces.
+
+    A candidate's window is moved inside the volume. The lungs of a whole thorax are far from the faces, but in a
+    targeted scan they are cut there, and windows would not be centred on their candidates.
+    """
+    index = setting.slices.to_index(points)
+    margin = np.zeros(3) if setting.whole_thorax else np.array([8.0, 24.0, 24.0])
+    return np.all((index >= margin) & (index <= np.array(setting.slices.shape) - 1 - margin), axis=1)
+
+
+def _fissure_points(setting: Setting) -> Points:
+    # The oblique fissure runs near this plane; candidates only need its neighbourhood.
+    points = setting.thorax.grid.points_where(setting.thorax.lung < -8)
+    rise = points[:, 2] - (0.41 * setting.body.height + 0.95 * points[:, 1])
+    return points[np.abs(rise) < 5]
+
+
+def _place(
+    rng: np.random.Generator, setting: Setting, place: str, radius: float, places: dict[str, Points]
+) -> Points | None:
+    """Choose a nodule's position (3,), or None when the view has no such place."""
+    thorax = setting.thorax
+    points = places[{FREE: "lung", VASCULAR: "small vessel", PLEURAL: "wall"}[place]]
+    points = points[setting.slices.contains(points, min(radius, 6.0))]
+    if len(points) == 0:
+        return None
+    point = points[rng.integers(len(points))] + rng.uniform(-1.2, 1.2, 3)
+    if place == PLEURAL:
+        return np.asarray(point - thorax.normal(point[None])[0] * radius * rng.uniform(0.45, 1.0))
+    if place == VASCULAR:
+        way = rng.normal(size=3)
+        return np.asarray(point + way / np.linalg.norm(way) * radius * rng.uniform(0.3, 1.0))
+    return np.asarray(point)
+
+
+def paint_nodules(
+    rng: np.random.Generator,
+    setting: Setting,
+    volume: FloatArray,
+    places: dict[str, Points],
+    mean_nodules: float,
+    in_view: float,
+) -> tuple[Points, Points]:
+    """Paint nodules and, apart from them, small or doubtful ones that are no candidates.
+
+    Args:
+        rng: source of randomness.
+        setting: the scan's frame.
+        volume: HU of the fine voxels (z, y, x), changed in place.
+        places: what :func:`collect_places` gives.
+        mean_nodules: mean number of nodules.
+        in_view: the part of the lungs that is in view, 0 to 1.
+
+    Returns:
+        The nodules and the others (n, 4): position (x, y, z) and diameter, mm, or -1 below 3 mm.
+    """
+    sigma = setting.acquisition.sigma
+    wanted = rng.poisson(mean_nodules)
+    doubtful, tiny = rng.poisson(1.0 * in_view), rng.poisson(8.0 * in_view)
+    rows: list[list[float]] = []
+    kinds: list[str] = []
+    names, shares = list(PLACE_SHARES), list(PLACE_SHARES.values())
+    for label in ["nodule"] * wanted + ["doubtful"] * doubtful + ["tiny"] * tiny:
+        nodule = draw_nodule(rng)
+        if label == "tiny":
+            nodule = draw_micronodule(rng)
+        for _ in range(20):
+            center = _place(rng, setting, str(rng.choice(names, p=shares)), nodule.radius, places)
+            if center is None or not _in_reach(setting, center[None])[0]:
+                continue
+            if float(setting.thorax.grid.value_at(setting.thorax.lung, center[None])[0]) > 0.3 * nodule.radius:
+                continue
+            taken = np.array(rows).reshape(-1, 4)
+            gap = np.linalg.norm(taken[:, :3] - center, axis=1) - np.maximum(taken[:, 3], 3) / 2
+            if np.all(gap > nodule.radius + 3):
+                diameter = paint_nodule(rng, volume, setting.fine, center, nodule, sigma)
+                rows.append([*center, diameter])
+                kinds.append(label)
+                break
+    found, labels = np.array(rows).reshape(-1, 4), np.array(kinds, dtype=object)
+    other = found[labels != "nodule"]
+    other[labels[labels != "nodule"] == "tiny", 3] = -1.0
+    return found[labels == "nodule"], other
+
+
+def choose_candidates(
+    rng: np.random.Generator, setting: Setting, places: dict[str, Points], count: int, nodules: Points, other: Points
+) -> Points:
+    """Choose candidates: hits on the nodules, and negatives away from them.
+
+    Args:
+        rng: source of randomness.
+        setting: the scan's frame.
+        places: positions (n, 3) under the names of ``NEGATIVE_SHARES``.
+        count: how many candidates.
+        nodules: position and diameter of the nodules (n, 4), mm.
+        other: the same of findings that must be no candidates.
+
+    Returns:
+        Candidates (count, 4): position (x, y, z), mm, and 1 for a nodule or 0.
+
+    Raises:
+        LunaError: when nodules leave no room for negatives.
+    """
+    hits = np.repeat(nodules, 1 + (rng.random(len(nodules)) < _SECOND_HITS), axis=0)
+    offset = np.clip(rng.normal(0, 0.08, (len(hits), 3)), -0.24, 0.24) * hits[:, 3:]
+    positives = hits[:, :3] + offset
+    positives = positives[setting.slices.contains(positives)][:count]
+    missing = count - len(positives)
+
+    avoid = np.concatenate([nodules, other])
+    names = [name for name in NEGATIVE_SHARES if len(places[name])]
+    shares = np.array([NEGATIVE_SHARES[name] for name in names])
+    chosen: list[Points] = []
+    for _ in range(_ATTEMPTS):
+        if missing <= 0:
+            break
+        kinds = rng.choice(len(names), 2 * missing + 16, p=shares / shares.sum())
+        picked = np.stack([places[names[k]][rng.integers(len(places[names[k]]))] for k in kinds])
+        picked = picked + rng.normal(0, 1.0, picked.shape)
+        clear = setting.slices.contains(picked)
+        for finding in avoid:
+            reach = max(float(finding[3]), 2.0) / 2 + 5.0
+            clear &= np.linalg.norm(picked - finding[:3], axis=1) > reach
+        chosen.append(picked[clear][:missing])
+        missing -= len(chosen[-1])
+    if missing > 0:
+        raise LunaError(
+            f"no room for {missing} of {count} candidates away from {len(nodules)} nodules; "
+            "ask for fewer nodules, or more voxels"
+        )
+    negatives = np.concatenate(chosen) if chosen else np.zeros((0, 3))
+    return np.concatenate(
+        [
+            np.column_stack([positives, np.ones(len(positives))]),
+            np.column_stack([negatives, np.zeros(len(negatives))]),
+        ]
+    )

@@ -1,0 +1,174 @@
+"""What is no nodule but looks like one: pleural plaques, scars, collapsed lung, lymph nodes, plugs of mucus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luna_monai.synthetic.anatomy import Thorax
+from luna_monai.synthetic.nodules import blend
+from luna_monai.synthetic.painting import neighbourhood, share_inside
+from luna_monai.synthetic.sampling import FloatArray, VoxelGrid, smooth_noise
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A volume to paint on.
+
+    Args:
+        volume: HU (z, y, x).
+        grid: its voxels.
+        sigma: standard deviation of the scanner's blur, mm.
+    """
+
+    volume: FloatArray
+    grid: VoxelGrid
+    sigma: float
+
+
+def paint_plaque(
+    rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], normal: NDArray[np.float64]
+) -> None:
+    """Paint a pleural thickening: broad on the wall, with edges that run out flat.
+
+    Args:
+        rng: source of randomness.
+        canvas: where to paint.
+        center: a point of the lung's surface (3,), (x, y, z) in mm.
+        normal: unit vector out of the lung (3,).
+    """
+    breadth, height = rng.uniform(5, 18, 2), rng.uniform(1.2, 4.5)
+    found = neighbourhood(canvas.grid, center, float(breadth.max()) + 3)
+    if found is None:
+        return
+    block, position = found
+    frame = np.linalg.qr(np.column_stack([normal, rng.normal(size=(3, 2))]))[0].T.astype(np.float32)
+    along = [f[0] * position[0] + f[1] * position[1] + f[2] * position[2] for f in frame]
+    flat = np.exp(-((along[1] / breadth[0]) ** 2 + (along[2] / breadth[1]) ** 2) * 2)
+    rough = 1 + 0.3 * smooth_noise(rng, canvas.volume[block].shape, (3, 3, 3))
+    distance = (np.abs(along[0]) - height * flat * rough + 0.4).astype(np.float32)
+    blend(canvas.volume, block, share_inside(distance, canvas.sigma), float(rng.uniform(0, 60)))
+
+
+def paint_sheet(
+    rng: np.random.Generator,
+    canvas: Canvas,
+    center: NDArray[np.float64],
+    normal: NDArray[np.float64],
+    reach: tuple[float, float],
+    thickness: float,
+    hu: float,
+) -> None:
+    """Paint a bent sheet or, when one reach is short, a band: scars and plates of collapsed lung.
+
+    Args:
+        rng: source of randomness.
+        canvas: where to paint.
+        center: its middle (3,), (x, y, z) in mm.
+        normal: unit vector out of the lung (3,); the sheet stands on the lung's surface.
+        reach: half its size along ``normal`` and across, mm.
+        thickness: half of it, mm.
+        hu: of the tissue.
+    """
+    found = neighbourhood(canvas.grid, center, max(reach) + 3)
+    if found is None:
+        return
+    block, position = found
+    frame = np.linalg.qr(np.column_stack([normal + rng.normal(0, 0.25, 3), rng.normal(size=(3, 2))]))[0].T
+    along = [f[0] * position[0] + f[1] * position[1] + f[2] * position[2] for f in frame.astype(np.float32)]
+    wave = smooth_noise(rng, canvas.volume[block].shape, (3, 3, 3))
+    bent = along[2] + np.float32(2.0) * wave
+    outline = np.maximum(np.abs(along[0]) - reach[0], np.abs(along[1]) - reach[1]) + 2 * wave
+    uneven = thickness * (1 + 0.5 * smooth_noise(rng, canvas.volume[block].shape, (5, 5, 5)))
+    distance = np.maximum(np.abs(bent) - uneven, outline).astype(np.float32)
+    blend(canvas.volume, block, share_inside(distance, canvas.sigma), hu)
+
+
+def paint_patch(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], radius: float) -> None:
+    """Paint an ill-defined patch: an infiltrate or lung that is not fully open.
+
+    Args:
+        rng: source of randomness.
+        canvas: where to paint.
+        center: its middle (3,), (x, y, z) in mm.
+        radius: how far it reaches, mm.
+    """
+    found = neighbourhood(canvas.grid, center, 1.6 * radius)
+    if found is None:
+        return
+    block, position = found
+    stretch = np.exp(rng.normal(0, 0.35, 3))
+    away = np.sqrt(sum((p / np.float32(s)) ** 2 for p, s in zip(position, stretch, strict=True)))
+    cells = max(3, round(radius / 2.5))
+    mottled = smooth_noise(rng, away.shape, (cells, cells, cells))
+    share = np.clip(1.1 - away / radius + 0.35 * mottled, 0, 1) * np.clip(1.5 - away / radius, 0, 1)
+    blend(canvas.volume, block, share.astype(np.float32), float(rng.uniform(-650, -150)))
+
+
+def paint_blob(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], radius: float, hu: float) -> None:
+    """Paint an oval blob: a lymph node.
+
+    Args:
+        rng: source of randomness.
+        canvas: where to paint.
+        center: its middle (3,), (x, y, z) in mm.
+        radius: mean radius, mm.
+        hu: of the tissue.
+    """
+    found = neighbourhood(canvas.grid, center, 1.8 * radius + 2)
+    if found is None:
+        return
+    block, position = found
+    stretch = np.exp(rng.normal(0, 0.25, 3))
+    away = np.sqrt(sum((p / np.float32(s)) ** 2 for p, s in zip(position, stretch, strict=True)))
+    distance = away - radius * (1 + 0.12 * smooth_noise(rng, away.shape, (3, 3, 3)))
+    blend(canvas.volume, block, share_inside(distance.astype(np.float32), canvas.sigma), hu)
+
+
+def paint_lookalikes(
+    rng: np.random.Generator, canvas: Canvas, thorax: Thorax, surfaces: dict[str, NDArray[np.float64]], amount: float
+) -> NDArray[np.float64]:
+    """Paint a scan's lookalikes.
+
+    Args:
+        rng: source of randomness.
+        canvas: where to paint.
+        thorax: the anatomy.
+        surfaces: points (n, 3) in mm of ``wall``, ``mediastinum``, ``diaphragm`` and inner ``lung``.
+        amount: how many, as a share of what a whole thorax has.
+
+    Returns:
+        Their positions (n, 3), (x, y, z) in mm.
+    """
+    placed: list[NDArray[np.float64]] = []
+
+    def pick(pool: str, mean: float) -> NDArray[np.float64]:
+        points = surfaces[pool]
+        count = rng.poisson(mean * amount) if len(points) else 0
+        chosen = points[rng.integers(0, max(len(points), 1), count)]
+        placed.append(chosen)
+        return chosen
+
+    for center in pick("wall", 8):
+        paint_plaque(rng, canvas, center, thorax.normal(center[None])[0])
+    for center in pick("wall", 7):
+        normal = thorax.normal(center[None])[0]
+        inner = center - normal * rng.uniform(2, 9)
+        reach = (float(rng.uniform(5, 14)), float(rng.uniform(1.5, 9)))
+        paint_sheet(rng, canvas, inner, normal, reach, float(rng.uniform(0.4, 1.3)), float(rng.uniform(-300, 40)))
+    for center in pick("diaphragm", 4):
+        normal = thorax.normal(center[None])[0]
+        inner = center - normal * rng.uniform(3, 12)
+        reach = (float(rng.uniform(3, 8)), float(rng.uniform(8, 22)))
+        paint_sheet(rng, canvas, inner, normal, reach, float(rng.uniform(0.5, 2.0)), float(rng.uniform(-250, 40)))
+    for center in pick("wall", 3):
+        inner = center - thorax.normal(center[None])[0] * rng.uniform(0, 8)
+        paint_patch(rng, canvas, inner, float(rng.uniform(5, 16)))
+    for center in pick("lung", 2):
+        paint_patch(rng, canvas, center, float(rng.uniform(6, 14)))
+    for center in pick("mediastinum", 8):
+        blood = thorax.body.contrast_hu
+        paint_blob(rng, canvas, center, float(rng.uniform(2.5, 7)), float(rng.choice([45.0, 45.0, blood])))
+    return np.concatenate(placed) if placed else np.zeros((0, 3))

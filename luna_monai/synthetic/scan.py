@@ -1,0 +1,95 @@
+"""One synthetic scan: everything put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from luna_monai.synthetic.candidates import Points, choose_candidates, collect_places, paint_nodules
+from luna_monai.synthetic.lookalikes import Canvas, paint_lookalikes
+from luna_monai.synthetic.pulmonary import draw_tubes
+from luna_monai.synthetic.setting import draw_setting
+from luna_monai.synthetic.tissue import compose, scan_volume
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """What a scan contains.
+
+    Args:
+        in_plane: voxels along x and along y.
+        slices: voxels along z; as many as the thorax needs when None.
+        candidates: how many candidates.
+        nodules: mean number of nodules.
+    """
+
+    in_plane: int
+    slices: int | None
+    candidates: int
+    nodules: float
+
+
+@dataclass(frozen=True)
+class SyntheticScan:
+    """A scan and what is known about it. World coordinates are LPS (x, y, z), mm.
+
+    Args:
+        voxels: HU, int16 (z, y, x).
+        spacing: distance of voxels along (x, y, z), mm.
+        origin: world position of the first voxel.
+        direction: signs of the x, y and z axis.
+        annotations: nodules (n, 4): world position and diameter, mm.
+        excluded: other findings (n, 4): world position and diameter, mm, or -1.
+        candidates: (n, 4): world position, and 1 for a nodule or 0.
+    """
+
+    voxels: NDArray[np.int16]
+    spacing: tuple[float, float, float]
+    origin: tuple[float, float, float]
+    direction: tuple[float, float, float]
+    annotations: Points
+    excluded: Points
+    candidates: Points
+
+
+def generate_scan(seed: np.random.SeedSequence, options: ScanOptions) -> SyntheticScan:
+    """Generate a scan.
+
+    Args:
+        seed: decides everything about it.
+        options: what it contains.
+
+    Returns:
+        The scan; the same bytes for the same seed and options.
+    """
+    # A product of matrices may differ in its last bits when another number of threads computes it.
+    with threadpool_limits(limits=1, user_api="blas"):
+        return _generate(np.random.default_rng(seed), options)
+
+
+def _generate(rng: np.random.Generator, options: ScanOptions) -> SyntheticScan:
+    setting = draw_setting(rng, options.in_plane, options.slices)
+    acquisition, thorax = setting.acquisition, setting.thorax
+    tubes = draw_tubes(rng, setting)
+    volume = compose(rng, setting, tubes)
+    places = collect_places(rng, setting, tubes)
+    canvas = Canvas(volume, setting.fine, acquisition.sigma)
+    in_view = float(np.mean(setting.fine.contains(thorax.grid.points_where(thorax.lung < 0))))
+    findings = paint_lookalikes(rng, canvas, thorax, places, in_view)
+    places["finding"] = findings
+    nodules, other = paint_nodules(rng, setting, volume, places, options.nodules, in_view)
+    candidates = choose_candidates(rng, setting, places, options.candidates, nodules, other)
+    excluded = np.concatenate([other, np.column_stack([findings, np.full(len(findings), -1.0)])])
+    origin = setting.to_world(np.array([setting.slices.start]))[0]
+    return SyntheticScan(
+        voxels=scan_volume(rng, setting, volume),
+        spacing=acquisition.spacing,
+        origin=(float(origin[0]), float(origin[1]), float(origin[2])),
+        direction=acquisition.direction,
+        annotations=setting.to_world(nodules),
+        excluded=setting.to_world(excluded[setting.slices.contains(excluded[:, :3])]),
+        candidates=setting.to_world(candidates),
+    )

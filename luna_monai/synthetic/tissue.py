@@ -1,0 +1,149 @@
+"""What the voxels show: air, lung, soft tissue, bone, vessels and airways, put together; then the scanner's noise."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luna_monai.synthetic.nodules import soften
+from luna_monai.synthetic.painting import share_inside, tile_slices
+from luna_monai.synthetic.pulmonary import Tubes
+from luna_monai.synthetic.sampling import FloatArray, SliceSampler, smooth_noise
+from luna_monai.synthetic.setting import Setting
+from luna_monai.synthetic.texture import lung_texture, scanner_noise
+
+
+def compose(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> FloatArray:
+    """Put air, lung, soft tissue, bone, vessels and airways together.
+
+    Args:
+        rng: source of randomness.
+        setting: the scan's frame.
+        tubes: vessels and airways.
+
+    Returns:
+        HU of the fine voxels (z, y, x), without noise.
+    """
+    body, thorax, grid = setting.body, setting.thorax, setting.fine
+    sigma = np.float32(setting.acquisition.sigma)
+    sampler = SliceSampler(thorax.grid, grid)
+    y, x = grid.axis(1).astype(np.float32)[:, None], grid.axis(0).astype(np.float32)[None, :]
+    z_axis = grid.axis(2)
+    down = -1.0 if setting.acquisition.flipped else 1.0
+    mean_hu, gradient = rng.uniform(-895, -810), rng.uniform(0.25, 1.2)
+    gravity = (mean_hu + down * gradient * y).astype(np.float32)
+    dependent = np.float32(rng.uniform(0, 160)) * np.clip(down * y / body.depth, 0, 1)
+    emphysema = float(rng.uniform(0.1, 0.9)) if rng.random() < 0.2 else 0.0
+    tile = lung_texture(rng, grid.step, float(rng.uniform(8, 22)), float(rng.uniform(6, 18)), emphysema)
+    fissures, fissure_hu = _fissures(rng, setting), float(rng.uniform(40, 220))
+    marrow, cortex = np.float32(rng.uniform(120, 280)), np.float32(rng.uniform(450, 900))
+    wall_hu, blood_hu = np.float32(rng.uniform(-20, 40)), np.float32(body.contrast_hu)
+    table = _table(rng, setting)
+
+    volume = np.empty(grid.shape, dtype=np.float32)
+    plane = (grid.shape[1], grid.shape[2])
+    gravity, dependent = (np.broadcast_to(part, plane).ravel() for part in (gravity, dependent))
+    side_of = np.broadcast_to(np.sign(x), plane).ravel()
+    for z, texture in enumerate(tile_slices(tile, grid.shape)):
+        distance = sampler.slice(thorax.lung, z).ravel()
+        hu = volume[z].reshape(-1)
+        np.maximum(sampler.slice(thorax.soft_hu, z).ravel(), table.ravel(), out=hu)
+
+        where = np.flatnonzero(distance < 2.5 * sigma)
+        depth = distance[where]
+        lung = gravity[where] + texture.ravel()[where]
+        lung += dependent[where] * np.exp(np.clip(depth, -60, 0) / 9)
+        for height, slope, side, lower in fissures:
+            rise = np.float32(z_axis[z]) - height.ravel()[where]
+            near = (np.abs(rise) < 3 * np.hypot(1, slope)) & (side_of[where] == side)
+            if lower is not None:
+                near &= (lower < height).ravel()[where]
+            part = np.flatnonzero(near)
+            squared = (rise[part] / np.float32(np.hypot(1, slope) * (0.35 + sigma))) ** 2
+            lung[part] += np.float32(fissure_hu) * np.exp(-0.5 * squared)
+        hu[where] += (np.maximum(lung, -995) - hu[where]) * share_inside(depth, float(sigma))
+
+        bone = sampler.slice(thorax.bone, z).ravel()
+        where = np.flatnonzero(bone < 2)
+        near_bone = bone[where]
+        bone_hu = marrow + cortex * np.exp(-(((near_bone + np.float32(1.0)) / np.float32(1.1)) ** 2))
+        hu[where] += (bone_hu - hu[where]) * share_inside(near_bone, float(sigma) + 0.2)
+
+        for share, tissue_hu in ((tubes.blood[z].ravel(), blood_hu), (tubes.airway_walls[z].ravel(), wall_hu)):
+            where = np.flatnonzero(share)
+            hu[where] += np.maximum(tissue_hu - hu[where], 0) * share[where]
+        share = tubes.airway_lumen[z].ravel()
+        where = np.flatnonzero(share)
+        hu[where] += (np.float32(-985) - hu[where]) * share[where]
+    return volume
+
+
+def _fissures(rng: np.random.Generator, setting: Setting) -> list[tuple[FloatArray, float, float, FloatArray | None]]:
+    """Height of the fissures over each (y, x), mm, with their slope, side and, if any, lower limit."""
+    body, grid = setting.body, setting.fine
+    y, x = grid.axis(1).astype(np.float32)[:, None], grid.axis(0).astype(np.float32)[None, :]
+    result: list[tuple[FloatArray, float, float, FloatArray | None]] = []
+    for side in (-1.0, 1.0):
+        slope = float(rng.uniform(0.7, 1.2))
+        bend = 7 * smooth_noise(rng, (1, y.shape[0], x.shape[1]), (1, 4, 4))[0]
+        oblique = (rng.uniform(0.36, 0.46) * body.height + slope * y + bend).astype(np.float32)
+        result.append((oblique, slope, side, None))
+        if side < 0 and rng.random() < 0.8:
+            bend = 8 * smooth_noise(rng, (1, y.shape[0], x.shape[1]), (1, 3, 3))[0]
+            horizontal = (rng.uniform(0.44, 0.54) * body.height + 0.15 * (y + 30) + bend).astype(np.float32)
+            result.append((horizontal, 0.15, side, oblique))
+    return result
+
+
+def _table(rng: np.random.Generator, setting: Setting) -> FloatArray:
+    """HU (y, x) of the table below the patient; very low elsewhere."""
+    grid = setting.fine
+    # The table is where gravity points to, whichever way the patient lies.
+    down = -1.0 if setting.acquisition.flipped else 1.0
+    y, x = down * grid.axis(1)[:, None], grid.axis(0)[None, :]
+    depth = setting.body.depth + 27 + 0.8 * setting.body.fat + 8 * down
+    top = depth + rng.uniform(6, 14) - x**2 * rng.uniform(0.0004, 0.0012)
+    bottom = top + rng.uniform(22, 40)
+    hu = np.full((y.shape[0], x.shape[1]), -3000.0)
+    for surface, strength in ((top, rng.uniform(-600, -100)), (bottom, rng.uniform(-300, 150))):
+        hu = np.maximum(hu, strength - (strength + 1000) * (np.abs(y - surface) / 2.2) ** 2)
+    return np.where((y > top - 5) & (hu > -1000), hu, -3000).astype(np.float32)
+
+
+def scan_volume(rng: np.random.Generator, setting: Setting, volume: FloatArray) -> NDArray[np.int16]:
+    """Average fine slices, add noise, and round to whole HU.
+
+    Args:
+        rng: source of randomness.
+        setting: the scan's frame.
+        volume: HU of the fine voxels (z, y, x), without noise.
+
+    Returns:
+        The finished scan's voxels (z, y, x).
+    """
+    acquisition = setting.acquisition
+    fine = acquisition.oversampling
+    if fine == 2:
+        # A slice sees a little of its neighbours too.
+        volume = soften(volume, (0.15, 0.7, 0.15))
+    elif acquisition.thick_slices:
+        volume = soften(volume, (0.25, 0.5, 0.25))
+    thickness = max(acquisition.spacing[2], 1.0) * (1.6 if acquisition.thick_slices else 1.0)
+    tile = scanner_noise(rng, acquisition.spacing, acquisition.noise_cutoff, thickness)
+    z_axis, height = setting.slices.axis(2), setting.body.height
+    outside = None
+    if setting.whole_thorax:
+        radius = np.hypot(*np.ogrid[-1 : 1 : acquisition.shape[1] * 1j, -1 : 1 : acquisition.shape[2] * 1j])
+        outside = np.nonzero(radius > 1)
+    voxels = np.empty(acquisition.shape, dtype=np.int16)
+    for z, noise in enumerate(tile_slices(tile, acquisition.shape)):
+        hu = volume[z * fine : (z + 1) * fine].mean(axis=0) if fine > 1 else volume[z]
+        shoulders = 1 + 1.2 * np.clip(z_axis[z] / height - 0.85, 0, 0.4)
+        amount = np.float32(acquisition.noise_hu * shoulders) * (0.55 + 0.45 * np.clip((hu + 900) / 800, 0, 1))
+        hu = np.rint(hu + amount * noise)
+        if outside is not None:
+            hu[outside] = acquisition.padding_hu
+            voxels[z] = np.clip(hu, acquisition.padding_hu, 3071)
+        else:
+            voxels[z] = np.clip(hu, -1024, 3071)
+    return voxels

@@ -1,0 +1,197 @@
+"""What can be told of GPUs where there is none.
+
+Tensors on torch's device "meta" have a shape and strides but no data. What is copied there, and whether the host would
+wait for it, is what would be copied to a GPU.
+"""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from luna_monai.apps import crossval
+from luna_monai.data import CandidateDataset
+from luna_monai.errors import LunaError, find_luna_error
+from luna_monai.networks import LunaModel
+from luna_monai.networks.batch_norm import synchronize_batch_norm
+from luna_monai.training import AutocastInferer, PrepareCandidateBatch, inferer
+from luna_monai.transforms import RandAugmentCandidates
+
+ELSEWHERE = torch.device("meta")
+
+
+class FromValues(TorchFunctionMode):
+    """Notes where a tensor is made of Python's numbers, which goes by way of the host."""
+
+    def __init__(self, background):
+        super().__init__()
+        self.background = background
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.tensor, torch.as_tensor, torch.Tensor.new_tensor) and result.device == ELSEWHERE:
+            self.background.append(False)
+        return result
+
+
+class Copies(TorchDispatchMode):
+    """Notes for each copy between host and device whether the host goes on meanwhile."""
+
+    def __init__(self):
+        super().__init__()
+        self.background = []
+        self.from_values = FromValues(self.background)
+
+    def __enter__(self):
+        self.from_values.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.from_values.__exit__(*error)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, torch.Tensor)]
+        if len({tensor.device for tensor in tensors}) > 1:
+            self.background.append((kwargs or {}).get("non_blocking") is True)
+        return result
+
+
+@pytest.fixture
+def batch():
+    return {"image": torch.zeros(5, 1, 32, 48, 48, dtype=torch.int16), "label": torch.zeros(5, dtype=torch.int64)}
+
+
+@pytest.fixture
+def augmentation():
+    return RandAugmentCandidates(flip=True, shift=1.2, scale=0.1, rotate=180, offset=15, noise=15)
+
+
+def test_a_training_batch_is_made_on_the_gpu_without_waiting_for_it(batch, augmentation):
+    with Copies() as copies:
+        image, label = PrepareCandidateBatch(augmentation)(batch, ELSEWHERE, non_blocking=True)
+    assert image.device == label.device == ELSEWHERE
+    assert copies.background == [True, True]  # the voxels and the labels, and nothing else
+
+
+def test_augmented_batches_have_the_strides_of_others(batch, augmentation):
+    # One channel is contiguous in any layout; by its strides a GPU chooses how batch normalisation is computed.
+    plain, _ = PrepareCandidateBatch()(batch, "cpu")
+    assert plain.stride() == (73728, 1, 2304, 48, 1)
+    for augment in (augmentation, RandAugmentCandidates(flip=True), RandAugmentCandidates(flip=False, noise=15)):
+        assert PrepareCandidateBatch(augment)(batch, "cpu")[0].stride() == plain.stride()
+
+
+class Cache:
+    """One series with 20 candidates."""
+
+    spatial_size = (32, 48, 48)
+    data = ({"row": np.arange(20), "seriesuid": "1.2.3"},)
+
+    def read(self, series, position):
+        return torch.zeros(len(series), 1, *self.spatial_size, dtype=torch.int16), torch.zeros(len(series), 3).long()
+
+
+@pytest.fixture
+def dataset():
+    table = pd.DataFrame({"class": [0, 1] * 10, "coordX": 0.0, "coordY": 0.0, "coordZ": 0.0})
+    return CandidateDataset(table, Cache(), device=ELSEWHERE)
+
+
+def test_a_batch_of_what_the_gpu_holds_does_not_wait_for_it(dataset, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.shape) or tensor)
+    dataset.__getitems__([0])  # brings all of them there
+    pinned.clear()
+    with Copies() as copies:
+        batch = dataset.__getitems__([3, 1, 19]).stacked
+        image, label = PrepareCandidateBatch()(batch, ELSEWHERE, non_blocking=True)
+    assert (image.device, label.device, batch["row"].device) == (ELSEWHERE, ELSEWHERE, torch.device("cpu"))
+    assert (image.shape, label.shape) == ((3, 1, 32, 48, 48), (3,))
+    assert (copies.background, pinned) == ([True], [(3,)])  # the places of the candidates
+
+
+def test_memory_that_torch_only_keeps_is_free(dataset, monkeypatch):
+    dataset.device = torch.device("cuda:0")
+    free = [0]
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(20 * 147_456))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[-1], 10**9))
+    with pytest.raises(LunaError, match=r"20 candidates need 0.0 GB on cuda:0, which has 0.0 GB free"):
+        dataset[0]
+    assert len(free) == 2
+
+
+def test_too_little_memory_is_one_line_that_says_what_to_do():
+    message = (
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.31 GiB is "
+        "free. Including non-PyTorch memory, this process has 77.78 GiB memory in use. Of the allocated memory …"
+    )
+    try:
+        try:
+            raise torch.OutOfMemoryError(message)
+        except torch.OutOfMemoryError as error:
+            raise RuntimeError("Failed to evaluate ConfigExpression") from error
+    except RuntimeError as error:
+        found = find_luna_error(error)
+    assert str(found) == (
+        "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.31 GiB is "
+        "free; set batch_size lower, or cache_on_device to false where it is true"
+    )
+
+
+def test_a_precision_that_takes_too_much_memory_is_not_chosen(monkeypatch, caplog):
+    class Large(torch.nn.Linear):
+        def forward(self, image):
+            result = super().forward(image)
+            if result.dtype == torch.float32:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return result
+
+    caplog.set_level("INFO", logger="luna_monai")
+    monkeypatch.setattr(inferer, "is_bfloat16_fast", lambda device: True)
+    monkeypatch.setattr(inferer, "_times", {})
+    infer = AutocastInferer("cpu")
+    infer(torch.ones(2, 2), Large(2, 2))
+    assert infer.dtype == torch.bfloat16
+    assert "took too much memory in float32 and" in caplog.text
+
+
+def test_folds_in_several_processes_keep_to_their_gpus(monkeypatch):
+    monkeypatch.setattr("luna_monai.training.local_device", lambda: torch.device("cuda:2"))
+    monkeypatch.setattr(crossval, "load_workflow", lambda *_: None)
+    monkeypatch.setattr(crossval, "run_workflow", lambda _: None)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    assert crossval._fill_cache_together([], {}) == torch.device("cuda:2")
+    assert current == [torch.device("cuda:2")]
+
+
+@pytest.mark.parametrize(("candidates", "parts"), [(1, 1), (3640, 1), (3641, 2), (4096, 2), (7281, 3), (8192, 3)])
+def test_no_tensor_has_more_elements_than_a_gpu_can_count(candidates, parts):
+    network, sizes, whole = LunaModel().to(ELSEWHERE), [], []
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.register_forward_hook(lambda _, __, result: sizes.append(result.numel()))
+    network.tail_batchnorm.register_forward_hook(lambda _, __, result: whole.append(len(result)))
+    assert network(torch.empty(candidates, 1, 32, 48, 48, device=ELSEWHERE)).shape == (candidates, 2)
+    assert max(sizes) < 2**31
+    assert (len(sizes), whole) == (8 * parts, [candidates])
+
+
+def test_batch_normalisation_of_several_gpus_keeps_what_the_optimizer_has():
+    network = LunaModel().to(memory_format=torch.channels_last_3d)
+    before = dict(network.named_parameters()) | dict(network.named_buffers())
+    image = torch.randn(2, 1, 32, 48, 48) * 500
+    with torch.inference_mode():
+        expected = network.eval()(image)
+        synchronized = synchronize_batch_norm(network, torch.device("cuda:0"))
+        assert torch.equal(synchronized(image), expected)
+    assert synchronized is network
+    assert isinstance(network.tail_batchnorm, torch.nn.SyncBatchNorm)
+    after = dict(network.named_parameters()) | dict(network.named_buffers())
+    assert before.keys() == after.keys()
+    assert all(after[name] is value for name, value in before.items())

@@ -1,0 +1,120 @@
+"""Tests of luna_monai.training.eta."""
+
+import logging
+import re
+
+import pytest
+from ignite.engine import Engine
+
+from luna_monai.training import ProgressHandler, enumerate_with_estimate, eta
+
+
+class Clock:
+    """A clock that only moves when told to."""
+
+    def __init__(self, now):
+        self.now = now
+
+    def time(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Stop the clock at noon, local time."""
+    clock = Clock(eta.datetime(2018, 2, 28, 12, 0, 0).timestamp())
+    monkeypatch.setattr(eta, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def lines(caplog):
+    """Return a function that gives all lines logged so far."""
+    caplog.set_level(logging.INFO, logger="luna_monai")
+    return lambda: [record.getMessage() for record in caplog.records if record.name.startswith("luna_monai")]
+
+
+def test_lines_of_the_book(clock, lines):
+    for _ in enumerate_with_estimate(range(100), "E1 Training", bar=False):
+        clock.now += 2
+    assert lines() == [
+        "E1 Training ----/100, starting",
+        "E1 Training    4/100, done at 2018-02-28 12:03:20, 0:03:20",
+        "E1 Training    8/100, done at 2018-02-28 12:03:20, 0:03:20",
+        "E1 Training   16/100, done at 2018-02-28 12:03:20, 0:03:20",
+        "E1 Training   32/100, done at 2018-02-28 12:03:20, 0:03:20",
+        "E1 Training   64/100, done at 2018-02-28 12:03:20, 0:03:20",
+        "E1 Training ----/100, done at 2018-02-28 12:03:20",
+    ]
+
+
+def test_warm_up_is_not_timed(clock, lines):
+    for number, _ in enumerate_with_estimate(range(40), "reading", warm_up=8, bar=False):
+        clock.now += 60 if number < 8 else 1
+    assert lines()[1:3] == [
+        "reading   16/40, done at 2018-02-28 12:08:32, 0:00:32",
+        "reading   32/40, done at 2018-02-28 12:08:32, 0:00:32",
+    ]
+
+
+def test_enumerates(lines):
+    assert list(enumerate_with_estimate("abc", "letters", bar=False)) == [(0, "a"), (1, "b"), (2, "c")]
+
+
+def test_unknown_length(lines):
+    list(enumerate_with_estimate(iter(range(10)), "reading", bar=False))
+    assert [re.sub(r"\d{4}-.*", "NOW", line) for line in lines()] == [
+        "reading ----/?, starting",
+        "reading ----/?, done at NOW",
+    ]
+
+
+def test_an_error_is_not_done(lines):
+    def divide():
+        for number, _ in enumerate_with_estimate(range(3), "dividing", bar=False):
+            1 / (1 - number)
+
+    with pytest.raises(ZeroDivisionError):
+        divide()
+    assert lines() == ["dividing ----/3, starting"]
+
+
+def test_bar_instead_of_lines(lines, capsys):
+    list(enumerate_with_estimate(range(10), "reading", bar=True))
+    assert lines() == []
+    assert "10" in capsys.readouterr().err
+
+
+def test_bar_on_a_terminal(lines, monkeypatch):
+    monkeypatch.setattr(eta.sys.stderr, "isatty", lambda: True, raising=False)
+    list(enumerate_with_estimate(range(2), "reading"))
+    assert lines() == []
+
+
+def test_engine(clock, lines):
+    def step(engine, batch):
+        clock.now += 1
+
+    engine = Engine(step)
+    ProgressHandler("E{epoch} Validation ", bar=False).attach(engine)
+    engine.run(range(5), max_epochs=2)
+    assert lines() == [
+        "E1 Validation  ----/5, starting",
+        "E1 Validation     4/5, done at 2018-02-28 12:00:05, 0:00:05",
+        "E1 Validation  ----/5, done at 2018-02-28 12:00:05",
+        "E2 Validation  ----/5, starting",
+        "E2 Validation     4/5, done at 2018-02-28 12:00:10, 0:00:05",
+        "E2 Validation  ----/5, done at 2018-02-28 12:00:10",
+    ]
+
+
+def test_engine_with_an_error(lines):
+    def step(engine, batch):
+        raise RuntimeError("broken")
+
+    engine = Engine(step)
+    ProgressHandler(bar=False).attach(engine)
+    ProgressHandler(bar=True).attach(engine)
+    with pytest.raises(RuntimeError, match="broken"):
+        engine.run(range(5))
+    assert lines() == ["E1 Training ----/5, starting"]

@@ -1,0 +1,75 @@
+"""Tests of luna_monai.training.metrics on real engines."""
+
+import pytest
+import torch
+
+from luna_monai.errors import LunaError
+from luna_monai.metrics.per_class import per_class_metrics
+from luna_monai.training import CandidateMetrics, TrainingSamples
+
+
+def test_records_are_what_the_network_said(make_network, make_evaluator, candidates):
+    network = make_network()
+    evaluator = make_evaluator(candidates[::3], network, key_val_metric={"average_precision": CandidateMetrics()})
+    evaluator.run(1)
+    records, data = evaluator.state.records, evaluator.data_loader.dataset
+    with torch.no_grad():
+        logits = network.eval()(torch.from_numpy(data.images))
+    label = torch.tensor(data.labels)
+    assert records["row"].tolist() == data.rows.tolist()
+    assert records["class"].tolist() == data.labels.tolist()
+    assert records["probability"].tolist() == pytest.approx(logits.softmax(1)[:, 1].tolist())
+    expected = torch.nn.functional.cross_entropy(logits, label, reduction="none")
+    assert records["loss"].tolist() == pytest.approx(expected.tolist())
+    metrics = per_class_metrics(records["class"], records["probability"], records["loss"])
+    assert evaluator.state.metrics == pytest.approx(metrics, rel=0, abs=0, nan_ok=True)
+    assert evaluator.state.best_metric == evaluator.state.metrics["average_precision"]
+
+
+def test_records_start_anew_each_epoch(make_network, make_trainer, candidates):
+    trainer = make_trainer(candidates, make_network(), max_epochs=3, key_train_metric={"roc_auc": CandidateMetrics()})
+    trainer.run()
+    assert len(trainer.state.records) == len(candidates)
+
+
+def test_records_hold_no_graph(make_network, make_trainer, candidates):
+    metrics = CandidateMetrics()
+    trainer = make_trainer(candidates, make_network(), max_epochs=1, key_train_metric={"roc_auc": metrics})
+    appended = []
+    metrics.records.append = lambda *values: appended.extend(values)
+    metrics.records.to_frame = lambda: pytest.fail("not reached")
+    with pytest.raises(pytest.fail.Exception):
+        trainer.run()
+    assert appended
+    assert not any(values.requires_grad for values in appended)
+
+
+def test_own_loss_function(make_network, make_evaluator, candidates):
+    weighted = torch.nn.CrossEntropyLoss(weight=torch.tensor([0.0, 2.0]), reduction="none")
+    evaluator = make_evaluator(
+        candidates, make_network(), key_val_metric={"roc_auc": CandidateMetrics(loss_function=weighted)}
+    )
+    evaluator.run(1)
+    assert evaluator.state.metrics["loss/neg"] == 0
+    assert evaluator.state.metrics["loss/pos"] > 0
+
+
+def test_loss_that_is_reduced(make_network, make_evaluator, candidates):
+    metrics = CandidateMetrics(loss_function=torch.nn.CrossEntropyLoss())
+    evaluator = make_evaluator(candidates, make_network(), key_val_metric={"roc_auc": metrics})
+    with pytest.raises(LunaError, match="set reduction: none"):
+        evaluator.run(1)
+
+
+def test_unknown_key_metric(make_network, make_evaluator, candidates):
+    with pytest.raises(LunaError, match=r"key metric 'auc': no such metric; there are loss/all, .*roc_auc"):
+        make_evaluator(candidates, make_network(), key_val_metric={"auc": CandidateMetrics()})
+
+
+def test_training_samples(make_network, make_trainer, candidates):
+    samples, resumed = TrainingSamples(), TrainingSamples()
+    make_trainer(candidates[:45], make_network(), max_epochs=3, train_handlers=[samples]).run()
+    assert samples.count == 3 * 45  # the last batch of an epoch has 5
+    resumed.load_state_dict(samples.state_dict())
+    make_trainer(candidates[:45], make_network(), max_epochs=1, train_handlers=[resumed]).run()
+    assert resumed.count == 4 * 45

@@ -1,0 +1,401 @@
+"""A whole tiny run with all handlers: what is logged, written and resumed."""
+
+import logging
+import random
+import re
+import threading
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from monai.handlers import LrScheduleHandler, ValidationHandler
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from luna_monai.errors import LunaError
+from luna_monai.metrics.per_class import METRIC_NAMES
+from luna_monai.training import (
+    BestEpoch,
+    CandidateMetrics,
+    ConsoleHandler,
+    ProgressHandler,
+    RunFolder,
+    TensorBoardHandler,
+    TensorBoardRun,
+    TrainingSamples,
+    WorstCandidates,
+    is_better,
+    set_aside_previous_run,
+)
+
+STARTED = datetime(2018, 2, 28, 20, 52, 54)
+
+
+class Run:
+    """A trainer and an evaluator with all handlers, wired as a configuration would."""
+
+    def __init__(self, make_network, make_trainer, make_evaluator, candidates, output_dir, **options):
+        options = {"val_interval": 1, "resume": False, "shuffle": False, "max_epochs": 2, "validation": None} | options
+        validation = candidates[1::2] if options["validation"] is None else options["validation"]
+        self.network = make_network()
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9)
+        scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=1, gamma=0.5)
+        samples, self.best_epoch = TrainingSamples(), BestEpoch()
+        board = TensorBoardRun(output_dir, "p2ch11", "dwlpt", started=STARTED)
+        self.evaluator = make_evaluator(
+            validation,
+            self.network,
+            key_val_metric={"roc_auc": CandidateMetrics(drop_duplicates=True)},
+            metric_cmp_fn=is_better,
+            val_handlers=[
+                ProgressHandler("E{epoch} Validation ", bar=False),
+                ConsoleHandler("val"),
+                TensorBoardHandler(board, "val", samples),
+                self.best_epoch,
+            ],
+        )
+        self.trainer = make_trainer(
+            candidates[::2],
+            self.network,
+            optimizer=self.optimizer,
+            shuffle=options["shuffle"],
+            max_epochs=options["max_epochs"],
+            key_train_metric={"roc_auc": CandidateMetrics()},
+            metric_cmp_fn=is_better,
+            train_handlers=[
+                samples,
+                ProgressHandler("E{epoch} Training", bar=False),
+                ConsoleHandler("trn"),
+                TensorBoardHandler(board, "trn", samples),
+                LrScheduleHandler(scheduler, print_lr=False),
+                ValidationHandler(options["val_interval"], self.evaluator),
+                RunFolder(
+                    output_dir,
+                    self.network,
+                    self.optimizer,
+                    candidates,
+                    samples,
+                    self.best_epoch,
+                    validator=self.evaluator,
+                    lr_scheduler=scheduler,
+                    extra={"tensorboard": board},
+                    resume=options["resume"],
+                ),
+                WorstCandidates(candidates, self.best_epoch),
+            ],
+        )
+
+
+@pytest.fixture
+def make_run(make_network, make_trainer, make_evaluator, candidates):
+    """Return a maker of runs."""
+
+    def make(output_dir, **options):
+        return Run(make_network, make_trainer, make_evaluator, candidates, output_dir, **options)
+
+    return make
+
+
+def read_events(folder):
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0, "histograms": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def test_run_folder(make_run, candidates, tmp_path):
+    run = make_run(tmp_path)
+    run.trainer.run()
+
+    metrics = pd.read_csv(tmp_path / "metrics.csv")
+    assert list(metrics.columns) == ["epoch", "split", "samples", *METRIC_NAMES]
+    assert metrics["split"].tolist() == ["trn", "val"] * 2
+    assert metrics["epoch"].tolist() == [1, 1, 2, 2]
+    assert metrics["samples"].tolist() == [24, 24, 48, 48]
+    assert metrics["loss/all"].iloc[3] == run.evaluator.state.metrics["loss/all"]
+
+    predictions = pd.read_csv(tmp_path / "predictions" / "val.csv")
+    assert list(predictions.columns) == [
+        *("row", "seriesuid", "coordX", "coordY", "coordZ", "class", "diameter_mm", "probability", "loss")
+    ]
+    assert predictions["row"].tolist() == list(range(1, 48, 2))
+    expected = candidates.loc[predictions["row"]].reset_index(drop=True)
+    same = ["seriesuid", "coordX", "coordY", "coordZ", "class", "diameter_mm"]
+    pd.testing.assert_frame_equal(predictions[same], expected[same], check_exact=True)
+    assert len(pd.read_csv(tmp_path / "predictions" / "trn.csv")) == 24
+
+    assert not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_model_and_predictions_are_those_of_the_best_epoch(make_run, make_network, tmp_path):
+    run = make_run(tmp_path, max_epochs=4)
+    run.trainer.run()
+    best = run.best_epoch.epoch
+    metrics = pd.read_csv(tmp_path / "metrics.csv").query("split == 'val'").set_index("epoch")
+    assert best == metrics["roc_auc"].idxmax()
+    assert (run.evaluator.state.best_metric_epoch, run.evaluator.state.best_metric) == (best, metrics["roc_auc"].max())
+
+    predictions = pd.read_csv(tmp_path / "predictions" / "val.csv")
+    assert predictions["loss"].mean() == pytest.approx(metrics.loc[best, "loss/all"])
+    network = make_network().eval()
+    network.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    data = run.evaluator.data_loader.dataset
+    probability = network(torch.from_numpy(data.images)).softmax(1)[:, 1].detach().numpy()
+    np.testing.assert_allclose(probability, predictions["probability"], rtol=1e-5)
+
+
+def test_tensorboard(make_run, tmp_path):
+    run = make_run(tmp_path)
+    run.trainer.run()
+    metrics = pd.read_csv(tmp_path / "metrics.csv")
+    folders = sorted(path.name for path in (tmp_path / "runs" / "p2ch11").iterdir())
+    assert folders == ["2018-02-28_20.52.54-trn_cls-dwlpt", "2018-02-28_20.52.54-val_cls-dwlpt"]
+    for folder, split in zip(folders, ("trn", "val"), strict=True):
+        events = read_events(tmp_path / "runs" / "p2ch11" / folder)
+        rows = metrics[metrics["split"] == split]
+        for name in ("loss/all", "loss/neg", "loss/pos", "correct/all", "correct/neg", "correct/pos", "roc_auc"):
+            scalars = events.Scalars(name)
+            assert [scalar.step for scalar in scalars] == [24, 48]
+            np.testing.assert_allclose([scalar.value for scalar in scalars], rows[name], rtol=1e-6)
+        assert [event.step for event in events.Tensors("pr")] == [24, 48]
+        assert [event.step for event in events.Histograms("is_neg")] == [24, 48]
+        histogram = events.Histograms("is_neg")[-1].histogram_value
+        records = (run.trainer if split == "trn" else run.evaluator).state.records
+        unsure = records[(records["class"] == 0) & (records["probability"] > 0.01)]
+        assert histogram.num == len(unsure)
+        np.testing.assert_allclose(np.diff(histogram.bucket_limit), 1 / 50, rtol=1e-6)
+
+
+def test_console_lines(make_run, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="luna_monai")
+    run = make_run(tmp_path)
+    run.trainer.run()
+    text = "\n".join(record.getMessage() for record in caplog.records)
+    for split in ("trn", "val"):
+        assert re.search(rf"^E1 {split}      \d\.\d{{4}} loss, [ \d]{{3}}\.\d% correct, $", text, re.M)
+        assert re.search(rf"^E1 {split}_neg  \d\.\d{{4}} loss, [ \d]{{3}}\.\d% correct \(\d+ of 20\)$", text, re.M)
+        assert re.search(rf"^E1 {split}_pos  \d\.\d{{4}} loss, [ \d]{{3}}\.\d% correct \(\d of 4\)$", text, re.M)
+    order = [text.index(part) for part in ("E1 Training ----/3, starting", "E1 trn ", "E1 Validation ", "E1 val ")]
+    assert order == sorted(order)
+    assert f"Validation of E{run.best_epoch.epoch}, false negatives: " in text
+
+
+def test_validation_with_one_class(make_run, candidates, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="luna_monai")
+    negatives = candidates[candidates["class"] == 0]
+    run = make_run(tmp_path, validation=negatives, max_epochs=3)
+    run.trainer.run()
+    metrics = pd.read_csv(tmp_path / "metrics.csv").query("split == 'val'").set_index("epoch")
+    assert metrics["roc_auc"].isna().all()
+    assert run.best_epoch.epoch == metrics["loss/all"].idxmin() == run.evaluator.state.best_metric_epoch
+    assert ",," in (tmp_path / "metrics.csv").read_text()
+    assert any(
+        re.fullmatch(r"E1 val_pos     n/a loss,   n/a% correct \(0 of 0\)", record.getMessage())
+        for record in caplog.records
+    )
+
+
+def test_epochs_without_validation(make_run, tmp_path):
+    run = make_run(tmp_path, val_interval=2, max_epochs=3)
+    run.trainer.run()
+    metrics = pd.read_csv(tmp_path / "metrics.csv")
+    assert list(zip(metrics["epoch"], metrics["split"], strict=True)) == [
+        (1, "trn"),
+        (2, "trn"),
+        (2, "val"),
+        (3, "trn"),
+    ]
+    assert run.best_epoch.epoch == 2
+
+
+def test_diverged_training_keeps_the_last_model(make_run, tmp_path):
+    run = make_run(tmp_path)
+    with torch.no_grad():
+        run.network[0].weight.fill_(float("nan"))
+    run.trainer.run()
+    assert run.best_epoch.epoch is None
+    assert (tmp_path / "model.pt").is_file()
+    assert pd.read_csv(tmp_path / "metrics.csv")["loss/all"].isna().all()
+
+
+def test_crash_in_the_first_epoch_leaves_no_runs(make_run, tmp_path):
+    run = make_run(tmp_path)
+    run.trainer.data_loader.dataset.images = None
+    with pytest.raises(TypeError):
+        run.trainer.run()
+    assert not (tmp_path / "runs").exists()
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_crash_later_leaves_whole_files(make_run, tmp_path):
+    run = make_run(tmp_path)
+    run.evaluator.inferer = Failing(run.evaluator.inferer, calls=4)
+    with pytest.raises(RuntimeError, match="broken"):
+        run.trainer.run()
+    folder = tmp_path / "runs" / "p2ch11"
+    assert [event.step for event in read_events(next(folder.glob("*-trn_*"))).Scalars("loss/all")] == [24, 48]
+    assert [event.step for event in read_events(next(folder.glob("*-val_*"))).Scalars("loss/all")] == [24]
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["epoch"] == 1
+
+
+class Failing:
+    """An inferer that breaks after some calls."""
+
+    def __init__(self, inferer, calls):
+        self.inferer, self.calls = inferer, calls
+
+    def __call__(self, *args):
+        self.calls -= 1
+        if self.calls < 0:
+            raise RuntimeError("broken")
+        return self.inferer(*args)
+
+
+def seed():
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002 - the global generator is what a checkpoint restores
+    torch.manual_seed(1)
+
+
+def test_resume_is_bit_exact(make_run, tmp_path):
+    seed()
+    whole = make_run(tmp_path / "whole", max_epochs=4, shuffle=True)
+    whole.trainer.run()
+    seed()
+    make_run(tmp_path / "parts", max_epochs=2, shuffle=True).trainer.run()
+    torch.manual_seed(2)
+    resumed = make_run(tmp_path / "parts", max_epochs=4, shuffle=True, resume=True)
+    resumed.trainer.run()
+
+    for name, expected in whole.network.state_dict().items():
+        assert torch.equal(resumed.network.state_dict()[name], expected), name
+    for name in ("metrics.csv", "predictions/val.csv", "predictions/trn.csv"):
+        assert (tmp_path / "whole" / name).read_text() == (tmp_path / "parts" / name).read_text()
+    checkpoints = [torch.load(tmp_path / run / "checkpoint.pt", weights_only=True) for run in ("whole", "parts")]
+    assert checkpoints[0]["iteration"] == checkpoints[1]["iteration"] == 12
+    assert checkpoints[0]["state"]["optimizer"]["param_groups"] == checkpoints[1]["state"]["optimizer"]["param_groups"]
+    assert torch.equal(checkpoints[0]["random"]["torch"], checkpoints[1]["random"]["torch"])
+    assert not list((tmp_path / "parts").glob("previous-*"))
+
+
+def test_resume_after_a_kill_between_two_files(make_run, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    seed()
+    make_run(tmp_path / "whole", max_epochs=3).trainer.run()
+    seed()
+    make_run(tmp_path / "parts", max_epochs=1).trainer.run()
+    with monkeypatch.context() as patch:
+        patch.setattr("luna_monai.training.run_folder.save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make_run(tmp_path / "parts", max_epochs=3, resume=True).trainer.run()
+    assert pd.read_csv(tmp_path / "parts" / "metrics.csv")["epoch"].max() == 2
+    make_run(tmp_path / "parts", max_epochs=3, resume=True).trainer.run()
+    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
+
+
+def test_resume_from_the_previous_checkpoint(make_run, tmp_path, caplog):
+    seed()
+    make_run(tmp_path / "whole", max_epochs=3).trainer.run()
+    seed()
+    make_run(tmp_path / "parts", max_epochs=3).trainer.run()
+    checkpoint = tmp_path / "parts" / "checkpoint.pt"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    make_run(tmp_path / "parts", max_epochs=3, resume=True).trainer.run()
+    assert f"{checkpoint} is damaged" in caplog.text
+    assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
+
+
+def test_resume_of_a_finished_run_lists_the_worst_candidates(make_run, tmp_path, caplog):
+    make_run(tmp_path).trainer.run()
+    caplog.set_level(logging.INFO, logger="luna_monai")
+    before = (tmp_path / "metrics.csv").read_text()
+    make_run(tmp_path, resume=True).trainer.run()
+    assert "false positives: " in caplog.text
+    assert (tmp_path / "metrics.csv").read_text() == before
+
+
+def test_resume_without_a_checkpoint(make_run, tmp_path):
+    with pytest.raises(LunaError, match=r"no checkpoint\.pt in this folder"):
+        make_run(tmp_path, resume=True).trainer.run()
+
+
+def test_resume_when_both_checkpoints_are_damaged(make_run, tmp_path):
+    make_run(tmp_path).trainer.run()
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(LunaError, match=r"checkpoint\.pt and .*checkpoint-previous\.pt: damaged"):
+        make_run(tmp_path, resume=True).trainer.run()
+
+
+@pytest.mark.parametrize(
+    ("make_layer", "with_scheduler", "message"),
+    [
+        (lambda: torch.nn.Linear(4, 2), False, "the checkpoint holds network, optimizer, .*; this configuration has"),
+        (lambda: torch.nn.Linear(4, 2), True, "the checkpoint's network does not fit this configuration"),
+    ],
+)
+def test_resume_with_another_configuration(
+    make_run, make_trainer, candidates, tmp_path, make_layer, with_scheduler, message
+):
+    make_run(tmp_path).trainer.run()
+    network = make_layer()
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    extra = {"tensorboard": TensorBoardRun(tmp_path), "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1)}
+    run_folder = RunFolder(
+        tmp_path,
+        network,
+        optimizer,
+        candidates,
+        TrainingSamples(),
+        BestEpoch(),
+        extra=extra if with_scheduler else None,
+        resume=True,
+    )
+    with pytest.raises(LunaError, match=message):
+        make_trainer(candidates, network, train_handlers=[run_folder]).run()
+
+
+def test_earlier_run_is_moved_aside(make_run, tmp_path, caplog):
+    make_run(tmp_path).trainer.run()
+    old = {name: (tmp_path / name).read_bytes() for name in ("model.pt", "metrics.csv", "predictions/val.csv")}
+    caplog.set_level(logging.INFO, logger="luna_monai")
+    make_run(tmp_path, max_epochs=1).trainer.run()
+    (previous,) = tmp_path.glob("previous-*")
+    assert re.fullmatch(r"previous-\d{4}-\d\d-\d\d_\d\d\.\d\d\.\d\d", previous.name)
+    assert {name: (previous / name).read_bytes() for name in old} == old
+    assert (tmp_path / "runs").is_dir()
+    assert len(pd.read_csv(tmp_path / "metrics.csv")) == 2
+    assert sum("moved to" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_earlier_runs_of_one_second_are_kept_apart(tmp_path):
+    for content in ("one", "two"):
+        (tmp_path / "model.pt").write_text(content)
+        (tmp_path / "config.yaml").write_text(content)
+        set_aside_previous_run(tmp_path)
+    assert sorted(path.read_text() for path in tmp_path.glob("previous-*/*")) == ["one", "one", "two", "two"]
+    assert set_aside_previous_run(tmp_path) is None
+
+
+def test_unwritable_folder(make_run, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LunaError, match=r"file/run: can't be written \(Not a directory\)"):
+        make_run(tmp_path / "file" / "run").trainer.run()
+
+
+# tensorboard's writer thread ends with the exception that it hands to the run, and Python reports that too.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_full_disk(make_run, tmp_path, limit_file_size):
+    threads = set(threading.enumerate())
+    make_run(tmp_path).trainer.run()
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    run = make_run(tmp_path, max_epochs=3, resume=True)
+    with limit_file_size(4096), pytest.raises(LunaError, match=r"can't be written \(File too large\)"):
+        run.trainer.run()
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(timeout=10)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+    assert not list(tmp_path.rglob("*.tmp"))
