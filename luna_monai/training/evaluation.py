@@ -16,7 +16,7 @@ from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.files import write_json
 from luna_monai.metrics.calibration_summary import calibration_summary
-from luna_monai.training.atomic import save_table
+from luna_monai.training.run_folder import save_table
 from luna_monai.training.run_folder import write_predictions
 
 logger = logging.getLogger(__name__)
