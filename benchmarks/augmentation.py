@@ -15,7 +15,7 @@ import yaml
 
 from luna_monai.networks import LunaModel
 from luna_monai.share import bundle_dir
-from luna_monai.training.speed import time_in_turn
+from speed import time_in_turn
 from luna_monai.transforms import RandAugmentCandidates
 
 

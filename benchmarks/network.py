@@ -15,7 +15,7 @@ import torch
 from common import show
 
 from luna_monai.networks import LunaModel
-from luna_monai.training.speed import time_in_turn
+from speed import time_in_turn
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from luna_monai.data.timing import memory_in_use
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.share import benchmarks_dir
 from luna_monai.training import ThroughputHandler
-from luna_monai.training.speed import Roofline, roofline, time_in_turn
+from benchmarks.speed import Roofline, roofline, time_in_turn
 
 BOOK = "the book's loop"
 OURS = "luna-monai"

@@ -7,7 +7,7 @@ __all__, __getattr__ = lazy_exports(
     {
         "cache": ["SeriesCache", "series_items"],
         "candidates": ["find_scans", "read_candidates", "subset_of"],
-        "datasets": ["CandidateBatch", "CandidateDataset", "CandidateLoader", "collate_candidates"],
+        "datasets": ["CandidateBatch", "CandidateDataset", "CandidateLoader", "collate_candidates", "scan_list"],
         "doctor": ["examine_dataset"],
         "doctor_findings": ["Finding"],
         "precache": ["Precache", "PrecachePlan"],

@@ -17,9 +17,9 @@ from luna_monai.files import write_bytes, write_json
 from luna_monai.metrics.froc import FrocResult, evaluate_froc
 from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports.figures import COLOURS, froc_figure, to_png
-from luna_monai.training.atomic import save_table
 from luna_monai.training.evaluation import write_submission
-from luna_monai.training.froc import FROC_METRICS
+from luna_monai.training.metrics import FROC_METRICS
+from luna_monai.training.run_folder import save_table
 
 logger = logging.getLogger(__name__)
 
