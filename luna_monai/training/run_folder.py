@@ -26,7 +26,7 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.files import write_bytes
+from luna_monai.files import write_bytes, write_table
 from luna_monai.training.checkpoint import (
     CHECKPOINT,
     PREVIOUS_CHECKPOINT,
@@ -56,11 +56,6 @@ PREDICTION_COLUMNS = (
 )  # fmt: skip
 
 
-def save_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a CSV file, undefined values empty, whole or not at all; see :func:`~luna_monai.files.write_bytes`."""
-    write_bytes(path, table.to_csv(index=False).encode())
-
-
 def write_predictions(path: Path, records: pd.DataFrame, candidates: pd.DataFrame) -> None:
     """Write the probability and loss of each candidate, in the order of the candidate table.
 
@@ -74,7 +69,7 @@ def write_predictions(path: Path, records: pd.DataFrame, candidates: pd.DataFram
     """
     places = candidates.drop(columns="class", errors="ignore")
     table = records.sort_values("row", kind="stable").join(places, on="row")
-    save_table(path, table[list(PREDICTION_COLUMNS)])
+    write_table(path, table[list(PREDICTION_COLUMNS)])
 
 
 def set_aside_previous_run(output_dir: Path) -> Path | None:
@@ -183,7 +178,7 @@ class RunFolder:
             engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
             logger.info("%s: resumed after epoch %d", self.output_dir, content["epoch"])
             if first and self.run_state.history:  # the file may hold more, or be damaged
-                save_table(self.output_dir / METRICS, pd.DataFrame(self.run_state.history))
+                write_table(self.output_dir / METRICS, pd.DataFrame(self.run_state.history))
         elif first and not self._started:
             set_aside_previous_run(self.output_dir)
         if first and self.config is not None:
@@ -233,7 +228,7 @@ class RunFolder:
         for split, source in engines.items():
             numbers = {name: value for name, value in source.state.metrics.items() if isinstance(value, Real)}
             state.history.append({"epoch": epoch, "split": split, "samples": state.samples, **numbers})
-        save_table(self.output_dir / METRICS, pd.DataFrame(state.history))
+        write_table(self.output_dir / METRICS, pd.DataFrame(state.history))
         content = {
             "epoch": epoch,
             "iteration": engine.state.iteration,
