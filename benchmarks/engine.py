@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 from common import show, write_dataset
+from loops import epoch_by_epoch, quiet
 from monai.engines import Trainer
 from network import AS_TRAINED_ON_GPU, ON_CPU, make_step
 
-from luna_monai.apps.bench_loops import epoch_by_epoch, quiet
 from luna_monai.apps.workflow import config_files, load_workflow
 from speed import time_in_turn
 
