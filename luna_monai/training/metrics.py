@@ -151,7 +151,7 @@ class CheckLoss:
 
     Args:
         keep_going: only log one line, as the book's training does not stop.
-    """  # noqa: D205
+    """
 
     def __init__(self, keep_going: bool = False) -> None:
         self.keep_going = keep_going

@@ -115,15 +115,15 @@ class ProgressHandler:
     def __init__(self, description: str = "E{epoch} Training", warm_up: int = 0) -> None:
         self.description = description
         self.warm_up = warm_up
-        self._lines: EstimateLines | None = None
+        self._lines: EstimateLines
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or evaluator."""
         if idist.get_rank() != 0:
             return
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self._lines and self._lines.step())
-        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda _: self._lines and self._lines.close())
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda _: self._lines.step())
+        engine.add_event_handler(Events.EPOCH_COMPLETED, lambda _: self._lines.close())
 
     def _start(self, engine: Engine) -> None:
         description = self.description.format(epoch=engine.state.epoch)

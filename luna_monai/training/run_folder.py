@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import logging
@@ -13,7 +12,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -161,10 +160,11 @@ class RunFolder:
             if isinstance(value, bool | int | float | str)
         }
         self._started = False
-        self._lock: IO[str] | None = None
+        self._lock = -1
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
+        self.run_state.attach(engine)
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
         engine.add_event_handler(Events.COMPLETED, self._unlock)
@@ -202,9 +202,9 @@ class RunFolder:
             ) from error
 
     def _unlock(self) -> None:
-        if self._lock is not None:
-            self._lock.truncate(0)
-            self._lock.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _check_same_run(self, content: Mapping[str, Any]) -> None:
         if self.config is not None and content["config"] is not None:
@@ -312,24 +312,23 @@ def _fingerprint(candidates: pd.DataFrame) -> dict[str, Any]:
     return {name: f"{len(rows)} rows, SHA-256 {hashlib.sha256(rows.tobytes()).hexdigest()[:16]}"}
 
 
-def _lock(path: Path) -> IO[str]:
-    """Lock a file until this process ends or closes it; a lock ends with its process, so none is ever stale."""
-    file = path.open("a+")
+def _lock(path: Path) -> int:
+    """Lock a file until this process ends or closes its descriptor; no lock outlives its process."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        file.seek(0)
-        owner = file.read().strip()
-        if owner != _this_process():  # a trainer of this process that has failed
-            raise LunaError(
-                f"{path.parent}: in use by {owner or 'another process'}; wait for it, or choose another output_dir"
-            ) from None
-    except OSError as error:  # a file system without locks
-        logger.debug("%s: not locked (%s)", path, error)
-    file.truncate(0)
-    with contextlib.suppress(OSError):
-        file.write(_this_process())
-        file.flush()
+        owner = os.read(file, 1000).decode(errors="replace")
+        os.close(file)
+        if owner == _this_process():  # a trainer of this process that has failed
+            return -1
+        raise LunaError(
+            f"{path.parent}: in use by {owner or 'another process'}; wait for it, or choose another output_dir"
+        ) from None
+    except OSError as error:
+        logger.debug("%s: this file system has no locks (%s)", path, error)
+    os.ftruncate(file, 0)
+    os.write(file, _this_process().encode())
     return file
 
 

@@ -14,7 +14,7 @@ import ignite.distributed as idist
 import pandas as pd
 import torch
 from ignite.engine import Engine, Events
-from monai.engines import Trainer
+from monai.engines import Evaluator
 from monai.utils import CommonKeys
 
 from luna_monai.errors import LunaError
@@ -30,8 +30,8 @@ TIME_FORMAT = "%Y-%m-%d_%H.%M.%S"
 class RunState:
     """Counts training samples, selects the best epoch and names TensorBoard's folders; saved in each checkpoint.
 
-    List it first among the trainer's handlers, and last among those of the evaluator that compute metrics. An epoch is
-    better than the best so far when, in this order:
+    List it among the evaluator's handlers, after those that compute metrics; the trainer's handlers attach it before
+    themselves. An epoch is better than the best so far when, in this order:
 
     1. its key metric is defined, and that of the best is undefined or worse;
     2. both key metrics are undefined, as ROC AUC is where one class is absent, and its loss is defined and smaller.
@@ -80,12 +80,12 @@ class RunState:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer, whose samples are counted, or an evaluator, whose epochs are compared."""
-        if isinstance(engine, Trainer):
+        if isinstance(engine, Evaluator):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._compare)
+        elif not engine.has_event_handler(self._count):
             engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._complete_epoch)
-        else:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._compare)
 
     def _start_epoch(self) -> None:
         self._samples_in_epoch = 0

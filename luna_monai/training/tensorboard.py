@@ -39,6 +39,8 @@ class TensorBoardHandler:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or evaluator that has :class:`~luna_monai.training.metrics.CandidateMetrics`."""
+        if isinstance(engine, Trainer):
+            self.run_state.attach(engine)
         if idist.get_rank() != 0:
             return
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)

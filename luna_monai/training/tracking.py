@@ -18,6 +18,7 @@ from monai.engines import Evaluator
 from monai.handlers import MLFlowHandler
 from monai.utils import path_to_uri
 
+from luna_monai.data.cache import SeriesCache
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
 from luna_monai.training.run_folder import CONFIG, METRICS, MODEL, engines_of_epoch
@@ -43,6 +44,7 @@ class MLflowTracking(MLFlowHandler):
         experiment_name: MLflow's experiment; made when missing.
         run_state: its folder, and its start and comment, which are the MLflow run's name.
         config: the configuration of the run.
+        cache: the cache that the run reads, whose fingerprint is recorded.
         validator: the engine that validates.
         run_name: name of the MLflow run instead.
 
@@ -56,12 +58,14 @@ class MLflowTracking(MLFlowHandler):
         experiment_name: str,
         run_state: RunState,
         config: Mapping[str, Any],
+        cache: SeriesCache,
         validator: Evaluator,
         run_name: str | None = None,
     ) -> None:
         self.run_state = run_state
-        self.config = config
+        self.params = {"cache_fingerprint": cache.fingerprint, **_plain_values(config)}
         self.validator = validator
+        self.run_name: str | None = run_name
         self.store = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
         if idist.get_rank() > 0:
             return
@@ -71,7 +75,9 @@ class MLflowTracking(MLFlowHandler):
         if self.store.startswith("sqlite:///"):
             folder = Path(unquote(self.store.removeprefix("sqlite:///"))).absolute().parent
             folder.mkdir(parents=True, exist_ok=True)
-            files = path_to_uri(folder / "mlruns")  # MONAI's own choice goes wrong for a folder with a space in its name
+            files = path_to_uri(
+                folder / "mlruns"
+            )  # MONAI's own choice goes wrong for a folder with a space in its name
         try:
             super().__init__(
                 tracking_uri=tracking_uri,
@@ -108,7 +114,7 @@ class MLflowTracking(MLFlowHandler):
             self.cur_run = next(same, None) or self.client.create_run(self.experiment.experiment_id, tags=tags)
             self.client.update_run(self.cur_run.info.run_id, status="RUNNING")
             super().start(engine)
-            params = _plain_values(self.config)
+            params = dict(self.params)
             self._delete_exist_param_in_dict(params)
             for first in range(0, len(params), _PARAMS_AT_ONCE):
                 self._log_params(dict(list(params.items())[first : first + _PARAMS_AT_ONCE]))
