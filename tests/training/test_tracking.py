@@ -87,8 +87,7 @@ def test_configuration_metrics_and_weights(train, tmp_path, open_store, capfd):
 
 
 @pytest.mark.usefixtures("store")
-def test_a_resumed_run_goes_on_and_no_other(train, tmp_path, open_store, monkeypatch):
-    monkeypatch.setattr("luna_monai.training.run_state.TIME_FORMAT", "one second")  # gives all runs one name
+def test_a_resumed_run_goes_on_and_no_other(train, tmp_path, open_store):
     uri = path_to_sqlite_uri(tmp_path / "größe 1" / "mlruns.db")
     train("--epochs", "1")
     train("--epochs", "1", "--output-dir", tmp_path / "other", f"tracking_uri={uri}")
@@ -154,10 +153,8 @@ import socket, time
 addresses = []
 socket.getaddrinfo = lambda host, *rest, **more: addresses.append(host) or []
 socket.create_connection = lambda address, *rest, **more: addresses.append(address)
-from luna_monai.extras import import_extra
 from luna_monai.training.tracking import _be_quiet
 from mlflow.telemetry import get_telemetry_client
-import_extra("openvino", "export")
 assert get_telemetry_client() is not None
 _be_quiet()
 assert get_telemetry_client() is None
