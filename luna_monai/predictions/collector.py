@@ -21,7 +21,6 @@ from luna_monai.predictions.heat_map import ScanExplanation
 from luna_monai.predictions.model import ModelFacts
 from luna_monai.predictions.outputs import PLACEHOLDER, check_outputs, ending_of, is_dicom, write_outputs
 from luna_monai.predictions.result import COLUMNS, ScanPrediction
-from luna_monai.scans.geometry import Geometry
 from luna_monai.training.processes import gather_objects, launched
 
 logger = logging.getLogger(__name__)
@@ -45,8 +44,8 @@ class ScanPredictions:
         scans: the scans, :class:`~luna_monai.scans.scan.ScanSource`.
         proposed: whether the candidates are proposals rather than a given list.
         finder: makes findings of candidates, as :func:`luna_monai.detection.findings.find_findings`.
-        threshold: findings of this probability or a higher one are shown to people. None takes the model's threshold for 4 false
-            positives per scan, or 0.5 where it is not known.
+        threshold: findings of this probability or a higher one are shown to people. None takes the model's threshold
+            for 4 false positives per scan, or 0.5 where it is not known.
         max_findings: not more findings of a scan than this are shown.
         output_dir: folder of the outputs.
         anonymous: whether DICOM objects leave the patient's tags empty.
@@ -264,5 +263,6 @@ def summary_lines(prediction: ScanPrediction, threshold: float) -> list[str]:
         above = sum(finding.probability >= threshold for finding in prediction.findings)
         place = ", ".join(f"{value:.1f}" for value in first.position)
         size = "" if first.diameter_mm is None else f", {first.diameter_mm:.1f} mm"
-        line += f", {above} of at least {threshold:.3f}; the most probable, {first.probability:.3f}{size}, at ({place}) mm LPS"
+        line += f", {above} of at least {threshold:.3f}; the most probable, {first.probability:.3f}{size}"
+        line += f", at ({place}) mm LPS"
     return [line, *(f"{name}: {warning}" for warning in prediction.warnings)]

@@ -138,7 +138,7 @@ class PredictionPage:
             name=f"{len(scans):,} scans" if len(scans) > 1 else scans[0]["name"],
             scans=scans,
             model=model,
-            prevalence=model.calibration and model.calibration.nodule_share,
+            prevalence=model.calibration and model.calibration.prevalence,
             field_mm=FIELD_MM,
             with_heat=any(stack.heat for _, stacks in self._pictures.values() for stack in stacks),
             legend=layout.data_address(overlay.legend_png()),
