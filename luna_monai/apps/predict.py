@@ -51,8 +51,8 @@ class LunaPredictApp(App):
         parser.add_argument(
             "--threshold",
             type=float,
-            help="findings of this probability or a higher one are shown in all outputs but .csv and .json (default: the "
-            "model's threshold for 4 false positives per scan, or 0.5 where it is not known)",
+            help="findings of this probability or a higher one are shown in all outputs but .csv and .json "
+            "(default: the model's threshold for 4 false positives per scan, or 0.5 where it is not known)",
         )
         parser.add_argument(
             "--max-findings", type=int, help="not more findings of a scan than this are shown (default: 20)"
