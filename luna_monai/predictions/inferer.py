@@ -9,7 +9,7 @@ import torch
 from monai.inferers import Inferer, SimpleInferer
 
 from luna_monai.errors import LunaError
-from luna_monai.training.eta import start_progress
+from luna_monai.training.progress import EstimateLines
 from luna_monai.transforms import CropCandidates
 
 #: A scan with more candidates than this shows how far it is.
@@ -91,7 +91,7 @@ class CandidateInferer(Inferer):
         logits = [torch.empty((0, 2))]
         batches = (inputs if centers is None else centers).split(self.batch_size)
         many = len(batches) * self.batch_size > MANY_CANDIDATES
-        progress = start_progress("Candidates, batches of", len(batches)) if many else None
+        progress = EstimateLines("Candidates, batches of", len(batches)) if many else None
         for batch in batches:
             if not len(batch):
                 continue
