@@ -16,12 +16,11 @@ from monai.data import PersistentDataset
 from monai.transforms import RandomizableTrait, Transform
 
 from luna_monai.data.cache_files import name_of, open_mapped, write
-from luna_monai.data.candidates import find_scans
 from luna_monai.data.hashing import describe, hash_of, series_description, series_hashing, transform_hashing
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.scans.metaimage import read_metaimage_header
-from luna_monai.scans.readers import files_of_scan
+from luna_monai.scans.scan import read_header
+from luna_monai.scans.sources import find_scans
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def series_items(candidates: pd.DataFrame) -> list[dict[str, Any]]:
     items = []
     for seriesuid, rows in rows_of_series.items():
         files = []
-        for path in files_of_scan(scans[str(seriesuid)]):
+        for path in read_header(scans[str(seriesuid)]).files:
             status = path.stat()
             name = path.relative_to(dataset_dir).as_posix()
             files.append({"path": name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns})
@@ -280,7 +279,7 @@ class SeriesCache(PersistentDataset):
         item = self.data[index]
         scan = self._apply(self._steps[:1], item)
         scans, limit = self._loaded_scans, _LOADED_SCANS
-        if _is_mapped(Path(item["image"])):
+        if scan["image"].meta["mapped"]:
             scans, limit = self._mapped_scans, _OPEN_SERIES
         while len(scans) >= limit:
             scans.pop(next(iter(scans)))
@@ -294,9 +293,3 @@ def _spatial_size(transforms: Sequence[Any]) -> tuple[int, ...]:
         if size is not None:
             return tuple(size)
     raise LunaError("none of the cached transforms has a spatial_size, so nothing is cut")
-
-
-def _is_mapped(path: Path) -> bool:
-    """Tell whether the voxels of a scan cost no memory, because they are used where the file has them."""
-    header = read_metaimage_header(path)
-    return not header.compressed and header.dtype.isnative and header.offset % header.dtype.itemsize == 0

@@ -51,7 +51,7 @@ class ScanPrediction:
         proposed: whether the candidates are proposals of our own rather than a given list.
         warnings: what a reader must know, such as that the scan does not look like a chest CT.
         dicom_files: the slices in the order of the volume, where the scan is a DICOM series.
-        voxels_sha256: fingerprint of the scan's HU, see :func:`luna_monai.scans.scan.voxels_sha256`.
+        voxels_sha256: fingerprint of the scan's HU, see :func:`luna_monai.scans.voxels_sha256`.
     """
 
     seriesuid: str

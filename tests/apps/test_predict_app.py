@@ -21,8 +21,7 @@ from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import Calibration, log_odds_of_probability
 from luna_monai.networks import LunaModel
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.readers import map_or_read
-from luna_monai.scans.scan import load_scan
+from luna_monai.scans.scan import read_scan
 from luna_monai.share import bundle_dir
 
 SHAPE = (36, 60, 56)
@@ -437,14 +436,14 @@ def test_bad_scans_of_a_list_do_not_keep_the_others(scans, tmp_path, weights, ca
 def test_files_of_a_scan_outlive_an_interruption(scans, tmp_path, weights, monkeypatch, capsys):
     """What is for one scan is written at once; what is for all is not there in part. One line says it."""
     path, points = scans
-    load = load_scan
+    load = read_scan
 
-    def interrupt(source):
+    def interrupt(source, orientation):
         if source.path.name == "study":
             raise KeyboardInterrupt
         return load(source)
 
-    monkeypatch.setattr("luna_monai.predictions.scan_dataset.load_scan", interrupt)
+    monkeypatch.setattr("luna_monai.predictions.scan_dataset.read_scan", interrupt)
     outputs = ["--output", tmp_path / "out" / "{seriesuid}.json", "--output", tmp_path / "out" / "all.csv"]
     assert run_app(LunaPredictApp, [path, "--candidates", points, "--weights", weights, *outputs]) == 130
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.2.3.json"]
@@ -563,7 +562,8 @@ def test_real_scan_in_real_formats(luna16_mini, shared_data, tmp_path, write_dic
     """A part of a real scan around its nodule."""
     nodule = pd.read_csv(luna16_mini / "annotations.csv").iloc[0]
     source = next(luna16_mini.glob(f"subset*/{nodule['seriesuid']}.mhd"))
-    voxels, whole = map_or_read(source)
+    scan = read_scan(source)
+    voxels, whole = scan.voxels, scan.geometry
     z, y, x = whole.world_to_index(nodule[["coordX", "coordY", "coordZ"]].to_numpy(dtype=float))[0]
     start = np.array([[z - 20, y - 40, x - 40]])
     voxels = voxels[z - 20 : z + 20, y - 40 : y + 40, x - 40 : x + 40]

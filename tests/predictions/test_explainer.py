@@ -7,11 +7,10 @@ import pytest
 import torch
 from monai.visualize import GradCAM
 
-from luna_monai.data import find_scans
 from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel, with_weights
 from luna_monai.predictions import CandidateExplainer
-from luna_monai.scans.readers import map_or_read
+from luna_monai.scans import find_scans, read_scan
 from luna_monai.transforms import CropCandidates
 
 SHAPE = (32, 48, 48)
@@ -100,10 +99,11 @@ def test_an_unknown_method_and_a_missing_layer():
 
 def test_the_heat_is_on_real_nodules(golden, luna16_mini, shared_data):
     network = with_weights(LunaModel(), shared_data / "book" / "luna_model_2020.state")
-    scans = {uid: map_or_read(path) for uid, path in find_scans(luna16_mini).items()}
+    scans = {uid: read_scan(path) for uid, path in find_scans(luna16_mini).items()}
     shares, peaks = [], []
     for row in np.flatnonzero(golden["is_nodule"]):
-        voxels, geometry = scans[golden["seriesuid"][row]]
+        scan = scans[golden["seriesuid"][row]]
+        voxels, geometry = scan.voxels, scan.geometry
         center = golden["center_irc"][row]
         image = CropCandidates(SHAPE)(torch.from_numpy(np.array(voxels))[None], center[None]).clamp(-1000, 1000)
         start = np.clip(np.round(center - np.array(SHAPE) / 2), 0, np.subtract(geometry.shape, SHAPE))
