@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.base import App, run_app
+from luna_monai.apps.trust import run_config
 from luna_monai.apps.workflow import add_overrides_argument, config_files, given_options, load_workflow, parse_override
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.share import bundle_dir
@@ -119,9 +120,7 @@ class LunaExportApp(App):
         source = Path(self.cli_args.run_or_weights)
         if not source.is_dir():
             return source, files, Path()
-        if not (source / "config.yaml").is_file():
-            raise LunaError(f"{source}: no config.yaml in this folder, so it is not the folder of a run")
-        return source / "model.pt", [str(source / "config.yaml"), *files[1:]], source
+        return source / "model.pt", [run_config(source, files[1:]), *files[1:]], source
 
 
 def _synthetic_candidates(count: int) -> torch.Tensor:

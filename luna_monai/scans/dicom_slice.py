@@ -258,10 +258,9 @@ class Slice:
         stored = ((raw << spare) >> spare).astype(np.int64)
         if invert:
             stored = self._largest - stored
-        if self.slope.is_integer() and self.intercept.is_integer():
-            values = stored * int(self.slope) + int(self.intercept)
-        else:
-            values = stored * self.slope + self.intercept
+        whole = self.slope.is_integer() and self.intercept.is_integer()
+        slope, intercept = (int(self.slope), int(self.intercept)) if whole else (self.slope, self.intercept)
+        values = stored * slope + intercept
         if self.padding is not None:
             values[(raw >= self.padding[0]) & (raw <= self.padding[1])] = AIR
         return values

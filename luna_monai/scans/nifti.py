@@ -70,10 +70,11 @@ class NiftiHeader(ScanHeader):
         if (self.slope, self.intercept) == (1.0, 0.0):
             return voxels
         # Integers stay integers where the rescaling keeps them so, and take half of the memory.
-        whole = voxels.dtype.kind != "f" and self.slope.is_integer() and self.intercept.is_integer()
-        rescaled = voxels.astype(np.int32 if whole and voxels.dtype.itemsize <= 2 else np.float32)
-        rescaled *= int(self.slope) if rescaled.dtype == np.int32 else np.float32(self.slope)
-        rescaled += int(self.intercept) if rescaled.dtype == np.int32 else np.float32(self.intercept)
+        whole = self.slope.is_integer() and self.intercept.is_integer() and voxels.dtype.kind != "f"
+        fits = voxels.dtype.itemsize <= 2 and abs(self.slope) * 2**16 + abs(self.intercept) < 2**31
+        rescaled = voxels.astype(np.int32 if whole and fits else np.float32)
+        np.multiply(rescaled, rescaled.dtype.type(self.slope), out=rescaled)
+        np.add(rescaled, rescaled.dtype.type(self.intercept), out=rescaled)
         return rescaled
 
 
