@@ -73,8 +73,8 @@ class NiftiHeader(ScanHeader):
         whole = self.slope.is_integer() and self.intercept.is_integer() and voxels.dtype.kind != "f"
         fits = voxels.dtype.itemsize <= 2 and abs(self.slope) * 2**16 + abs(self.intercept) < 2**31
         rescaled = voxels.astype(np.int32 if whole and fits else np.float32)
-        np.multiply(rescaled, rescaled.dtype.type(self.slope), out=rescaled)
-        np.add(rescaled, rescaled.dtype.type(self.intercept), out=rescaled)
+        np.multiply(rescaled, self.slope, out=rescaled, casting="unsafe")
+        np.add(rescaled, self.intercept, out=rescaled, casting="unsafe")
         return rescaled
 
 

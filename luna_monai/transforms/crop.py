@@ -116,9 +116,9 @@ class CropCandidatesd(MapTransform):
 
 def _geometry_of(image: torch.Tensor) -> Geometry:
     """Take the geometry along that the scan was loaded with: numbers in an affine are rounded differently."""
-    meta = getattr(image, "meta", {})
+    meta = image.meta if isinstance(image, MetaTensor) else {}
     source, geometry = meta.get("filename_or_obj", "image"), meta.get("geometry")
-    if geometry is None:
+    if not isinstance(image, MetaTensor) or geometry is None:
         raise LunaError(f"{source}: no geometry in its metadata; load it with luna_monai.transforms.LoadScand")
     if not np.allclose(image.affine.numpy(), geometry.affine_ras_zyx):
         raise LunaError(
