@@ -13,7 +13,7 @@ from luna_monai.data import find_scans
 from luna_monai.data.annotations import read_findings
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json, write_submission, write_table
-from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans, rate_name
 from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports import layout
 from luna_monai.reports.charts import froc_chart
@@ -77,8 +77,11 @@ def write_results(
     pooled = evaluate(predictions, bootstrap)
     table = fold_table(of_fold, curves, predictions, pooled)
     figure = froc_figure(pooled, title=f"Cross-validation in {len(curves)} folds")
-    for result in (result for result in curves.values() if result.nodules):
-        plot_froc(figure.axes[0], result, color=COLOURS["muted"], linewidth=0.8, alpha=0.6, zorder=1)
+    drawn = [result for result in curves.values() if result.nodules]
+    for result, label in zip(drawn, ["each fold", *["_the same"] * len(drawn)], strict=False):
+        plot_froc(figure.axes[0], result, color=COLOURS["muted"], linewidth=0.8, alpha=0.6, zorder=1, label=label)
+    if drawn:
+        figure.axes[0].legend(loc="lower right", fontsize=9, frameon=False, labelcolor=COLOURS["ink"])
 
     write_table(output_dir / "folds.csv", table)
     page = render_page(
@@ -175,10 +178,17 @@ def _row(name: int | str, part: pd.DataFrame, result: FrocResult) -> dict[str, A
 
 
 def _page_table(table: pd.DataFrame) -> layout.Table:
-    sizes = {name: (name.replace("_", " "), _count) for name in _SIZES}
-    others = {name: (name.replace("_", " "), layout.number) for name in table.columns[1 + len(_SIZES) :]}
-    note = "Sensitivities are LUNA16's, at that number of false positives per scan; std is that of the sample of folds."
-    return layout.table("Folds", table, {"fold": ("fold", layout.text)} | sizes | others, note)
+    titles = {"roc_auc": "ROC AUC", "f1_score": "F1", "cpm": "CPM"}
+    titles |= {f"sensitivity/{rate:g}": f"at {rate_name(rate)}" for rate in FALSE_POSITIVES_PER_SCAN}
+    columns: dict[str, Any] = {
+        name: (titles.get(name, name.replace("_", " ")), _count if name in _SIZES else layout.number)
+        for name in table.columns
+    }
+    note = (
+        "'at' is LUNA16's sensitivity at that number of false positives per scan, of which the CPM is the mean; all "
+        "else is of candidates, at a threshold of 0.5. 'pooled' is all folds' predictions together."
+    )
+    return layout.table("Metrics by fold", table, columns | {"fold": ("fold", layout.text)}, note)
 
 
 def _count(value: Any) -> layout.Cell:
