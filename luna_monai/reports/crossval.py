@@ -9,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from luna_monai.data import find_scans
 from luna_monai.data.annotations import read_findings
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json, write_submission, write_table
@@ -19,6 +18,7 @@ from luna_monai.reports import layout
 from luna_monai.reports.charts import froc_chart
 from luna_monai.reports.environment import render_page
 from luna_monai.reports.figures import COLOURS, froc_figure, plot_froc, to_png
+from luna_monai.scans.sources import find_scans
 
 logger = logging.getLogger(__name__)
 
