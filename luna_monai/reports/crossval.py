@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from luna_monai.data.annotations import read_findings
-from luna_monai.data.candidates import find_scans
+from luna_monai.data.candidates import DatasetScans
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json
 from luna_monai.metrics.froc import FrocResult, evaluate_froc
@@ -34,7 +34,11 @@ _METRICS = {
 
 
 def write_results(
-    output_dir: str | Path, folds: Sequence[int], candidates: pd.DataFrame, bootstrap: int = 1000
+    output_dir: str | Path,
+    folds: Sequence[int],
+    candidates: pd.DataFrame,
+    scans: DatasetScans,
+    bootstrap: int = 1000,
 ) -> None:
     """Put the folds' predictions together and judge them as LUNA16 does.
 
@@ -48,22 +52,22 @@ def write_results(
         output_dir: folder with ``foldN/predictions/val.csv``.
         folds: the numbers.
         candidates: the candidate table, indexed by row.
+        scans: the CTs of the dataset.
         bootstrap: bootstrap samples of scans; 0 for no interval.
 
     Raises:
         LunaError: when the predictions of a fold are missing, or not each candidate is predicted exactly once.
     """
     output_dir = Path(output_dir)
-    dataset_dir = candidates.attrs["dataset_dir"]
     predictions = pool_predictions(output_dir, folds, candidates)
-    annotations, excluded = read_findings(dataset_dir)
+    annotations, excluded = read_findings(scans.dataset_dir)
 
     def evaluate(part: pd.DataFrame, seriesuids: Sequence[str], samples: int = 0) -> FrocResult:
         return evaluate_froc(part, annotations, excluded, seriesuids, bootstrap=samples)
 
     of_fold = {fold: predictions[predictions["fold"] == fold] for fold in folds}
     curves = {fold: evaluate(part, sorted(part["seriesuid"].unique())) for fold, part in of_fold.items()}
-    pooled = evaluate(predictions, list(find_scans(dataset_dir)), bootstrap)
+    pooled = evaluate(predictions, list(scans), bootstrap)
     table = fold_table(of_fold, curves, predictions, pooled)
 
     save_table(output_dir / "predictions.csv", predictions)
@@ -110,7 +114,7 @@ def pool_predictions(output_dir: Path, folds: Sequence[int], candidates: pd.Data
     if other or len(predictions) != len(candidates):
         raise LunaError(
             f"{output_dir}: the folds were trained on other candidates ({len(predictions)} predictions for "
-            f"{len(candidates)} candidates of {candidates.attrs['dataset_dir']}); use the same dataset for all folds"
+            f"{len(candidates)} candidates); use the same dataset for all folds"
         )
     return predictions
 
