@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import time
@@ -11,9 +12,15 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from luna_monai.errors import LunaError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Columns of a submission to LUNA16.
+SUBMISSION_COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "probability")
 
 try:
     import fcntl
@@ -126,14 +133,39 @@ def write_json(path: str | Path, content: Mapping[str, Any], *, indent: int = 4)
 
     Args:
         path: the file; its folder is made.
-        content: what to write; JSON knows no NaN and no infinity.
+        content: mappings, lists, NumPy scalars and arrays; NaN and infinity, which JSON does not have, become null.
         indent: of each level, spaces.
 
     Raises:
         LunaError: when the disk is full or the folder cannot be written.
-        ValueError: when a number is not finite.
     """
-    write_bytes(path, (json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    text = json.dumps(_for_json(content), indent=indent, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def _for_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _for_json(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_json(each) for each in value]
+    if hasattr(value, "tolist"):  # of NumPy, which this module does without
+        return _for_json(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a whole CSV file of a table's columns, undefined values empty; see :func:`write_bytes`."""
+    write_bytes(path, table.to_csv(index=False).encode())
+
+
+def write_submission(path: str | Path, table: pd.DataFrame) -> None:
+    """Write candidates in LUNA16's form, in the order of the table; see :func:`write_bytes`.
+
+    Args:
+        path: the CSV file; its folder is made.
+        table: ``SUBMISSION_COLUMNS`` and any others.
+    """
+    write_table(path, table[list(SUBMISSION_COLUMNS)])
 
 
 def sha256_of(path: str | Path) -> str:

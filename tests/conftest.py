@@ -86,6 +86,7 @@ def write_noise_dataset(
     columns = ["seriesuid", "coordX", "coordY", "coordZ"]
     pd.DataFrame(rows, columns=[*columns, "class"]).to_csv(folder / "candidates.csv", index=False)
     pd.DataFrame(annotations, columns=[*columns, "diameter_mm"]).to_csv(folder / "annotations.csv", index=False)
+    pd.DataFrame(columns=[*columns, "diameter_mm"]).to_csv(folder / "annotations_excluded.csv", index=False)
     return folder
 
 

@@ -127,7 +127,9 @@ class LunaCrossvalApp(App):
             return 0
         from luna_monai.reports.crossval import write_results
 
-        write_results(output_dir, done, candidates, workflow.parser.get_parsed_content("scans"), bootstrap=arguments.bootstrap)
+        write_results(
+            output_dir, done, candidates, workflow.parser.get_parsed_content("scans"), bootstrap=arguments.bootstrap
+        )
         return 0
 
     def _take(

@@ -127,13 +127,12 @@ def draw_figures(output_dir: Path) -> None:
     if not (output_dir / CALIBRATION).is_file():
         return
     # Drawing takes a second to load.
-    from luna_monai.metrics.calibration import Reliability
     from luna_monai.reports.figures import reliability_figure, to_png
 
     curves = json.loads((output_dir / CALIBRATION).read_text(encoding="utf-8"))["reliability"]
     for name, path in names.items():
         if curves[name] is not None:
-            write_bytes(path, to_png(reliability_figure(Reliability.from_dict(curves[name]))))
+            write_bytes(path, to_png(reliability_figure(curves[name])))
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

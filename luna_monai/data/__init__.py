@@ -9,7 +9,7 @@ __all__, __getattr__ = lazy_exports(
         "candidates": ["DatasetScans", "find_scans", "read_candidates", "subset_of"],
         "datasets": ["CandidateBatch", "CandidateDataset", "CandidateLoader", "collate_candidates"],
         "doctor": ["Finding", "examine_dataset"],
-        "precache": ["Precache", "PrecachePlan"],
+        "precache": ["Precache", "PrecachePlan", "available_cores"],
         "samplers": ["BalancedSampler"],
         "splits": [
             "check_split",

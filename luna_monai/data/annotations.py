@@ -1,4 +1,4 @@
-"""The findings that LUNA16's evaluation counts: nodules, and findings that are neither right nor wrong."""
+"""The findings that LUNA16's evaluation counts: nodules, and what is neither right nor wrong."""
 
 from __future__ import annotations
 
@@ -9,38 +9,43 @@ import pandas as pd
 
 from luna_monai.data.tables import COORDINATES, read_table
 
-logger = logging.getLogger(__name__)
-
 ANNOTATIONS = "annotations.csv"
 EXCLUDED = "annotations_excluded.csv"
-POSITIVE = {"diameter_mm": (lambda values: values > 0, "above 0")}
+#: Warning of all commands that evaluate FROC without the excluded findings.
+WITHOUT_EXCLUDED = (
+    f"no {EXCLUDED}: candidates on its findings count as false positives, so sensitivities and CPM are lower than "
+    "LUNA16 computes them"
+)
+
+logger = logging.getLogger(__name__)
 
 
 def read_findings(dataset_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
     """Read the annotated nodules and the excluded findings of a LUNA16 dataset.
-
-    Without ``annotations_excluded.csv`` a warning is logged: FROC and CPM are then lower than LUNA16's.
 
     Args:
         dataset_dir: LUNA16 dataset folder.
 
     Returns:
         The nodules of ``annotations.csv`` and the findings of ``annotations_excluded.csv``, None where that file is
-        missing: each ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm) and ``diameter_mm``, which for
-        excluded findings is -1 where it is unknown.
+        missing, which is logged: each ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm) and
+        ``diameter_mm``.
 
     Raises:
         LunaError: when a table is damaged, or ``annotations.csv`` is missing.
     """
-    dataset_dir = Path(dataset_dir)
-    columns = [*COORDINATES, "diameter_mm"]
-    annotations = read_table(dataset_dir / ANNOTATIONS, columns, allowed=POSITIVE)
-    excluded = dataset_dir / EXCLUDED
-    if excluded.is_file():
-        return annotations, read_table(excluded, columns)
-    logger.warning(
-        "%s: not found, so detections of excluded findings count as false positives: sensitivities and CPM are lower "
-        "than LUNA16's evaluation gives; copy the file from LUNA16's evaluationScript.zip",
-        excluded,
-    )
-    return annotations, None
+    annotations = read_finding_table(Path(dataset_dir) / ANNOTATIONS, negative_is_usual=False)
+    excluded = Path(dataset_dir) / EXCLUDED
+    if not excluded.is_file():
+        logger.warning("%s: %s", dataset_dir, WITHOUT_EXCLUDED)
+        return annotations, None
+    return annotations, read_finding_table(excluded)
+
+
+def read_finding_table(path: str | Path, *, negative_is_usual: bool = True) -> pd.DataFrame:
+    """Read a table of findings; negative diameters, which count as 10 mm, are usual for excluded findings only."""
+    table = read_table(path, [*COORDINATES, "diameter_mm"])
+    negative = int((table["diameter_mm"] < 0).sum())
+    if negative and not negative_is_usual:
+        logger.warning("%s: %d nodules have a negative diameter_mm; they count as 10 mm wide", path, negative)
+    return table

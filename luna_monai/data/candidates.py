@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from luna_monai.data.annotations import ANNOTATIONS, POSITIVE
+from luna_monai.data.annotations import ANNOTATIONS
 from luna_monai.data.scan_types import ScanHeader, read_header
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
@@ -75,7 +75,7 @@ class DatasetScans(Mapping[str, ScanHeader]):
     @classmethod
     def of(cls, dataset_dir: str | Path | DatasetScans) -> DatasetScans:
         """Return what is given, or list the folder."""
-        return dataset_dir if isinstance(dataset_dir, cls) else cls(dataset_dir)
+        return dataset_dir if isinstance(dataset_dir, DatasetScans) else cls(dataset_dir)
 
     def __getitem__(self, seriesuid: str) -> ScanHeader:
         if seriesuid not in self._headers:
@@ -132,9 +132,12 @@ def read_candidates(
     scans = DatasetScans.of(dataset_dir)
     dataset_dir = scans.dataset_dir
     path = _candidates_path(dataset_dir, candidates_file)
-    annotations = read_table(dataset_dir / ANNOTATIONS, [*COORDINATES, "diameter_mm"], allowed=POSITIVE)
-    classes = {"class": (lambda values: values.isin([0, 1]), "0 or 1")}
-    candidates = read_table(path, [*COORDINATES, "class"], allowed=classes)
+    allowed = {
+        "diameter_mm": (lambda values: values > 0, "above 0"),
+        "class": (lambda values: values.isin([0, 1]), "0 or 1"),
+    }
+    annotations = read_table(dataset_dir / ANNOTATIONS, [*COORDINATES, "diameter_mm"], allowed=allowed)
+    candidates = read_table(path, [*COORDINATES, "class"], allowed=allowed)
     if candidates.empty:
         raise LunaError(f"{path}: a header line and no candidates")
     candidates["class"] = candidates["class"].astype(int)

@@ -261,12 +261,12 @@ class _Examination:
                 message = f"{numbers} have {columns[-1]} {', '.join(f'{value:g}' for value in values)}"
                 self.add(ERROR, "contradictory-rows", f"{name} {seriesuid}", message)
         points = table[COORDINATES].to_numpy()
-        for seriesuid, rows in table.groupby("seriesuid").indices.items():
+        for seriesuid, places in table.groupby("seriesuid").indices.items():
             if seriesuid in self.headers:
-                geometry = self.headers[seriesuid].geometry
-                indices = geometry.world_to_index(points[rows])
+                geometry = self.headers[str(seriesuid)].geometry
+                indices = geometry.world_to_index(points[places])
                 wrong = ((indices < 0) | (indices >= geometry.shape)).any(axis=1)
-                for row, index in zip(rows[wrong], indices[wrong], strict=True):
+                for row, index in zip(np.asarray(places)[wrong], indices[wrong], strict=True):
                     world, voxel = (", ".join(f"{value:g}" for value in values) for values in (points[row], index))
                     message = f"x,y,z ({world}) mm is voxel z,y,x ({voxel}) of {geometry.shape} of {seriesuid}"
                     self.add(ERROR, "outside-volume", f"{name} data row {row + 1}", message)

@@ -65,12 +65,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def _describe_folder(folder: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     """Make a manifest; files that ``known``, an older one, describes are not opened again."""
-    configurations: dict[str, dict[str, Any]] = {}
+    configurations: dict[str, Any] = {}
     files: dict[str, dict[str, Any]] = {}
     for file in cached_files(folder):
         try:
             size = file.path.stat().st_size
-            entry = known.get("files", {}).get(file.path.name)
+            entry: dict[str, Any] | None = known.get("files", {}).get(file.path.name)
             transforms = known.get("configurations", {}).get(file.transform_hash)
             if entry is None or transforms is None or entry["bytes"] != size:
                 made_from = open_mapped(file.path)["made_from"]
@@ -88,7 +88,7 @@ def _describe_folder(folder: Path, known: Mapping[str, Any]) -> dict[str, Any]:
         except (ValueError, OSError) as error:
             entry = {"seriesuid": file.seriesuid, "candidates": 0, "damage": str(error)}
         files[file.path.name] = entry | {"bytes": size, "configuration": file.transform_hash}
-        configurations[file.transform_hash] = transforms or configurations.get(file.transform_hash)
+        configurations[file.transform_hash] = transforms or configurations.get(file.transform_hash, [])
     return {
         "series_total": len({entry["seriesuid"] for entry in files.values()}),
         "files_total": len(files),
@@ -106,14 +106,16 @@ class Inventory:
     Attributes:
         needed: files that at least one configuration reads.
         needed_bytes: their size.
-        unneeded: path, size in bytes and reason of each other file of the cache, temporary files of processes that
-            have ended included.
+        unneeded: path, size in bytes and reason of each other file of these series, and of each temporary file of
+            a process that has ended.
+        others: number of files of series that no configuration has, such as those of another dataset.
         missing: how many series each configuration would have to cut.
     """
 
     needed: list[CachedFile]
     needed_bytes: int
     unneeded: list[tuple[Path, int, str]]
+    others: int
     missing: list[int]
 
 
@@ -134,8 +136,10 @@ def take_inventory(caches: Sequence[SeriesCache]) -> Inventory:
     if folder is None:
         raise LunaError("cache_dir is null, or not the same in all configurations: there is no cache to look at")
     names = {cache.path_of(index).name for cache in caches for index in range(len(cache.data))}
-    items = {file_name_of(item["seriesuid"]): item for item in caches[0].data}
-    needed, unneeded, needed_bytes = [], [], 0
+    items = {file_name_of(item["seriesuid"]): item for cache in reversed(caches) for item in cache.data}
+    needed: list[CachedFile] = []
+    unneeded: list[tuple[Path, int, str]] = []
+    needed_bytes = others = 0
     for file in cached_files(folder):
         try:
             size = file.path.stat().st_size
@@ -144,12 +148,12 @@ def take_inventory(caches: Sequence[SeriesCache]) -> Inventory:
         if file.path.name in names:
             needed.append(file)
             needed_bytes += size
-            continue
-        item = items.get(file.seriesuid)
-        reason = _change(file, item, caches[0]) if item else "its series is not among those with a CT and candidates"
-        unneeded.append((file.path, size, reason))
+        elif file.seriesuid in items:
+            unneeded.append((file.path, size, _change(file, items[file.seriesuid], caches[0])))
+        else:
+            others += 1
     unneeded += [(path, path.stat().st_size, "left by a killed process") for path in abandoned_files(folder)]
-    return Inventory(needed, needed_bytes, unneeded, [len(cache.missing()) for cache in caches])
+    return Inventory(needed, needed_bytes, unneeded, others, [len(cache.missing()) for cache in caches])
 
 
 def verify(

@@ -34,6 +34,11 @@ logger = logging.getLogger(__name__)
 _MANY = 5000  # candidates of one series that are worth a line of the log
 
 
+def available_cores() -> int:
+    """Count the processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @dataclass(frozen=True)
 class PrecachePlan:
     """What is to be done to fill a cache.

@@ -122,7 +122,9 @@ def folds_of(
     scans = DatasetScans.of(dataset_dir)
     absent = [uid for uid in candidates["seriesuid"].unique() if uid not in scans]
     if absent:
-        raise LunaError(f"{scans.dataset_dir}: no CT of series {absent[0]}; give the dataset_dir of the candidate table")
+        raise LunaError(
+            f"{scans.dataset_dir}: no CT of series {absent[0]}; give the dataset_dir of the candidate table"
+        )
     subsets = candidates["seriesuid"].map({seriesuid: subset_of(path) for seriesuid, path in scans.paths.items()})
     if patients_file is None:
         return subsets
@@ -174,8 +176,8 @@ def check_split(training: pd.DataFrame, validation: pd.DataFrame, allow_shared_s
     leak = f"{len(shared)} of {len(validation_scans)} validation scans have candidates in the training part too"
     if not allow_shared_scans:
         raise LunaError(
-            f"{leak}, such as {shared[0]}: validation would measure what the model has been trained on. Split by subset or by series, or "
-            "set allow_shared_scans to true to split as the book does"
+            f"{leak}, such as {shared[0]}: validation would measure what the model has been trained on. "
+            "Split by subset or by series, or set allow_shared_scans to true to split as the book does"
         )
     logger.warning("This split leaks: %s, so validation looks better than it is", leak)
 

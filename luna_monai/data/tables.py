@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -26,13 +27,13 @@ def read_table(
     numeric: Sequence[str],
     text: Sequence[str] = ("seriesuid",),
     optional: Sequence[str] = (),
-    allowed: Mapping[str, tuple[Callable[[pd.Series], pd.Series], str]] | None = None,
+    allowed: Mapping[str, tuple[Callable[[pd.Series], pd.Series], str]] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Read a CSV file with a header line and check every value that is needed.
 
-    Commas, semicolons or tabs separate the fields; with semicolons, numbers may have a decimal comma. Names of columns may
-    differ in case, and ``SeriesInstanceUID`` stands for ``seriesuid``. Blanks around names and text are removed. The
-    encoding is UTF-8, UTF-16 with a byte order mark, or Latin-1.
+    Commas, semicolons or tabs separate the fields; with semicolons, numbers may have a decimal comma. Names of columns
+    may differ in case, and ``SeriesInstanceUID`` stands for ``seriesuid``. Blanks around names and text are removed.
+    The encoding is UTF-8, UTF-16 with a byte order mark, or Latin-1.
 
     Args:
         path: the CSV file.
@@ -66,7 +67,8 @@ def read_table(
     table = _parse(path, stream, line, separator, names, [*text, *optional])
     table.index += line + 1  # the index is the line's number, so blank lines go last
     table = table[table.notna().any(axis=1)]
-    _refuse(path, table[_EXTRA].notna(), lambda line: f"{len(found)} fields expected, as in the header line, found more")
+    if line := _first(table[_EXTRA].notna()):
+        raise LunaError(f"{path}, line {line}: more fields than the {len(found)} of the header line")
     texts = [*text, *(column for column in optional if column in table.columns)]
     result = {}
     for column in texts:
@@ -74,18 +76,20 @@ def read_table(
         stripped = {value: value.strip() for value in values.dropna().unique()}
         if any(key != value for key, value in stripped.items()):
             values = values.map(stripped)
-        _refuse(path, values.isna() | (values == ""), lambda line, column=column: f"no value for {column!r}")
+        if line := _first(values.isna() | (values == "")):
+            raise LunaError(f"{path}, line {line}: no value for {column!r}")
         result[column] = values
     for column in numeric:
         values = table[column]
         numbers = values if pd.api.types.is_numeric_dtype(values) else pd.to_numeric(values, errors="coerce")
         numbers = numbers.astype(float)
-        is_allowed, description = (allowed or {}).get(column, (None, "a number"))
-        bad = ~np.isfinite(numbers)
-        _refuse(path, bad, lambda line, c=column, v=values: f"{c!r} must be a number, found {_quoted(v.loc[line])}")
-        if is_allowed is not None:
-            bad = ~is_allowed(numbers)
-            _refuse(path, bad, lambda line, c=column, d=description, v=numbers: f"{c!r} must be {d}, found {v[line]:g}")
+        if line := _first(~pd.Series(np.isfinite(numbers), index=table.index)):
+            found_value = "nothing" if values.isna()[line] else repr(str(values[line]))
+            raise LunaError(f"{path}, line {line}: {column!r} must be a number, found {found_value}")
+        if column in allowed:
+            is_allowed, description = allowed[column]
+            if line := _first(~is_allowed(numbers)):
+                raise LunaError(f"{path}, line {line}: {column!r} must be {description}, found {numbers[line]:g}")
         result[column] = numbers
     return pd.DataFrame(result, columns=[*texts, *numeric]).reset_index(drop=True)
 
@@ -119,7 +123,9 @@ def _rename(path: Path, found: Sequence[str], columns: Sequence[str], optional: 
             names[places[0]] = wanted
     missing = [column for column in columns if column not in names]
     if missing:
-        raise LunaError(f"{path}: no column {', '.join(map(repr, missing))} in its header line, {','.join(found)[:200]}")
+        raise LunaError(
+            f"{path}: no column {', '.join(map(repr, missing))} in its header line, {','.join(found)[:200]}"
+        )
     # Columns that nobody asks for may have any names, even the same one.
     return [name if name in (*columns, *optional) else f"\0{place}" for place, name in enumerate(names)]
 
@@ -150,11 +156,6 @@ def _parse(
         raise LunaError(f"{path}: not a CSV table ({reason})") from None
 
 
-def _refuse(path: Path, wrong: pd.Series, message: Callable[[int], str]) -> None:
-    if wrong.any():
-        line = wrong.index[wrong][0]
-        raise LunaError(f"{path}, line {line}: {message(line)}")
-
-
-def _quoted(value: object) -> str:
-    return "nothing" if pd.isna(value) else repr(str(value))
+def _first(wrong: pd.Series) -> int:
+    """Return the first line for which something is true; 0 when there is none."""
+    return int(wrong.index[wrong][0]) if wrong.any() else 0

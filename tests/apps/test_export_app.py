@@ -75,7 +75,7 @@ def test_prediction(run, tmp_path, make_dataset):
         assert other == pytest.approx(found[0], abs=1e-5)
     # Calibration and thresholds of the weights are those of their exports, and of nothing else.
     points = {"sensitivity": [{"wanted": 0.9, "threshold": 0.25}], "false_positives_per_scan": []}
-    metadata = {"calibration": {"temperature": 2.0, "shift": 0.5}, "thresholds": points, "weights_sha256": "1234"}
+    metadata = {"calibration": {"temperature": 2.0, "intercept": 0.5}, "thresholds": points, "weights_sha256": "1234"}
     facts = [model_facts(path, {"operating_points": metadata}) for path in files]
     assert [each.thresholds for each in facts] == [{}, *[{"sensitivity 0.9": 0.25}] * 3]
 

@@ -11,9 +11,8 @@ import pytest
 from monai.transforms import Transform
 
 from luna_monai.data import Precache, SeriesCache, read_candidates, series_items
-from luna_monai.data.cache import build_series
-from luna_monai.data.cache_files import cached_files
-from luna_monai.data.manifest import MANIFEST, is_complete, read_manifest, write_manifest
+from luna_monai.data.cache_files import build_series, cached_files
+from luna_monai.data.inventory import MANIFEST, is_complete, read_manifest, write_manifest
 from luna_monai.errors import LunaError
 from luna_monai.training import enumerate_with_estimate
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
@@ -25,7 +24,7 @@ def open_cache(dataset_dir, cache_dir, a_max=1000, spatial_size=(32, 48, 48), mo
         CropCandidatesd("image", spatial_size),
         ClipIntensityRanged("image", -1000, a_max),
     ]
-    return SeriesCache(series_items(read_candidates(dataset_dir)), [*transforms, *more], cache_dir)
+    return SeriesCache(series_items(read_candidates(dataset_dir), dataset_dir), [*transforms, *more], cache_dir)
 
 
 class KillWorker(Transform):
@@ -128,7 +127,7 @@ def test_manifest_tells_what_is_there(make_dataset, tmp_path):
     manifest = json.loads((tmp_path / "cache" / MANIFEST).read_text())
     assert [manifest[f"{name}_total"] for name in ("series", "files", "candidates")] == [3, 6, 60]
     assert manifest["bytes_total"] == sum(file.path.stat().st_size for file in cached_files(tmp_path / "cache"))
-    limits = {entry["transforms"][2]["clipper"]["a_max"] for entry in manifest["configurations"].values()}
+    limits = {entry[2]["clipper"]["a_max"] for entry in manifest["configurations"].values()}
     assert limits == {400, 1000}
     for name, entry in manifest["files"].items():
         assert entry["bytes"] == (tmp_path / "cache" / name).stat().st_size
@@ -162,9 +161,7 @@ def test_manifest_follows_the_files(make_dataset, tmp_path):
 
 
 def changed_a_max(folder):
-    return {
-        "a_max": 400
-    }, "3 series: cut again, because of other transforms: ClipIntensityRanged.clipper.a_max 1000 -> 400"
+    return {"a_max": 400}, "3 series are cut again: ClipIntensityRanged.clipper.a_max 1000 -> 400"
 
 
 def changed_size(folder):
@@ -175,23 +172,20 @@ def changed_ct(folder):
     raw = folder / "subset1" / "1.2.3.1.raw"
     (np.fromfile(raw, dtype=np.int16) // 2).tofile(raw)
     os.utime(raw, ns=(1, 1))
-    return (
-        {},
-        "1.2.3.1: cut again, because of other CT: subset1/1.2.3.1.raw is 268,800 bytes of 1970-01-01 00:00:00, was",
-    )
+    return {}, "1 series are cut again: the CT has changed"
 
 
 def changed_row(folder):
     table = pd.read_csv(folder / "candidates.csv")
     table.loc[0, "coordZ"] += 2.5
     table.to_csv(folder / "candidates.csv", index=False)
-    return {}, "1.2.3.0: cut again, because of other candidates: 12, 1 of them new; 12 before, 1 of them gone"
+    return {}, "1 series are cut again: its candidates have changed"
 
 
 def more_rows(folder):
     table = pd.read_csv(folder / "candidates.csv")
     pd.concat([table, table.iloc[[0]]]).to_csv(folder / "candidates.csv", index=False)
-    return {}, "1.2.3.0: cut again, because of other candidates: 13, 1 of them new; 12 before, 0 of them gone"
+    return {}, "1 series are cut again: its candidates have changed"
 
 
 @pytest.mark.parametrize("change", [changed_a_max, changed_size, changed_ct, changed_row, more_rows])
@@ -199,7 +193,7 @@ def test_log_says_what_has_changed(make_dataset, tmp_path, caplog, change):
     caplog.set_level(logging.INFO)
     folder = make_dataset()
     Precache(open_cache(folder, tmp_path / "cache")).run()
-    assert "because" not in caplog.text
+    assert "cut again" not in caplog.text
     options, expected = change(folder)
     Precache(open_cache(folder, tmp_path / "cache", **options)).run()
     assert expected in caplog.text
