@@ -69,7 +69,9 @@ def describe(value: Any) -> Any:
     try:
         reduced = value.__reduce_ex__(2)
     except (TypeError, ValueError):
-        raise LunaError(f"a cached transform holds a {type(value).__qualname__}, which cannot be described") from None
+        reduced = repr(value)
+        if " at 0x" in reduced:
+            raise LunaError(f"a cached transform holds {reduced}, which cannot be described") from None
     if isinstance(reduced, str):
         return reduced
     maker, *content = reduced

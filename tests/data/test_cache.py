@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from monai.engines import SupervisedTrainer
 from monai.transforms import Lambdad, Transform
 
 import luna_monai.data.cache
@@ -88,6 +89,30 @@ def test_threads_do_not_change_the_order(make_dataset, tmp_path):
         loader = CandidateLoader(dataset, workers, batch_size=4, shuffle=True, generator=generator)
         orders.append([row for _ in range(2) for batch in loader for row in batch["row"].tolist()])
     assert orders[0] == orders[1] != sorted(orders[0])
+
+
+def test_shuffling_without_a_sampler_follows_seed_and_epoch(make_dataset, tmp_path):
+    dataset = open_dataset(make_dataset(), tmp_path / "cache")
+
+    def orders(seed, epochs, first=1):
+        seen = []
+        trainer = SupervisedTrainer(
+            device="cpu",
+            max_epochs=epochs,
+            train_data_loader=CandidateLoader(dataset, batch_size=12, shuffle=True, seed=seed),
+            network=None,
+            optimizer=None,
+            loss_function=None,
+            iteration_update=lambda engine, batch: seen.extend(batch["row"].tolist()),
+        )
+        trainer.state.epoch = first - 1  # as a resumed run begins
+        trainer.run()
+        return seen
+
+    two = orders(1, 2)
+    assert orders(1, 2, first=2) == two[36:] != two[:36]
+    assert sorted(two[:36]) == list(range(36)) != two[:36]
+    assert orders(2, 1) != two[:36]
 
 
 def test_reading_ahead_moves_no_random_numbers_and_ends_with_the_loop(make_dataset, tmp_path):

@@ -4,9 +4,11 @@ import json
 import logging
 import os
 import signal
+import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from monai.transforms import Transform
 
@@ -14,6 +16,7 @@ from luna_monai.data import Precache, SeriesCache, read_candidates, series_items
 from luna_monai.data.cache_files import build_series, cached_files
 from luna_monai.data.inventory import MANIFEST, is_complete, read_manifest, write_manifest
 from luna_monai.errors import LunaError
+from luna_monai.files import atomic_write
 from luna_monai.training import enumerate_with_estimate
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
@@ -40,7 +43,7 @@ def test_plan(make_dataset, tmp_path):
     plan = Precache(cache).plan()
     assert (plan.series, plan.total_series, plan.candidates) == ([0, 1, 3], 4, 27)
     assert 27 * 147_456 <= plan.bytes_needed <= 27 * 147_456 * 1.01
-    assert plan.worker_bytes >= 2 * 40 * 56 * 60 + 9 * 147_456
+    assert plan.worker_bytes >= 9 * 147_456
     assert plan.bytes_free > 0
 
 
@@ -52,8 +55,8 @@ def test_memory_of_a_worker_is_that_of_the_uncompressed_scan(make_dataset, tmp_p
         ).plan()
         for kind, shape in sizes.items()
     }
-    assert plans["zraw"].worker_bytes >= 2 * 256 * 64 * 64
-    assert plans["zraw"].worker_bytes == pytest.approx(plans["raw"].worker_bytes, rel=0.01)
+    # Voxels of the raw file are mapped and take no memory.
+    assert plans["zraw"].worker_bytes == plans["raw"].worker_bytes + 2 * 256 * 64 * 64
 
 
 def test_dry_run_tells_the_time_and_leaves_nothing(make_dataset, tmp_path, caplog):
@@ -118,6 +121,34 @@ def test_killed_worker_is_one_line(make_dataset, tmp_path):
     with pytest.raises(LunaError, match=r"a worker was killed.*use fewer workers than 2.*MB") as caught:
         Precache(cache, num_workers=2).run()
     assert "\n" not in str(caught.value)
+
+
+def test_too_many_workers_are_refused_before_the_work(make_dataset, tmp_path, monkeypatch):
+    memory = psutil.virtual_memory()._replace(available=4e6)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    cache = open_cache(make_dataset(scans=4), tmp_path / "cache")
+    with pytest.raises(LunaError, match=r"4 pre-cache workers need 7.11 MB of memory, 4 MB are available; use 2 at"):
+        Precache(cache, num_workers=10_000).run()
+    with pytest.raises(LunaError, match="-1 pre-cache workers"):
+        Precache(cache, num_workers=-1)
+
+
+def test_files_of_dead_processes_go_and_others_stay(make_dataset, tmp_path):
+    cache = open_cache(make_dataset(), tmp_path / "cache")
+    Precache(cache).run()
+    left = cache.cache_dir / f".{cache.path_of(0).name}.01234567.luna.tmp"
+    foreign = cache.cache_dir / ".other.0123.tmp"
+    for path in (left, foreign):
+        path.write_bytes(b"half")
+        os.utime(path, (1, 1))
+    with atomic_write(cache.cache_dir / "manifest.json") as file:
+        file.write(b"{}")
+        file.flush()
+        time.sleep(0.2)  # a file is older than this before it counts as abandoned
+        assert Precache(cache).run() == 0  # nothing to cut
+        assert not left.exists()
+        assert len(list(cache.cache_dir.glob(".*.luna.tmp"))) == 1  # in use
+    assert foreign.exists()
 
 
 def test_manifest_tells_what_is_there(make_dataset, tmp_path):
