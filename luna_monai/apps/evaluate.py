@@ -47,7 +47,7 @@ class LunaEvaluateApp(App):
             "run_or_weights",
             metavar="RUN_OR_WEIGHTS",
             help="folder of a run, whose configuration is used too, but for code that is not in the bundle's own; or a "
-            "model.pt, checkpoint.pt, a .state of the book, or an exported .ts, .onnx or .xml",
+            "model.pt, checkpoint.pt, a .state of the book, or an exported .ts or .onnx",
         )
         add_config_arguments(parser)
         parser.add_argument("--output-dir", default=None, help="folder of the results (default: RUN/evaluation)")
