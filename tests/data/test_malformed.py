@@ -37,7 +37,7 @@ TABLES = {
     "infinite": (PLAIN.replace("1.5", "inf"), "line 2: 'coordX' must be a number, found 'inf'"),
     "no series": (PLAIN.replace("1.3", " "), "line 3: no value for 'seriesuid'"),
     "a column twice": (PLAIN.replace("coordY", "coordX"), "2 columns 'coordX' in its header line"),
-    "no column": (PLAIN.replace("coordY", "y"), "no column 'coordY' in its header line, seriesuid,coordX,y,coordZ,class"),
+    "no column": (PLAIN.replace("coordY", "y"), "no column 'coordY' in its header line, seriesuid,coordX,y,coordZ"),
     "open quote": (PLAIN.replace("1.3", '"1.3'), "not a CSV table"),
     "binary": (bytes(range(256)), "not a CSV table"),
 }  # fmt: skip

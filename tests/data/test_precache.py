@@ -124,10 +124,10 @@ def test_killed_worker_is_one_line(make_dataset, tmp_path):
 
 
 def test_too_many_workers_are_refused_before_the_work(make_dataset, tmp_path, monkeypatch):
-    memory = psutil.virtual_memory()._replace(available=4e6)
+    memory = psutil.virtual_memory()._replace(available=4_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     cache = open_cache(make_dataset(scans=4), tmp_path / "cache")
-    with pytest.raises(LunaError, match=r"4 pre-cache workers need 7.11 MB of memory, 4 MB are available; use 2 at"):
+    with pytest.raises(LunaError, match=r"4 pre-cache workers need 7.12 MB of memory, 4 MB are available; use 2 at"):
         Precache(cache, num_workers=10_000).run()
     with pytest.raises(LunaError, match="-1 pre-cache workers"):
         Precache(cache, num_workers=-1)
