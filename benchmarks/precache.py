@@ -21,7 +21,7 @@ from book import BookDataset
 from common import CANDIDATES, SHAPE, SIZE, SPACING, open_cache, seconds, show, write_dataset
 from torch.utils.data import DataLoader
 
-from luna_monai.data import find_scans
+from luna_monai.scans import find_scans
 
 
 def floor_of_series(job: tuple[str, np.ndarray, str]) -> None:
@@ -59,7 +59,7 @@ def main() -> None:
     floor, command, book = [], [], []
     _, items = open_cache(dataset, None)
     jobs = [
-        (item["image"].replace(".mhd", ".raw"), np.round(item["center_xyz"] / SPACING)[:, ::-1], f"{cache}/{number}")
+        (str(item["image"].files[1]), np.round(item["center_xyz"] / SPACING)[:, ::-1], f"{cache}/{number}")
         for number, item in enumerate(items.data)
     ]
     candidates, _ = open_cache(small, None)

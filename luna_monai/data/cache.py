@@ -48,10 +48,9 @@ def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScan
         dataset_dir: the LUNA16 dataset folder of the table.
 
     Returns:
-        A dict for each series, in the order of their first candidates: ``seriesuid``; ``image``, the path of the CT;
-        ``header``, its :class:`~luna_monai.scans.ScanHeader`; ``files``, the fingerprints of the CT's files;
-        ``center_xyz``, the world positions of the series' candidates, float64 (n, 3) in the order of the table;
-        ``row``, their index in it.
+        A dict for each series, in the order of their first candidates: ``seriesuid``; ``image``, the
+        :class:`~luna_monai.scans.ScanHeader` of the CT; ``files``, the fingerprints of its files; ``center_xyz``, the
+        world positions of the series' candidates, float64 (n, 3) in the order of the table; ``row``, their index in it.
 
     Raises:
         LunaError: when a series has no CT, its voxel file is missing or too short, or is outside of the folder.
@@ -76,8 +75,7 @@ def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScan
             files.append({"path": place.relative_to(root).as_posix(), **fingerprint(path)})
         return {
             "seriesuid": seriesuid,
-            "image": str(header.path),
-            "header": header,
+            "image": header,
             "files": files,
             "center_xyz": points[rows],
             "row": candidates.index[rows].to_numpy(),
@@ -271,7 +269,7 @@ class SeriesCache(PersistentDataset):
         item = self.data[index]
         scan = apply(self.steps[:1], item)
         scans, limit = self._loaded_scans, _LOADED_SCANS
-        if item["header"].is_mapped:
+        if scan["image"].meta["mapped"]:
             scans, limit = self._mapped_scans, _OPEN_SERIES
         while len(scans) >= limit:
             scans.pop(next(iter(scans)))

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 
 from luna_monai.data.annotations import ANNOTATIONS
-from luna_monai.data.scan_types import ScanHeader, read_header
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
+from luna_monai.scans import ScanHeader, find_scans, read_header
 
 logger = logging.getLogger(__name__)
 
@@ -22,32 +22,6 @@ logger = logging.getLogger(__name__)
 DATASET_DIR = "data-unversioned/part2/luna"
 #: Looked for in this order: the book and its row counts use the first.
 CANDIDATE_FILES = ("candidates.csv", "candidates_V2.csv")
-
-
-def find_scans(dataset_dir: str | Path) -> dict[str, Path]:
-    """Find the CTs of a LUNA16 dataset folder.
-
-    Args:
-        dataset_dir: folder with ``subset0 … subset9``, any number of them.
-
-    Returns:
-        The ``.mhd`` file of each series, by series UID, sorted by it.
-
-    Raises:
-        LunaError: when the folder is missing, or two subsets hold the same series.
-    """
-    dataset_dir = Path(dataset_dir)
-    if not dataset_dir.is_dir():
-        raise LunaError(
-            f"{dataset_dir}: no such folder; dataset_dir must hold subset0 … subset9 and the CSV tables of LUNA16 "
-            "('luna-monai synth' makes a synthetic one)"
-        )
-    scans: dict[str, Path] = {}
-    for path in sorted(dataset_dir.glob("subset*/*.mhd"), key=lambda path: path.stem):
-        if path.stem in scans:
-            raise LunaError(f"{path}: the same series is also in {scans[path.stem].parent}; remove one of the two")
-        scans[path.stem] = path
-    return scans
 
 
 class DatasetScans(Mapping[str, ScanHeader]):

@@ -15,10 +15,9 @@ from tqdm import tqdm
 
 from luna_monai.data.annotations import ANNOTATIONS, EXCLUDED
 from luna_monai.data.candidates import CANDIDATE_FILES
-from luna_monai.data.scan_types import Scan, ScanHeader, read_header, read_scan
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
-from luna_monai.scans.scan import voxels_sha256
+from luna_monai.scans import Scan, ScanHeader, read_header, read_scan, voxels_sha256
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
 #: Scans in subset0 … subset9 of LUNA16; 888 together.

@@ -99,7 +99,7 @@ class Precache:
         self.wait = wait
         chosen = list(range(len(cache.data)))
         if subsets is not None:
-            subset_of_series = [subset_of(Path(item["image"])) for item in cache.data]
+            subset_of_series = [subset_of(item["image"].path) for item in cache.data]
             absent = sorted(set(subsets) - set(subset_of_series))
             if absent:
                 raise LunaError(
@@ -290,7 +290,7 @@ class Precache:
         return len(self.cache.data[index]["center_xyz"])
 
     def _worker_bytes(self, index: int) -> int:
-        header = self.cache.data[index]["header"]
+        header = self.cache.data[index]["image"]
         return (0 if header.is_mapped else header.nbytes) + self.cache.bytes_needed([index])
 
 

@@ -368,7 +368,7 @@ def point_outside(folder):
     (folder / "subset1" / "1.2.3.1.raw").rename(folder.parent / "voxels.raw")
     header = folder / "subset1" / "1.2.3.1.mhd"
     header.write_text(header.read_text().replace("1.2.3.1.raw", str(folder.parent / "voxels.raw")))
-    return r"1\.2\.3\.1\.mhd: its voxels are in .*/voxels\.raw, outside .*/luna; move them beside the header"
+    return r"1\.2\.3\.1\.mhd: its voxels must be in the folder of the header, found ElementDataFile = .*voxels\.raw"
 
 
 @pytest.mark.parametrize("fault", [lose_voxels, point_outside])
