@@ -74,6 +74,7 @@ class FindingFinder:
     Args:
         max_outlines: how many findings are outlined at most, the most probable ones; 100 candidates of a scan count in
             LUNA16's evaluation.
+        min_probability: less probable findings are not outlined.
         margin_mm: candidates up to this distance from an outline belong to it.
         closing_mm: radius of the ball that closes the surface of the lungs over nodules on the pleura, mm.
 
@@ -81,11 +82,24 @@ class FindingFinder:
         LunaError: when an argument is out of its range.
     """
 
-    def __init__(self, *, max_outlines: int = 100, margin_mm: float = 2.0, closing_mm: float = 12.0) -> None:
-        for name, value in {"max_outlines": max_outlines, "margin_mm": margin_mm, "closing_mm": closing_mm}.items():
+    def __init__(
+        self,
+        *,
+        max_outlines: int = 100,
+        min_probability: float = 0.01,
+        margin_mm: float = 2.0,
+        closing_mm: float = 12.0,
+    ) -> None:
+        for name, value in {
+            "max_outlines": max_outlines,
+            "min_probability": min_probability,
+            "margin_mm": margin_mm,
+            "closing_mm": closing_mm,
+        }.items():
             if not value >= 0:
                 raise LunaError(f"{name} must be 0 or more, found {value}")
         self.max_outlines = max_outlines
+        self.min_probability = min_probability
         self.margin_mm = margin_mm
         self.closing_mm = closing_mm
 
@@ -120,11 +134,11 @@ class FindingFinder:
             raise LunaError(f"{len(points)} candidates with {probability.size} probabilities")
         if len(points) == 0:
             return []
-        lungs = (lungs or find_lungs(voxels, geometry)).closed(self.closing_mm)
-        places = LungPlaces(lungs)
+        lungs = lungs or find_lungs(voxels, geometry)
+        places = LungPlaces(lungs, self.closing_mm)
         return [
             _describe(voxels, geometry, points, probability, group, places)
-            for group in self._group(voxels, geometry, points, probability, lungs)
+            for group in self._group(voxels, geometry, points, probability, lungs.closed(self.closing_mm))
         ]
 
     def _group(
@@ -137,7 +151,7 @@ class FindingFinder:
         for row in np.argsort(-probability, kind="stable").tolist():
             outlined = [(group, group.outline) for group in groups if group.outline is not None]
             home = next((group for group, one in outlined if one.is_near(indices[row], self.margin_mm)), None)
-            if home is None and outlines < self.max_outlines:
+            if home is None and outlines < self.max_outlines and probability[row] >= self.min_probability:
                 outline = find_outline(voxels, geometry, indices[row], lungs)
                 if outline is not None:
                     home = next((group for group, one in outlined if one.overlaps(outline)), None)

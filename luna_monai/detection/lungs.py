@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -102,7 +103,11 @@ class Lungs:
         Returns:
             bool (z, y, x).
         """
-        return self.share_at(grid.index_to_world(np.zeros((1, 3))), grid.shape, grid.spacing[0]) > 0.5
+        inside = np.empty(grid.shape, dtype=bool)
+        for start in range(0, len(inside), 32):
+            part = inside[start : start + 32]
+            part[...] = self.share_at(grid.index_to_world(np.array([[start, 0, 0]])), part.shape, grid.spacing[0]) > 0.5
+        return inside
 
     def share_at(self, first: np.ndarray, shape: tuple[int, ...], spacing: float) -> NDArray[np.float32]:
         """Interpolate the mask on an isotropic grid along the same axes.
@@ -260,8 +265,14 @@ def _close(mask: np.ndarray, radius_mm: float) -> np.ndarray:
     margin = int(np.ceil(reach)) + 1
     (box,) = ndimage.find_objects(mask.astype(np.uint8))
     inside = np.pad(mask[box], margin)
-    dilated = ndimage.distance_transform_edt(~inside) <= reach
-    closed = ndimage.distance_transform_edt(dilated) > reach
+    dilated = _distance(inside) <= reach
+    closed = _distance(~dilated) > reach
     result = mask.copy()
     result[box] |= closed[margin:-margin, margin:-margin, margin:-margin]
     return result
+
+
+def _distance(mask: np.ndarray) -> np.ndarray:
+    """Distance of the voxels outside a mask from it, voxels; ITK's takes a fraction of SciPy's time and memory."""
+    image = sitk.GetImageFromArray(mask.astype(np.uint8))
+    return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=False))

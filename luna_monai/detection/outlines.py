@@ -17,8 +17,8 @@ BOXES = ((12.0, 1.0), (24.0, 1.5), (40.0, 2.5))
 HIGHEST_HU = 100.0
 #: The background is the median of the lung below this, HU.
 LUNG_HU = -500.0
-#: Background of a structure that fills its box, HU.
-USUAL_LUNG_HU = -850.0
+#: Fewer voxels of such lung in a box say nothing about the background.
+MIN_LUNG_VOXELS = 50
 #: A structure is denser than the background by this at least, HU.
 MIN_CONTRAST = 120.0
 #: Standard deviation of the smoothing, mm.
@@ -102,7 +102,10 @@ def find_outline(voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lung
     """
     for reach_mm, step_mm in BOXES:
         box = _Box(voxels, geometry, index, lungs, reach_mm, step_mm)
-        mask, lowest_hu = box.segment()
+        around = box.hu[box.lung & (box.hu < LUNG_HU)]
+        if around.size < MIN_LUNG_VOXELS:
+            continue  # a large structure fills the box
+        mask, lowest_hu = box.segment(float(np.median(around)))
         if mask is None:
             return None
         if not box.cuts(mask):
@@ -128,10 +131,8 @@ class _Box:
         self.seed = np.clip(np.rint((index - self.low) * self.scale), 0, np.array(shape) - 1).astype(int)
         self.lung = lungs.share_at(geometry.index_to_world(self.low[None]), shape, step_mm) > LUNG_SHARE
 
-    def segment(self) -> tuple[BoolArray | None, float]:
-        """Find the structure on the grid, and the lowest HU that belong to it."""
-        around = self.hu[self.lung & (self.hu < LUNG_HU)]
-        background = float(np.median(around)) if around.size > 50 else USUAL_LUNG_HU
+    def segment(self, background: float) -> tuple[BoolArray | None, float]:
+        """Find the structure on the grid, and the lowest HU that belong to it, given the HU of the lung around it."""
         for reach_mm in CORE_MM:
             near = _around(self.seed, reach_mm / self.step_mm, self.hu.shape)
             near = near[self.lung[tuple(near.T)]]
@@ -191,8 +192,6 @@ class _Box:
 
 def _opened(region: BoolArray, at: np.ndarray) -> BoolArray | None:
     """Open a region by a ball and keep the part around a point; None when nothing compact is left."""
-    if region.all():
-        return region
     part = _box_of(region)
     mask = np.pad(region[part], 1)
     at = at - [one.start - 1 for one in part]

@@ -22,11 +22,12 @@ class LungPlaces:
     """Tells the side and the distance to the pleura of positions.
 
     Args:
-        lungs: of the scan, closed over nodules on the pleura. Where none were found, nothing is told.
+        lungs: of the scan. Where none were found, nothing is told.
+        closing_mm: radius of the ball that closes their surface over nodules on the pleura, mm.
     """
 
-    def __init__(self, lungs: Lungs) -> None:
-        mask = lungs.mask
+    def __init__(self, lungs: Lungs, closing_mm: float) -> None:
+        mask = lungs.closed(closing_mm).mask
         # Where the scan cuts the lungs, there is no pleura.
         surface = np.argwhere(mask & ~ndimage.binary_erosion(mask, border_value=1))
         self._pleura = KDTree(lungs.geometry.index_to_world(surface)) if len(surface) else None
