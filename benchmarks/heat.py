@@ -62,7 +62,6 @@ def main() -> None:
         methods = {
             "MONAI's GradCAM": plain_grad_cam(network),
             "grad_cam": CandidateExplainer(network),
-            "occlusion": CandidateExplainer(network, "occlusion"),
         }
         for name, explain in methods.items():
             shares, peaks = [], []

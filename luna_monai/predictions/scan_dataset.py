@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -33,7 +35,7 @@ class ScanDataset(torch.utils.data.Dataset):
     Item ``i`` is a dict with ``number``, which is ``i``; ``image``, (1, z, y, x) in HU, int16, int32 or float32, its
     axes turned to LPS and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``; ``centers``,
     int64 (n, 3), the candidates' voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``index``, int64 (n, 3),
-    voxels z, y, x in the order of the file; ``scan``, the :class:`~luna_monai.scans.scan.LoadedScan` without its
+    voxels z, y, x in the order of the file; ``lungs``; ``scan``, the scan without its
     voxels; ``voxels_sha256``; ``warnings``, a tuple of text.
 
     A scan that cannot be read gives an item with ``number``, ``source`` and ``error``, and an empty image without
@@ -98,8 +100,7 @@ class ScanDataset(torch.utils.data.Dataset):
                 f"slices are {geometry.spacing[2]:.3g} mm apart, more than in the scans that the model was made for "
                 f"(at most {THICKEST_SLICES:g} mm)"
             )
-        if self.candidates is None or self.examine is not None:
-            lungs = find_lungs(voxels, geometry)
+        lungs = find_lungs(voxels, geometry)
         if self.examine is not None:
             warnings.extend(self.examine(voxels, geometry, lungs))
         if self.candidates is None:
@@ -118,6 +119,7 @@ class ScanDataset(torch.utils.data.Dataset):
             "centers": torch.from_numpy(_index_in(padded_geometry, points)),
             "points": torch.from_numpy(points.copy()),
             "index": torch.from_numpy(_index_in(scan.geometry, points)),
+            "lungs": lungs,
             "scan": scan.without_voxels(),
             "voxels_sha256": sha256,
             "warnings": tuple(warnings),
@@ -141,3 +143,46 @@ class ScanDataset(torch.utils.data.Dataset):
 def _index_in(geometry: Geometry, points: np.ndarray) -> np.ndarray:
     # The peak of a proposal at the face of a scan may lie half a voxel outside.
     return np.clip(geometry.world_to_index(points), 0, np.asarray(geometry.shape) - 1)
+
+
+class ScanLoader:
+    """Gives the items of a dataset one after the other and reads the next ones ahead, in threads.
+
+    ``DataLoader`` would send each scan through shared memory, of which containers have little, and MONAI's
+    ``ThreadDataLoader`` ends without an error when its thread meets one.
+
+    Args:
+        dataset: of scans.
+        num_workers: how many scans are read ahead, each in a thread of its own; 0 reads each when it is needed.
+        sampler: indices of the items; all in their order when None.
+
+    Raises:
+        LunaError: when ``num_workers`` is negative.
+    """
+
+    def __init__(self, dataset: ScanDataset, num_workers: int = 0, sampler: Iterable[int] | None = None) -> None:
+        if num_workers < 0:
+            raise LunaError(f"num_workers must not be negative, found {num_workers}")
+        self.dataset = dataset
+        self.num_workers = num_workers
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.sampler is None else sum(1 for _ in self.sampler)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        indices = range(len(self.dataset)) if self.sampler is None else self.sampler
+        if self.num_workers == 0:
+            yield from map(self.dataset.__getitem__, indices)
+            return
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="read-ahead")
+        waiting: deque[Future[dict[str, Any]]] = deque()
+        try:
+            for index in indices:
+                waiting.append(pool.submit(self.dataset.__getitem__, index))
+                if len(waiting) > self.num_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

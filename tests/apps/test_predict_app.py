@@ -328,9 +328,8 @@ def test_outputs(tmp_path, weights, voxels, geometry):
     assert all(one["probability_calibrated"] is None for one in scan["candidates"])
     assert json.loads((tmp_path / "new" / "d-1.2.3.json").read_text()) == content
     (markups,) = json.loads((tmp_path / "new" / "c.mrk.json").read_text())["markups"]
-    assert (markups["type"], markups["coordinateSystem"]) == ("Fiducial", "LPS")
-    assert [one["position"] for one in markups["controlPoints"]] == submission[place].to_numpy().tolist()
-    assert [float(one["label"]) for one in markups["controlPoints"]] == submission["probability"].round(3).tolist()
+    shown = [one["position"] for one in markups["controlPoints"]]
+    assert shown == [one["position"] for one in scan["findings"] if one["probability"] > 0.5][:20]
 
 
 def test_operating_points_of_these_weights(tmp_path, weights, monkeypatch, voxels, geometry, expected):
@@ -343,7 +342,7 @@ def test_operating_points_of_these_weights(tmp_path, weights, monkeypatch, voxel
     monkeypatch.setattr("luna_monai.apps.workflow.bundle_dir", lambda: bundle)
     sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.mhd"))
     arguments = [tmp_path / "a.mhd", "--candidates", write_points(tmp_path / "points.csv", geometry)]
-    calibration = {"temperature": 2.0, "shift": -3.0, "nodule_share": 0.01}
+    calibration = {"temperature": 2.0, "intercept": -3.0, "prevalence": 0.01}
     for sha256, known in ((hashlib.sha256(weights.read_bytes()).hexdigest(), True), ("0" * 64, False)):
         metadata["operating_points"] = {
             "weights_sha256": sha256,
@@ -418,7 +417,7 @@ def test_bad_scans_of_a_list_do_not_keep_the_others(scans, tmp_path, weights, ca
     assert run_app(LunaPredictApp, [path, "--candidates", points, "--weights", weights, *outputs]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith(
-        "luna-monai predict: error: 2 of 5 scans could not be judged, the others are written"
+        "luna-monai predict: error: 2 of 5 scans could not be classified, the others are written"
     )
     assert captured.err.count("\n") == 1
     assert f"Scan 2 of 5: {tmp_path / 'cut.raw'}: found 1000 bytes" in captured.out
@@ -466,7 +465,7 @@ def test_scans_are_divided_among_processes(scans, tmp_path, weights, voxels, geo
     for processes in ([], ["--distributed", 2]):
         out = tmp_path / str(len(written))
         outputs = ["--output", out / "all.json", "--output", out / "{seriesuid}.csv", "--report", out / "all.html"]
-        arguments = [path, "--candidates", points, "--weights", weights, *outputs, "report_candidates=30"]
+        arguments = [path, "--candidates", points, "--weights", weights, *outputs, "report_findings=30"]
         capfd.readouterr()
         assert run_app(LunaPredictApp, [*arguments, *processes]) == 1
         captured = capfd.readouterr()
@@ -476,8 +475,8 @@ def test_scans_are_divided_among_processes(scans, tmp_path, weights, voxels, geo
         written.append({file.name: file.read_bytes() for file in out.iterdir()})
     assert len(written[0]) == 5
     assert written[0] == written[1]
-    assert any(line.endswith("1.2.3.mhd: a second scan that is called 1.2.3") for line in said[0])
-    assert any("3 of 6 scans could not be judged, the others are written" in line for line in said[0])
+    assert any(line.endswith("1.2.3.mhd: a second scan with the name 1.2.3") for line in said[0])
+    assert any("3 of 6 scans could not be classified, the others are written" in line for line in said[0])
     assert said[0] == said[1]
 
 
@@ -529,17 +528,22 @@ def test_nothing_of_the_patient_is_told(tmp_path, write_dicom, voxels, geometry,
     write_dicom(folder / "ACC-4711", voxels, geometry, tags=tags)
     outputs = [tmp_path / "out" / name for name in ("a.csv", "b.json", "c.mrk.json", "d.dcm")]
     arguments = [word for output in outputs for word in ("--output", output)]
+    outputs += [tmp_path / "out" / name for name in ("g.findings.csv", "h.seg.dcm", "i.nii.gz")]
+    arguments += [word for output in outputs[4:] for word in ("--output", output)]
     for option, name in (("--report", "e.html"), ("--explain", "f.nii")):
         outputs.append(tmp_path / "out" / name)
         arguments += [option, outputs[-1]]
     points = write_points(tmp_path / "points.csv", geometry)
     capfd.readouterr()
-    LunaPredictApp([folder, "--candidates", points, "--weights", weights, *arguments]).main()
+    LunaPredictApp([folder, "--candidates", points, "--weights", weights, "--threshold", 0, *arguments]).main()
     captured = capfd.readouterr()
-    told = captured.out + captured.err + "".join(output.read_bytes().decode("latin-1") for output in outputs)
+    # DICOM objects go where the images are, see tests/predictions/test_dicom_objects.py.
+    said = [output.read_bytes().decode("latin-1") for output in outputs if output.suffix != ".dcm" and output.exists()]
+    told = captured.out + captured.err + "".join(said)
     words = {word for value in tags.values() for word in re.split(r"[\^ ]", value) if len(word) > 4}
     for word in (*tags.values(), *words, str(tmp_path / "in"), "Quux", "Erika"):
         assert word not in told, word
+    assert (tmp_path / "out" / "d.dcm").exists()
     assert told.count("1.2.826.7") >= len(CENTERS)
 
 
@@ -593,6 +597,86 @@ def test_real_scan_in_real_formats(luna16_mini, shared_data, tmp_path, write_dic
     assert np.linalg.norm(np.subtract(best["position"], nodule[["coordX", "coordY", "coordZ"]])) < 5
     np.testing.assert_array_equal(best["voxel"], grid.world_to_index(np.array([best["position"]]))[0])
     assert len(scan["candidates"]) > 5
+
+
+@pytest.fixture(scope="session")
+def chest():
+    """A box of lung in tissue with three balls in it, and a vessel."""
+    voxels = np.full((50, 90, 100), 30, dtype=np.int16)
+    voxels[6:44, 10:80, 8:92] = np.random.default_rng(1).normal(-860, 10, (38, 70, 84)).round()
+    z, y, x = np.indices(voxels.shape)
+    for center, radius in (((20, 30, 40), 4), ((30, 55, 60), 3), ((14, 60, 25), 5)):
+        mm = np.sqrt(((z - center[0]) * 1.25) ** 2 + ((y - center[1]) * 0.75) ** 2 + ((x - center[2]) * 0.75) ** 2)
+        voxels[mm <= radius] = 40
+    return voxels
+
+
+@pytest.mark.parametrize("coordinates", ["proposed", "given"])
+def test_the_same_findings_from_every_format_and_order_of_axes(
+    coordinates, chest, tmp_path, write_dicom, weights, geometry
+):
+    # Numbers that float32, in which NIfTI keeps them, holds exactly.
+    grid = Geometry((100, 90, 50), (0.75, 0.75, 1.25), (-166.5, -171.25, -340.75), geometry.direction)
+    image = image_of(chest, grid)
+    names = ["a.mhd", "b.nii.gz", "c.nrrd", "dicom"]
+    for name in names[:3]:
+        sitk.WriteImage(image, str(tmp_path / name))
+    write_dicom(tmp_path / "dicom", chest, grid)
+    for axes in ("RAI", "ASL", "PIR"):
+        names.append(f"{axes}.nii.gz")
+        sitk.WriteImage(sitk.DICOMOrient(image, axes), str(tmp_path / names[-1]))
+    arguments = ["--weights", weights, "--threshold", 0]
+    if coordinates == "given":
+        table = pd.DataFrame(
+            grid.index_to_world(np.array([[20, 30, 40], [21, 31, 41], [30, 55, 60]])),
+            columns=["coordX", "coordY", "coordZ"],
+        )
+        table.to_csv(tmp_path / "points.csv", index=False)
+        arguments += ["--candidates", tmp_path / "points.csv"]
+    found = []
+    for name in names:
+        outputs = ["--output", tmp_path / "out.json", "--output", tmp_path / "out.nii"]
+        LunaPredictApp([tmp_path / name, *arguments, *outputs]).main()
+        (scan,) = json.loads((tmp_path / "out.json").read_text())["scans"]
+        found.append(scan["findings"])
+        labels = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "out.nii")), "LPS")
+        labels = sitk.GetArrayFromImage(labels)
+        for number, one in enumerate(scan["findings"][:20], start=1):
+            if one["volume_mm3"] is not None:
+                assert (labels == number).sum() * 0.75 * 0.75 * 1.25 == pytest.approx(one["volume_mm3"], rel=1e-3)
+    assert any(one["diameter_mm"] for one in found[0])
+    for others, name in zip(found[1:], names[1:], strict=True):
+        assert len(others) == len(found[0]), name
+        for one, other in zip(found[0], others, strict=True):
+            for key in set(one) - {"voxel", "candidate_indices"}:
+                assert other[key] == pytest.approx(one[key], abs=2e-3), (name, key)
+
+
+def test_an_output_that_a_scan_cannot_have_is_said_before_the_work(
+    tmp_path, write_dicom, voxels, geometry, weights, capfd
+):
+    write_dicom(tmp_path / "dicom", voxels, geometry, tags={"FrameOfReferenceUID": None})
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.mhd"))
+    points = write_points(tmp_path / "points.csv", geometry)
+    for scan, reason in (("dicom", "no FrameOfReferenceUID"), ("a.mhd", "this scan has none")):
+        out = tmp_path / f"out-{scan}"
+        outputs = ["--output", out / "x.dcm", "--output", out / "x.csv"]
+        capfd.readouterr()
+        assert run_app(LunaPredictApp, [tmp_path / scan, "--candidates", points, "--weights", weights, *outputs]) == 1
+        captured = capfd.readouterr()
+        assert captured.err.startswith("luna-monai predict: error: x.dcm is not written: ")
+        assert reason in captured.err
+        assert captured.err.count("\n") == 1
+        assert captured.out.index(reason) < captured.out.index("Scans ----")
+        assert [path.name for path in out.iterdir()] == ["x.csv"]
+
+
+def test_outputs_of_the_bundle_are_in_its_output_dir(tmp_path, weights, voxels, geometry):
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.mhd"))
+    points = write_points(tmp_path / "points.csv", geometry)
+    arguments = ["--candidates", points, "--weights", weights, "--output-dir", tmp_path / "new"]
+    LunaPredictApp([tmp_path / "a.mhd", *arguments, "--output", "a.csv", "--output", tmp_path / "b.csv"]).main()
+    assert (tmp_path / "new" / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
 def test_a_scan_that_shows_no_chest_says_so(tmp_path, predict, voxels, geometry):
@@ -779,7 +863,7 @@ def test_damaged_weights(place, tmp_path, capfd):
         ("gone.pt", r"gone\.pt: no such file"),
         ("garbage.pt", r"garbage\.pt: damaged, or no file of weights"),
         ("linear.pt", r"linear\.pt: the weights are those of another network"),
-        ("nan.pt", r"a\.mhd: the network's output is no number; are these the right weights"),
+        ("nan.pt", r"nan\.pt: head_linear\.bias holds NaN"),
     ):
         refused(message, capfd, place / "a.mhd", "--candidates", place / "points.csv", "--weights", tmp_path / name)
 
@@ -789,11 +873,14 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
     (place / "list.csv").write_text("path\na.mhd\nb.nii\n")
     given = ["--candidates", place / "points.csv", "--weights", weights]
     for arguments, message in (
-        ([place / "a.mhd", "--output", "out.txt"], r"out\.txt: an output's name ends with \.csv, \.json, \.mrk\.json"),
+        (
+            [place / "a.mhd", "--output", "out.txt"],
+            r"out\.txt: an output's name ends with \.csv, \.findings\.csv, \.json",
+        ),
         ([place / "a.mhd", "--output", tmp_path / "folder.json"], r"folder\.json: a folder; an output is a file"),
         (
             [place / "a.mhd", "--output", place / "a.mhd" / "x.csv"],
-            r"x\.csv: can't be written, because .*a\.mhd is no fo",
+            r"x\.csv: cannot be written, because .*a\.mhd is no fo",
         ),
         ([place / "a.mhd", "--output", "x.csv", "--output", "x.csv"], r"x\.csv: named twice as an output"),
         (
@@ -801,23 +888,21 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
             r"x\.mrk\.json: holds one scan, and there are 2; put \{series",
         ),
         (
-            [place / "a.mhd", "--output", "x.csv", "--output", "x.dcm"],
-            r"a\.mhd: a DICOM structured report refers to DICOM slices, and this scan has none",
+            [place / "a.mhd", "--output", "x.dcm"],
+            r"x\.dcm is not written: .*a\.mhd: .*refers to DICOM slices, and this",
         ),
+        ([place / "a.mhd", "--output", "x.csv", "--threshold", 1.5], r"threshold must be a probability .*, found 1\.5"),
+        ([place / "a.mhd", "--output", "x.csv", "--max-findings", -1], r"max_findings must not be negative, found -1"),
         ([place / "list.csv", "--output", "x.dcm"], r"x\.dcm: holds one scan, and there are 2"),
         ([place / "a.mhd", "--report", "x.pdf"], r"x\.pdf: the name of a report ends with \.html"),
-        ([place / "a.mhd", "--report", "x.html", "report_candidates=-1"], r"must not be negative, found -1"),
-        ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the name of a heat map ends with \.nii\.gz or \.nii"),
+        ([place / "a.mhd", "--report", "x.html", "report_findings=-1"], r"must not be negative, found -1"),
+        ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the name of a heat map ends with \.nii\.gz, \.nii"),
         ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: a heat map is of one scan, and there are 2"),
-        (
-            [place / "a.mhd", "--explain", "x.nii.gz", "explain_method=lime"],
-            r"explain_method must be grad_cam or occlusion, found 'lime'",
-        ),
         ([place / "a.mhd", place / "b.nii"], r"one SCAN is needed, found .*a\.mhd.*b\.nii.*; a CSV file lists many"),
         ([place / "a.mhd", "weigths=1"], r"'weigths' is not a key of the configuration; did you mean 'weights'"),
         ([place / "a.mhd", "--seriesuid", "1.2"], r"a\.mhd: a series can be chosen from a folder or a list of scans"),
         ([place / "a.mhd", "batch_size=0"], r"batch_size must be at least 1, found 0"),
-        ([place / "list.csv"], r"none of 2 scans could be judged; the first: .*points\.csv: no column 'seriesuid'"),
+        ([place / "list.csv"], r"none of 2 scans could be classified; the first: .*points\.csv: no column 'seriesuid'"),
     ):
         refused(message, capfd, *arguments, *given)
     assert run_app(LunaPredictApp, [place / "a.mhd", *given]) == 1

@@ -1,18 +1,26 @@
-"""Heat maps of candidates: they show what makes the network say nodule, and where."""
+"""Attribution maps: where the evidence is, and in the space of the scan as other programs read it."""
 
+import dataclasses
 import warnings
 
+import nibabel
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.visualize import GradCAM
 
 from luna_monai.data import find_scans
 from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel, with_weights
-from luna_monai.predictions import CandidateExplainer
+from luna_monai.predictions import CandidateExplainer, ScanExplanation
+from luna_monai.predictions.volumes import write_label_map
+from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.readers import map_or_read
+from luna_monai.scans.scan import orient_to_lps, pad_with_air
 from luna_monai.transforms import CropCandidates
+
+from .conftest import make_prediction
 
 SHAPE = (32, 48, 48)
 
@@ -48,9 +56,8 @@ def two_balls():
     return image
 
 
-@pytest.mark.parametrize("method", ["grad_cam", "occlusion"])
-def test_the_heat_is_where_the_evidence_is(two_balls, method):
-    heat = CandidateExplainer(TwoSided(), method, target_layers=["relu"])(two_balls)
+def test_the_heat_is_where_the_evidence_is(two_balls):
+    heat = CandidateExplainer(TwoSided(), target_layers=["relu"])(two_balls)
     assert heat.shape == (1, *SHAPE)
     assert heat.dtype == torch.float32
     assert (heat.min(), heat.max()) == (0, 1)
@@ -91,10 +98,8 @@ def test_the_network_stays_as_it_was():
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in network.parameters())
 
 
-def test_an_unknown_method_and_a_missing_layer():
-    with pytest.raises(LunaError, match="explain_method must be grad_cam or occlusion, found 'lime'"):
-        CandidateExplainer(LunaModel(), "lime")
-    with pytest.raises(LunaError, match=r"layer 'block1\.relu2', which these weights do not show; use occlusion"):
+def test_a_missing_layer():
+    with pytest.raises(LunaError, match=r"needs the layer 'block1\.relu2' of LunaModel; these weights are an exported"):
         CandidateExplainer(torch.nn.Flatten())
 
 
@@ -116,9 +121,6 @@ def test_the_heat_is_on_real_nodules(golden, luna16_mini, shared_data):
     assert len(shares) == 7
     assert np.mean(shares) > 0.17
     assert np.median(peaks) < 7
-    occlusion = CandidateExplainer(network, "occlusion")(image)[0].numpy()
-    assert occlusion[distance <= 10].sum() / occlusion.sum() > 0.6
-    assert distance.flat[occlusion.argmax()] < 7
 
 
 def test_a_batch_is_explained_as_its_candidates_one_by_one():
@@ -126,3 +128,77 @@ def test_a_batch_is_explained_as_its_candidates_one_by_one():
     explainer = CandidateExplainer(LunaModel())
     image = torch.randint(-1000, 400, (6, 1, *SHAPE), dtype=torch.int16)
     torch.testing.assert_close(explainer(image), torch.cat([explainer(one[None]) for one in image]), rtol=0, atol=1e-3)
+
+
+def bright(image):
+    """Explain a candidate by what is brighter than water in it."""
+    return (image[:, 0] > 0).float()
+
+
+#: Axes of the file in other orders and directions, one scan smaller than what is cut out.
+DIRECTIONS = {
+    "as in LUNA16": (np.eye(3), (56, 52, 36)),
+    "supine the other way round": (np.diag([-1.0, -1.0, 1.0]), (56, 52, 36)),
+    "sagittal slices": (np.array([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), (52, 40, 60)),
+    "small": (np.diag([1.0, -1.0, -1.0]), (40, 30, 20)),
+}
+
+
+@pytest.mark.parametrize("case", DIRECTIONS)
+def test_volumes_lie_over_the_scan_as_its_file_has_it(case, tmp_path):
+    """The attribution map, and the outline of a finding."""
+    direction, size = DIRECTIONS[case]
+    geometry = Geometry(size, (0.7, 0.8, 1.25), (-20.0, 35.5, -100.25), tuple(map(tuple, direction.tolist())))
+    voxels = np.full(geometry.shape, -850, dtype=np.int16)
+    # A shape that no flip or turn leaves as it is.
+    voxels[8:14, 10:13, 20:22] = 50
+    voxels[8, 10:18, 20] = 60
+    seen, grid = pad_with_air(*orient_to_lps(voxels, geometry), SHAPE)
+    prediction = make_prediction(geometry, [(10, 11, 21), (0, 0, 0)], [0.9, 0.5])
+    finding = dataclasses.replace(prediction.findings[0], outline=seen > 0, outline_start=(0, 0, 0))
+    prediction = dataclasses.replace(prediction, findings=(finding, prediction.findings[1]), grid=grid)
+    path = tmp_path / "new" / "heat.nii.gz"
+    image = torch.from_numpy(np.array(seen))[None]
+    values = ScanExplanation(path, bright, spatial_size=SHAPE)(prediction, image, grid)
+    np.testing.assert_array_equal(values, np.where(seen > 0, 255, 0))
+    write_label_map(tmp_path / "outline.nrrd", [prediction])
+    for name, value in (("new/heat.nii.gz", 255), ("outline.nrrd", 1)):
+        for_itk = sitk.ReadImage(str(tmp_path / name))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(for_itk), np.where(voxels > 0, value, 0))
+        assert for_itk.GetSpacing() == pytest.approx(geometry.spacing)
+        assert for_itk.GetOrigin() == pytest.approx(geometry.origin, abs=1e-4)
+        assert for_itk.GetDirection() == pytest.approx(direction.ravel(), abs=1e-6)
+    for_nibabel = nibabel.load(path)
+    ras = for_nibabel.affine @ (20, 17, 8, 1)
+    assert ras[:3] * (-1, -1, 1) == pytest.approx(geometry.index_to_world(np.array([(8, 17, 20)]))[0], abs=1e-3)
+    assert for_nibabel.get_data_dtype() == np.uint8
+
+
+def test_overlapping_findings_take_the_higher_value_and_the_rest_is_left_out(geometry, voxels, tmp_path):
+    strengths = iter([0.5, 1.0])
+
+    def explainer(candidates):
+        return torch.stack([bright(one[None])[0] * next(strengths) for one in candidates])
+
+    prediction = make_prediction(geometry, [(12, 20, 34), (13, 21, 35), (30, 2, 2)], [0.9, 0.8, 0.7])
+    explain = ScanExplanation(tmp_path / "a.nii", explainer, max_findings=2, spatial_size=SHAPE)
+    values = explain(prediction, torch.from_numpy(voxels)[None], geometry)
+    np.testing.assert_array_equal(values, np.where(voxels > 0, 255, 0))
+    explain = ScanExplanation(tmp_path / "b.nii", bright, spatial_size=SHAPE)
+    nothing = explain(make_prediction(geometry, [], []), torch.from_numpy(voxels)[None], geometry)
+    assert not nothing.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "scans", "message"),
+    [
+        ("heat.mhd", 1, r"ends with \.nii\.gz, \.nii, \.nrrd"),
+        (".nii.gz", 1, r"ends with \.nii\.gz"),
+        ("folder.nii", 1, r"folder\.nii: a folder"),
+        ("other.NII.gz", 3, "one scan, and there are 3"),
+    ],
+)
+def test_bad_names(name, scans, message, tmp_path):
+    (tmp_path / "folder.nii").mkdir()
+    with pytest.raises(LunaError, match=message):
+        ScanExplanation(tmp_path / name, bright).check(scans)
