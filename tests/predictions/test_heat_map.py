@@ -10,14 +10,13 @@ import SimpleITK as sitk
 import torch
 from monai.visualize import GradCAM
 
-from luna_monai.data import find_scans
 from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel, with_weights
 from luna_monai.predictions import CandidateExplainer, ScanExplanation
+from luna_monai.predictions.scan_dataset import pad_with_air
 from luna_monai.predictions.volumes import write_label_map
+from luna_monai.scans import find_scans, orient, read_scan
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.readers import map_or_read
-from luna_monai.scans.scan import orient_to_lps, pad_with_air
 from luna_monai.transforms import CropCandidates
 
 from .conftest import make_prediction
@@ -105,10 +104,11 @@ def test_a_missing_layer():
 
 def test_the_heat_is_on_real_nodules(golden, luna16_mini, shared_data):
     network = with_weights(LunaModel(), shared_data / "book" / "luna_model_2020.state")
-    scans = {uid: map_or_read(path) for uid, path in find_scans(luna16_mini).items()}
+    scans = {uid: read_scan(path) for uid, path in find_scans(luna16_mini).items()}
     shares, peaks = [], []
     for row in np.flatnonzero(golden["is_nodule"]):
-        voxels, geometry = scans[golden["seriesuid"][row]]
+        scan = scans[golden["seriesuid"][row]]
+        voxels, geometry = scan.voxels, scan.geometry
         center = golden["center_irc"][row]
         image = CropCandidates(SHAPE)(torch.from_numpy(np.array(voxels))[None], center[None]).clamp(-1000, 1000)
         start = np.clip(np.round(center - np.array(SHAPE) / 2), 0, np.subtract(geometry.shape, SHAPE))
@@ -153,7 +153,7 @@ def test_volumes_lie_over_the_scan_as_its_file_has_it(case, tmp_path):
     # A shape that no flip or turn leaves as it is.
     voxels[8:14, 10:13, 20:22] = 50
     voxels[8, 10:18, 20] = 60
-    seen, grid = pad_with_air(*orient_to_lps(voxels, geometry), SHAPE)
+    seen, grid = pad_with_air(*orient(voxels, geometry), SHAPE)
     prediction = make_prediction(geometry, [(10, 11, 21), (0, 0, 0)], [0.9, 0.5])
     finding = dataclasses.replace(prediction.findings[0], outline=seen > 0, outline_start=(0, 0, 0))
     prediction = dataclasses.replace(prediction, findings=(finding, prediction.findings[1]), grid=grid)
