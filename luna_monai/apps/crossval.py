@@ -24,6 +24,7 @@ from luna_monai.apps.workflow import (
     run_workflow,
 )
 from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.literals import literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +139,7 @@ class LunaCrossvalApp(App):
                 logger.info("Fold %d: another process has taken it", fold)
                 return
             resume = (folder / "checkpoint.pt").is_file() or (folder / "checkpoint-previous.pt").is_file()
-            settings = {"fold": fold, "output_dir": str(folder), "comment": f"fold{fold}", "resume": resume}
+            settings = {"fold": fold, "output_dir": literal(str(folder)), "comment": f"fold{fold}", "resume": resume}
             workflow = _load(files, {**given, **settings})
             recorded = _recorded_settings(workflow)
             _check_same_settings(recorded, output_dir)
@@ -239,7 +240,7 @@ def _folds_of(workflow: ConfigWorkflow, candidates: pd.DataFrame) -> list[int]:
     target = str(workflow.parser.get("split#_target_"))
     if not target.endswith("split_by_subset"):
         raise LunaError(f"split: {target} has no folds; crossval needs luna_monai.data.split_by_subset")
-    folds = sorted(folds_of(candidates, workflow.parser.get("patients_file")).unique().tolist())
+    folds = sorted(folds_of(candidates, workflow.parser.get_parsed_content("patients_file")).unique().tolist())
     if len(folds) < 2:
         dataset_dir = candidates.attrs["dataset_dir"]
         raise LunaError(f"{dataset_dir}: scans in subset{folds[0]} only; a cross-validation needs two subsets")

@@ -11,6 +11,7 @@ from typing import Any
 
 from luna_monai.apps.base import App, run_app
 from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
+from luna_monai.apps.trust import run_config
 from luna_monai.apps.workflow import (
     add_config_arguments,
     add_overrides_argument,
@@ -45,8 +46,8 @@ class LunaEvaluateApp(App):
         parser.add_argument(
             "run_or_weights",
             metavar="RUN_OR_WEIGHTS",
-            help="folder of a run, whose configuration is used too; or a model.pt, checkpoint.pt, a .state of the "
-            "book, or an exported .ts, .onnx or .xml",
+            help="folder of a run, whose configuration is used too, but for code that is not in the bundle's own; or a "
+            "model.pt, checkpoint.pt, a .state of the book, or an exported .ts or .onnx",
         )
         add_config_arguments(parser)
         parser.add_argument("--output-dir", default=None, help="folder of the results (default: RUN/evaluation)")
@@ -76,11 +77,9 @@ class LunaEvaluateApp(App):
         weights, output_dir = source, arguments.output_dir
         if source.is_dir():
             weights = source / "model.pt"
-            recorded = source / "config.yaml"
-            for path in (weights, recorded):
-                if not path.is_file():
-                    raise LunaError(f"{source}: no {path.name} in this folder, so it is not the folder of a run")
-            files[0] = str(recorded)
+            if not weights.is_file():
+                raise LunaError(f"{source}: no model.pt in this folder, so it is not the folder of a run")
+            files[0] = run_config(source, files[1:])
             output_dir = output_dir or str(source / "evaluation")
         files += [*distributed_overlay(), str(bundle_dir() / "configs" / "evaluate.yaml")]
         given = given_options(
@@ -91,10 +90,10 @@ class LunaEvaluateApp(App):
                 "output_dir": output_dir,
                 "num_workers": arguments.num_workers,
                 "fold": arguments.fold,
-                "evaluated": "@candidates" if arguments.all_scans else None,
             }
         )
         if arguments.all_scans:
+            given["evaluated"] = "@candidates"
             given["split"] = ["@candidates", "@candidates"]  # which may be a single subset
         given |= dict(parse_override(text) for text in arguments.overrides)
         if arguments.distributed is not None and not is_launched():
@@ -128,13 +127,12 @@ def draw_figures(output_dir: Path) -> None:
     if not (output_dir / CALIBRATION).is_file():
         return
     # Drawing takes a second to load.
-    from luna_monai.metrics.calibration import Reliability
     from luna_monai.reports.figures import reliability_figure, to_png
 
     curves = json.loads((output_dir / CALIBRATION).read_text(encoding="utf-8"))["reliability"]
     for name, path in names.items():
         if curves[name] is not None:
-            write_bytes(path, to_png(reliability_figure(Reliability.from_dict(curves[name]))))
+            write_bytes(path, to_png(reliability_figure(curves[name])))
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.base import App, run_app
+from luna_monai.apps.trust import run_config
 from luna_monai.apps.workflow import add_overrides_argument, config_files, given_options, load_workflow, parse_override
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.share import bundle_dir
@@ -22,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class LunaExportApp(App):
-    """Export a network to TorchScript, ONNX or OpenVINO, and check it on candidates.
+    """Export a network to TorchScript or ONNX, and check it on candidates.
 
     Args:
         sys_argv: arguments; see ``luna-monai export --help``.
@@ -51,7 +52,7 @@ class LunaExportApp(App):
             "--output",
             default=None,
             metavar="FILE",
-            help="where to (default: the name of the weights with .ts, .onnx or .xml, in the run's folder or here)",
+            help="where to (default: the name of the weights with .ts or .onnx, in the run's folder or here)",
         )
         parser.add_argument(
             "--dataset-dir", default=None, help="compare on candidates of this dataset (default: of a synthetic scan)"
@@ -96,19 +97,14 @@ class LunaExportApp(App):
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's types lack it
             comparison = compare_networks(network, exported, images)
             differences = (
-                f"largest difference from PyTorch on {comparison.candidates} candidates: "
+                f"largest difference from PyTorch on {len(images)} candidates: "
                 f"{comparison.probabilities:.1e} in probability, {comparison.logits:.1e} in logits"
             )
             if not comparison.is_close:
                 raise LunaError(f"{output}: not written; {differences}, more than {TOLERANCE:g}")
             for file in reversed(written):  # the file that names the others comes last
                 write_bytes(output.with_suffix(file.suffix), file.read_bytes())
-        eager, other = comparison.rates
         logger.info("%s: %s", output, differences)
-        logger.info(
-            "%s: %.0f candidates/s, PyTorch: %.0f candidates/s, on %d threads in float32",
-            arguments.format, other, eager, torch.get_num_threads(),
-        )  # fmt: skip
         return 0
 
     def _source(self) -> tuple[Path, list[str], Path]:
@@ -119,9 +115,7 @@ class LunaExportApp(App):
         source = Path(self.cli_args.run_or_weights)
         if not source.is_dir():
             return source, files, Path()
-        if not (source / "config.yaml").is_file():
-            raise LunaError(f"{source}: no config.yaml in this folder, so it is not the folder of a run")
-        return source / "model.pt", [str(source / "config.yaml"), *files[1:]], source
+        return source / "model.pt", [run_config(source, files[1:]), *files[1:]], source
 
 
 def _synthetic_candidates(count: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.literals import literals
 from luna_monai.share import bundle_dir, configs_dir
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def add_config_arguments(
         action="append",
         default=[],
         metavar="YAML",
-        help="overlay on the bundle's train.yaml: a file, or the name of one in configs/ (may be repeated)",
+        help="overlay on the bundle's train.yaml: a file, or the name of one in configs/ (may be repeated); it may run "
+        "code, so use only files that you trust",
     )
     parser.add_argument("--dataset-dir", default=None, help="LUNA16 dataset folder (default: the configuration's)")
     parser.add_argument("--cache-dir", default=None, help="folder of the cache, or null (default: the configuration's)")
@@ -77,7 +79,9 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not separator or not key:
         raise LunaError(f"{text!r}: an override has the form key=value, for example fold=3")
     try:
-        return key, yaml.safe_load(value)
+        content = yaml.safe_load(value)
+        # What is not written as an expression or a reference is literal: MONAI would make 'out::7' of 'out#7'.
+        return key, content if str(content).startswith(("$", "@", "%")) else literals(content)
     except yaml.YAMLError:
         raise LunaError(f"{text!r}: the value is not valid YAML") from None
 
@@ -86,9 +90,11 @@ def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the options that were given on the command line, with ``null`` as YAML's nothing.
 
     Args:
-        options: values by key of the configuration; None where the option was not given.
+        options: values by key of the configuration; None where the option was not given. Text is literal: MONAI's
+            parser evaluates nothing in it.
     """
-    return {key: None if value == "null" else value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in options.items() if value is not None}
+    return {key: None if value == "null" else literals(value) for key, value in given.items()}
 
 
 def run_bundle(run_id: str, overlays: Sequence[str], overrides: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from luna_monai.data.hashing import describe, hash_of, series_description, serie
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.scans.metaimage import read_metaimage_header
-from luna_monai.scans.readers import files_of_scan
+from luna_monai.scans.readers import check_scan, files_of_scan
 
 logger = logging.getLogger(__name__)
 
@@ -47,20 +48,27 @@ def series_items(candidates: pd.DataFrame) -> list[dict[str, Any]]:
         LunaError: when a series has no CT, or its voxel file is missing.
     """
     dataset_dir = Path(candidates.attrs["dataset_dir"])
+    root = Path(os.path.abspath(dataset_dir))  # noqa: PTH100
     scans = find_scans(dataset_dir)
     points = candidates[COORDINATES].to_numpy()
     rows_of_series = candidates.groupby("seriesuid", sort=False).indices
     items = []
     for seriesuid, rows in rows_of_series.items():
         files = []
-        for path in files_of_scan(scans[str(seriesuid)]):
-            status = path.stat()
-            name = path.relative_to(dataset_dir).as_posix()
+        image = scans[str(seriesuid)]
+        check_scan(image)
+        for path in files_of_scan(image):
+            place = Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow links, out of the folder
+            if not place.is_relative_to(root):
+                raise LunaError(
+                    f"{image}: its voxels are in {path}, outside {dataset_dir}; move them beside the header"
+                )
+            name, status = place.relative_to(root).as_posix(), path.stat()
             files.append({"path": name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns})
         items.append(
             {
                 "seriesuid": str(seriesuid),
-                "image": str(scans[str(seriesuid)]),
+                "image": str(image),
                 "files": files,
                 "center_xyz": points[rows],
                 "row": candidates.index[rows].to_numpy(),
@@ -203,7 +211,7 @@ class SeriesCache(PersistentDataset):
             if entry is None:
                 entry = self._map(index)
                 if entry is None:
-                    self.build(index)
+                    build_series(*self.job(index))
                     entry = self._map(index)
                 if entry is None:
                     raise LunaError(
@@ -214,38 +222,9 @@ class SeriesCache(PersistentDataset):
                 self._open[index] = entry
         return entry
 
-    def cut(self, index: int) -> dict[str, Any]:
-        """Cut all candidates of a series out of its CT.
-
-        Args:
-            index: the number of the series in ``data``.
-
-        Returns:
-            ``image`` and ``center_irc``, as in the file of the series, and ``made_from``.
-
-        Raises:
-            LunaError: when the CT can't be read.
-        """
-        item = self.data[index]
-        made = self._apply(self._steps, item)
-        made_from = {"series": series_description(item), "transforms": self.transform_description}
-        return {"image": made["image"], "center_irc": made["center_irc"], "made_from": made_from}
-
-    def build(self, index: int) -> Path:
-        """Cut the candidates of a series and write its file, whatever is there already.
-
-        Args:
-            index: the number of the series in ``data``.
-
-        Returns:
-            The file.
-
-        Raises:
-            LunaError: when the CT can't be read, or the file can't be written.
-        """
-        path = self.path_of(index)
-        write(path, **self.cut(index))
-        return path
+    def job(self, index: int) -> tuple[Path, dict[str, Any], list[Callable]]:
+        """Tell what :func:`build_series` needs to write the file of series number ``index``, in any process."""
+        return self.path_of(index), self.data[index], self._steps
 
     def _map(self, index: int) -> dict[str, Any] | None:
         """Map a file, or return None when there is none or it is damaged."""
@@ -267,18 +246,11 @@ class SeriesCache(PersistentDataset):
         item = self.data[index]
         with self._lock:
             scan = self._mapped_scans.get(index) or self._loaded_scans.get(index) or self._load(index)
-        return self._apply(self._steps[1:], {**scan, "center_xyz": item["center_xyz"][positions]})
-
-    @staticmethod
-    def _apply(steps: Sequence[Callable], data: dict[str, Any]) -> dict[str, Any]:
-        # One after the other: a Compose takes longer to start than cutting a few candidates does.
-        for step in steps:
-            data = step(data)
-        return data
+        return _apply(self._steps[1:], {**scan, "center_xyz": item["center_xyz"][positions]})
 
     def _load(self, index: int) -> dict[str, Any]:
         item = self.data[index]
-        scan = self._apply(self._steps[:1], item)
+        scan = _apply(self._steps[:1], item)
         scans, limit = self._loaded_scans, _LOADED_SCANS
         if _is_mapped(Path(item["image"])):
             scans, limit = self._mapped_scans, _OPEN_SERIES
@@ -286,6 +258,50 @@ class SeriesCache(PersistentDataset):
             scans.pop(next(iter(scans)))
         scans[index] = scan
         return scan
+
+
+def cut_series(item: dict[str, Any], steps: Sequence[Callable]) -> dict[str, Any]:
+    """Cut all candidates of a series out of its CT.
+
+    Args:
+        item: the series, of :func:`series_items`.
+        steps: the deterministic transforms.
+
+    Returns:
+        ``image`` and ``center_irc``, as in the file of the series, and ``made_from``.
+
+    Raises:
+        LunaError: when the CT can't be read.
+    """
+    made = _apply(steps, item)
+    made_from = {"series": series_description(item), "transforms": describe(steps)}
+    return {"image": made["image"], "center_irc": made["center_irc"], "made_from": made_from}
+
+
+def build_series(path: Path, item: dict[str, Any], steps: Sequence[Callable]) -> float:
+    """Write the file of a series, whatever is there already.
+
+    Args:
+        path: the file.
+        item: as in :func:`cut_series`.
+        steps: as in :func:`cut_series`.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        LunaError: when the CT can't be read, or the file can't be written.
+    """
+    start = time.perf_counter()
+    write(path, **cut_series(item, steps))
+    return time.perf_counter() - start
+
+
+def _apply(steps: Sequence[Callable], data: dict[str, Any]) -> dict[str, Any]:
+    # One after the other: a Compose takes longer to start than cutting a few candidates does.
+    for step in steps:
+        data = step(data)
+    return data
 
 
 def _spatial_size(transforms: Sequence[Any]) -> tuple[int, ...]:

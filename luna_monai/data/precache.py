@@ -7,23 +7,25 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from luna_monai.data.cache import SeriesCache
-from luna_monai.data.cache_files import save, write
+from luna_monai.data.cache import SeriesCache, build_series, cut_series
+from luna_monai.data.cache_files import save
 from luna_monai.data.candidates import subset_of
 from luna_monai.data.manifest import explain_missing, is_complete, read_manifest, write_manifest
-from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.errors import LunaError
 from luna_monai.files import readable_size
 from luna_monai.scans.readers import read_geometry
 
@@ -194,25 +196,14 @@ class Precache:
 
     def _build(self, plan: PrecachePlan) -> None:
         start = time.perf_counter()
-        loader = DataLoader(
-            _Builder(self.cache, plan.series),
-            batch_size=None,
-            num_workers=min(self.num_workers, len(plan.series)),
-            in_order=False,
-            # Of its own, or weights drawn afterwards would depend on whether the cache was there.
-            generator=torch.Generator(),
-        )
         done = 0
-        finished = self._with_first_estimate(loader, plan)
+        finished = self._with_first_estimate(self._finished(plan), plan)
         if self.progress is not None:
             finished = self.progress(finished, "cache", len(plan.series))
         try:
-            with unwrapped_luna_errors():
-                for _ in finished:
-                    done += 1
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
+            for _ in finished:
+                done += 1
+        except BrokenProcessPool:
             raise LunaError(
                 f"{self.cache.cache_dir}: a worker was killed, most likely because memory ran out; use fewer workers "
                 f"than {self.num_workers}, each needs up to {readable_size(plan.worker_bytes)} beside its libraries"
@@ -229,10 +220,29 @@ class Precache:
             f"{plan.candidates / seconds:,.0f}",
         )
 
-    def _with_first_estimate(self, loader: Iterable[Any], plan: PrecachePlan) -> Iterator[Any]:
-        for number, (index, seconds) in enumerate(loader):
+    def _finished(self, plan: PrecachePlan) -> Iterator[tuple[int, float]]:
+        """Build the series, and yield the number of each and the seconds that it took once its file is there."""
+        jobs = {index: self.cache.job(index) for index in plan.series}
+        if self.num_workers == 0:
+            for index, job in jobs.items():
+                yield index, build_series(*job)
+            return
+        # Forked workers start at once; spawned ones import torch and MONAI first, each.
+        method = "fork" if sys.platform == "linux" else "spawn"
+        context = multiprocessing.get_context(method)
+        pool = ProcessPoolExecutor(min(self.num_workers, len(jobs)), context, _start_worker)
+        try:
+            futures = {pool.submit(build_series, *job): index for index, job in jobs.items()}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            # After an error, and after Ctrl-C, each worker ends what it writes.
+            pool.shutdown(cancel_futures=True)
+
+    def _with_first_estimate(self, finished: Iterable[tuple[int, float]], plan: PrecachePlan) -> Iterator[int]:
+        for number, (index, seconds) in enumerate(finished):
             if number == 0 and len(plan.series) > 1:
-                logger.info("cache: %s, by the first series", self._expected(plan, int(index), float(seconds)))
+                logger.info("cache: %s, by the first series", self._expected(plan, index, seconds))
             yield index
 
     def _expected(self, plan: PrecachePlan, index: int, seconds: float) -> str:
@@ -242,7 +252,7 @@ class Precache:
 
     def _rehearse(self, index: int) -> float:
         start = time.perf_counter()
-        made = self.cache.cut(index)
+        made = cut_series(*self.cache.job(index)[1:])
         try:
             with tempfile.TemporaryFile(dir=self._folder()) as file:
                 save(file, **made)
@@ -265,42 +275,17 @@ class Precache:
         return scan + 2 * self.cache.bytes_needed([index])
 
 
-class _Builder(IterableDataset):
-    """Builds series until none is left; the workers of a DataLoader take the next one each.
+def _start_worker() -> None:
+    torch.set_num_threads(1)  # OpenMP's threads do not survive a fork
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
-    A series is written, and waited for until it is on disk, while the next one is cut.
-    """
 
-    def __init__(self, cache: SeriesCache, series: list[int]) -> None:
-        self.cache = cache
-        self.series = series
-        self._taken = multiprocessing.Value("q", 0)
-
-    def __iter__(self) -> Iterator[tuple[int, float]]:
-        if get_worker_info() is not None:
-            # An interrupted parent terminates its workers: each ends by itself, once what it writes is whole.
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        written: Future[tuple[int, float]] | None = None
-        with ThreadPoolExecutor(max_workers=1) as writer:
-            while (index := self._take()) is not None:
-                start = time.perf_counter()
-                made = self.cache.cut(index)
-                if written is not None:
-                    yield written.result()
-                written = writer.submit(self._write, index, made, start)
-                del made  # or three series would be in memory when the next one is cut
-            if written is not None:
-                yield written.result()
-
-    def _take(self) -> int | None:
-        with self._taken.get_lock():
-            number = self._taken.value
-            self._taken.value += 1
-        return self.series[number] if number < len(self.series) else None
-
-    def _write(self, index: int, made: dict[str, Any], start: float) -> tuple[int, float]:
-        write(self.cache.path_of(index), **made)
-        return index, time.perf_counter() - start
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def abandoned_files(folder: Path) -> list[Path]:

@@ -1,10 +1,11 @@
-"""Lungs, and candidate locations proposed inside them."""
+"""Lungs, candidate locations proposed inside them, and findings."""
 
 from luna_monai.lazy import lazy_exports
 
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
+        "findings": ["Finding", "FindingFinder", "find_findings"],
         "lungs": ["chest_warnings"],
         "proposals": ["BlobProposer"],
     },

@@ -13,6 +13,7 @@ from luna_monai.data import find_scans, subset_of
 from luna_monai.data.annotations import ANNOTATIONS, read_findings
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
+from luna_monai.literals import text_of
 
 _PREDICTION_NUMBERS = ["row", *COORDINATES, "class", "diameter_mm", "probability", "loss"]
 
@@ -82,7 +83,7 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
         raise LunaError(f"{predictions / 'val.csv'}: a header line and no candidates")
 
     annotations, excluded, scans = None, None, {}
-    dataset = Path(dataset_dir if dataset_dir is not None else str(config.get("dataset_dir", "")))
+    dataset = Path(dataset_dir if dataset_dir is not None else str(text_of(config.get("dataset_dir", ""))))
     if dataset_dir is not None or (config.get("dataset_dir") and (dataset / ANNOTATIONS).is_file()):
         annotations, excluded = read_findings(dataset)
         scans = find_scans(dataset)

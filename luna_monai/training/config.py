@@ -8,6 +8,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from luna_monai.literals import literal, text_of
+
 #: Keys whose values are paths; a recorded configuration holds them absolute, so that it works from anywhere.
 _PATH_KEYS = ("dataset_dir", "cache_dir", "output_dir", "patients_file", "finetune", "weights")
 
@@ -30,9 +32,9 @@ def current_config() -> dict[str, Any]:
         if isinstance(parser, ConfigParser):
             config = {key: value for key, value in parser.get().items() if key != "_meta_"}
             for key in _PATH_KEYS:
-                value = config.get(key)
-                if isinstance(value, str) and not value.startswith(("$", "@", "%")):
-                    config[key] = str(Path(value).resolve())
+                value = text_of(config.get(key))
+                if isinstance(value, str) and not (value == config[key] and value.startswith(("$", "@", "%"))):
+                    config[key] = literal(str(Path(value).resolve()))
             return config
         frame = frame.f_back
     raise RuntimeError("current_config() works only inside an expression of a bundle configuration")

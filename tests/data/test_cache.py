@@ -11,6 +11,7 @@ import psutil
 import pytest
 import torch
 
+import luna_monai.data.cache
 from luna_monai.data import CandidateDataset, CandidateLoader, Precache, SeriesCache, read_candidates, series_items
 from luna_monai.errors import LunaError
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
@@ -55,17 +56,17 @@ def test_golden_voxels(luna16_mini, golden, mini_cache, tmp_path, state, num_wor
 def test_threads_that_come_for_the_same_series_make_it_once(make_dataset, tmp_path, monkeypatch):
     dataset = open_dataset(make_dataset(scans=2, candidates=40), tmp_path / "cache")
     made = []
-    build = SeriesCache.build
+    build = luna_monai.data.cache.build_series
 
-    def slow_build(cache, index):
-        made.append(index)
+    def slow_build(path, item, steps):
+        made.append(item["seriesuid"])
         time.sleep(0.1)
-        return build(cache, index)
+        return build(path, item, steps)
 
-    monkeypatch.setattr(SeriesCache, "build", slow_build)
+    monkeypatch.setattr(luna_monai.data.cache, "build_series", slow_build)
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0)).tolist()
     ahead = list(CandidateLoader(dataset, num_workers=8, batch_size=6, sampler=order))
-    assert sorted(made) == [0, 1]
+    assert sorted(made) == ["1.2.3.0", "1.2.3.1"]
     assert [row for batch in ahead for row in batch["row"].tolist()] == order
     for ours, plain in zip(ahead, CandidateLoader(dataset, batch_size=6, sampler=order), strict=True):
         for key, value in plain.items():
@@ -256,6 +257,26 @@ def test_missing_ct_names_the_file(make_dataset, tmp_path):
     with pytest.raises(LunaError, match=r"1\.2\.3\.1\.raw"):
         dataset[row]
     assert not list((tmp_path / "cache").iterdir())
+
+
+def lose_voxels(folder):
+    (folder / "subset1" / "1.2.3.1.raw").unlink()
+    return r"1\.2\.3\.1\.raw: no such file, but 1\.2\.3\.1\.mhd says"
+
+
+def point_outside(folder):
+    (folder / "subset1" / "1.2.3.1.raw").rename(folder.parent / "voxels.raw")
+    header = folder / "subset1" / "1.2.3.1.mhd"
+    header.write_text(header.read_text().replace("1.2.3.1.raw", str(folder.parent / "voxels.raw")))
+    return r"1\.2\.3\.1\.mhd: its voxels are in .*/voxels\.raw, outside .*/luna; move them beside the header"
+
+
+@pytest.mark.parametrize("fault", [lose_voxels, point_outside])
+def test_half_unpacked_dataset_is_one_line_before_the_work(make_dataset, fault):
+    folder = make_dataset(scans=2)
+    message = fault(folder)
+    with pytest.raises(LunaError, match=message):
+        series_items(read_candidates(folder))
 
 
 def test_error_in_a_worker_is_one_line(make_dataset, tmp_path):

@@ -7,11 +7,13 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 
 import pytest
 import torch
+from monai.transforms import Transform
 
 from luna_monai.data import (
     CandidateDataset,
@@ -22,6 +24,7 @@ from luna_monai.data import (
     read_candidates,
     series_items,
 )
+from luna_monai.data.cache import build_series
 from luna_monai.data.cache_files import cached_files, find_damage
 from luna_monai.data.inventory import verify
 from luna_monai.data.manifest import is_complete, read_manifest
@@ -29,8 +32,25 @@ from luna_monai.errors import LunaError
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
 
-def transforms(a_max=1000, spatial_size=(32, 48, 48)):
-    return [LoadScand("image"), CropCandidatesd("image", spatial_size), ClipIntensityRanged("image", -1000, a_max)]
+class KillWorker(Transform):
+    """Do what the kernel does when memory runs out."""
+
+    def __call__(self, data):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def transforms(a_max=1000, spatial_size=(32, 48, 48), more=()):
+    crop = CropCandidatesd("image", spatial_size)
+    return [LoadScand("image"), crop, ClipIntensityRanged("image", -1000, a_max), *more]
+
+
+def fill_and_report(dataset_dir, cache_dir, num_workers, options):
+    torch.set_num_threads(1)  # OpenMP's threads did not survive the fork, and waiting for them would never end
+    try:
+        Precache(open_dataset(dataset_dir, cache_dir, **options).cache, num_workers).run()
+    except LunaError as error:
+        os.write(2, f"{error}\n".encode())
+        sys.exit(1)
 
 
 def open_dataset(dataset_dir, cache_dir, **kwargs):
@@ -156,6 +176,41 @@ def test_disk_that_fills_up_during_the_work(make_dataset, small_disk, monkeypatc
     assert_same_voxels(folder, disk)
 
 
+def damage_voxels(dataset_dir):
+    for path in dataset_dir.glob("subset*/*.zraw"):
+        content = path.read_bytes()
+        path.write_bytes(content[:1000] + bytes(len(content) - 1000))
+    return ".zraw: ", {}
+
+
+def crop_larger_than_scan(dataset_dir):
+    return "too few for candidates of 64 x 48 x 48", {"spatial_size": (64, 48, 48)}
+
+
+def kill_worker(dataset_dir):
+    return "a worker was killed", {"more": [KillWorker()]}
+
+
+@pytest.mark.parametrize("fault", [damage_voxels, crop_larger_than_scan, kill_worker])
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_error_in_a_worker_ends_the_command_at_once(make_dataset, tmp_path, capfd, fault, num_workers):
+    folder = make_dataset(scans=6, compressed=True)
+    message, options = fault(folder)
+    context = multiprocessing.get_context("fork")
+    process = context.Process(target=fill_and_report, args=(folder, tmp_path / "cache", num_workers, options))
+    process.start()
+    process.join(timeout=30)
+    try:
+        assert process.exitcode == 1, "it hangs"
+    finally:
+        process.kill()
+        process.join()
+    error = capfd.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not list((tmp_path / "cache").glob("*.pt"))
+
+
 def test_read_only_cache(make_dataset, small_disk):
     disk = small_disk("disk", "20m")
     folder = make_dataset(scans=3)
@@ -185,7 +240,8 @@ def test_two_at_once(make_dataset, tmp_path, start):
 def test_flipped_bytes_are_found_or_do_no_harm(make_dataset, tmp_path):
     folder = make_dataset(scans=1, candidates=3)
     cache = open_dataset(folder, tmp_path / "cache").cache
-    path = cache.build(0)
+    path = cache.path_of(0)
+    build_series(*cache.job(0))
     whole = path.read_bytes()
     expected = cache[0]
     assert find_damage(path) is None

@@ -11,6 +11,7 @@ import pytest
 from monai.transforms import Transform
 
 from luna_monai.data import Precache, SeriesCache, read_candidates, series_items
+from luna_monai.data.cache import build_series
 from luna_monai.data.cache_files import cached_files
 from luna_monai.data.manifest import MANIFEST, is_complete, read_manifest, write_manifest
 from luna_monai.errors import LunaError
@@ -36,7 +37,7 @@ class KillWorker(Transform):
 
 def test_plan(make_dataset, tmp_path):
     cache = open_cache(make_dataset(scans=4, candidates=9), tmp_path / "cache")
-    cache.build(2)
+    build_series(*cache.job(2))
     plan = Precache(cache).plan()
     assert (plan.series, plan.total_series, plan.candidates) == ([0, 1, 3], 4, 27)
     assert 27 * 147_456 <= plan.bytes_needed <= 27 * 147_456 * 1.01
@@ -96,7 +97,7 @@ def test_shards_and_subsets_divide_the_work(make_dataset, tmp_path):
     assert sorted(index for part in parts for index in part) == list(range(7))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     # What is done already must not move series from one part to another.
-    cache.build(parts[0][0])
+    build_series(*cache.job(parts[0][0]))
     assert [Precache(cache, shard=(part, 3)).plan().series for part in (1, 2)] == parts[1:]
     chosen = Precache(cache, subsets=[1, 5])
     chosen.run()

@@ -1,0 +1,45 @@
+"""Text that MONAI's configuration parser must not interpret: paths, comments and UIDs."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+_MARKS = re.compile(r"[$@%#]")
+
+
+def literal(text: str) -> str:
+    """Write a text so that MONAI's configuration parser reads exactly this text.
+
+    The parser evaluates texts that start with ``$``, replaces those that start with ``%`` or are an ``@key``, and turns
+    every ``#`` into ``::``. A text with one of these characters becomes an expression, a Python string in quotes that
+    has none of them.
+
+    Args:
+        text: any text, such as the name of a file.
+
+    Returns:
+        A value for a configuration; the text itself where nothing in it could be misread.
+    """
+    if not _MARKS.search(text):
+        return text
+    return "$" + _MARKS.sub(lambda found: f"\\x{ord(found[0]):02x}", ascii(text))
+
+
+def literals(value: Any) -> Any:
+    """Apply :func:`literal` to a text, or to each text of a list; leave other values as they are."""
+    if isinstance(value, list | tuple):
+        return [literals(item) for item in value]
+    return literal(value) if isinstance(value, str) else value
+
+
+def text_of(value: Any) -> Any:
+    """Undo :func:`literal`, without evaluating anything; leave other values, expressions too, as they are."""
+    if isinstance(value, str) and value.startswith("$"):
+        try:
+            text = ast.literal_eval(value[1:])
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            return value
+        return text if isinstance(text, str) else value
+    return value
