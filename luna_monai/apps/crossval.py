@@ -39,7 +39,7 @@ DONE = "fold.json"
 # Keys that may differ between the processes that share a cross-validation.
 _MACHINE_KEYS = (
     "dataset_dir", "cache_dir", "output_dir", "fold", "resume", "num_workers", "precache_workers", "comment",
-    "tb_prefix", "device", "tracking", "tracking_uri", "experiment_name",
+    "tb_prefix", "device", "tracking_uri", "experiment_name",
 )  # fmt: skip
 
 

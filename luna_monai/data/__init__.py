@@ -7,7 +7,7 @@ __all__, __getattr__ = lazy_exports(
     {
         "cache": ["SeriesCache", "series_items"],
         "candidates": ["DatasetScans", "read_candidates", "subset_of"],
-        "datasets": ["CandidateBatch", "CandidateDataset", "CandidateLoader", "collate_candidates"],
+        "datasets": ["CandidateBatch", "CandidateDataset", "CandidateLoader", "collate_candidates", "scan_list"],
         "doctor": ["Finding", "examine_dataset"],
         "precache": ["Precache", "PrecachePlan", "available_cores"],
         "samplers": ["BalancedSampler"],

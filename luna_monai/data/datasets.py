@@ -59,6 +59,18 @@ def collate_candidates(batch: CandidateBatch) -> dict[str, Any]:
     return batch.stacked
 
 
+def scan_list(cache: SeriesCache, candidates: pd.DataFrame) -> list[dict[str, Any]]:
+    """List the scans of candidates as ``{"image": path, "label": 0 or 1}``, 1 where one of them is a nodule.
+
+    Args:
+        cache: knows the files of all scans.
+        candidates: the candidate table, or a part of it.
+    """
+    label = candidates.groupby("seriesuid")["class"].max()
+    items = (item for item in cache.data if item["seriesuid"] in label.index)
+    return [{"image": item["image"], "label": int(label[item["seriesuid"]])} for item in items]
+
+
 class CandidateDataset(torch.utils.data.Dataset):
     """Candidates as samples, in the order of a candidate table.
 
@@ -69,6 +81,7 @@ class CandidateDataset(torch.utils.data.Dataset):
     Args:
         candidates: the table of :func:`~luna_monai.data.read_candidates`, or a part of it.
         cache: the series of the whole table.
+        data: the scans of these candidates, see :func:`scan_list`; MONAI's applications ask for it by this name.
         device: where to hold the voxels of all these candidates, 147,456 bytes each, from the first reading on: a GPU
             that has the memory needs no loader at all. They stay in the cache's files when None.
 
@@ -76,8 +89,15 @@ class CandidateDataset(torch.utils.data.Dataset):
         LunaError: when a candidate of the table is not in the cache's items.
     """
 
-    def __init__(self, candidates: pd.DataFrame, cache: SeriesCache, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        candidates: pd.DataFrame,
+        cache: SeriesCache,
+        device: torch.device | str | None = None,
+        data: Sequence[dict[str, Any]] = (),
+    ) -> None:
         self.cache = cache
+        self.data = data
         self.device = None if device is None else torch.device(device)
         self._held: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         rows = np.concatenate([item["row"] for item in cache.data]) if len(cache.data) else np.empty(0, dtype=int)

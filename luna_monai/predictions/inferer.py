@@ -9,7 +9,7 @@ import torch
 from monai.inferers import Inferer, SimpleInferer
 
 from luna_monai.errors import LunaError
-from luna_monai.training.eta import start_progress
+from luna_monai.training.progress import start_progress
 from luna_monai.transforms import CropCandidates
 
 #: A scan with more candidates than this shows how far it is.

@@ -17,7 +17,7 @@ from luna_monai.files import write_bytes, write_json, write_submission, write_ta
 from luna_monai.metrics.froc import FrocResult, evaluate_froc
 from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports.figures import COLOURS, froc_figure, to_png
-from luna_monai.training.froc import FROC_METRICS
+from luna_monai.training.metrics import FROC_METRICS
 
 logger = logging.getLogger(__name__)
 
