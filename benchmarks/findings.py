@@ -19,17 +19,16 @@ import numpy as np
 import pandas as pd
 import torch
 from common import SIZE, show
+from luna_monai.synthetic.pulmonary import draw_tubes
 
-from luna_monai.data import find_scans
 from luna_monai.detection import BlobProposer, find_findings
 from luna_monai.detection.lungs import Lungs, find_lungs
 from luna_monai.detection.outlines import find_outline
 from luna_monai.networks import LunaModel, load_network
 from luna_monai.predictions import default_weights
-from luna_monai.scans import Geometry, map_or_read
+from luna_monai.scans import Geometry, find_scans
 from luna_monai.synthetic.candidates import collect_places
 from luna_monai.synthetic.nodules import draw_nodule, paint_nodule
-from luna_monai.synthetic.pulmonary import draw_tubes
 from luna_monai.synthetic.setting import draw_setting
 from luna_monai.synthetic.tissue import compose, scan_volume
 from luna_monai.transforms import CropCandidates
@@ -188,8 +187,8 @@ def show_ranks(folder: Path) -> None:
     network = load_network(default_weights("bundle"), LunaModel())
     annotations, rows = pd.read_csv(folder / "annotations.csv"), []
     for uid, path in find_scans(folder).items():
-        voxels, geometry = map_or_read(path)
-        volume = np.array(voxels)
+        scan = read_scan(path)
+        volume, geometry = scan.voxels, scan.geometry
         lungs = find_lungs(volume, geometry)
         points = BlobProposer()(volume, geometry, lungs)[COORDINATES].to_numpy()
         crops = CropCandidates(SIZE)(torch.from_numpy(volume)[None], geometry.world_to_index(points))

@@ -68,7 +68,7 @@ def write_results(
 
     def evaluate(part: pd.DataFrame, samples: int = 0) -> FrocResult:
         others = candidates.loc[~candidates["seriesuid"].isin(part["seriesuid"]), "seriesuid"]
-        seriesuids = evaluated_scans(part["seriesuid"], others, scans)
+        seriesuids = evaluated_scans(part["seriesuid"], others, scans.paths)
         return evaluate_froc(part, annotations, excluded, seriesuids, bootstrap=samples)
 
     of_fold = {fold: predictions[predictions["fold"] == fold] for fold in folds}

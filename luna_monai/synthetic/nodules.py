@@ -14,8 +14,8 @@ from luna_monai.synthetic.painting import blend, neighbourhood, paint_tubes, sha
 from luna_monai.synthetic.sampling import FloatArray, VoxelGrid, smooth_noise
 from luna_monai.synthetic.vessels import Branches
 
-# Diameters are about even over their logarithm. LUNA16 has few large nodules, and a network that is trained on few finds
-# few; they look least like each other, so there are a few more of them still.
+# Diameters are about even over their logarithm. LUNA16 has few large nodules, and a network that is trained on few
+# finds few; they look least like each other, so there are a few more of them still.
 _DIAMETER_MM = (3.0, 33.0)
 _TOWARDS_LARGE = 0.8
 SOLID, PART_SOLID, GROUND_GLASS = "solid", "part-solid", "ground-glass"
@@ -153,7 +153,7 @@ def _ball(rng: np.random.Generator, nodule: Nodule, turned: list[FloatArray]) ->
 def _outlined(rng: np.random.Generator, nodule: Nodule, turned: list[FloatArray]) -> FloatArray:
     """Distance to the surface of an outlined shape, mm, negative inside."""
     shapes = _shapes()
-    mask = np.unpackbits(shapes["mask"][nodule.shape]).reshape((_SHAPE_POINTS,) * 3).astype(bool)
+    mask = np.unpackbits(shapes["mask"][nodule.shape].astype(np.uint8)).reshape((_SHAPE_POINTS,) * 3).astype(bool)
     mask = np.pad(mask, 5)
     depth = ndimage.distance_transform_edt(~mask) - ndimage.distance_transform_edt(mask)
     depth = ndimage.gaussian_filter(depth, 0.8).astype(np.float32)
@@ -270,7 +270,7 @@ def paint_nodule(
                       rng.uniform(0.5, 0.7 + 0.16 * r, nodule.bubbles))  # fmt: skip
         air = np.maximum(air, _cover(grid, block, center, tubes, sigma))
     there += np.minimum(np.float32(-930) - there, 0) * air
-    return _measure(filled * empty, position, center, abs(float(np.prod(grid.step))))
+    return _measure((filled * empty).astype(np.float32), position, center, abs(float(np.prod(grid.step))))
 
 
 def _measure(seen: FloatArray, position: tuple[FloatArray, ...], center: NDArray[np.float64], voxel: float
