@@ -26,7 +26,7 @@ from luna_monai.detection.lungs import Lungs, find_lungs
 from luna_monai.detection.outlines import find_outline
 from luna_monai.networks import LunaModel, load_network
 from luna_monai.predictions import default_weights
-from luna_monai.scans import Geometry, find_scans
+from luna_monai.scans import Geometry, find_scans, read_scan
 from luna_monai.synthetic.candidates import collect_places
 from luna_monai.synthetic.nodules import draw_nodule, paint_nodule
 from luna_monai.synthetic.setting import draw_setting

@@ -18,14 +18,19 @@ from pathlib import Path
 
 from common import show
 
-#: Reads the scan, finds lungs and proposes candidates; names that both checkouts have.
+#: Reads the scan, finds lungs and proposes candidates; by the names of either checkout.
 DETECTION = """
 import sys
 import numpy as np
 from luna_monai.detection import BlobProposer
 from luna_monai.detection.lungs import find_lungs
-from luna_monai.scans import map_or_read
-voxels, geometry = map_or_read(sys.argv[1])
+try:
+    from luna_monai.scans import read_scan
+    scan = read_scan(sys.argv[1])
+    voxels, geometry = scan.voxels, scan.geometry
+except ImportError:  # the baseline of version 0.1
+    from luna_monai.scans import map_or_read
+    voxels, geometry = map_or_read(sys.argv[1])
 voxels = np.asarray(voxels)
 BlobProposer()(voxels, geometry, find_lungs(voxels, geometry))
 """
