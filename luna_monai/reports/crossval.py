@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from luna_monai.data.annotations import read_findings
+from luna_monai.data.candidates import DatasetScans
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json, write_submission, write_table
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans, rate_name
@@ -18,7 +19,6 @@ from luna_monai.reports import layout
 from luna_monai.reports.charts import froc_chart
 from luna_monai.reports.environment import render_page
 from luna_monai.reports.figures import COLOURS, froc_figure, plot_froc, to_png
-from luna_monai.scans.sources import find_scans
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +37,9 @@ def write_results(
     output_dir: str | Path,
     folds: Sequence[int],
     candidates: pd.DataFrame,
+    scans: DatasetScans,
     bootstrap: int = 1000,
     missing: Sequence[int] = (),
-    dataset_dir: str | Path | None = None,
 ) -> None:
     """Evaluate the folds' predictions, each and together, as LUNA16 does.
 
@@ -55,21 +55,20 @@ def write_results(
         output_dir: folder with ``foldN/predictions/val.csv``.
         folds: the numbers of the folds that are trained.
         candidates: the candidate table, indexed by row.
+        scans: the CTs of the dataset.
         bootstrap: bootstrap samples of scans; 0 for no interval.
         missing: the numbers of the folds that are not trained yet.
-        dataset_dir: LUNA16 folder; that of the candidate table when None.
 
     Raises:
         LunaError: when the predictions of a fold are missing or NaN, or a candidate is not predicted exactly once.
     """
-    dataset_dir = candidates.attrs["dataset_dir"] if dataset_dir is None else dataset_dir
-    output_dir, scans = Path(output_dir), find_scans(dataset_dir)
+    output_dir = Path(output_dir)
     predictions = pool_predictions(output_dir, folds, candidates, complete=not missing)
-    annotations, excluded = read_findings(dataset_dir)
+    annotations, excluded = read_findings(scans.dataset_dir)
 
     def evaluate(part: pd.DataFrame, samples: int = 0) -> FrocResult:
         others = candidates.loc[~candidates["seriesuid"].isin(part["seriesuid"]), "seriesuid"]
-        seriesuids = evaluated_scans(part["seriesuid"], others, scans)
+        seriesuids = evaluated_scans(part["seriesuid"], others, scans.paths)
         return evaluate_froc(part, annotations, excluded, seriesuids, bootstrap=samples)
 
     of_fold = {fold: predictions[predictions["fold"] == fold] for fold in folds}
