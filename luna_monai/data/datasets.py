@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import torch
 from monai.data import DataLoader
+from torch.utils.data import DistributedSampler
 
 from luna_monai.data.cache import SeriesCache
 from luna_monai.data.tables import COORDINATES
@@ -21,6 +22,7 @@ from luna_monai.errors import LunaError
 logger = logging.getLogger(__name__)
 
 _USABLE = 0.9  # of a device's free memory may be filled with candidates
+_MAX_THREADS = 256
 _READ_AT_ONCE = 256  # candidates, on their way to the device
 
 
@@ -127,7 +129,7 @@ class CandidateDataset(torch.utils.data.Dataset):
         """Read several candidates at once; PyTorch's loaders ask this of a dataset that has it.
 
         Raises:
-            LunaError: when a series can't be read, or the device can't hold the candidates.
+            LunaError: when a series cannot be read, or the device cannot hold the candidates.
         """
         chosen = np.asarray(indices)
         if self.device is None:
@@ -187,25 +189,38 @@ class CandidateLoader(DataLoader):
         num_workers: threads that read ahead, a batch each; 0 reads a batch when it is asked for, which is enough where
             the network runs on the CPU. There are none, and nothing is pinned, where the dataset is on a device.
         pin_memory: put batches where a GPU can fetch them by itself.
-        kwargs: as for ``torch.utils.data.DataLoader``, but for what concerns worker processes.
+        shuffle: without a sampler, give each epoch a random order, which depends on ``seed`` and the epoch alone:
+            MONAI's trainers tell the sampler the epoch, and a resumed run goes on with the same orders.
+        seed: of the order.
+        kwargs: as for ``torch.utils.data.DataLoader``, except what concerns worker processes.
 
     Raises:
-        LunaError: when ``num_workers`` is negative.
+        LunaError: when ``num_workers`` is out of range.
     """
 
     def __init__(
-        self, dataset: CandidateDataset, num_workers: int = 0, pin_memory: bool = False, **kwargs: Any
+        self,
+        dataset: CandidateDataset,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        shuffle: bool | None = None,
+        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        if num_workers < 0:
-            raise LunaError(f"num_workers must be 0 or more, found {num_workers}")
+        if not 0 <= num_workers <= _MAX_THREADS:
+            raise LunaError(f"num_workers must be 0 to {_MAX_THREADS} threads, found {num_workers}")
         if dataset.device is not None:
             num_workers, pin_memory = 0, False
+        if shuffle and kwargs.get("sampler") is None and kwargs.get("batch_sampler") is None:
+            kwargs["sampler"] = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=True, seed=seed)
+            shuffle = None
         # A generator of its own: reading data must not move the global one, or a resumed run would draw other numbers.
         kwargs.setdefault("generator", torch.Generator())
-        super().__init__(dataset, pin_memory=pin_memory, collate_fn=collate_candidates, **kwargs)
+        super().__init__(dataset, pin_memory=pin_memory, shuffle=shuffle, collate_fn=collate_candidates, **kwargs)
         self.num_workers = num_workers
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.dataset.cache.check_files()
         return self._read_ahead() if self.num_workers else super().__iter__()
 
     def _read_ahead(self) -> Iterator[dict[str, Any]]:
