@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,8 @@ from luna_monai.synthetic.painting import blend, neighbourhood, paint_tubes, sha
 from luna_monai.synthetic.sampling import FloatArray, VoxelGrid, smooth_noise
 from luna_monai.synthetic.vessels import Branches
 
-# Diameters are about even over their logarithm. LUNA16 has few large nodules, and a network that is trained on few finds
-# few; they look least like each other, so there are a few more of them still.
+# Diameters are about even over their logarithm. LUNA16 has few large nodules, and a network that is trained on few of
+# them finds few; no two of them look alike, so there are a few more of them still.
 _DIAMETER_MM = (3.0, 33.0)
 _TOWARDS_LARGE = 0.8
 SOLID, PART_SOLID, GROUND_GLASS = "solid", "part-solid", "ground-glass"
@@ -67,7 +68,7 @@ class Nodule:
 
 
 @functools.cache
-def _shapes() -> dict[str, NDArray[np.generic]]:
+def _shapes() -> dict[str, NDArray[Any]]:
     """Outlines of LIDC-IDRI's nodules; nodule_shapes.txt says where they are from."""
     with np.load(Path(__file__).with_name("nodule_shapes.npz")) as file:
         return {name: file[name] for name in file.files}
@@ -270,7 +271,7 @@ def paint_nodule(
                       rng.uniform(0.5, 0.7 + 0.16 * r, nodule.bubbles))  # fmt: skip
         air = np.maximum(air, _cover(grid, block, center, tubes, sigma))
     there += np.minimum(np.float32(-930) - there, 0) * air
-    return _measure(filled * empty, position, center, abs(float(np.prod(grid.step))))
+    return _measure((filled * empty).astype(np.float32), position, center, abs(float(np.prod(grid.step))))
 
 
 def _measure(seen: FloatArray, position: tuple[FloatArray, ...], center: NDArray[np.float64], voxel: float
