@@ -1,4 +1,4 @@
-"""The book's plain training loop (chapter 11): what ``luna-monai bench`` and the benchmarks compare with.
+"""The book's plain training loop (chapter 11): what the benchmarks compare with.
 
 Written after the book's description and figures, not copied: a candidate is an item of its own in float32, batches are
 collated from items, the network computes in float32 and PyTorch's default layout, and losses and probabilities go into

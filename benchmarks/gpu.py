@@ -21,12 +21,12 @@ from typing import Any
 import engine
 import torch
 from common import open_cache, seconds, show, write_dataset
+from loops import OURS, time_training
 from network import AS_TRAINED_ON_GPU, COMPILED_ON_GPU, ON_CPU, ON_GPU, make_step, measure
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import RandomSampler
 
-from luna_monai.apps.bench_loops import OURS, time_training
 from luna_monai.apps.workflow import config_files
 from luna_monai.data import CandidateDataset, CandidateLoader, Precache
 from luna_monai.training import PrepareCandidateBatch

@@ -14,11 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from book_loop import BookLoop
 from common import show, write_dataset
+from loops import epoch_by_epoch, quiet
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from luna_monai.apps.bench_loops import book_loop, epoch_by_epoch, quiet
 from luna_monai.apps.workflow import config_files, load_workflow
 
 #: Part of the work -> what the names of its operations hold; the first that fits counts.
@@ -58,7 +59,7 @@ def loops(folder: Path, samples: int, rounds: int) -> Iterator[dict[str, Callabl
                 get("tensorboard").close()
 
     with bundle("float32") as (plain, get), bundle("auto") as (fast, _):
-        book = book_loop(get("train#dataset"), samples, get("batch_size"), 0, get("device"))
+        book = BookLoop(get("train#dataset"), samples, get("batch_size"), 0, get("device"))
         yield {"the book's loop": book.train, "luna-monai, float32": plain, "luna-monai, auto": fast}
 
 

@@ -19,8 +19,3 @@ def bundle_dir() -> Path:
 def configs_dir() -> Path:
     """Return the folder of the experiments, overlays on the bundle's ``train.yaml``."""
     return _share_dir() / "configs"
-
-
-def benchmarks_dir() -> Path:
-    """Return the folder with the baseline of the benchmarks, ``book_loop.py``."""
-    return _share_dir() / "benchmarks"

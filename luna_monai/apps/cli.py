@@ -20,7 +20,6 @@ COMMANDS = {
     "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
     "export": ("export", "LunaExportApp", "write the network as TorchScript or ONNX"),
     "report": ("report", "LunaReportApp", "show a run's curves and mistakes in one HTML file"),
-    "bench": ("bench", "LunaBenchApp", "how fast this machine loads, trains and predicts"),
 }
 
 

@@ -39,7 +39,7 @@ DONE = "fold.json"
 # Keys that may differ between the processes that share a cross-validation.
 _MACHINE_KEYS = (
     "dataset_dir", "cache_dir", "output_dir", "fold", "resume", "num_workers", "precache_workers", "comment",
-    "tb_prefix", "device", "tracking", "tracking_uri", "experiment_name",
+    "tb_prefix", "device", "tracking_uri", "experiment_name",
 )  # fmt: skip
 
 
@@ -127,7 +127,9 @@ class LunaCrossvalApp(App):
             return 0
         from luna_monai.reports.crossval import write_results
 
-        write_results(output_dir, done, candidates, bootstrap=arguments.bootstrap)
+        write_results(
+            output_dir, done, candidates, workflow.parser.get_parsed_content("scans"), bootstrap=arguments.bootstrap
+        )
         return 0
 
     def _take(
@@ -240,10 +242,10 @@ def _folds_of(workflow: ConfigWorkflow, candidates: pd.DataFrame) -> list[int]:
     target = str(workflow.parser.get("split#_target_"))
     if not target.endswith("split_by_subset"):
         raise LunaError(f"split: {target} has no folds; crossval needs luna_monai.data.split_by_subset")
-    folds = sorted(folds_of(candidates, workflow.parser.get_parsed_content("patients_file")).unique().tolist())
+    scans, patients_file = map(workflow.parser.get_parsed_content, ("scans", "patients_file"))
+    folds = sorted(folds_of(candidates, scans, patients_file).unique().tolist())
     if len(folds) < 2:
-        dataset_dir = candidates.attrs["dataset_dir"]
-        raise LunaError(f"{dataset_dir}: scans in subset{folds[0]} only; a cross-validation needs two subsets")
+        raise LunaError(f"{scans.dataset_dir}: scans in subset{folds[0]} only; a cross-validation needs two subsets")
     return folds
 
 

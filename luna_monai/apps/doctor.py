@@ -12,8 +12,7 @@ from dataclasses import asdict
 from itertools import groupby
 
 from luna_monai.apps.base import App, run_app
-from luna_monai.data.doctor import examine_dataset
-from luna_monai.data.doctor_findings import ERROR, INFORMATION, WARNING, Finding
+from luna_monai.data.doctor import ERROR, INFORMATION, WARNING, Finding, examine_dataset
 
 logger = logging.getLogger(__name__)
 

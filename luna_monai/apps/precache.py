@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import re
 import sys
 
@@ -43,20 +42,18 @@ class LunaPrecacheApp(App):
             LunaError: when the data, the configuration or an argument is bad, or the disk is too small.
         """
         arguments = self.cli_args
-        if arguments.num_workers is not None and arguments.num_workers < 0:
-            raise LunaError(f"--num-workers {arguments.num_workers}: 0 or more processes")
         shard = parse_shard(arguments.shard) if arguments.shard is not None else None
         workers = arguments.num_workers
         if is_launched():
             if shard is not None:
                 raise LunaError("--shard and torchrun both divide the work; use one of them")
-            from luna_monai.training import launched
+            from luna_monai.data import available_cores
+            from luna_monai.training import launched, share_of_cores
 
             process = launched()
             shard = [process.rank, process.world_size]
             logger.info("torchrun: this process does shard %d/%d", shard[0] + 1, shard[1])
-            if workers is None:
-                workers = max(len(os.sched_getaffinity(0)) // process.local_world_size, 1)
+            workers = share_of_cores(available_cores()) if workers is None else workers
         options = {
             "dataset_dir": arguments.dataset_dir,
             "cache_dir": arguments.cache_dir,
@@ -89,9 +86,9 @@ def parse_subsets(text: str) -> list[int]:
     """
     subsets: set[int] = set()
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if found is None:
-            raise LunaError(f"--subsets {text}: expected numbers and ranges of subsets, for example 0,2,5-7")
+        found = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
+        if found is None or int(found[2] or found[1]) < int(found[1]):
+            raise LunaError(f"--subsets {text}: expected numbers and rising ranges of subsets, for example 0,2,5-7")
         subsets.update(range(int(found[1]), int(found[2] or found[1]) + 1))
     return sorted(subsets)
 

@@ -9,6 +9,7 @@ from luna_monai.apps.base import App, run_app
 from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
 from luna_monai.apps.workflow import add_config_arguments, given_options, parse_override, run_bundle
 from luna_monai.errors import LunaError
+from luna_monai.share import bundle_dir
 
 
 class LunaTrainingApp(App):
@@ -71,14 +72,14 @@ class LunaTrainingApp(App):
             "resume": arguments.resume,
             "finetune": arguments.finetune,
             "tb_prefix": arguments.tb_prefix,
-            "tracking": arguments.tracking,
             "comment": comments[0] if comments else None,
         }
         given = dict(parse_override(text) for text in arguments.comment_and_overrides if "=" in text)
         if arguments.distributed is not None and not is_launched():
             launch(self, arguments.distributed)
             return 0
-        run_bundle("training", [*arguments.config, *distributed_overlay()], given_options(options) | given)
+        tracking = [] if arguments.tracking is None else [str(bundle_dir() / "configs" / "mlflow.yaml")]
+        run_bundle("training", [*arguments.config, *tracking, *distributed_overlay()], given_options(options) | given)
         return 0
 
 

@@ -88,6 +88,9 @@ def test_all_folds(arguments, dataset_dir, tmp_path, monkeypatch):
     assert table.loc["std", "cpm"] == pytest.approx(np.std(of_folds, ddof=1), abs=1e-12)
     assert table.loc["pooled", "cpm"] == pytest.approx(official["cpm"])
     assert (folder / "froc.png").read_bytes().startswith(b"\x89PNG")
+    page = (folder / "crossval.html").read_text()
+    assert page.count("<tr>") == 1 + 6, "a header and the rows of folds.csv"
+    assert f"CPM {official['cpm']:.3f}" in page
 
 
 def test_fold_by_fold_and_side_by_side(arguments, tmp_path, capsys):

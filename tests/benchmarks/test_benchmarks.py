@@ -1,5 +1,6 @@
 """The benchmarks run from beginning to end; what they measure on a busy machine says nothing."""
 
+import json
 import os
 import re
 import shutil
@@ -62,3 +63,20 @@ def test_memory_stays_flat(run, folder):
     text = run("soak.py", folder, "--epochs", 3, "--samples", 16, "--allowed", 1000)
     assert re.search(r"[+-][\d.]+ MB an epoch once it has settled, [+-]0 open files", text)
     assert [row[0] for row in rows_of(text)] == ["epoch", "1", "3"]
+
+
+def test_loading_by_workers_and_batch_sizes(run, write_dataset, tmp_path):
+    """Exercise 1 of the book's chapter 11.12."""
+    cache_dir, output = tmp_path / "cache", tmp_path / "output"
+    cache_dir.mkdir()
+    (cache_dir / "precious.pt").write_text("what was cached")
+    options = ["--dataset-dir", write_dataset(tmp_path / "luna", scans=4), "--cache-dir", cache_dir, "--max-series", 3]
+    text = run("loading.py", *options, "--num-workers", "0,2", "--batch-size", "5,16", "--output-dir", output)
+    assert "Best on this machine: num_workers" in text
+    found = json.loads((output / "loading.json").read_text())
+    settings = [(row["num_workers"], row["batch_size"]) for row in found["settings"]]
+    assert settings == [(0, 5), (0, 16), (2, 5), (2, 16)]
+    assert all(row[name] > 0 for row in found["settings"] for name in ("first", "cold", "warm", "memory_mb"))
+    assert (found["candidates"], found["series"]) == (36, 3)
+    assert (output / "loading.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in cache_dir.iterdir()] == ["precious.pt"]

@@ -1,8 +1,18 @@
-"""How fast candidates are loaded on this machine (exercise 1 of the book's chapter 11.12)."""
+"""How fast candidates are loaded on this machine (exercise 1 of the book's chapter 11.12).
+
+    python benchmarks/loading.py --dataset-dir D [--num-workers 0,1,2] [--batch-size 32,128,256] [--output-dir O]
+
+One pass through the loader for several numbers of workers and batch sizes: nothing cached, cached on disk, cached in
+memory; and the memory it takes.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+import platform
+import sys
 import tempfile
 import threading
 import time
@@ -10,15 +20,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pandas as pd
-import psutil
 import torch
+from memory import memory_in_use
 
+from luna_monai.apps.workflow import config_files, given_options, load_workflow
 from luna_monai.data.cache import SeriesCache
 from luna_monai.data.datasets import CandidateDataset, CandidateLoader
 from luna_monai.data.precache import Precache
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, unwrapped_luna_errors
 
 _SAMPLE_S = 0.05  # between two looks at the memory
 
@@ -142,22 +154,84 @@ class _PeakMemory:
                 return
 
 
-def memory_in_use() -> float:
-    """Tell what this process and its children hold, without mapped files, in bytes; shared memory counts once."""
-    this = psutil.Process()
-    return sum(map(_memory, [this, *this.children(recursive=True)]))
+def sentence(times: LoadingTimes) -> str:
+    """Say in words which setting is best on this machine."""
+    best, table = times.best, times.table
+    slowest = table.sort_values("warm").iloc[0]
+    return (
+        f"Best on this machine: num_workers {best['num_workers']:.0f} with batch_size {best['batch_size']:.0f}, "
+        f"{best['warm']:,.0f} candidates/s once the cache is in memory ({best['cold']:,.0f} from the disk, "
+        f"{best['first']:,.0f} while the cache is filled), with {best['memory_mb']:,.0f} MB of memory; the slowest "
+        f"setting, num_workers {slowest['num_workers']:.0f} with batch_size {slowest['batch_size']:.0f}, gives "
+        f"{slowest['warm']:,.0f}."
+    )
 
 
-def _memory(process: psutil.Process) -> float:
-    """Tell what a process holds without files that it has mapped, its share of what it shares, in bytes."""
-    try:
-        # https://www.kernel.org/doc/Documentation/ABI/testing/procfs-smaps_rollup
-        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
-        fields = dict(line.split(":", 1) for line in lines[1:])
-        return sum(1024.0 * int(fields[name].split()[0]) for name in ("Pss_Anon", "Pss_Shmem"))
-    except (OSError, KeyError, ValueError):
-        pass
-    try:
-        return float(process.memory_full_info().uss)
-    except psutil.Error:
-        return 0.0
+def to_dict(times: LoadingTimes) -> dict[str, Any]:
+    """Turn the times, and what machine they are of, into what ``json.dumps`` takes."""
+    return {
+        "settings": json.loads(times.table.to_json(orient="records")),
+        "best": json.loads(times.best.to_json()),
+        "sentence": sentence(times),
+        "candidates": times.candidates,
+        "series": times.series,
+        "machine": {"platform": platform.platform(), "processors": os.cpu_count()},
+    }
+
+
+def plot(times: LoadingTimes, path: Path) -> None:
+    """Draw the rates and the memory of all settings."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    rate, memory = figure.subplots(1, 2)
+    names = [f"{row.num_workers} / {row.batch_size}" for row in times.table.itertuples()]
+    for column, label in (("warm", "cached, in memory"), ("cold", "cached, on disk"), ("first", "not cached")):
+        rate.plot(names, times.table[column], marker="o", label=label)
+    rate.set(yscale="log", ylabel="candidates/s", xlabel="workers / batch size", title="One pass through the loader")
+    rate.legend()
+    memory.bar(names, times.table["memory_mb"])
+    memory.set(ylabel="MB", xlabel="workers / batch size", title="Most memory, all processes")
+    for axes in (rate, memory):
+        axes.tick_params(axis="x", labelrotation=60)
+    figure.savefig(path, dpi=120)
+
+
+def parse_numbers(text: str) -> list[int]:
+    """Turn ``0,1,2`` into ``[0, 1, 2]``."""
+    return list(dict.fromkeys(map(int, text.split(","))))
+
+
+def main() -> int:
+    """Measure, and write the table, its numbers and its picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", action="append", default=[], help="as of 'luna-monai train'")
+    parser.add_argument("--dataset-dir", help="LUNA16 dataset folder")
+    parser.add_argument("--cache-dir", help="where to make caches")
+    parser.add_argument("--output-dir", type=Path, help="folder for loading.csv, .json and .png")
+    parser.add_argument("--num-workers", type=parse_numbers, default=[0, 1, 2], help="numbers of workers to try")
+    parser.add_argument("--batch-size", type=parse_numbers, default=[32, 128, 256], help="batch sizes to try")
+    parser.add_argument("--max-series", type=int, default=20, help="number of series to read, about 90 MB each")
+    arguments = parser.parse_args()
+    options = {"dataset_dir": arguments.dataset_dir, "cache_dir": arguments.cache_dir}
+    with unwrapped_luna_errors():
+        config = load_workflow("precache", config_files(arguments.config), given_options(options)).parser
+        times = time_loading(
+            config.get_parsed_content("candidates"),
+            config.get_parsed_content("cache"),
+            num_workers=arguments.num_workers,
+            batch_sizes=arguments.batch_size,
+            max_series=arguments.max_series,
+        )
+    print(times.table.round().astype(int).to_string(index=False))
+    print(sentence(times))
+    if arguments.output_dir is not None:
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+        times.table.to_csv(arguments.output_dir / "loading.csv", index=False)
+        (arguments.output_dir / "loading.json").write_text(json.dumps(to_dict(times), indent=4))
+        plot(times, arguments.output_dir / "loading.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

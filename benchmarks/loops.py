@@ -1,32 +1,42 @@
-"""What ``luna-monai bench train`` and ``predict`` measure: the bundle's engines in turn with the book's plain loop."""
+"""The bundle's training and validation in turn with the book's plain loop (``book_loop.py``), on the same candidates.
+
+    python benchmarks/loops.py train --dataset-dir D [--samples N] [--repeats N] [key=value ...]
+    python benchmarks/loops.py predict --dataset-dir D
+
+Samples per second with loader and metrics included, and what the device could do at best; what is not cached is cut
+first.
+"""
 
 from __future__ import annotations
 
+import argparse
 import copy
-import importlib.util
+import json
 import logging
 import platform
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from book_loop import BookLoop
 from ignite.engine import Engine, Events
+from memory import memory_in_use
 from monai.bundle import ConfigWorkflow
 from monai.engines import Trainer
 
-from luna_monai.apps.workflow import load_workflow
+from benchmarks.speed import Roofline, roofline, time_in_turn
+from luna_monai.apps.workflow import config_files, given_options, load_workflow, parse_override
 from luna_monai.data.datasets import CandidateDataset
-from luna_monai.data.timing import memory_in_use
-from luna_monai.errors import LunaError, unwrapped_luna_errors
-from luna_monai.share import benchmarks_dir
+from luna_monai.errors import unwrapped_luna_errors
 from luna_monai.training import ThroughputHandler
-from luna_monai.training.speed import Roofline, roofline, time_in_turn
 
 BOOK = "the book's loop"
 OURS = "luna-monai"
@@ -109,17 +119,6 @@ class LoopTimes:
         }
 
 
-def book_loop(*args: Any, **kwargs: Any) -> Any:
-    """Make the book's loop, which is kept among the benchmarks; see ``benchmarks/book_loop.py``."""
-    path = benchmarks_dir() / "book_loop.py"
-    spec = importlib.util.spec_from_file_location("book_loop", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise LunaError(f"{path}: the baseline is missing; install luna-monai again")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.BookLoop(*args, **kwargs)
-
-
 def time_training(
     files: Sequence[str], overrides: Mapping[str, Any], samples: int, repeats: int, book_workers: int | None = None
 ) -> LoopTimes:
@@ -145,7 +144,7 @@ def time_training(
         trainer.state.epoch_length = min(-(-samples // batch_size), len(loader))
         samples = min(samples, len(loader.sampler))
         workers = get("num_workers") if book_workers is None else book_workers
-        book = book_loop(_from_files(get("train#dataset")), samples, batch_size, workers, get("device"))
+        book = BookLoop(_from_files(get("train#dataset")), samples, batch_size, workers, get("device"))
         throughput = next(
             (handler for handler in get("train#handlers") if isinstance(handler, ThroughputHandler)), None
         ) or _watch(trainer)
@@ -178,7 +177,7 @@ def time_predicting(files: Sequence[str], overrides: Mapping[str, Any], samples:
         batches = min(-(-samples // batch_size), len(get("validate#dataloader")))
         samples = min(batches * batch_size, len(dataset))
         evaluator.state.epoch_length = batches
-        book = book_loop(_from_files(dataset), samples, batch_size, get("num_workers"), get("device"))
+        book = BookLoop(_from_files(dataset), samples, batch_size, get("num_workers"), get("device"))
         throughput = _watch(evaluator)
         get("precacher").run()
         with quiet():
@@ -272,3 +271,34 @@ def quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+def main() -> int:
+    """Measure, print the figures and write them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("train", "predict"))
+    parser.add_argument("--config", action="append", default=[], help="as of 'luna-monai train'")
+    parser.add_argument("--dataset-dir", help="LUNA16 dataset folder")
+    parser.add_argument("--cache-dir", help="folder of the cache")
+    parser.add_argument("--output-dir", type=Path, help="folder for loops_WHAT.json")
+    parser.add_argument("--samples", type=int, help="candidates in each round (default: 256, with a GPU 16384)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds, after one that warms up")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of 'luna-monai train'")
+    arguments = parser.parse_intermixed_args()
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
+    options = {"dataset_dir": arguments.dataset_dir, "cache_dir": arguments.cache_dir}
+    given = given_options(options) | dict(map(parse_override, arguments.overrides))
+    # Of a few, a GPU would be through sooner than the end of an epoch, with its metrics and files, is done.
+    samples = arguments.samples or (16_384 if torch.cuda.is_available() else 256)
+    measure = time_training if arguments.what == "train" else time_predicting
+    times = measure(config_files(arguments.config), given, samples, arguments.repeats)
+    print("\n".join(times.lines()))
+    if arguments.output_dir is not None:
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+        path = arguments.output_dir / f"loops_{arguments.what}.json"
+        path.write_text(json.dumps(times.to_dict(), indent=4))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
