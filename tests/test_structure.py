@@ -1,4 +1,4 @@
-"""The structure that docs/architecture.md promises: rooms, their order, their size, and the stops on the way of the data."""
+"""What docs/architecture.md promises: the rooms, their order and size, and the stops on the way of the data."""
 
 import ast
 import io

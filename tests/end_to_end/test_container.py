@@ -58,7 +58,7 @@ def test_its_versions_are_those_of_the_project(repository, instructions):
 
 
 def test_it_does_not_run_as_root_and_its_entry_point_is_the_command(repository, instructions):
-    last = {keyword: rest for keyword, rest in instructions}
+    last = dict(instructions)
     assert last["USER"] not in ("0", "root")
     assert last["ENTRYPOINT"] == '["luna-monai"]'
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
