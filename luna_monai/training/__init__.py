@@ -7,7 +7,6 @@ __all__, __getattr__ = lazy_exports(
     {
         "batch": ["AutocastInferer", "PrepareCandidateBatch", "has_bfloat16"],
         "config": ["current_config"],
-        "console": ["ConsoleHandler", "RunSummary"],
         "evaluation": ["EvaluationFolder"],
         "metrics": ["FROC_METRICS", "CandidateMetrics", "CheckLoss", "FrocMetrics", "key_metric"],
         "processes": [
@@ -27,7 +26,7 @@ __all__, __getattr__ = lazy_exports(
         "progress": ["ProgressHandler", "ThroughputHandler", "enumerate_with_estimate"],
         "run_folder": ["LrSchedule", "RunFolder", "Validation"],
         "run_state": ["EarlyStopping", "RunState"],
-        "tensorboard": ["TensorBoardHandler"],
+        "logs": ["ConsoleHandler", "RunSummary", "TensorBoardHandler"],
         "tracking": ["MLflowTracking"],
     },
 )
