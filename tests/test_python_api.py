@@ -59,7 +59,7 @@ def test_the_dataset_of_the_book(tmp_path, write_dataset):
     assert (block.dtype, block.shape, label.tolist(), center.shape) == (torch.float32, (1, 32, 48, 48), [0, 1], (3,))
     assert uid == every[0][2]
     assert torch.equal(block, every[0][0])
-    with pytest.raises(lm.LunaError, match="no candidates of 1.2"):
+    with pytest.raises(lm.LunaError, match=r"no candidates of 1\.2"):
         lm.LunaDataset(tmp_path / "luna", series_uid="1.2")
 
 

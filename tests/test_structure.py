@@ -23,7 +23,7 @@ ROOMS = [
     "apps",
 ]
 #: Modules at the root that every room may use.
-ROOT = {"errors", "extras", "files", "lazy", "share"}
+ROOT = {"__version__", "errors", "extras", "files", "lazy", "literals", "share"}
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if "_share" not in path.parts]
 
 
