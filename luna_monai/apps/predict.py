@@ -115,7 +115,7 @@ class LunaPredictApp(App):
             launch(self, arguments.distributed)
             return 0
         files = [str(Path(bundle_dir()) / "configs" / "inference.yaml"), *distributed_overlay("inference")]
-        run_workflow(load_workflow("run", files, given, workflow_type="infer"))
+        run_workflow(load_workflow("run", files, given, kind="inference"))
         return 0
 
 
