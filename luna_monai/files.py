@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from luna_monai.errors import LunaError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Columns of a submission to LUNA16.
+SUBMISSION_COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "probability")
 
 
 @contextmanager
@@ -28,7 +35,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
         The open file.
 
     Raises:
-        OSError: when the file can't be written.
+        OSError: when the file cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,14 +58,14 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         content: what to write.
 
     Raises:
-        LunaError: when the disk is full or the folder can't be written.
+        LunaError: when the disk is full or the folder cannot be written.
     """
     try:
         with atomic_write(path) as file:
             file.write(content)
     except OSError as error:
         raise LunaError(
-            f"{path}: can't be written ({error.strerror or error}); free some space, or choose another folder"
+            f"{path}: cannot be written ({error.strerror or error}); free some space, or choose another folder"
         ) from error
 
 
@@ -67,14 +74,39 @@ def write_json(path: str | Path, content: Mapping[str, Any], *, indent: int = 4)
 
     Args:
         path: the file; its folder is made.
-        content: what to write; JSON knows no NaN and no infinity.
+        content: mappings, lists, NumPy scalars and arrays; NaN and infinity, which JSON does not have, become null.
         indent: of each level, spaces.
 
     Raises:
-        LunaError: when the disk is full or the folder can't be written.
-        ValueError: when a number is not finite.
+        LunaError: when the disk is full or the folder cannot be written.
     """
-    write_bytes(path, (json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    text = json.dumps(_for_json(content), indent=indent, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, (text + "\n").encode())
+
+
+def _for_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _for_json(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_json(each) for each in value]
+    if hasattr(value, "tolist"):  # of NumPy, which this module does without
+        return _for_json(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_table(path: str | Path, table: pd.DataFrame) -> None:
+    """Write a whole CSV file of a table's columns, undefined values empty; see :func:`write_bytes`."""
+    write_bytes(path, table.to_csv(index=False).encode())
+
+
+def write_submission(path: str | Path, table: pd.DataFrame) -> None:
+    """Write candidates in LUNA16's form, in the order of the table; see :func:`write_bytes`.
+
+    Args:
+        path: the CSV file; its folder is made.
+        table: ``SUBMISSION_COLUMNS`` and any others.
+    """
+    write_table(path, table[list(SUBMISSION_COLUMNS)])
 
 
 def sha256_of(path: str | Path) -> str:
@@ -87,7 +119,7 @@ def sha256_of(path: str | Path) -> str:
         64 hexadecimal digits.
 
     Raises:
-        LunaError: when it can't be read.
+        LunaError: when it cannot be read.
     """
     try:
         with Path(path).open("rb") as file:
@@ -95,7 +127,7 @@ def sha256_of(path: str | Path) -> str:
     except FileNotFoundError:
         raise LunaError(f"{path}: no such file") from None
     except OSError as error:
-        raise LunaError(f"{path}: can't be read ({error.strerror or error})") from None
+        raise LunaError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
 def readable_size(count: float) -> str:

@@ -19,8 +19,8 @@ from luna_monai.scans.geometry import Geometry
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# OpenVINO brings absl, whose log handler closes the stream that was standard error when it was made, as soon as a
-# bundle configures logging. Here that would be the file that pytest captures into.
+# The log handler of absl closes the stream that was standard error when it was made, as soon as a bundle configures
+# logging. Here that would be the file that pytest captures into.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 
@@ -86,6 +86,7 @@ def write_noise_dataset(
     columns = ["seriesuid", "coordX", "coordY", "coordZ"]
     pd.DataFrame(rows, columns=[*columns, "class"]).to_csv(folder / "candidates.csv", index=False)
     pd.DataFrame(annotations, columns=[*columns, "diameter_mm"]).to_csv(folder / "annotations.csv", index=False)
+    pd.DataFrame(columns=[*columns, "diameter_mm"]).to_csv(folder / "annotations_excluded.csv", index=False)
     return folder
 
 

@@ -18,7 +18,7 @@ COMMANDS = {
     "predict": ("predict", "LunaPredictApp", "nodule probabilities for any chest CT"),
     "crossval": ("crossval", "LunaCrossvalApp", "train and judge a model for each fold"),
     "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
-    "export": ("export", "LunaExportApp", "write the network for TorchScript, ONNX or OpenVINO"),
+    "export": ("export", "LunaExportApp", "write the network as TorchScript or ONNX"),
     "report": ("report", "LunaReportApp", "show a run's curves and mistakes in one HTML file"),
 }
 

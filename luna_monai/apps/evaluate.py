@@ -47,7 +47,7 @@ class LunaEvaluateApp(App):
             "run_or_weights",
             metavar="RUN_OR_WEIGHTS",
             help="folder of a run, whose configuration is used too, but for code that is not in the bundle's own; or a "
-            "model.pt, checkpoint.pt, a .state of the book, or an exported .ts, .onnx or .xml",
+            "model.pt, checkpoint.pt, a .state of the book, or an exported .ts or .onnx",
         )
         add_config_arguments(parser)
         parser.add_argument("--output-dir", default=None, help="folder of the results (default: RUN/evaluation)")
@@ -127,13 +127,12 @@ def draw_figures(output_dir: Path) -> None:
     if not (output_dir / CALIBRATION).is_file():
         return
     # Drawing takes a second to load.
-    from luna_monai.metrics.calibration import Reliability
     from luna_monai.reports.figures import reliability_figure, to_png
 
     curves = json.loads((output_dir / CALIBRATION).read_text(encoding="utf-8"))["reliability"]
     for name, path in names.items():
         if curves[name] is not None:
-            write_bytes(path, to_png(reliability_figure(Reliability.from_dict(curves[name]))))
+            write_bytes(path, to_png(reliability_figure(curves[name])))
 
 
 def _read_metadata(path: Path) -> dict[str, Any]:

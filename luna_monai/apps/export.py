@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class LunaExportApp(App):
-    """Export a network to TorchScript, ONNX or OpenVINO, and check it on candidates.
+    """Export a network to TorchScript or ONNX, and check it on candidates.
 
     Args:
         sys_argv: arguments; see ``luna-monai export --help``.
@@ -52,7 +52,7 @@ class LunaExportApp(App):
             "--output",
             default=None,
             metavar="FILE",
-            help="where to (default: the name of the weights with .ts, .onnx or .xml, in the run's folder or here)",
+            help="where to (default: the name of the weights with .ts or .onnx, in the run's folder or here)",
         )
         parser.add_argument(
             "--dataset-dir", default=None, help="compare on candidates of this dataset (default: of a synthetic scan)"
@@ -97,19 +97,14 @@ class LunaExportApp(App):
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's types lack it
             comparison = compare_networks(network, exported, images)
             differences = (
-                f"largest difference from PyTorch on {comparison.candidates} candidates: "
+                f"largest difference from PyTorch on {len(images)} candidates: "
                 f"{comparison.probabilities:.1e} in probability, {comparison.logits:.1e} in logits"
             )
             if not comparison.is_close:
                 raise LunaError(f"{output}: not written; {differences}, more than {TOLERANCE:g}")
             for file in reversed(written):  # the file that names the others comes last
                 write_bytes(output.with_suffix(file.suffix), file.read_bytes())
-        eager, other = comparison.rates
         logger.info("%s: %s", output, differences)
-        logger.info(
-            "%s: %.0f candidates/s, PyTorch: %.0f candidates/s, on %d threads in float32",
-            arguments.format, other, eager, torch.get_num_threads(),
-        )  # fmt: skip
         return 0
 
     def _source(self) -> tuple[Path, list[str], Path]:

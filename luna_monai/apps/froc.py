@@ -10,11 +10,19 @@ from pathlib import Path
 import pandas as pd
 
 from luna_monai.apps.base import App, run_app
+from luna_monai.data.annotations import WITHOUT_EXCLUDED, read_finding_table
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json
 from luna_monai.metrics.findings import check_submission
-from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc
+from luna_monai.metrics.froc import (
+    CONFIDENCE,
+    FALSE_POSITIVES_PER_SCAN,
+    FrocResult,
+    check_bootstrap,
+    evaluate_froc,
+    rate_name,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,24 +49,26 @@ class LunaFrocApp(App):
         parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
 
     def main(self) -> int:
-        """Evaluate, and write what was asked for.
+        """Evaluate, and write the files that were asked for.
 
         Returns:
             0.
 
         Raises:
-            LunaError: when a file is missing or damaged, or the submission cannot be judged.
+            LunaError: when a file is missing or damaged, or a value is not allowed.
         """
         arguments = self.cli_args
-        if arguments.bootstrap < 0 or arguments.seed < 0:
-            raise LunaError(
-                f"--bootstrap and --seed must not be negative, found {arguments.bootstrap} and {arguments.seed}"
-            )
+        check_bootstrap(arguments.bootstrap)
+        if arguments.seed < 0:
+            raise LunaError(f"--seed must not be negative, found {arguments.seed}")
         seriesuids = read_seriesuids(arguments.seriesuids)
         submission = read_submission(arguments.submission, seriesuids)
-        finding_columns = [*COORDINATES, "diameter_mm"]
-        annotations = read_table(arguments.annotations, finding_columns)
-        excluded = read_table(arguments.excluded, finding_columns) if arguments.excluded else None
+        annotations = read_finding_table(arguments.annotations, negative_is_usual=False)
+        excluded = None
+        if arguments.excluded:
+            excluded = read_finding_table(arguments.excluded)
+        else:
+            logger.warning("%s", WITHOUT_EXCLUDED)
         result = evaluate_froc(
             submission, annotations, excluded, seriesuids, bootstrap=arguments.bootstrap, seed=arguments.seed
         )
@@ -68,7 +78,7 @@ class LunaFrocApp(App):
             write_json(arguments.json, content)
             logger.info("numbers: %s", arguments.json)
         if arguments.plot:
-            # Drawing takes a second to load, which those who only want numbers need not wait for.
+            # Drawing takes a second to load.
             from luna_monai.reports.figures import froc_figure, to_png
 
             write_bytes(arguments.plot, to_png(froc_figure(result, title=Path(arguments.submission).name)))
@@ -134,44 +144,31 @@ def read_seriesuids(path: str | Path) -> list[str]:
 
 
 def format_froc(result: FrocResult) -> str:
-    """Lay out an evaluation as a table for the console.
-
-    Args:
-        result: the evaluation.
-
-    Returns:
-        Several lines.
-    """
-    counts = [
-        ("scans", result.scans),
-        ("nodules", result.nodules),
-        ("candidates (at most 100 a scan)", result.candidates),
-        ("true positives", result.true_positives),
-        ("false negatives", result.false_negatives),
-        ("false positives", result.false_positives),
-        ("ignored: on excluded findings", result.ignored_on_excluded),
-        ("ignored: double detections", result.ignored_double_detections),
-    ]
-    lines = [f"{name:34}{count:8,}" for name, count in counts]
-    rates = [f"{rate:g}" if rate >= 1 else f"1/{1 / rate:g}" for rate in FALSE_POSITIVES_PER_SCAN]
-    lines += [
-        "",
-        f"{'false positives per scan':26}" + "".join(f"{rate:>8}" for rate in rates),
-        f"{'sensitivity':26}" + "".join(f"{value:8.4f}" for value in result.sensitivity),
-    ]
+    """Lay out an evaluation as a table for the console, several lines."""
+    labels = {
+        "scans": "scans",
+        "total_number_of_nodules": "nodules",
+        "total_number_of_candidates": "candidates (at most 100 a scan)",
+        "true_positives": "true positives",
+        "false_negatives": "false negatives",
+        "false_positives": "false positives",
+        "ignored_candidates_on_excluded_findings": "ignored: on excluded findings",
+        "ignored_double_detections": "ignored: double detections",
+    }
+    lines = [f"{label:34}{result.counts[name]:8,}" for name, label in labels.items()]
+    rows = {"sensitivity": result.sensitivity}
     summary = f"CPM {result.cpm:.4f}"
     if result.interval is not None:
-        values = result.to_dict()["bootstrap"]
-        percent = f"{result.interval.confidence:.0%}"
-        for name in ("lower", "upper"):
-            cells = (float("nan") if value is None else value for value in values[f"sensitivity_{name}"])
-            lines.append(f"{f'  {percent} interval, {name}':26}" + "".join(f"{cell:8.4f}" for cell in cells))
-        summary += (
-            f", {percent} interval {result.interval.cpm_lower:.4f} to {result.interval.cpm_upper:.4f} "
-            f"({result.interval.samples:,} bootstrap samples of scans)"
-        )
+        percent, cpm = f"{CONFIDENCE:.0%}", result.interval.cpm
+        points = result.interval.luna16_points
+        rows |= {f"  {percent} interval, {name}": points[name].to_numpy() for name in ("lower", "upper")}
+        summary += f", {percent} interval {cpm['lower']:.4f} to {cpm['upper']:.4f} "
+        summary += f"({result.interval.samples:,} bootstrap samples of scans)"
     if not result.nodules:
         summary = "CPM undefined: the evaluated scans have no annotated nodule"
+    rates = "".join(f"{rate_name(rate):>8}" for rate in FALSE_POSITIVES_PER_SCAN)
+    lines += ["", f"{'false positives per scan':26}{rates}"]
+    lines += [f"{name:26}" + "".join(f"{value:8.4f}" for value in values) for name, values in rows.items()]
     return "\n".join([*lines, "", summary])
 
 

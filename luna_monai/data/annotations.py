@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +11,13 @@ from luna_monai.data.tables import COORDINATES, read_table
 
 ANNOTATIONS = "annotations.csv"
 EXCLUDED = "annotations_excluded.csv"
+#: Warning of all commands that evaluate FROC without the excluded findings.
+WITHOUT_EXCLUDED = (
+    f"no {EXCLUDED}: candidates on its findings count as false positives, so sensitivities and CPM are lower than "
+    "LUNA16 computes them"
+)
+
+logger = logging.getLogger(__name__)
 
 
 def read_findings(dataset_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
@@ -20,13 +28,24 @@ def read_findings(dataset_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame |
 
     Returns:
         The nodules of ``annotations.csv`` and the findings of ``annotations_excluded.csv``, None where that file is
-        missing: each ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm) and ``diameter_mm``.
+        missing, which is logged: each ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm) and
+        ``diameter_mm``.
 
     Raises:
         LunaError: when a table is damaged, or ``annotations.csv`` is missing.
     """
-    dataset_dir = Path(dataset_dir)
-    columns = [*COORDINATES, "diameter_mm"]
-    annotations = read_table(dataset_dir / ANNOTATIONS, columns)
-    excluded = dataset_dir / EXCLUDED
-    return annotations, read_table(excluded, columns) if excluded.is_file() else None
+    annotations = read_finding_table(Path(dataset_dir) / ANNOTATIONS, negative_is_usual=False)
+    excluded = Path(dataset_dir) / EXCLUDED
+    if not excluded.is_file():
+        logger.warning("%s: %s", dataset_dir, WITHOUT_EXCLUDED)
+        return annotations, None
+    return annotations, read_finding_table(excluded)
+
+
+def read_finding_table(path: str | Path, *, negative_is_usual: bool = True) -> pd.DataFrame:
+    """Read a table of findings; negative diameters, which count as 10 mm, are usual for excluded findings only."""
+    table = read_table(path, [*COORDINATES, "diameter_mm"])
+    negative = int((table["diameter_mm"] < 0).sum())
+    if negative and not negative_is_usual:
+        logger.warning("%s: %d nodules have a negative diameter_mm; they count as 10 mm wide", path, negative)
+    return table

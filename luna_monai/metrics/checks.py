@@ -20,9 +20,7 @@ def checked_probability(probability: ArrayLike) -> NDArray[np.float64]:
 def checked_classes(is_nodule: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return classes as bool, or raise a LunaError when one is neither 0 nor 1 or their shape is not ``shape``."""
     classes = np.asarray(is_nodule)
-    if classes.shape != shape:
-        raise LunaError(f"there must be one class a candidate, found shapes {classes.shape} and {shape}")
-    wrong = ~np.isin(classes, [0, 1])
-    if wrong.any():
-        raise LunaError(f"a class must be 0 or 1, found {classes[wrong].flat[0]}")
+    if classes.shape != shape or not np.isin(classes, [0, 1]).all():
+        found = f"shape {classes.shape}" if classes.shape != shape else classes[~np.isin(classes, [0, 1])].flat[0]
+        raise LunaError(f"there must be one class for each candidate, shape {shape}, 0 or 1, found {found}")
     return classes.astype(bool)

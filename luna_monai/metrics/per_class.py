@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 #: What chapter 11 logs.
 BOOK_METRICS = ("loss/all", "loss/neg", "loss/pos", "correct/all", "correct/neg", "correct/pos")
@@ -35,32 +35,24 @@ def per_class_metrics(label: Any, probability: Any, loss: Any, threshold: float 
         percentages of a class without samples, precision when nothing is called positive, and areas when a class is
         absent or a probability is not finite.
     """
-    label = np.asarray(label)
-    probability = np.asarray(probability, dtype=float)
-    loss = np.asarray(loss, dtype=float)
-    positive = label == 1
-    called = probability > threshold
-    of_class = {"neg": ~positive, "pos": positive}
-    count = {name: int(mask.sum()) for name, mask in of_class.items()}
-    correct = {name: int((mask & (called == positive)).sum()) for name, mask in of_class.items()}
-    true_positive = correct["pos"]
-    wrong = len(label) - sum(correct.values())
-    ranked = min(count.values()) > 0 and bool(np.isfinite(probability).all())
-    values = {
-        "loss/all": _ratio(loss.sum(), len(loss)),
-        **{f"loss/{name}": _ratio(loss[mask].sum(), count[name]) for name, mask in of_class.items()},
-        "correct/all": 100 * _ratio(sum(correct.values()), len(label)),
-        **{f"correct/{name}": 100 * _ratio(correct[name], count[name]) for name in of_class},
-        "pr/precision": _ratio(true_positive, int(called.sum())),
-        "pr/recall": _ratio(true_positive, count["pos"]),
-        "pr/f1_score": _ratio(2 * true_positive, 2 * true_positive + wrong) if count["pos"] else float("nan"),
-        "roc_auc": float(roc_auc_score(positive, probability)) if ranked else float("nan"),
-        "average_precision": float(average_precision_score(positive, probability)) if ranked else float("nan"),
-        **{f"count/{name}": count[name] for name in of_class},
-        **{f"correct_count/{name}": correct[name] for name in of_class},
-    }
+    probability, loss = np.asarray(probability, dtype=float), np.asarray(loss, dtype=float)
+    positive, called = np.asarray(label) == 1, probability > threshold
+    correct = called == positive
+    values: dict[str, float] = {}
+    for name, chosen in (("all", np.ones_like(positive)), ("neg", ~positive), ("pos", positive)):
+        values[f"loss/{name}"] = _mean(loss[chosen])
+        values[f"correct/{name}"] = 100 * _mean(correct[chosen])
+        values[f"count/{name}"] = int(chosen.sum())
+        values[f"correct_count/{name}"] = int(correct[chosen].sum())
+    both = positive.any() and not positive.all()
+    ranked = both and bool(np.isfinite(probability).all())
+    values["pr/precision"] = _mean(positive[called])
+    values["pr/recall"] = _mean(called[positive])
+    values["pr/f1_score"] = float(f1_score(positive, called)) if positive.any() else float("nan")
+    values["roc_auc"] = float(roc_auc_score(positive, probability)) if ranked else float("nan")
+    values["average_precision"] = float(average_precision_score(positive, probability)) if ranked else float("nan")
     return {name: values[name] for name in METRIC_NAMES}
 
 
-def _ratio(numerator: float, denominator: int) -> float:
-    return float(numerator) / denominator if denominator else float("nan")
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")

@@ -6,8 +6,8 @@ import pandas as pd
 import torch
 from monai.utils import evenly_divisible_all_gather
 
-#: Columns of the table, in this order.
-RECORD_COLUMNS = ("row", "class", "probability", "loss")
+#: Columns of the table, in this order, and their types.
+RECORD_COLUMNS = {"row": torch.int64, "class": torch.int64, "probability": torch.float32, "loss": torch.float32}
 
 
 class CandidateRecords:
@@ -53,14 +53,11 @@ class CandidateRecords:
             ``row`` and ``class`` (int64), ``probability`` and ``loss`` (float32): in order of arrival, those of one
             process after those of another.
         """
-        if self._batches:
-            columns = [torch.cat(values) for values in zip(*self._batches, strict=True)]
-        else:
-            columns = [torch.empty(0) for _ in RECORD_COLUMNS]
-        dtypes = (torch.int64, torch.int64, torch.float32, torch.float32)
-        columns = [values.to(dtype) for values, dtype in zip(columns, dtypes, strict=True)]
-        arrays = [evenly_divisible_all_gather(values, concat=True).cpu().numpy() for values in columns]
-        frame = pd.DataFrame(dict(zip(RECORD_COLUMNS, arrays, strict=True)))
+        batches = self._batches or [tuple(torch.empty(0) for _ in RECORD_COLUMNS)]
+        arrays = {}
+        for (name, dtype), values in zip(RECORD_COLUMNS.items(), zip(*batches, strict=True), strict=True):
+            arrays[name] = evenly_divisible_all_gather(torch.cat(values).to(dtype), concat=True).cpu().numpy()
+        frame = pd.DataFrame(arrays)
         if self.drop_duplicates:
             frame = frame.drop_duplicates("row", ignore_index=True)
         return frame

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-_COUNTABLE = 2**31 - 1  # elements of a tensor: many kernels of GPUs count in 32 bits, and cuDNN is handed all at once
+_COUNTABLE = 2**31 - 1  # elements of a tensor: many GPU kernels and cuDNN index with 32 bits
 
 
 class LunaBlock(nn.Module):
@@ -34,7 +34,7 @@ class LunaBlock(nn.Module):
 
 
 class LunaModel(nn.Module):
-    """Nodule or not, for candidates of 32 x 48 x 48 voxels: the book's network, parameter names and initialisation.
+    """Nodule or not, for candidates of 32 x 48 x 48 voxels: the book's network, parameter names and initialization.
 
     ``forward`` returns logits alone, because MONAI's engines, inferers and bundle commands expect one tensor;
     :class:`BookLunaModel` returns the book's pair. One ``state_dict`` serves both, and the book's published ``.state``
@@ -43,11 +43,11 @@ class LunaModel(nn.Module):
     Args:
         in_channels: channels of a candidate; 1 for CT.
         conv_channels: channels of the first block; each of the following three has twice those of the one before it.
-        split_size: on a CPU, so many candidates of a batch at most go through the convolutions together, so that what
-            one layer leaves is still in the processor's cache for the next. The results are those of the whole batch
-            up to rounding, for ``tail_batchnorm`` sees all of it. Batches stay whole when None, in exports, and in
-            evaluation with gradients, where :class:`monai.visualize.GradCAM` looks at the layers; and on GPUs, as long
-            as no layer leaves more than 2^31 elements: with 8 channels, up to 3,640 candidates.
+        split_size: on a CPU, the largest number of candidates that go through the convolutions together, so that the
+            output of one layer is still in the processor's cache for the next. Results equal those of the whole batch
+            up to rounding, because ``tail_batchnorm`` normalizes all of it. Batches stay whole when None, in exports,
+            in evaluation with gradients, where :class:`monai.visualize.GradCAM` hooks the layers, and on GPUs as long
+            as no output of a layer has more than 2^31 elements: with 8 channels, up to 3,640 candidates.
 
     Reference:
         Stevens, Antiga, Viehmann: *Deep Learning with PyTorch* (Manning, 2020), chapter 11.4.

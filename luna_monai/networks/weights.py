@@ -1,8 +1,9 @@
-"""Weights from files: ours, a run's checkpoint, or what the book's training scripts save."""
+"""Weights from files: ours, a run's checkpoint, or those of the book's training scripts."""
 
 from __future__ import annotations
 
 import logging
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,29 +28,31 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
         The ``state_dict``, on the CPU.
 
     Raises:
-        LunaError: when there is no such file, it is damaged, or holds something else.
+        LunaError: when there is no such file, it is damaged, or holds something else than finite real numbers.
     """
     path = Path(path)
     if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise LunaError(f"{path}: {what}; {_FORMS}")
+        raise LunaError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; {_FORMS}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its zip, pickle and tensor readers do
-        reason = str(error).strip().splitlines()
-        raise LunaError(
-            f"{path}: damaged, or no file of weights ({reason[0] if reason else type(error).__name__}); {_FORMS}"
-        ) from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LunaError(f"{path}: damaged, or no file of weights ({reason}); {_FORMS}") from None
     state = _state_dict_in(content)
     if state is None:
         names = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
-        found = f"a dict with {names}" if names else f"a {type(content).__name__}"
-        raise LunaError(f"{path}: holds no weights ({found}); {_FORMS}")
+        raise LunaError(
+            f"{path}: holds no weights ({f'a dict with {names}' if names else f'a {type(content).__name__}'}); {_FORMS}"
+        )
+    for name, values in state.items():
+        if values.is_complex() or not values.isfinite().all():
+            found = "complex numbers" if values.is_complex() else "NaN or infinite values"
+            raise LunaError(f"{path}: {name} holds {found}; use weights from before training diverged")
     return state
 
 
 def with_weights(network: torch.nn.Module, path: str | Path | None) -> torch.nn.Module:
-    """Put weights from a file into a network.
+    """Load weights from a file into a network.
 
     Args:
         network: changed in place.
@@ -64,23 +67,13 @@ def with_weights(network: torch.nn.Module, path: str | Path | None) -> torch.nn.
     if path is None:
         return network
     state = load_weights(path)
-    own = network.state_dict()
-    missing = [name for name in own if name not in state]
-    unknown = [name for name in state if name not in own]
-    other = [name for name in own if name in state and own[name].shape != state[name].shape]
-    if missing or unknown or other:
-        problems = []
-        if missing:
-            problems.append(f"{len(missing)} parameters are missing, such as {missing[0]}")
-        if unknown:
-            problems.append(f"{len(unknown)} are unknown, such as {unknown[0]}")
-        if other:
-            shapes = f"{tuple(state[other[0]].shape)} instead of {tuple(own[other[0]].shape)}"
-            problems.append(f"{len(other)} have another shape, such as {other[0]}, {shapes}")
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:  # on many lines, and with the names of all parameters
+        reason = textwrap.shorten("; ".join(str(error).splitlines()[1:]), 300)
         raise LunaError(
-            f"{path}: the weights are those of another network than {type(network).__name__} ({'; '.join(problems)})"
-        )
-    network.load_state_dict(state)
+            f"{path}: the weights are those of another network than {type(network).__name__} ({reason})"
+        ) from None
     logger.info("Weights from %s", path)
     return network
 

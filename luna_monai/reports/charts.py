@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from luna_monai.metrics.calibration import Reliability
-from luna_monai.metrics.froc import FrocResult
+from luna_monai.metrics.froc import CONFIDENCE, FrocResult
 from luna_monai.reports.figures import (
     class_curves_figure,
     froc_figure,
@@ -98,7 +99,7 @@ def ranking_charts(validation: pd.DataFrame, froc: FrocResult | None, threshold:
     return charts
 
 
-def calibration_charts(validation: pd.DataFrame, reliability: Reliability, threshold: float) -> list[Chart]:
+def calibration_charts(validation: pd.DataFrame, reliability: dict[str, Any], threshold: float) -> list[Chart]:
     """Draw the reliability curve and the probabilities of each class.
 
     Args:
@@ -134,8 +135,8 @@ def cpm_sentence(froc: FrocResult) -> str:
     """Say the CPM, and its interval if there is one."""
     words = f"CPM {format_number(froc.cpm, 3)}"
     if froc.interval is not None:
-        lower, upper = (format_number(end, 3) for end in (froc.interval.cpm_lower, froc.interval.cpm_upper))
-        words += f" ({format_percent(froc.interval.confidence, 0)} interval {lower} to {upper})"
+        lower, upper = (format_number(end, 3) for end in (froc.interval.cpm["lower"], froc.interval.cpm["upper"]))
+        words += f" ({format_percent(CONFIDENCE, 0)} interval {lower} to {upper})"
     return words + "."
 
 

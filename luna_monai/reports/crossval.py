@@ -13,12 +13,10 @@ import pandas as pd
 from luna_monai.data.annotations import read_findings
 from luna_monai.data.candidates import find_scans
 from luna_monai.errors import LunaError
-from luna_monai.files import write_bytes, write_json
+from luna_monai.files import write_bytes, write_json, write_submission, write_table
 from luna_monai.metrics.froc import FrocResult, evaluate_froc
 from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports.figures import COLOURS, froc_figure, to_png
-from luna_monai.training.atomic import save_table
-from luna_monai.training.evaluation import write_submission
 from luna_monai.training.froc import FROC_METRICS
 
 logger = logging.getLogger(__name__)
@@ -66,10 +64,14 @@ def write_results(
     pooled = evaluate(predictions, list(find_scans(dataset_dir)), bootstrap)
     table = fold_table(of_fold, curves, predictions, pooled)
 
-    save_table(output_dir / "predictions.csv", predictions)
-    write_submission(output_dir / "submission.csv", predictions, candidates)
-    save_table(output_dir / "folds.csv", table)
-    content = {"folds": _json_rows(table), "seed_of_bootstrap": 0, "froc": pooled.to_dict()}
+    write_table(output_dir / "predictions.csv", predictions)
+    write_submission(output_dir / "submission.csv", predictions)
+    write_table(output_dir / "folds.csv", table)
+    content = {
+        "folds": table.astype(object).where(table.notna(), None).to_dict("records"),
+        "seed_of_bootstrap": 0,
+        "froc": pooled.to_dict(),
+    }
     write_json(output_dir / "crossval.json", content)
     write_bytes(output_dir / "froc.png", draw_folds(pooled, curves))
     for line in table_lines(table, pooled):
@@ -165,7 +167,7 @@ def draw_folds(pooled: FrocResult, curves: dict[int, FrocResult]) -> bytes:
     label = "each fold"
     for result in curves.values():
         if result.nodules:
-            values = np.interp(dense, result.curve_false_positives_per_scan, result.curve_sensitivity)
+            values = np.interp(dense, result.curve["false_positives_per_scan"], result.curve["sensitivity"])
             axes.plot(dense, values, color=COLOURS["muted"], linewidth=0.8, alpha=0.6, zorder=1, label=label)
             label = "_the same"
     if axes.get_legend() is not None:
@@ -194,14 +196,9 @@ def table_lines(table: pd.DataFrame, pooled: FrocResult) -> list[str]:
     score = f"CPM of all folds together {pooled.cpm:.4f}"
     if pooled.interval is not None:
         interval = pooled.interval
-        score += f", {100 * interval.confidence:g} % interval {interval.cpm_lower:.4f} to {interval.cpm_upper:.4f}"
+        score += f", 95 % interval {interval.cpm['lower']:.4f} to {interval.cpm['upper']:.4f}"
     return [*lines, score]
 
 
 def _size(value: Any, width: int) -> str:
     return "".rjust(width) if pd.isna(value) else f"{value:>{width},}"
-
-
-def _json_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]

@@ -6,7 +6,7 @@ import io
 import math
 import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
-from luna_monai.metrics.calibration import Reliability
-from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult
+from luna_monai.metrics.froc import CONFIDENCE, FALSE_POSITIVES_PER_SCAN, FrocResult, rate_name
 
 #: Colour of each role on a light page. In :func:`to_svg` each becomes the CSS variable of its name, so that a page can
 #: set others when it is dark. No two roles may share a colour.
@@ -81,20 +80,20 @@ def froc_figure(result: FrocResult, title: str | None = None) -> Figure:
     """
     figure, axes = _new_figure(title)
     rates = np.asarray(FALSE_POSITIVES_PER_SCAN)
-    x, y = result.curve_false_positives_per_scan, result.curve_sensitivity
+    x, y = result.curve["false_positives_per_scan"], result.curve["sensitivity"]
     # The axis is logarithmic, along which straight lines between corners would be bent: draw them densely.
     dense = np.exp2(np.linspace(-3, 3, 400))
     if result.nodules:
         if result.interval is not None:
             interval = result.interval
             axes.fill_between(
-                interval.false_positives_per_scan,
-                interval.lower,
-                interval.upper,
+                interval.curve["false_positives_per_scan"],
+                interval.curve["lower"],
+                interval.curve["upper"],
                 color=COLOURS["neg"],
                 alpha=0.2,
                 linewidth=0,
-                label=f"{100 * interval.confidence:g} % of {interval.samples:,} bootstrap samples",
+                label=f"{100 * CONFIDENCE:g} % of {interval.samples:,} bootstrap samples",
             )
         axes.plot(dense, np.interp(dense, x, y), color=COLOURS["neg"], label=f"CPM {result.cpm:.3f}")
         axes.plot(rates, result.sensitivity, "o", color=COLOURS["neg"], markersize=4)
@@ -103,7 +102,7 @@ def froc_figure(result: FrocResult, title: str | None = None) -> Figure:
     axes.set_xlim(0.125, 8)
     axes.xaxis.set_major_locator(FixedLocator(list(rates)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:g}" if rate >= 1 else f"1/{1 / rate:g}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: rate_name(rate)))
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("false positives per scan")
     axes.set_ylabel("sensitivity")
@@ -150,21 +149,22 @@ def precision_recall_figure(is_nodule: np.ndarray, probability: np.ndarray, thre
     return figure
 
 
-def reliability_figure(reliability: Reliability) -> Figure:
+def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
     """Plot the share of nodules against the mean probability of each bin, with 95 % Wilson intervals."""
     figure, axes = _new_figure()
-    x, y = reliability.mean_probability, reliability.positive_share
+    names = ("mean_probability", "positive_share", "lower", "upper")
+    x, y, lower, upper = (np.asarray(reliability[name]) for name in names)
     axes.plot([0, 1], [0, 1], ":", color=COLOURS["muted"], linewidth=1, label="calibrated")
     axes.errorbar(
         x,
         y,
-        yerr=np.clip([y - reliability.lower, reliability.upper - y], 0, None),
+        yerr=np.clip([y - lower, upper - y], 0, None),
         fmt="o-",
         color=COLOURS["neg"],
         elinewidth=1,
         capsize=2,
         markersize=4,
-        label=f"expected calibration error {reliability.expected_calibration_error:.4f}",
+        label=f"expected calibration error {reliability['expected_calibration_error']:.4f}",
     )
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)

@@ -10,8 +10,6 @@ import yaml
 
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import (
-    Calibration,
-    Reliability,
     cross_fit_calibration,
     fit_calibration,
     log_odds_of_probability,
@@ -29,10 +27,10 @@ from luna_monai.reports.results import (
     candidates_by_diameter,
     group_name,
     nodules_by_diameter,
-    operating_points,
     records,
     results_by_subset,
     run_froc,
+    wanted_points,
     worst_candidates,
 )
 from luna_monai.reports.run import Run
@@ -91,7 +89,7 @@ def build_report(run: Run, *, threshold: float = 0.5, cases: int = 12, bootstrap
         froc_table=None if froc is None or not froc.nodules else _froc_table(froc),
         calibration=calibration_charts(validation, reliability, threshold),
         calibration_text=_calibration_text(validation, reliability),
-        operating=_operating_table(validation) if is_nodule.any() else None,
+        operating=_operating_table(validation) if is_nodule.any() and not is_nodule.all() else None,
         diameters=_diameter_tables(validation, froc, threshold),
         subsets=_subset_table(run, threshold),
         missed=error_cases(missed, run, "Missed nodule"),
@@ -154,7 +152,7 @@ def _verdict(metrics: dict[str, float], scans: int) -> str:
 
 
 def _tiles(
-    metrics: dict[str, float], scans: int, froc: FrocResult | None, reliability: Reliability
+    metrics: dict[str, float], scans: int, froc: FrocResult | None, reliability: dict[str, Any]
 ) -> list[tuple[str, str, str]]:
     false_alarms = metrics["count/neg"] - metrics["correct_count/neg"]
     tiles = [
@@ -167,10 +165,14 @@ def _tiles(
     if froc is not None and froc.nodules:
         text = "LUNA16's score"
         if froc.interval is not None:
-            lower, upper = (layout.format_number(x, 3) for x in (froc.interval.cpm_lower, froc.interval.cpm_upper))
+            lower, upper = (
+                layout.format_number(x, 3) for x in (froc.interval.cpm["lower"], froc.interval.cpm["upper"])
+            )
             text = f"{lower} to {upper}"
         tiles.append(("CPM", layout.format_number(froc.cpm, 3), text))
-    tiles.append(("Calibration error", layout.format_number(reliability.expected_calibration_error), "0 is calibrated"))
+    tiles.append(
+        ("Calibration error", layout.format_number(reliability["expected_calibration_error"]), "0 is calibrated")
+    )
     return tiles
 
 
@@ -201,25 +203,26 @@ def _froc_table(froc: FrocResult) -> Table:
         ]
         if bootstrap is not None:
             lower, upper = bootstrap["sensitivity_lower"][index], bootstrap["sensitivity_upper"][index]
-            cells.insert(2, layout.text(layout.UNDEFINED) if lower is None else layout.interval(lower, upper))
+            cells.insert(2, layout.interval(lower, upper))
         rows.append(cells)
     note = (
-        f"{cpm_sentence(froc)} {froc.true_positives:,} of {froc.nodules:,} nodules have a candidate at all; "
-        f"{froc.false_positives:,} candidates hit nothing, {froc.ignored_on_excluded:,} lie on excluded findings and "
-        f"{froc.ignored_double_detections:,} on a nodule already hit."
+        f"{cpm_sentence(froc)} {froc.counts['true_positives']:,} of {froc.nodules:,} nodules have a candidate at all; "
+        f"{froc.counts['false_positives']:,} candidates hit nothing, "
+        f"{froc.counts['ignored_candidates_on_excluded_findings']:,} lie on excluded findings and "
+        f"{froc.counts['ignored_double_detections']:,} on a nodule already hit."
     )
     return Table("LUNA16's sensitivities", columns, rows, note)
 
 
-def _calibration_text(validation: pd.DataFrame, before: Reliability) -> str:
+def _calibration_text(validation: pd.DataFrame, before: dict[str, Any]) -> str:
     is_nodule = validation["class"].to_numpy()
     if not is_nodule.any() or is_nodule.all():
         return "With a single class there is nothing to calibrate on."
     log_odds = log_odds_of_probability(validation["probability"])
-    calibration: Calibration = fit_calibration(log_odds, is_nodule)
+    calibration = fit_calibration(log_odds, is_nodule)
     text = (
-        f"The best fit is a temperature of {calibration.temperature:.3g} and a shift of {calibration.shift:+.3g} in "
-        "log-odds; neither changes any ranking. "
+        f"The best fit is a temperature of {calibration.temperature:.3g} and an intercept of "
+        f"{calibration.intercept:+.3g} in log-odds; neither changes any ranking. "
     )
     try:
         calibrated, folds = cross_fit_calibration(log_odds, is_nodule, validation["seriesuid"])
@@ -228,8 +231,8 @@ def _calibration_text(validation: pd.DataFrame, before: Reliability) -> str:
     after = compute_reliability(calibrated, is_nodule)
     return text + (
         f"Fitted on some scans and judged on others, in {folds} parts, it takes the expected calibration error from "
-        f"{before.expected_calibration_error:.4f} to {after.expected_calibration_error:.4f} and the Brier score from "
-        f"{before.brier_score:.4f} to {after.brier_score:.4f}."
+        f"{before['expected_calibration_error']:.4f} to {after['expected_calibration_error']:.4f} and the Brier score "
+        f"from {before['brier_score']:.4f} to {after['brier_score']:.4f}."
     )
 
 
@@ -237,12 +240,12 @@ def _operating_table(validation: pd.DataFrame) -> Table:
     rows = [
         [
             layout.text(wanted),
-            layout.Cell(layout.format_probability(point.threshold), point.threshold),
-            layout.percent(point.sensitivity),
-            layout.number(point.false_positives_per_scan, 2),
-            layout.percent(math.nan if point.precision is None else point.precision),
+            layout.Cell(layout.format_probability(point["threshold"]), point["threshold"]),
+            layout.percent(point["sensitivity"]),
+            layout.number(point["false_positives_per_scan"], 2),
+            layout.percent(point["precision"]),
         ]
-        for wanted, point in operating_points(validation)
+        for wanted, point in wanted_points(validation)
     ]
     columns = ["wanted", "threshold", "sensitivity", "false positives per scan", "precision"]
     note = "Chosen on these very candidates, each counted singly; on new scans expect somewhat less."

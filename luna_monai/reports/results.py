@@ -10,14 +10,13 @@ import pandas as pd
 
 from luna_monai.data.tables import COORDINATES
 from luna_monai.metrics.calibration import wilson_interval
-from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc
-from luna_monai.metrics.operating_points import OperatingPoint, point_for_false_positives, point_for_sensitivity
+from luna_monai.metrics.froc import FrocResult, evaluate_froc, rate_name
+from luna_monai.metrics.operating_points import operating_points
 from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports.run import Run
 
 #: Upper edges of the diameter groups in mm; 6 and 8 mm are the Fleischner Society's limits for follow-up.
 DIAMETER_EDGES_MM = (4.0, 6.0, 8.0, 10.0, 15.0, 20.0, math.inf)
-WANTED_SENSITIVITIES = (0.8, 0.9, 0.95, 0.99)
 
 
 def best_epoch(metrics: pd.DataFrame, validation: pd.DataFrame) -> int | None:
@@ -165,23 +164,17 @@ def results_by_subset(run: Run, threshold: float) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def operating_points(validation: pd.DataFrame) -> list[tuple[str, OperatingPoint]]:
-    """Find thresholds for wanted sensitivities and false positives per scan, on candidates.
+def wanted_points(validation: pd.DataFrame) -> list[tuple[str, dict[str, Any]]]:
+    """Find thresholds for wanted sensitivities and false positives per scan, on candidates of both classes."""
+    scans = validation["seriesuid"].nunique()
+    points = records(operating_points(validation["probability"], validation["class"], scans))
+    return [(_wanted(point["kind"], point["wanted"]), point) for point in points]
 
-    Args:
-        validation: the validation predictions, with nodules among them.
 
-    Returns:
-        What was wanted, and the operating point that gives it.
-    """
-    data = (validation["probability"].to_numpy(), validation["class"].to_numpy(), validation["seriesuid"].nunique())
-    points = [
-        (f"sensitivity {100 * wanted:g} %", point_for_sensitivity(*data, wanted)) for wanted in WANTED_SENSITIVITIES
-    ]
-    for rate in FALSE_POSITIVES_PER_SCAN:
-        name = f"{rate:g}" if rate >= 1 else f"1/{1 / rate:g}"
-        points.append((f"{name} false positive{'s' * (rate > 1)} per scan", point_for_false_positives(*data, rate)))
-    return points
+def _wanted(kind: str, value: float) -> str:
+    if kind == "sensitivity":
+        return f"sensitivity {100 * value:g} %"
+    return f"{rate_name(value)} false positive{'s' * (value > 1)} per scan"
 
 
 def worst_candidates(validation: pd.DataFrame, threshold: float, count: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,9 @@ import ignite.distributed as idist
 import pandas as pd
 from ignite.engine import Engine, Events
 
-from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.files import write_json
+from luna_monai.files import write_json, write_submission
 from luna_monai.metrics.calibration_summary import calibration_summary
-from luna_monai.training.atomic import save_table
 from luna_monai.training.run_folder import write_predictions
 
 logger = logging.getLogger(__name__)
@@ -26,9 +23,6 @@ SUBMISSION = "submission.csv"
 METRICS = "metrics.json"
 CALIBRATION = "calibration.json"
 
-#: LUNA16's form of a submission.
-SUBMISSION_COLUMNS = ("seriesuid", *COORDINATES, "probability")
-
 
 class EvaluationFolder:
     """Writes what an evaluator found, every file whole or not at all.
@@ -36,7 +30,7 @@ class EvaluationFolder:
     - ``predictions.csv``: what the model said about each candidate;
     - ``submission.csv``: the same as LUNA16 wants it, for ``luna-monai froc``;
     - ``metrics.json``: the metrics, and where the weights and candidates come from;
-    - ``calibration.json``: temperature, prior correction, reliability and thresholds, see
+    - ``calibration.json``: temperature, intercept, reliability and thresholds, see
       :func:`~luna_monai.metrics.calibration_summary.calibration_summary`.
 
     List it last among the ``val_handlers``. Only the first process of several writes.
@@ -69,14 +63,12 @@ class EvaluationFolder:
             return
         records = engine.state.records
         write_predictions(self.output_dir / PREDICTIONS, records, self.candidates)
-        write_submission(self.output_dir / SUBMISSION, records, self.candidates)
+        in_order = records[["row", "probability"]].sort_values("row", kind="stable")
+        write_submission(self.output_dir / SUBMISSION, in_order.join(self.candidates, on="row"))
         seriesuid = records["row"].map(self.candidates["seriesuid"])
         scans = seriesuid.nunique()
-        metrics = {name: _json_number(value) for name, value in engine.state.metrics.items()}
-        write_json(
-            self.output_dir / METRICS,
-            {**self.source, "scans": scans, "candidates": len(records), "metrics": metrics},
-        )
+        content = {**self.source, "scans": scans, "candidates": len(records), "metrics": engine.state.metrics}
+        write_json(self.output_dir / METRICS, content)
         (self.output_dir / CALIBRATION).unlink(missing_ok=True)  # of an earlier evaluation
         if self.calibrate:
             try:
@@ -88,21 +80,6 @@ class EvaluationFolder:
                 for line in threshold_lines(content):
                     logger.info(line)
         logger.info("Results: %s", self.output_dir)
-
-
-def write_submission(path: Path, records: pd.DataFrame, candidates: pd.DataFrame) -> None:
-    """Write candidates and their probabilities in LUNA16's form, in the order of the candidate table.
-
-    Args:
-        path: the CSV file.
-        records: ``row`` and ``probability``.
-        candidates: the candidate table, indexed by row.
-
-    Raises:
-        LunaError: when the file can't be written.
-    """
-    table = records[["row", "probability"]].sort_values("row", kind="stable").join(candidates, on="row")
-    save_table(path, table[list(SUBMISSION_COLUMNS)])
 
 
 def threshold_lines(content: Mapping[str, Any]) -> list[str]:
@@ -117,12 +94,12 @@ def threshold_lines(content: Mapping[str, Any]) -> list[str]:
     calibration = content["calibration"]
     raw, calibrated = content["reliability"]["raw"], content["reliability"]["calibrated"]
     then = (
-        "not judged, for only one scan has nodules"
+        "not measured, because only one scan has nodules"
         if calibrated is None
         else f"{calibrated['expected_calibration_error']:.4f} on scans that were not fitted on"
     )
     lines = [
-        f"Calibration: temperature {calibration['temperature']:.3f}, prior correction {calibration['shift']:+.3f} in "
+        f"Calibration: temperature {calibration['temperature']:.3f}, intercept {calibration['intercept']:+.3f} in "
         f"log-odds; expected calibration error {raw['expected_calibration_error']:.4f}, then {then}"
     ]
     for name, points in content["thresholds"].items():
@@ -132,7 +109,3 @@ def threshold_lines(content: Mapping[str, Any]) -> list[str]:
             for point in points
         )
     return lines
-
-
-def _json_number(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -59,7 +59,7 @@ def test_calibration_and_thresholds(run, tmp_path):
     assert calibrated.mean() == pytest.approx(4 / 24, abs=1e-3)
     points = {name: {point["wanted"]: point for point in points} for name, points in content["thresholds"].items()}
     assert list(points["sensitivity"]) == [0.8, 0.9, 0.95, 0.99]
-    assert list(points["false_positives_per_scan"]) == [0.5, 1, 2, 4, 8]
+    assert list(points["false_positives_per_scan"]) == [0.125, 0.25, 0.5, 1, 2, 4, 8]
     for wanted, point in points["false_positives_per_scan"].items():
         called = probability > point["threshold"]
         assert (called & ~is_nodule).sum() / 2 == point["false_positives_per_scan"] <= wanted
@@ -80,7 +80,7 @@ def test_a_calibration_is_not_judged_on_what_it_was_fitted_on(run, tmp_path, cap
     content = json.loads((tmp_path / "calibration.json").read_text())
     assert content["fitted_on"]["scans"] == 1
     assert (content["reliability"]["calibrated"], content["reliability"]["folds"]) == (None, None)
-    assert "not judged, for only one scan has nodules" in capsys.readouterr().out
+    assert "not measured, because only one scan has nodules" in capsys.readouterr().out
     assert (tmp_path / "reliability-raw.png").exists()
     assert not (tmp_path / "reliability-calibrated.png").exists()
 

@@ -36,7 +36,6 @@ def test_a_run_and_its_evaluation(run, tmp_path, monkeypatch, make_dataset, caps
     assert run_app(LunaExportApp, [run, "--format", "torchscript", "--candidates", 4]) == 0
     shown = capsys.readouterr().out
     assert f"{run / 'model.ts'}: largest difference from PyTorch on 4 candidates" in shown
-    assert "candidates/s, PyTorch: " in shown
     options = ["--dataset-dir", make_dataset(scans=2), "--cache-dir", tmp_path / "cache", "--fold", "1"]
     LunaEvaluateApp([run, *options, "--output-dir", tmp_path / "eager"]).main()
     LunaEvaluateApp([run / "model.ts", *options, "--output-dir", tmp_path / "exported"]).main()
@@ -45,13 +44,13 @@ def test_a_run_and_its_evaluation(run, tmp_path, monkeypatch, make_dataset, caps
 
 
 def test_weights_and_a_dataset(run, tmp_path, make_dataset, capsys):
-    output = tmp_path / "new folder" / "network.xml"
-    options = ["--format", "openvino", "--output", output, "--dataset-dir", make_dataset(scans=1)]
+    output = tmp_path / "new folder" / "network.onnx"
+    options = ["--format", "onnx", "--output", output, "--dataset-dir", make_dataset(scans=1)]
     assert run_app(LunaExportApp, [run / "model.pt", *options, "network_def#conv_channels=2"]) == 0
     captured = capsys.readouterr()
     assert "on 12 candidates" in captured.out
     assert captured.err == ""
-    assert sorted(path.name for path in output.parent.iterdir()) == ["network.bin", "network.xml"]
+    assert sorted(path.name for path in output.parent.iterdir()) == ["network.onnx"]
     network = load_network(run / "model.pt", LunaModel(conv_channels=2))
     candidates = torch.rand(3, 1, 32, 48, 48) * 2000 - 1000
     with torch.inference_mode():
@@ -75,9 +74,9 @@ def test_prediction(run, tmp_path, make_dataset):
         assert other == pytest.approx(found[0], abs=1e-5)
     # Calibration and thresholds of the weights are those of their exports, and of nothing else.
     points = {"sensitivity": [{"wanted": 0.9, "threshold": 0.25}], "false_positives_per_scan": []}
-    metadata = {"calibration": {"temperature": 2.0, "shift": 0.5}, "thresholds": points, "weights_sha256": "1234"}
+    metadata = {"calibration": {"temperature": 2.0, "intercept": 0.5}, "thresholds": points, "weights_sha256": "1234"}
     facts = [model_facts(path, {"operating_points": metadata}) for path in files]
-    assert [each.thresholds for each in facts] == [{}, *[{"sensitivity 0.9": 0.25}] * 3]
+    assert [each.thresholds for each in facts] == [{}, *[{"sensitivity 0.9": 0.25}] * 2]
 
 
 def test_what_says_something_else_is_not_written(run, tmp_path, monkeypatch):

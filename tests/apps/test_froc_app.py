@@ -52,7 +52,8 @@ def test_without_bootstrap_and_excluded_findings(files, caplog):
     app = LunaFrocApp([*arguments(files)[:2], f"--seriesuids={files / 'seriesuids.csv'}", "--bootstrap=0"])
     app.main()
     assert "interval" not in caplog.text
-    # Without the list, what lies on the excluded finding is a false positive.
+    # Without the list, what lies on the excluded finding is a false positive, and the command says so.
+    assert "no annotations_excluded.csv: candidates on its findings count as false positives" in caplog.text
     assert any(line.split() == ["false", "positives", "2"] for line in caplog.text.splitlines())
 
 
@@ -70,7 +71,10 @@ def test_without_bootstrap_and_excluded_findings(files, caplog):
         (HEADER + "a,0,0,0,nan\n", "submission.csv, line 2: 'probability' must be a number"),
         (HEADER + "a,0,zero,0,0.5\n", "submission.csv, line 2: 'coordY' must be a number, found 'zero'"),
         (HEADER + "a,0,0,0,1.01\n", "submission.csv: 'probability' must be between 0 and 1, found 1.01 in data row 1"),
-        (HEADER + "a,0,0,0,0.5\nc,0,0,0,0.5\n", "submission.csv: series 'c' of data row 2 is none of the 2 scans"),
+        (
+            HEADER + "a,0,0,0,0.5\nc,0,0,0,0.5\n",
+            "'seriesuid' must be one of the 2 scans to evaluate, found c in data row 2",
+        ),
         (None, "submission.csv: no such file"),
     ],
 )
@@ -102,6 +106,13 @@ def test_bad_list_of_scans(files, content, message):
         LunaFrocApp(arguments(files)).main()
 
 
+def test_negative_diameters_of_nodules_are_mentioned(files, caplog):
+    (files / "annotations.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\na,0,0,1,-5\nb,0,0,1,5\n")
+    assert LunaFrocApp(arguments(files, "--bootstrap=0")).main() == 0
+    (warning,) = (record.message for record in caplog.records if record.levelname == "WARNING")
+    assert "annotations.csv: 1 nodules have a negative diameter_mm; they count as 10 mm wide" in warning
+
+
 def test_header_line_in_the_list_of_scans_is_allowed(files, caplog):
     caplog.set_level(logging.INFO)
     (files / "seriesuids.csv").write_text("seriesuid\r\na\r\nb\r\n")
@@ -110,7 +121,8 @@ def test_header_line_in_the_list_of_scans_is_allowed(files, caplog):
 
 
 def test_unwritable_output_and_bad_numbers_are_named(files):
-    with pytest.raises(LunaError, match="can't be written"):
+    with pytest.raises(LunaError, match="cannot be written"):
         LunaFrocApp(arguments(files, f"--json={files / 'submission.csv' / 'out.json'}")).main()
-    with pytest.raises(LunaError, match="must not be negative"):
-        LunaFrocApp(arguments(files, "--bootstrap=-1")).main()
+    for samples in (-1, 10**9):
+        with pytest.raises(LunaError, match=f"between 0 and 100,000, found {samples:,}"):
+            LunaFrocApp(arguments(files, f"--bootstrap={samples}")).main()

@@ -343,7 +343,7 @@ def test_operating_points_of_these_weights(tmp_path, weights, monkeypatch, voxel
     monkeypatch.setattr("luna_monai.apps.workflow.bundle_dir", lambda: bundle)
     sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.mhd"))
     arguments = [tmp_path / "a.mhd", "--candidates", write_points(tmp_path / "points.csv", geometry)]
-    calibration = {"temperature": 2.0, "shift": -3.0, "nodule_share": 0.01}
+    calibration = {"temperature": 2.0, "intercept": -3.0, "prevalence": 0.01}
     for sha256, known in ((hashlib.sha256(weights.read_bytes()).hexdigest(), True), ("0" * 64, False)):
         metadata["operating_points"] = {
             "weights_sha256": sha256,

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,14 +11,19 @@ from sklearn.metrics import roc_curve
 
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
+from luna_monai.files import write_json
 from luna_monai.metrics.findings import match_findings
-from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans
 
 FINDING = [*COORDINATES, "diameter_mm"]
 
 
 def table(rows, last):
     return pd.DataFrame(rows, columns=["seriesuid", *COORDINATES, last])
+
+
+def of(result, *names):
+    return tuple(result.counts[name] for name in names)
 
 
 def reference(submission, annotations, excluded, seriesuids):
@@ -71,29 +77,30 @@ def reference(submission, annotations, excluded, seriesuids):
 
 def assert_same(result: FrocResult, counts, sensitivity) -> None:
     assert {
-        "tp": result.true_positives,
-        "fp": result.false_positives,
-        "fn": result.false_negatives,
-        "excluded": result.ignored_on_excluded,
-        "double": result.ignored_double_detections,
-        "candidates": result.candidates,
+        "tp": result.counts["true_positives"],
+        "fp": result.counts["false_positives"],
+        "fn": result.counts["false_negatives"],
+        "excluded": result.counts["ignored_candidates_on_excluded_findings"],
+        "double": result.counts["ignored_double_detections"],
+        "candidates": result.counts["total_number_of_candidates"],
     } == counts
     np.testing.assert_allclose(result.sensitivity, sensitivity, atol=1e-12)
     np.testing.assert_allclose(result.cpm, np.mean(sensitivity), atol=1e-12)
 
 
 def assert_official(result: FrocResult, official: dict) -> None:
-    assert result.true_positives == official["true_positives"]
-    assert result.false_positives == official["false_positives"]
-    assert result.false_negatives == official["false_negatives"]
-    assert result.nodules == official["total_number_of_nodules"]
-    assert result.candidates == official["total_number_of_candidates_after_the_cap"]
-    assert result.ignored_on_excluded == official["ignored_candidates_on_excluded_nodules"]
+    for name in ("true_positives", "false_positives", "false_negatives", "total_number_of_nodules"):
+        assert result.counts[name] == official[name]
+    assert result.counts["total_number_of_candidates"] == official["total_number_of_candidates_after_the_cap"]
+    ignored = official["ignored_candidates_on_excluded_nodules"]
+    assert result.counts["ignored_candidates_on_excluded_findings"] == ignored
     doubles = official["ignored_candidates_which_were_double_detections_on_a_nodule"]
-    assert result.ignored_double_detections == doubles
+    assert result.counts["ignored_double_detections"] == doubles
     assert result.sensitivity == pytest.approx(official["sensitivity"], abs=1e-6)
     assert result.cpm == pytest.approx(official["cpm"], abs=1e-6)
-    assert result.true_positives / result.nodules == pytest.approx(official["found_share_of_nodules"], abs=1e-6)
+    assert result.counts["true_positives"] / result.nodules == pytest.approx(
+        official["found_share_of_nodules"], abs=1e-6
+    )
     average = official["average_number_of_candidates_per_scan"]
     assert result.to_dict()["average_number_of_candidates_per_scan"] == pytest.approx(average, abs=1e-9)
 
@@ -117,9 +124,9 @@ def test_official_numbers_of_888_scans(shared_data):
     expected = official["bootstrap_1000_unseeded"]
     assert interval is not None
     for name in ("mean", "lower", "upper"):
-        assert getattr(interval, name)[::16] == pytest.approx(expected[name], abs=0.012), name
-    assert interval.false_positives_per_scan[::16].tolist() == list(FALSE_POSITIVES_PER_SCAN)
-    assert interval.cpm_lower < result.cpm < interval.cpm_upper
+        assert interval.luna16_points[name].tolist() == pytest.approx(expected[name], abs=0.012), name
+    assert interval.luna16_points["false_positives_per_scan"].tolist() == list(FALSE_POSITIVES_PER_SCAN)
+    assert interval.cpm["lower"] < result.cpm < interval.cpm["upper"]
 
 
 def test_official_numbers_of_the_books_probabilities(shared_data, luna16_mini):
@@ -170,10 +177,10 @@ def test_cap_keeps_only_what_is_strictly_above_the_101st():
     submission["probability"] = probability
     nodule = table([("a", positions[70], 0.0, 0.0, 5.0)], "diameter_mm")
     result = evaluate_froc(submission, nodule, None, ["a"])
-    assert (result.candidates, result.true_positives, result.false_positives) == (60, 0, 60)
+    assert of(result, "total_number_of_candidates", "true_positives", "false_positives") == (60, 0, 60)
     # A hundred candidates are within the cap, whatever their ties.
     result = evaluate_froc(submission.iloc[:100], nodule, None, ["a"])
-    assert (result.candidates, result.true_positives, result.false_positives) == (100, 1, 99)
+    assert of(result, "total_number_of_candidates", "true_positives", "false_positives") == (100, 1, 99)
 
 
 def test_nodule_outranks_excluded_finding_and_scans_without_candidates_count():
@@ -181,8 +188,8 @@ def test_nodule_outranks_excluded_finding_and_scans_without_candidates_count():
     nodule = table([("a", 0, 0, 0, 6.0), ("b", 0, 0, 0, 6.0)], "diameter_mm")
     excluded = table([("a", 0, 0, 0, -1.0)], "diameter_mm")
     result = evaluate_froc(submission, nodule, excluded, ["a", "b", "c", "d"])
-    assert (result.true_positives, result.false_negatives, result.false_positives) == (1, 1, 1)
-    assert (result.ignored_on_excluded, result.ignored_double_detections) == (0, 1)
+    assert of(result, "true_positives", "false_negatives", "false_positives") == (1, 1, 1)
+    assert of(result, "ignored_candidates_on_excluded_findings", "ignored_double_detections") == (0, 1)
     assert result.sensitivity.tolist() == [0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
     assert result.matches.nodules["probability"].fillna(-1).tolist() == [0.7, -1.0]
     assert result.matches.candidates["outcome"].tolist() == ["hit", "hit", "false_positive"]
@@ -203,9 +210,11 @@ def test_curve_passes_through_the_interpolated_sensitivities_and_gives_threshold
     submission["probability"] = generator.beta(1, 5, size=3000).round(3)
     nodules = submission.iloc[:40].drop(columns="probability").assign(diameter_mm=8.0)
     result = evaluate_froc(submission, nodules, None, ["a", "b", "c", "d"])
-    on_curve = np.interp(FALSE_POSITIVES_PER_SCAN, result.curve_false_positives_per_scan, result.curve_sensitivity)
+    on_curve = np.interp(
+        FALSE_POSITIVES_PER_SCAN, result.curve["false_positives_per_scan"], result.curve["sensitivity"]
+    )
     np.testing.assert_allclose(on_curve, result.sensitivity, atol=1e-12)
-    assert (np.diff(result.curve_false_positives_per_scan) >= 0).all()
+    assert (np.diff(result.curve["false_positives_per_scan"]) >= 0).all()
     candidates, found = result.matches.candidates, result.matches.nodules["probability"]
     wrong = candidates.loc[candidates["outcome"] == "false_positive", "probability"]
     for rate in (0.5, 2, 8):
@@ -217,18 +226,18 @@ def test_curve_passes_through_the_interpolated_sensitivities_and_gives_threshold
     assert result.threshold_at(0) > wrong.max()
 
 
-def test_undefined_and_extreme_cases_are_values_not_crashes():
+def test_undefined_and_extreme_cases_are_values_not_crashes(tmp_path):
     candidates = table([("a", 0, 0, 0, 0.5)], "probability")
     none = table([], "diameter_mm")
     nodule = table([("a", 0, 0, 0, 6.0)], "diameter_mm")
     no_nodule = evaluate_froc(candidates, none, none, ["a"], bootstrap=10)
     assert np.isnan(no_nodule.cpm)
-    assert no_nodule.to_dict()["cpm"] is None
-    assert no_nodule.to_dict()["bootstrap"]["cpm_lower"] is None
-    json.dumps(no_nodule.to_dict(), allow_nan=False)
+    write_json(tmp_path / "froc.json", no_nodule.to_dict())
+    content = json.loads((tmp_path / "froc.json").read_text())
+    assert content["cpm"] is content["bootstrap"]["cpm_lower"] is content["curve"]["threshold"][0] is None
     assert evaluate_froc(candidates, nodule, None, ["a"]).sensitivity.tolist() == [1.0] * 7, "no false positive"
     nothing = evaluate_froc(candidates.iloc[:0], nodule, None, ["a"], bootstrap=10)
-    assert (nothing.cpm, nothing.false_negatives) == (0.0, 1)
+    assert (nothing.cpm, nothing.counts["false_negatives"]) == (0.0, 1)
     assert nothing.threshold_at(8) == np.inf
 
 
@@ -237,15 +246,15 @@ def test_bootstrap_depends_on_the_seed_alone_and_narrows_around_certainty():
     nodules = submission.drop(columns="probability").assign(diameter_mm=6.0)
     uids = [f"s{n}" for n in range(20)]
     certain = evaluate_froc(submission, nodules, None, uids, bootstrap=50).interval
-    assert certain.lower.min() == certain.upper.max() == 1.0
+    assert certain.curve["lower"].min() == certain.curve["upper"].max() == 1.0
     half = nodules.copy()
     half.loc[::2, "coordX"] = 99.0
     first, again, other = (
         evaluate_froc(submission, half, None, uids, bootstrap=50, seed=seed).interval for seed in (1, 1, 2)
     )
-    np.testing.assert_array_equal(first.mean, again.mean)
-    assert (first.mean != other.mean).any()
-    assert first.cpm_lower < first.cpm_mean < first.cpm_upper
+    pd.testing.assert_frame_equal(first.curve, again.curve)
+    assert (first.curve["mean"] != other.curve["mean"]).any()
+    assert first.cpm["lower"] < first.cpm["mean"] < first.cpm["upper"]
 
 
 @pytest.mark.parametrize(
@@ -253,10 +262,9 @@ def test_bootstrap_depends_on_the_seed_alone_and_narrows_around_certainty():
     [
         ({"probability": [0.5, 1.5]}, "between 0 and 1, found 1.5 in data row 2"),
         ({"probability": [0.5, -0.1]}, "between 0 and 1, found -0.1 in data row 2"),
-        ({"probability": [np.nan, 0.1]}, "'probability' is no finite number in data row 1"),
-        ({"coordY": [0.5, np.inf]}, "'coordY' is no finite number in data row 2"),
-        ({"coordY": ["0", "x"]}, "'coordY' must hold numbers"),
-        ({"seriesuid": ["a", "zz"]}, "series 'zz' of data row 2 is none of the 1 scans"),
+        ({"probability": [np.nan, 0.1]}, "'probability' must be between 0 and 1, found nan in data row 1"),
+        ({"coordY": [0.5, np.inf]}, "'coordY' must be a finite number, found inf in data row 2"),
+        ({"seriesuid": ["a", "zz"]}, "'seriesuid' must be one of the 1 scans to evaluate, found zz in data row 2"),
     ],
 )
 def test_bad_candidates_are_named(change, message):
@@ -265,10 +273,17 @@ def test_bad_candidates_are_named(change, message):
         evaluate_froc(submission, table([], "diameter_mm"), None, ["a"])
 
 
-def test_missing_column_and_empty_list_of_scans_are_named():
+def test_empty_list_of_scans_and_too_many_samples_are_named():
     submission = table([("a", 0, 0, 0, 0.5)], "probability")
     nodules = table([], "diameter_mm")
-    with pytest.raises(LunaError, match="no column 'coordZ'"):
-        evaluate_froc(submission.drop(columns="coordZ"), nodules, None, ["a"])
+    with pytest.raises(LunaError, match="between 0 and 100,000, found 1,000,000,000"):
+        evaluate_froc(submission, nodules, None, ["a"], bootstrap=1_000_000_000)
     with pytest.raises(LunaError, match="list of series UIDs is empty"):
         evaluate_froc(submission, nodules, None, [])
+
+
+def test_scans_without_candidates_are_evaluated_with_their_subset():
+    scans = {uid: Path(f"subset{subset}") / f"{uid}.mhd" for uid, subset in (("a", 0), ("b", 0), ("c", 1), ("d", 0))}
+    # Validated on subset 0: b has no candidate. d is trained on, as in the book's split.
+    assert evaluated_scans(["a", "a"], ["d", "c"], scans) == ["a", "b"]
+    assert evaluated_scans(["gone"], [], scans) == ["gone"], "its CT is not on disk"

@@ -89,10 +89,27 @@ def test_missing_file_and_folder(tmp_path):
         load_weights(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(float("nan"), "NaN or infinite values"), (float("-inf"), "NaN or infinite values"), (1j, "complex numbers")],
+)
+def test_numbers_that_are_no_weights(network, tmp_path, value, message):
+    state = network.state_dict()
+    state["block2.conv1.bias"] = torch.full((16,), value)
+    torch.save({"model_state": state}, tmp_path / "diverged.state")
+    with pytest.raises(LunaError, match=rf"diverged\.state: block2\.conv1\.bias holds {message}") as caught:
+        with_weights(network, tmp_path / "diverged.state")
+    assert "\n" not in str(caught.value)
+
+
 def test_other_network(network, tmp_path):
     torch.save(torch.nn.Linear(2, 1).state_dict(), tmp_path / "linear.pt")
-    with pytest.raises(LunaError, match=r"another network than LunaModel \(.* missing, such as tail_batchnorm\.weight"):
-        with_weights(network, tmp_path / "linear.pt")
     torch.save(LunaModel(conv_channels=4).state_dict(), tmp_path / "small.pt")
-    with pytest.raises(LunaError, match=r"another shape, such as block1\.conv1\.weight, \(4, 1, 3, 3, 3\) instead"):
-        with_weights(network, tmp_path / "small.pt")
+    for name, message in (
+        ("linear", r'Missing key\(s\) in state_dict: "tail_batchnorm\.weight"'),
+        ("small", r"size mismatch for block1\.conv1\.weight: .*\[4, 1, 3, 3, 3\]"),
+    ):
+        with pytest.raises(LunaError, match=rf"{name}\.pt: .*another network than LunaModel \(.*{message}") as caught:
+            with_weights(network, tmp_path / f"{name}.pt")
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 500 + len(str(tmp_path))

@@ -233,7 +233,7 @@ def test_bad_arguments_and_unwritable_output_are_one_line(run_folder, capsys):
     for argument, message in (
         ("--threshold=2", "--threshold must be between 0 and 1, found 2"),
         ("--cases=-1", "--cases must not be negative, found -1"),
-        (f"--output={run_folder}/metrics.csv/report.html", "report.html: can't be written"),
+        (f"--output={run_folder}/metrics.csv/report.html", "report.html: cannot be written"),
     ):
         assert run_app(LunaReportApp, [run_folder, argument]) == 1
         error = capsys.readouterr().err

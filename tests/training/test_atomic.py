@@ -23,7 +23,7 @@ def test_replaces_a_file_and_makes_folders(tmp_path):
 def test_full_disk_leaves_the_old_file(tmp_path, limit_file_size, save, content):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with limit_file_size(4096), pytest.raises(LunaError, match=r"file: can't be written \(File too large\)"):
+    with limit_file_size(4096), pytest.raises(LunaError, match=r"file: cannot be written \(File too large\)"):
         save(path, content)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]

@@ -155,10 +155,8 @@ import socket, time
 addresses = []
 socket.getaddrinfo = lambda host, *rest, **more: addresses.append(host) or []
 socket.create_connection = lambda address, *rest, **more: addresses.append(address)
-from luna_monai.extras import import_extra
 from luna_monai.training.tracking import _be_quiet
 from mlflow.telemetry import get_telemetry_client
-import_extra("openvino", "export")
 assert get_telemetry_client() is not None
 _be_quiet()
 assert get_telemetry_client() is None
