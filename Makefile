@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(DEMO)/luna/candidates.csv: | $(VENV)/.installed
 	$(BIN)/luna-monai synth $(DEMO)/luna --scans 40 --in-plane 256 \
-		--candidates-per-scan 130 --nodules-per-scan 22 --workers $(WORKERS)
+		--candidates-per-scan 130 --nodules-per-scan 22 --num-workers $(WORKERS)
 
 demo: $(VENV)/.installed $(DEMO)/luna/candidates.csv
 	$(BIN)/luna-monai precache $(DEMO_CONFIG)

@@ -14,6 +14,7 @@ from itertools import groupby
 from luna_monai.apps.base import App, run_app
 from luna_monai.data.doctor import examine_dataset
 from luna_monai.data.doctor_findings import ERROR, INFORMATION, WARNING, Finding
+from luna_monai.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class LunaDoctorApp(App):
         parser.add_argument(
             "--expect-complete", action="store_true", help="count anything less than all 888 scans as an error"
         )
-        parser.add_argument("--json", action="store_true", help="write everything that was found as JSON")
+        parser.add_argument("--json", metavar="FILE", help="write everything that was found to this file")
 
     def main(self) -> int:
         """Examine and report.
@@ -61,9 +62,8 @@ class LunaDoctorApp(App):
             num_workers=arguments.num_workers,
         )
         if arguments.json:
-            sys.stdout.write(format_json(arguments.dataset_dir, findings) + "\n")
-        else:
-            logger.info("%s", format_report(findings))
+            write_bytes(arguments.json, f"{format_json(arguments.dataset_dir, findings)}\n".encode())
+        logger.info("%s", format_report(findings))
         return int(any(finding.severity == ERROR for finding in findings))
 
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.base import App, run_app
 from luna_monai.apps.trust import run_config
-from luna_monai.apps.workflow import add_overrides_argument, config_files, given_options, load_workflow, parse_override
+from luna_monai.apps.workflow import (
+    add_overrides_argument,
+    check_paths,
+    config_files,
+    given_options,
+    load_workflow,
+    parse_override,
+)
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.share import bundle_dir
 
@@ -38,8 +45,6 @@ class LunaExportApp(App):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        from luna_monai.networks.exports import FORMATS
-
         parser.add_argument(
             "run_or_weights",
             nargs="?",
@@ -47,7 +52,7 @@ class LunaExportApp(App):
             metavar="RUN_OR_WEIGHTS",
             help="folder of a run, or a model.pt, checkpoint.pt or .state of the book (default: the bundle's weights)",
         )
-        parser.add_argument("--format", choices=tuple(FORMATS), required=True, help="which runtime")
+        parser.add_argument("--format", choices=("torchscript", "onnx"), required=True, help="which runtime")
         parser.add_argument(
             "--output",
             default=None,
@@ -68,6 +73,7 @@ class LunaExportApp(App):
             LunaError: when weights, data or configuration are bad, a package is missing, or the export says something
                 else than PyTorch does.
         """
+        check_paths(RUN=self.cli_args.run_or_weights, dataset_dir=self.cli_args.dataset_dir)
         import torch
 
         from luna_monai.files import sha256_of, write_bytes

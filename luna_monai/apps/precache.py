@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import re
 import sys
 
 from luna_monai.apps.base import App, run_app
-from luna_monai.apps.torchrun import is_launched
+from luna_monai.apps.torchrun import cores, is_launched
 from luna_monai.apps.workflow import add_config_arguments, given_options, run_bundle
 from luna_monai.errors import LunaError
 
@@ -56,7 +55,7 @@ class LunaPrecacheApp(App):
             shard = [process.rank, process.world_size]
             logger.info("torchrun: this process does shard %d/%d", shard[0] + 1, shard[1])
             if workers is None:
-                workers = max(len(os.sched_getaffinity(0)) // process.local_world_size, 1)
+                workers = max(cores() // process.local_world_size, 1)
         options = {
             "dataset_dir": arguments.dataset_dir,
             "cache_dir": arguments.cache_dir,

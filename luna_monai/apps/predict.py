@@ -8,7 +8,7 @@ from pathlib import Path
 
 from luna_monai.apps.base import App, run_app
 from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
-from luna_monai.apps.workflow import given_options, load_workflow, parse_override, run_workflow
+from luna_monai.apps.workflow import check_paths, given_options, load_workflow, parse_override, run_workflow
 from luna_monai.errors import LunaError
 from luna_monai.share import bundle_dir
 
@@ -111,6 +111,7 @@ class LunaPredictApp(App):
         given = given_options(options) | dict(parse_override(text) for text in texts if text not in scans)
         if not any(given.get(name) for name in ("output", "report", "explain")):
             raise LunaError("no output: name a file with --output, such as predictions.json, --report or --explain")
+        check_paths(SCAN=scans[0], candidates=arguments.candidates, weights=arguments.weights)
         if arguments.distributed is not None and not is_launched():
             launch(self, arguments.distributed)
             return 0

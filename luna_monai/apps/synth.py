@@ -31,7 +31,7 @@ class LunaSynthApp(App):
         parser.add_argument("--candidates-per-scan", type=int, default=620, help="candidates a scan")
         parser.add_argument("--nodules-per-scan", type=float, default=1.34, help="mean number of nodules a scan")
         parser.add_argument("--seed", type=int, default=0, help="decides everything that is random")
-        parser.add_argument("--workers", type=int, default=0, help="processes that generate scans; 0 for this one only")
+        parser.add_argument("--num-workers", type=int, default=0, help="processes that generate scans; 0 for this one")
         parser.add_argument(
             "--in-plane",
             type=int,
@@ -59,7 +59,7 @@ class LunaSynthApp(App):
             candidates_per_scan=arguments.candidates_per_scan,
             nodules_per_scan=arguments.nodules_per_scan,
             seed=arguments.seed,
-            workers=arguments.workers,
+            workers=arguments.num_workers,
             in_plane=arguments.in_plane,
             slices=arguments.slices,
         )

@@ -7,7 +7,15 @@ import sys
 
 from luna_monai.apps.base import App, run_app
 from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
-from luna_monai.apps.workflow import add_config_arguments, given_options, parse_override, run_bundle
+from luna_monai.apps.workflow import (
+    add_config_arguments,
+    check_paths,
+    config_files,
+    default,
+    given_options,
+    parse_override,
+    run_bundle,
+)
 from luna_monai.errors import LunaError
 
 
@@ -28,10 +36,10 @@ class LunaTrainingApp(App):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the book's options and ours."""
         add_config_arguments(parser)
-        parser.add_argument("--output-dir", default=None, help="folder of the run (default: the configuration's)")
-        parser.add_argument("--fold", type=int, default=None, help="LUNA16 subset to validate on")
-        parser.add_argument("--batch-size", type=int, default=None, help="candidates in a batch")
-        parser.add_argument("--epochs", type=int, default=None, help="epochs to train for")
+        parser.add_argument("--output-dir", help=f"folder of the run {default('output_dir')}")
+        parser.add_argument("--fold", type=int, help=f"LUNA16 subset to validate on {default('fold')}")
+        parser.add_argument("--batch-size", type=int, help=f"candidates in a batch {default('batch_size')}")
+        parser.add_argument("--epochs", type=int, help=f"epochs to train for {default('max_epochs')}")
         parser.add_argument("--resume", action="store_true", default=None, help="go on from OUTPUT_DIR/checkpoint.pt")
         parser.add_argument(
             "--finetune",
@@ -74,6 +82,8 @@ class LunaTrainingApp(App):
             "tracking": arguments.tracking,
             "comment": comments[0] if comments else None,
         }
+        check_paths(dataset_dir=arguments.dataset_dir, finetune=arguments.finetune)
+        config_files(arguments.config)
         given = dict(parse_override(text) for text in arguments.comment_and_overrides if "=" in text)
         if arguments.distributed is not None and not is_launched():
             launch(self, arguments.distributed)

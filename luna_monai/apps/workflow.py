@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +38,38 @@ def add_config_arguments(
         help="overlay on the bundle's train.yaml: a file, or the name of one in configs/ (may be repeated); it may run "
         "code, so use only files that you trust",
     )
-    parser.add_argument("--dataset-dir", default=None, help="LUNA16 dataset folder (default: the configuration's)")
-    parser.add_argument("--cache-dir", default=None, help="folder of the cache, or null (default: the configuration's)")
+    parser.add_argument("--dataset-dir", help=f"LUNA16 dataset folder {default('dataset_dir')}")
+    parser.add_argument("--cache-dir", help=f"folder of the cache, or null for none {default('cache_dir')}")
     if workers is not None:
-        parser.add_argument("--num-workers", type=int, default=None, help=f"{workers} (default: the configuration's)")
+        number = "" if workers.startswith("processes") else default("num_workers")
+        parser.add_argument("--num-workers", type=int, help=f"{workers} {number or '(default: one for each core)'}")
+
+
+def check_paths(**paths: str | None) -> None:
+    """Refuse options that name a file or folder that is not there, before anything takes time.
+
+    Args:
+        paths: by the name of the option; None where it was not given.
+
+    Raises:
+        LunaError: naming the option and the path.
+    """
+    for name, path in paths.items():
+        if path not in (None, "null") and not Path(path).exists():
+            option = "" if name.isupper() else f"--{name.replace('_', '-')} "
+            raise LunaError(f"{option}{path}: no such file or folder")
+
+
+def default(key: str) -> str:
+    """Write the value of a key in train.yaml for the help of an option."""
+    value = _defaults()[key]
+    return f"(default: {'null' if value is None else value}, or as --config says)"
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    text = (bundle_dir() / "configs" / "train.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # type: ignore[no-any-return]
 
 
 def add_overrides_argument(parser: argparse.ArgumentParser) -> None:

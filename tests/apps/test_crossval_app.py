@@ -166,7 +166,7 @@ def test_trained_weights_are_refused(tmp_path, sign):
         (["--folds", "all"], "--folds all: expected numbers separated by commas, such as 0,1,2"),
         (["fold=1"], "fold=1: crossval sets this key itself"),
         (["finetune=model.pt"], "finetune=model.pt: crossval sets this key itself"),
-        (["--config", "book_ch11"], "split: luna_monai.data.split_by_stride has no folds"),
+        (["--config", "book_ch11"], "samples_per_epoch: has no effect here"),
         (["--bootstrap", "-1"], "--bootstrap must not be negative, found -1"),
         (["epoch=3"], "'epoch' is not a key of the configuration"),
     ],

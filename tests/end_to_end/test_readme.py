@@ -139,7 +139,7 @@ def test_demo(repository, workplace, capsys):
         words = shlex.split(line.removeprefix(".venv/bin/"))
         if words[1] == "synth":
             small = ["--scans", "6", "--candidates-per-scan", "12", "--in-plane", "96", "--slices", "60"]
-            assert main([*words[1:], *small, "--workers", "0"]) == 0
+            assert main([*words[1:], *small, "--num-workers", "0"]) == 0
         else:
             run(words, workplace)
     output = workplace / "data-unversioned" / "demo" / "output"
