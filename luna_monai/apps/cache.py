@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_monai.apps.base import App, run_app
-from luna_monai.apps.workflow import add_config_arguments, config_files, given_options, load_workflow
+from luna_monai.apps.base import App
+from luna_monai.apps.workflow import add_config_arguments, config_files, given_settings, load_workflow
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.files import readable_size
 from luna_monai.share import configs_dir
@@ -105,13 +104,9 @@ class LunaCacheApp(App):
         logger.info("'luna-monai precache' makes them again")
         return 0
 
-    def _options(self) -> dict[str, Any]:
-        arguments = self.cli_args
-        return given_options({"dataset_dir": arguments.dataset_dir, "cache_dir": arguments.cache_dir})
-
     def _cache_dir(self) -> Path:
         """Find the folder without looking at the data set, which need not be at hand."""
-        workflow = load_workflow("precache", config_files(self.cli_args.config), self._options())
+        workflow = load_workflow("precache", config_files(self.cli_args.config), given_settings(self.cli_args))
         folder = workflow.parser.get_parsed_content("cache_dir")
         if folder is None:
             raise LunaError("cache_dir is null: there is no cache to look at")
@@ -121,7 +116,7 @@ class LunaCacheApp(App):
 
     def _cache(self, overlays: list[str]) -> SeriesCache:
         self._cache_dir()
-        workflow = load_workflow("precache", config_files(overlays), self._options())
+        workflow = load_workflow("precache", config_files(overlays), given_settings(self.cli_args))
         with unwrapped_luna_errors():
             return workflow.parser.get_parsed_content("cache")
 
@@ -131,7 +126,7 @@ class LunaCacheApp(App):
         caches, seen = [], []
         experiments = [[str(path)] for path in sorted(configs_dir().glob("*.yaml"))]
         for overlays in [self.cli_args.config, [], *experiments]:
-            parser = load_workflow("precache", config_files(overlays), self._options()).parser
+            parser = load_workflow("precache", config_files(overlays), given_settings(self.cli_args)).parser
             made_of = [parser.get(key) for key in _MADE_OF] + [parser.get("train")["deterministic_transforms"]]
             if made_of in seen:
                 continue
@@ -177,7 +172,3 @@ def _folder(cache: SeriesCache) -> Path:
     if cache.cache_dir is None:
         raise LunaError("cache_dir is null: there is no cache to look at")
     return cache.cache_dir
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaCacheApp))

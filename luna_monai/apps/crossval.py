@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 from luna_monai.apps.settings import schema
 from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
 from luna_monai.apps.trust import read_config
@@ -19,9 +18,8 @@ from luna_monai.apps.workflow import (
     add_config_arguments,
     add_overrides_argument,
     config_files,
-    given_options,
+    given_settings,
     load_workflow,
-    parse_override,
     run_workflow,
 )
 from luna_monai.errors import LunaError, unwrapped_luna_errors
@@ -61,7 +59,7 @@ class LunaCrossvalApp(App):
             "--folds", default=None, metavar="0,1,2", help="train these only (default: all that have scans)"
         )
         parser.add_argument("--batch-size", type=int, default=None, help="candidates in a batch")
-        parser.add_argument("--epochs", type=int, default=None, help="epochs to train for")
+        parser.add_argument("--epochs", dest="max_epochs", type=int, default=None, help="epochs to train for")
         parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
         add_distributed_argument(parser, "train as many folds at once in")
         add_overrides_argument(parser)
@@ -83,16 +81,7 @@ class LunaCrossvalApp(App):
             return 0
         output_dir = Path(arguments.output_dir)
         files = config_files(arguments.config)
-        given = given_options(
-            {
-                "dataset_dir": arguments.dataset_dir,
-                "cache_dir": arguments.cache_dir,
-                "num_workers": arguments.num_workers,
-                "batch_size": arguments.batch_size,
-                "max_epochs": arguments.epochs,
-            }
-        )
-        given |= dict(parse_override(text) for text in arguments.overrides if text)
+        given = given_settings(argparse.Namespace(**vars(arguments) | {"output_dir": None}), arguments.overrides)
         for key in ("fold", "resume", "output_dir", "finetune"):
             if key in given:
                 raise LunaError(f"{key}={given[key]}: crossval sets this key itself, for each fold; leave it out")
@@ -287,7 +276,3 @@ def _difference(key: str, was: Any, now: Any) -> tuple[str, Any, Any]:
         part = next(name for name in [*now, *was] if was.get(name) != now.get(name))
         return _difference(f"{key}#{part}", was.get(part), now.get(part))
     return key, json.dumps(was), json.dumps(now)
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaCrossvalApp))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 from luna_monai.data.doctor import examine_dataset
 from luna_monai.data.doctor_findings import ERROR, INFORMATION, WARNING, Finding
 from luna_monai.files import write_bytes
@@ -112,7 +111,3 @@ def format_json(dataset_dir: str, findings: Sequence[Finding]) -> str:
         "findings": [{**asdict(each), "title": each.title, "advice": each.advice} for each in findings],
     }
     return json.dumps(content, indent=2, ensure_ascii=False)
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaDoctorApp))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +64,3 @@ class LunaSynthApp(App):
         )
         logger.info("use it with: luna-monai train --dataset-dir %s", path)
         return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaSynthApp))

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
 from luna_monai.apps.workflow import (
     add_config_arguments,
     check_paths,
     config_files,
     default,
-    given_options,
-    parse_override,
-    run_bundle,
+    given_settings,
+    load_workflow,
+    run_workflow,
 )
 from luna_monai.errors import LunaError
+from luna_monai.literals import literal
 
 
 class LunaTrainingApp(App):
@@ -39,7 +39,7 @@ class LunaTrainingApp(App):
         parser.add_argument("--output-dir", help=f"folder of the run {default('output_dir')}")
         parser.add_argument("--fold", type=int, help=f"LUNA16 subset to validate on {default('fold')}")
         parser.add_argument("--batch-size", type=int, help=f"candidates in a batch {default('batch_size')}")
-        parser.add_argument("--epochs", type=int, help=f"epochs to train for {default('max_epochs')}")
+        parser.add_argument("--epochs", dest="max_epochs", type=int, help=f"number of epochs {default('max_epochs')}")
         parser.add_argument("--resume", action="store_true", default=None, help="go on from OUTPUT_DIR/checkpoint.pt")
         parser.add_argument(
             "--finetune",
@@ -68,29 +68,12 @@ class LunaTrainingApp(App):
         comments = [text for text in arguments.comment_and_overrides if "=" not in text]
         if len(comments) > 1:
             raise LunaError(f"one comment at most, found {', '.join(map(repr, comments))}; overrides are key=value")
-        options = {
-            "dataset_dir": arguments.dataset_dir,
-            "cache_dir": arguments.cache_dir,
-            "output_dir": arguments.output_dir,
-            "num_workers": arguments.num_workers,
-            "batch_size": arguments.batch_size,
-            "max_epochs": arguments.epochs,
-            "fold": arguments.fold,
-            "resume": arguments.resume,
-            "finetune": arguments.finetune,
-            "tb_prefix": arguments.tb_prefix,
-            "tracking": arguments.tracking,
-            "comment": comments[0] if comments else None,
-        }
         check_paths(dataset_dir=arguments.dataset_dir, finetune=arguments.finetune)
-        config_files(arguments.config)
-        given = dict(parse_override(text) for text in arguments.comment_and_overrides if "=" in text)
+        files = config_files(arguments.config)
+        given = {"comment": literal(comments[0])} if comments else {}
+        given |= given_settings(arguments, [text for text in arguments.comment_and_overrides if "=" in text])
         if arguments.distributed is not None and not is_launched():
             launch(self, arguments.distributed)
             return 0
-        run_bundle("training", [*arguments.config, *distributed_overlay()], given_options(options) | given)
+        run_workflow(load_workflow("training", [*files, *distributed_overlay()], given))
         return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaTrainingApp))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from luna_monai.apps.settings import checked, is_text, keys_of, nearest
+from luna_monai.apps.settings import checked, is_text, keys_of, nearest, schema
 from luna_monai.apps.trust import read_config
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.literals import literals
@@ -123,22 +123,27 @@ def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
         options: values by key of the configuration; None where the option was not given. Text is literal: MONAI's
             parser evaluates nothing in it.
     """
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in options.items() if value not in (None, [])}
     return {key: None if value == "null" else literals(value) for key, value in given.items()}
 
 
-def run_bundle(run_id: str, overlays: Sequence[str], overrides: Mapping[str, Any]) -> None:
-    """Run a part of the bundle in this process, as ``python -m monai.bundle run RUN_ID`` does in one of its own.
+def given_settings(arguments: argparse.Namespace, overrides: Sequence[str] = (), kind: str = "train") -> dict[str, Any]:
+    """Collect what was given for keys of the configuration.
 
     Args:
-        run_id: ``training``, ``precache``, …
-        overlays: configurations to lay over ``train.yaml``.
-        overrides: values by key; nested keys are joined by ``#``.
+        arguments: of a command; those that are named like a key are for it.
+        overrides: texts of the form ``key=value``.
+        kind: ``train`` or ``inference``.
+
+    Returns:
+        Values by key.
 
     Raises:
-        LunaError: for a key that the configuration does not have, and for bad data.
+        LunaError: when an override has another form.
     """
-    run_workflow(load_workflow(run_id, config_files(overlays), overrides))
+    keys = schema(kind)["properties"]
+    options = {key: value for key, value in vars(arguments).items() if key in keys}
+    return given_options(options) | dict(map(parse_override, overrides))
 
 
 def load_workflow(
