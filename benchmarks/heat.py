@@ -14,10 +14,10 @@ import torch
 from common import SIZE, show
 from monai.visualize import GradCAM
 
-from luna_monai.data import find_scans, read_candidates
+from luna_monai.data import read_candidates
 from luna_monai.networks import LunaModel, with_weights
 from luna_monai.predictions import CandidateExplainer
-from luna_monai.scans.readers import map_or_read
+from luna_monai.scans import find_scans, read_scan
 from luna_monai.transforms import CropCandidates
 from luna_monai.transforms.crop import window_start
 
@@ -31,8 +31,8 @@ def read_nodules(dataset_dir: Path) -> list[tuple[torch.Tensor, np.ndarray]]:
     found = []
     table = read_candidates(dataset_dir)
     for uid, rows in table[table["class"] == 1].groupby("seriesuid"):
-        voxels, geometry = map_or_read(paths[uid])
-        volume = torch.from_numpy(np.array(voxels))[None]
+        scan = read_scan(paths[uid])
+        volume, geometry = torch.from_numpy(np.array(scan.voxels))[None], scan.geometry
         for center in geometry.world_to_index(rows[["coordX", "coordY", "coordZ"]].to_numpy()):
             image = CropCandidates(SIZE)(volume, center[None]).clamp(-1000, 1000)
             start = [window_start(*axis) for axis in zip(center.tolist(), SIZE, geometry.shape, strict=True)]
@@ -62,7 +62,6 @@ def main() -> None:
         methods = {
             "MONAI's GradCAM": plain_grad_cam(network),
             "grad_cam": CandidateExplainer(network),
-            "occlusion": CandidateExplainer(network, "occlusion"),
         }
         for name, explain in methods.items():
             shares, peaks = [], []

@@ -21,7 +21,7 @@ from book import BookDataset
 from common import CANDIDATES, SHAPE, SIZE, SPACING, open_cache, seconds, show, write_dataset
 from torch.utils.data import DataLoader
 
-from luna_monai.data import find_scans
+from luna_monai.scans import find_scans
 
 
 def floor_of_series(job: tuple[str, np.ndarray, str]) -> None:

@@ -13,7 +13,7 @@ from luna_monai.share import bundle_dir
 
 
 class LunaPredictApp(App):
-    """Judge the candidates of one or many scans.
+    """Classify the candidates of one or many scans.
 
     Args:
         sys_argv: arguments; see ``luna-monai predict --help``.
@@ -21,8 +21,9 @@ class LunaPredictApp(App):
 
     name = "predict"
     description = (
-        "Find nodule candidates in chest CTs, or take given ones, and say how probable a nodule each is. Not for "
-        "clinical use. No folder and nothing of a patient is written: a scan goes by its series UID, or its file name."
+        "Find nodule candidates in chest CTs, or take given ones, compute the probability of a nodule for each, and "
+        "group them into findings with their size. Research software. Not for clinical use. Scans are identified by "
+        "their series UID, or the name of their file."
     )
     intermixed = True
 
@@ -41,23 +42,33 @@ class LunaPredictApp(App):
             action="append",
             default=[],
             metavar="FILE",
-            help="what to write, by its ending: .csv (LUNA16's submission), .json (everything), .mrk.json (3D Slicer), "
-            ".dcm (structured report about a DICOM scan); may be repeated; {seriesuid} in its name makes a file for "
-            "each scan",
+            help="what to write, by its ending: .csv (LUNA16's submission), .findings.csv (table of findings), .json "
+            "(everything), .mrk.json (3D Slicer), .nii.gz or .nrrd (outlines), .dcm (structured report about a DICOM "
+            "scan), .seg.dcm (DICOM segmentation); may be repeated; {seriesuid} in its name makes a file for each scan",
+        )
+        parser.add_argument("--output-dir", help="folder of the outputs (default: the current folder)")
+        parser.add_argument(
+            "--threshold",
+            type=float,
+            help="findings of this probability or a higher one are shown in all outputs but .csv and .json "
+            "(default: the model's threshold for 4 false positives per scan, or 0.5 where it is not known)",
         )
         parser.add_argument(
-            "--report", metavar="HTML", help="write a page with the most probable candidates in pictures"
+            "--max-findings", type=int, help="not more findings of a scan than this are shown (default: 20)"
         )
+        parser.add_argument(
+            "--anonymous",
+            action="store_true",
+            default=None,
+            help="leave the patient's tags of DICOM outputs empty; by default they are those of the CT, so that an "
+            "archive files them with it. No other output has them",
+        )
+        parser.add_argument("--report", metavar="HTML", help="write a page with the findings in pictures")
         parser.add_argument(
             "--explain",
             metavar="NIFTI",
-            help="write a heat map of what speaks for a nodule in the most probable candidates, .nii.gz in the space "
-            "of the scan; the report shows it too",
-        )
-        parser.add_argument(
-            "--explain-method",
-            choices=("grad_cam", "occlusion"),
-            help="grad_cam (default), or occlusion: sharper, for any weights, a second or two a candidate",
+            help="write an attribution map of the most probable findings, .nii.gz or .nrrd in the space of the scan; "
+            "the report shows it too",
         )
         parser.add_argument(
             "--candidates",
@@ -76,7 +87,8 @@ class LunaPredictApp(App):
             help="a run's model.pt or checkpoint.pt, a .state file of the book, or an exported .ts, .onnx or .xml "
             "(default: those of the bundle)",
         )
-        parser.add_argument("--batch-size", type=int, help="candidates that are judged at once")
+        parser.add_argument("--batch-size", type=int, help="candidates that are classified at once")
+        parser.add_argument("--num-workers", type=int, help="scans that are read ahead, each in memory (default: 0)")
         add_distributed_argument(parser, "divide the scans among")
 
     def main(self) -> int:
@@ -87,7 +99,7 @@ class LunaPredictApp(App):
 
         Raises:
             LunaError: when a scan, the candidates, the weights, an output or an override is bad. With several scans,
-                the others are judged and written first.
+                the others are classified and written first.
         """
         arguments = self.cli_args
         texts = arguments.scan_and_overrides

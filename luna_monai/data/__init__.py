@@ -6,7 +6,7 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "cache": ["SeriesCache", "series_items"],
-        "candidates": ["find_scans", "read_candidates", "subset_of"],
+        "candidates": ["read_candidates", "subset_of"],
         "datasets": ["CandidateBatch", "CandidateDataset", "CandidateLoader", "collate_candidates"],
         "doctor": ["examine_dataset"],
         "doctor_findings": ["Finding"],

@@ -17,12 +17,11 @@ from monai.data import PersistentDataset
 from monai.transforms import RandomizableTrait, Transform
 
 from luna_monai.data.cache_files import name_of, open_mapped, write
-from luna_monai.data.candidates import find_scans
 from luna_monai.data.hashing import describe, hash_of, series_description, series_hashing, transform_hashing
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.scans.metaimage import read_metaimage_header
-from luna_monai.scans.readers import check_scan, files_of_scan
+from luna_monai.scans.scan import read_header
+from luna_monai.scans.sources import find_scans
 
 logger = logging.getLogger(__name__)
 
@@ -48,27 +47,20 @@ def series_items(candidates: pd.DataFrame) -> list[dict[str, Any]]:
         LunaError: when a series has no CT, or its voxel file is missing.
     """
     dataset_dir = Path(candidates.attrs["dataset_dir"])
-    root = Path(os.path.abspath(dataset_dir))  # noqa: PTH100
     scans = find_scans(dataset_dir)
     points = candidates[COORDINATES].to_numpy()
     rows_of_series = candidates.groupby("seriesuid", sort=False).indices
     items = []
     for seriesuid, rows in rows_of_series.items():
         files = []
-        image = scans[str(seriesuid)]
-        check_scan(image)
-        for path in files_of_scan(image):
-            place = Path(os.path.abspath(path))  # noqa: PTH100  # resolve() would follow links, out of the folder
-            if not place.is_relative_to(root):
-                raise LunaError(
-                    f"{image}: its voxels are in {path}, outside {dataset_dir}; move them beside the header"
-                )
-            name, status = place.relative_to(root).as_posix(), path.stat()
+        for path in read_header(scans[str(seriesuid)]).files:
+            status = path.stat()
+            name = path.relative_to(dataset_dir).as_posix()
             files.append({"path": name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns})
         items.append(
             {
                 "seriesuid": str(seriesuid),
-                "image": str(image),
+                "image": str(scans[str(seriesuid)]),
                 "files": files,
                 "center_xyz": points[rows],
                 "row": candidates.index[rows].to_numpy(),
@@ -252,7 +244,7 @@ class SeriesCache(PersistentDataset):
         item = self.data[index]
         scan = _apply(self._steps[:1], item)
         scans, limit = self._loaded_scans, _LOADED_SCANS
-        if _is_mapped(Path(item["image"])):
+        if scan["image"].meta["mapped"]:
             scans, limit = self._mapped_scans, _OPEN_SERIES
         while len(scans) >= limit:
             scans.pop(next(iter(scans)))
@@ -310,9 +302,3 @@ def _spatial_size(transforms: Sequence[Any]) -> tuple[int, ...]:
         if size is not None:
             return tuple(size)
     raise LunaError("none of the cached transforms has a spatial_size, so nothing is cut")
-
-
-def _is_mapped(path: Path) -> bool:
-    """Tell whether the voxels of a scan cost no memory, because they are used where the file has them."""
-    header = read_metaimage_header(path)
-    return not header.compressed and header.dtype.isnative and header.offset % header.dtype.itemsize == 0

@@ -13,38 +13,13 @@ import pandas as pd
 
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
-from luna_monai.scans.readers import read_geometry
+from luna_monai.scans.scan import read_header
+from luna_monai.scans.sources import find_scans
 
 logger = logging.getLogger(__name__)
 
 #: Looked for in this order: the book and its row counts use the first.
 CANDIDATE_FILES = ("candidates.csv", "candidates_V2.csv")
-
-
-def find_scans(dataset_dir: str | Path) -> dict[str, Path]:
-    """Find the CTs of a LUNA16 dataset folder.
-
-    Args:
-        dataset_dir: folder with ``subset0 … subset9``, any number of them.
-
-    Returns:
-        The ``.mhd`` file of each series, by series UID, sorted by it.
-
-    Raises:
-        LunaError: when the folder is missing, or two subsets hold the same series.
-    """
-    dataset_dir = Path(dataset_dir)
-    if not dataset_dir.is_dir():
-        raise LunaError(
-            f"{dataset_dir}: no such folder; dataset_dir must hold subset0 … subset9 and the CSV tables of LUNA16 "
-            "('luna-monai synth' makes a synthetic one)"
-        )
-    scans: dict[str, Path] = {}
-    for path in sorted(dataset_dir.glob("subset*/*.mhd"), key=lambda path: path.stem):
-        if path.stem in scans:
-            raise LunaError(f"{path}: the same series is also in {scans[path.stem].parent}; remove one of the two")
-        scans[path.stem] = path
-    return scans
 
 
 def subset_of(path: Path) -> int:
@@ -171,7 +146,7 @@ def _keep_inside(
     outside = np.zeros(len(candidates), dtype=bool)
     examples = []
     for seriesuid, rows in rows_of_series.items():
-        geometry = read_geometry(scans[str(seriesuid)])
+        geometry = read_header(scans[str(seriesuid)]).geometry
         center_irc = geometry.world_to_index(points[rows])
         wrong = ((center_irc < 0) | (center_irc >= geometry.shape)).any(axis=1)
         outside[rows] = wrong

@@ -14,7 +14,8 @@ from luna_monai.data.doctor_findings import ERROR, INFORMATION, WARNING, Finding
 from luna_monai.data.doctor_voxels import VoxelSummary, summarize_scans
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
-from luna_monai.scans.readers import Geometry, check_scan, files_of_scan
+from luna_monai.scans.geometry import Geometry
+from luna_monai.scans.scan import read_header
 
 #: Scans in subset0 … subset9 of LUNA16; 888 together.
 LUNA16_SUBSETS = (89, 89, 89, 89, 89, 89, 89, 89, 88, 88)
@@ -103,15 +104,15 @@ class _Examination:
 
     def _scan(self, path: Path, owners: dict[Path, Path]) -> None:
         try:
-            for file in files_of_scan(path)[1:]:
+            header = read_header(path)
+            for file in header.files[1:]:
                 if file in owners:
                     self.add(ERROR, "shared-voxels", path, f"and {owners[file].name} both point to {file.name}")
                 owners.setdefault(file, path)
-            geometry = check_scan(path)
         except LunaError as error:
             self.add(ERROR, "bad-scan", path, str(error))
             return
-        self.geometries[path.stem] = geometry
+        geometry = self.geometries[path.stem] = header.geometry
         x, y, z = geometry.spacing
         within = (
             all(IN_PLANE_MM[0] <= value <= IN_PLANE_MM[1] for value in (x, y)) and ACROSS_MM[0] <= z <= ACROSS_MM[1]

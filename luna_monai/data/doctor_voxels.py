@@ -12,7 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from luna_monai.errors import LunaError
-from luna_monai.scans.readers import map_or_read
+from luna_monai.scans.scan import read_scan
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def summarize_scan(path: Path, air_hu: tuple[int, int], lowest_hu: int) -> Voxel
     Raises:
         LunaError: when the voxels cannot be read.
     """
-    voxels, _ = map_or_read(path)
+    scan = read_scan(path, orientation=None)
+    voxels = scan.voxels
     checksum = hashlib.blake2b(repr(voxels.shape).encode(), digest_size=16)
     lowest, highest, air, padding, whole = np.inf, -np.inf, 0, 0, True
     empty = []
@@ -71,7 +72,7 @@ def summarize_scan(path: Path, air_hu: tuple[int, int], lowest_hu: int) -> Voxel
         # The same HU have the same checksum in int16 and in float32.
         checksum.update(np.ascontiguousarray(layer).astype(np.float32 if not whole else np.int32).tobytes())
     return VoxelSummary(
-        dtype=str(voxels.dtype),
+        dtype=str(scan.header.dtype),
         lowest=lowest,
         highest=highest,
         air_fraction=air / voxels.size,

@@ -27,7 +27,7 @@ from luna_monai.data.candidates import subset_of
 from luna_monai.data.manifest import explain_missing, is_complete, read_manifest, write_manifest
 from luna_monai.errors import LunaError
 from luna_monai.files import readable_size
-from luna_monai.scans.readers import read_geometry
+from luna_monai.scans.scan import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -269,7 +269,7 @@ class Precache:
 
     def _worker_bytes(self, index: int) -> int:
         item = self.cache.data[index]
-        x, y, z = read_geometry(item["image"]).size
+        x, y, z = read_header(item["image"]).geometry.size
         scan = max(2 * x * y * z, sum(file["bytes"] for file in item["files"]))
         # The candidates of the series before it are still being written.
         return scan + 2 * self.cache.bytes_needed([index])

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from luna_monai.data.candidates import find_scans, subset_of
+from luna_monai.data.candidates import subset_of
 from luna_monai.data.tables import read_table
 from luna_monai.errors import LunaError
+from luna_monai.scans.sources import find_scans
 
 logger = logging.getLogger(__name__)
 

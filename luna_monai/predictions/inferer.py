@@ -1,4 +1,4 @@
-"""Judging the candidates of a whole scan."""
+"""Classifying the candidates of a whole scan."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import torch
 from monai.inferers import Inferer, SimpleInferer
 
 from luna_monai.errors import LunaError
+from luna_monai.training.eta import start_progress
 from luna_monai.transforms import CropCandidates
+
+#: A scan with more candidates than this shows how far it is.
+MANY_CANDIDATES = 4000
 
 
 class PrepareScanBatch:
@@ -34,10 +38,9 @@ class CandidateInferer(Inferer):
 
     Args:
         spatial_size: voxels of a candidate, z, y, x.
-        batch_size: candidates that are cut out and judged at once.
+        batch_size: candidates that are cut out and classified at once.
         device: where the network runs.
-        preprocessing: what is done to a batch (n, 1, *spatial_size) of the scan's type, in HU, before it is taken to
-            the device; nothing when None.
+        preprocessing: of candidates (n, 1, *spatial_size) in HU, before they are taken to the device.
         inferer: runs the network on a batch; MONAI's ``SimpleInferer`` when None.
         memory_format: how the network wants its input laid out.
 
@@ -69,26 +72,36 @@ class CandidateInferer(Inferer):
         inputs: torch.Tensor,
         network: Callable[..., torch.Tensor],
         *args: Any,
-        centers: torch.Tensor,
+        centers: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Judge all candidates of a scan.
+        """Classify all candidates of a scan, or a batch of candidates that are cut out already.
 
         Args:
-            inputs: the scan on the CPU, (1, z, y, x), at least as large as a candidate.
+            inputs: the scan on the CPU, (1, z, y, x), at least as large as a candidate; or, without ``centers``,
+                candidates (n, 1, *spatial_size), as other programs that run MONAI bundles have them.
             network: gives logits (n, 2) for (n, 1, *spatial_size).
             args: passed on to the network.
-            centers: (n, 3) voxels z, y, x.
+            centers: (n, 3) voxels z, y, x of the scan.
             kwargs: passed on to the network.
 
         Returns:
             Logits (n, 2), float32, on the CPU.
         """
         logits = [torch.empty((0, 2))]
-        for batch in centers.split(self.batch_size) if len(centers) else ():
-            image = self.cropper(inputs, batch.numpy())
+        batches = (inputs if centers is None else centers).split(self.batch_size)
+        many = len(batches) * self.batch_size > MANY_CANDIDATES
+        progress = start_progress("Candidates, batches of", len(batches)) if many else None
+        for batch in batches:
+            if not len(batch):
+                continue
+            image = batch if centers is None else self.cropper(inputs, batch.numpy())
             if self.preprocessing is not None:
                 image = self.preprocessing(image)
             image = image.to(self.device).to(torch.float32, memory_format=self.memory_format)
             logits.append(self.inferer(image, network, *args, **kwargs).float().cpu())
+            if progress is not None:
+                progress.step()
+        if progress is not None:
+            progress.close()
         return torch.cat(logits)

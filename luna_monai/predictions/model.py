@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,37 @@ from luna_monai.errors import LunaError
 from luna_monai.files import sha256_of
 from luna_monai.metrics.calibration import Calibration
 from luna_monai.networks.runtimes import exported_metadata
-from luna_monai.predictions.result import ModelFacts
 from luna_monai.share import bundle_dir
+
+_OPERATING_POINTS = {"sensitivity": "sensitivity {:g}", "false_positives_per_scan": "{:g} false positives per scan"}
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known about a model.
+
+    Attributes:
+        name: of the file of weights, without its folder.
+        sha256: of that file, hexadecimal.
+        version: of the bundle.
+        thresholds: probabilities of the network by what they were chosen for; empty where none are known.
+        calibration: fitted for these weights; None where none is known.
+        synthetic: whether they are the bundle's weights, which were trained and calibrated on synthetic scans.
+    """
+
+    name: str
+    sha256: str
+    version: str
+    thresholds: dict[str, float]
+    calibration: Calibration | None = None
+    synthetic: bool = False
 
 
 def default_weights(bundle_root: str | Path) -> str:
     """Find the weights that come with the bundle.
 
     Args:
-        bundle_root: folder of the bundle; where it has no weights, those of the installed bundle are taken, so that
-            commands work from any folder.
+        bundle_root: folder of the bundle; the installed bundle is used where it has no weights.
 
     Returns:
         Path of ``models/model.pt``.
@@ -39,8 +61,8 @@ def model_facts(weights: str | Path, metadata: Mapping[str, Any]) -> ModelFacts:
 
     Args:
         weights: the file.
-        metadata: of the bundle; its ``operating_points``, which ``luna-monai evaluate --metadata`` stores, count only
-            for the very weights that they were measured with (``weights_sha256``), or an export of them.
+        metadata: of the bundle; its ``operating_points`` count only for the weights that they were measured with
+            (``weights_sha256``) and for exports of them.
 
     Returns:
         Name, SHA-256, the bundle's version, thresholds and calibration.
@@ -50,20 +72,21 @@ def model_facts(weights: str | Path, metadata: Mapping[str, Any]) -> ModelFacts:
     """
     weights = Path(weights)
     sha256 = sha256_of(weights)
+    own = (sha256, exported_metadata(weights).get("weights_sha256", sha256))
+    bundled = bundle_dir() / "models" / "model.pt"
     points = metadata.get("operating_points") or {}
     thresholds: dict[str, float] = {}
     calibration = None
-    if points.get("weights_sha256") in (sha256, exported_metadata(weights).get("weights_sha256", sha256)):
+    if points.get("weights_sha256") in own:
         try:
             calibration = Calibration(**points["calibration"])
-            for name, wanted in (
-                ("sensitivity {:g}", points["thresholds"]["sensitivity"]),
-                ("{:g} false positives per scan", points["thresholds"]["false_positives_per_scan"]),
-            ):
-                thresholds |= {name.format(point["wanted"]): float(point["threshold"]) for point in wanted}
+            for kind, text in _OPERATING_POINTS.items():
+                for point in points["thresholds"][kind]:
+                    thresholds[text.format(point["wanted"])] = float(point["threshold"])
         except (KeyError, TypeError, ValueError) as error:
             raise LunaError(
                 f"metadata.json: damaged operating_points ({type(error).__name__}: {error}); store them again with "
                 "'luna-monai evaluate --metadata'"
             ) from None
-    return ModelFacts(weights.name, sha256, str(metadata.get("version", "")), thresholds, calibration)
+    synthetic = bundled.is_file() and sha256_of(bundled) in own
+    return ModelFacts(weights.name, sha256, str(metadata.get("version", "")), thresholds, calibration, synthetic)

@@ -3,77 +3,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
 from luna_monai.errors import LunaError
-from luna_monai.files import write_bytes
-from luna_monai.predictions.dicom_sr import check_highdicom, check_structured_report, write_structured_report
-from luna_monai.predictions.json_file import write_json_file
-from luna_monai.predictions.markups import write_markups
+from luna_monai.extras import import_extra
+from luna_monai.predictions.dicom_objects import write_segmentation, write_structured_report
 from luna_monai.predictions.result import ScanPrediction
+from luna_monai.predictions.text_files import write_findings, write_json_file, write_markups, write_submission
+from luna_monai.predictions.volumes import write_label_map
 
-#: LUNA16's form of a submission.
-SUBMISSION_COLUMNS = ["seriesuid", "coordX", "coordY", "coordZ", "probability"]
-#: In the name of an output: what a scan is called, for a file of its own for each.
+#: In the name of an output: the name of the scan, for a file of its own for each.
 PLACEHOLDER = "{seriesuid}"
-
-
-def write_submission(path: str | Path, predictions: Sequence[ScanPrediction]) -> None:
-    """Write the candidates of all scans as LUNA16 wants a submission; the probability is that of the network.
-
-    Args:
-        path: the CSV file.
-        predictions: one or more scans.
-
-    Raises:
-        LunaError: when the file can't be written.
-    """
-    table = pd.concat([prediction.candidates[SUBMISSION_COLUMNS] for prediction in predictions])
-    write_bytes(path, table.to_csv(index=False).encode())
-
-
-def _write_dicom(path: Path, predictions: Sequence[ScanPrediction]) -> None:
-    for prediction in predictions:
-        write_structured_report(prediction, path)
 
 
 class Format(NamedTuple):
     """A kind of output.
 
     Attributes:
-        write: writes the predictions into a file.
+        write: writes predictions into a file; None for DICOM objects, which refer to each other.
         many: whether one file can hold several scans.
-        ready: raises when what it needs is not installed.
-        fits: raises when a scan can't be written so.
     """
 
-    write: Callable[[Path, Sequence[ScanPrediction]], None]
-    many: bool
-    ready: Callable[[], object] = lambda: None
-    fits: Callable[[ScanPrediction], object] = lambda prediction: None
+    write: Callable[[Path, Sequence[ScanPrediction]], None] | None
+    many: bool = False
 
 
-#: By the ending of the file's name; of several that fit, the longest counts.
+#: By the ending of the file's name; the longest that fits counts.
 FORMATS = {
     ".csv": Format(write_submission, many=True),
+    ".findings.csv": Format(write_findings, many=True),
     ".json": Format(write_json_file, many=True),
-    ".mrk.json": Format(write_markups, many=False),
-    ".dcm": Format(_write_dicom, many=False, ready=check_highdicom, fits=check_structured_report),
+    ".mrk.json": Format(write_markups),
+    ".nii.gz": Format(write_label_map),
+    ".nii": Format(write_label_map),
+    ".nrrd": Format(write_label_map),
+    ".dcm": Format(None),
+    ".seg.dcm": Format(None),
 }
 
 
-def format_of(path: str | Path) -> Format:
-    """Tell the kind of an output from its ending.
-
-    Args:
-        path: the file.
-
-    Returns:
-        What writes it.
+def ending_of(path: str | Path) -> str:
+    """Tell the kind of an output from its ending, a key of ``FORMATS``.
 
     Raises:
         LunaError: when the ending is not known.
@@ -81,8 +54,26 @@ def format_of(path: str | Path) -> Format:
     name = Path(path).name.lower()
     for ending in sorted(FORMATS, key=len, reverse=True):
         if name.endswith(ending) and name != ending:
-            return FORMATS[ending]
+            return ending
     raise LunaError(f"{path}: an output's name ends with {', '.join(FORMATS)}, which says what is written")
+
+
+def is_dicom(path: str | Path) -> bool:
+    """Tell whether an output is a DICOM object, which a scan must be DICOM for."""
+    return ending_of(path).endswith(".dcm")
+
+
+def check_writable(path: str | Path) -> None:
+    """Check before the work begins that a file can be written.
+
+    Raises:
+        LunaError: when a folder is in the way, or its folder cannot be written to.
+    """
+    if Path(path).is_dir():
+        raise LunaError(f"{path}: a folder; an output is a file")
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise LunaError(f"{path}: cannot be written, because {folder} is no folder that may be written to")
 
 
 def check_outputs(paths: Sequence[str | Path], scans: int) -> None:
@@ -93,17 +84,14 @@ def check_outputs(paths: Sequence[str | Path], scans: int) -> None:
         scans: how many scans there are.
 
     Raises:
-        LunaError: when an ending is not known, two are the same, a folder is in the way or can't be written to, a
-            package is missing, or several scans would go to a file that holds one.
+        LunaError: when an ending is not known, two are the same, a file cannot be written, a package is missing, or
+            several scans would go to a file that holds one.
     """
     for number, path in enumerate(paths):
-        kind = format_of(path)
-        kind.ready()
-        if Path(path).is_dir():
-            raise LunaError(f"{path}: a folder; an output is a file")
-        folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise LunaError(f"{path}: can't be written, because {folder} is no folder that may be written to")
+        kind = FORMATS[ending_of(path)]
+        check_writable(path)
+        if is_dicom(path):
+            import_extra("highdicom", "dicom")
         if path in paths[:number]:
             raise LunaError(f"{path}: named twice as an output")
         if scans > 1 and not kind.many and PLACEHOLDER not in Path(path).name:
@@ -112,43 +100,46 @@ def check_outputs(paths: Sequence[str | Path], scans: int) -> None:
             )
 
 
-def check_prediction(paths: Sequence[str | Path], prediction: ScanPrediction) -> None:
-    """Check that a scan can be written to all outputs, before any is.
-
-    Args:
-        paths: the files.
-        prediction: of the scan.
-
-    Raises:
-        LunaError: when it can't, as a DICOM structured report about a scan that is not DICOM.
-    """
-    for path in paths:
-        format_of(path).fits(prediction)
-
-
-def write_outputs(paths: Sequence[str | Path], predictions: Sequence[ScanPrediction]) -> list[Path]:
-    """Write predictions to all outputs.
+def write_outputs(
+    paths: Iterable[Path], predictions: Sequence[ScanPrediction], *, anonymous: bool = False, segmented: bool = False
+) -> tuple[list[Path], list[str]]:
+    """Write predictions to outputs; one that cannot be written does not keep the others.
 
     Args:
         paths: the files; one with ``{seriesuid}`` in its name becomes a file for each scan.
         predictions: one or more scans.
+        anonymous: whether the patient's tags are left out of DICOM objects.
+        segmented: whether a segmentation is among the outputs, which reports refer to.
 
     Returns:
-        The files that were written, each whole.
-
-    Raises:
-        LunaError: when a file can't be written.
+        The files that were written, each whole, and why others were not.
     """
-    written = []
-    for path in map(Path, paths):
-        write = format_of(path).write
-        if PLACEHOLDER in path.name:
-            for prediction in predictions:
-                name = prediction.seriesuid.replace("/", "_").replace("\\", "_")  # a UID is whatever a file says
-                one = path.with_name(path.name.replace(PLACEHOLDER, name))
-                write(one, [prediction])
-                written.append(one)
-        else:
-            write(path, predictions)
-            written.append(path)
-    return written
+    written, problems = [], []
+    for path in paths:
+        each = PLACEHOLDER in path.name
+        for part in [[one] for one in predictions] if each else [predictions]:
+            ending, write = ending_of(path), FORMATS[ending_of(path)].write
+            one = path.with_name(path.name.replace(PLACEHOLDER, file_name(part[0].seriesuid)))
+            done: object = True
+            try:
+                if write is not None:
+                    write(one, part)
+                elif ending == ".dcm":
+                    write_structured_report(one, part[0], anonymous=anonymous, segmented=segmented)
+                else:
+                    done = write_segmentation(one, part[0], anonymous=anonymous)
+            except LunaError as error:
+                problems.append(f"{path.name} is not written: {error}")
+            else:
+                if done:
+                    written.append(one)
+    return written, problems
+
+
+def file_name(seriesuid: str) -> str:
+    """Make a part of a file's name of the name of a scan; different names stay different.
+
+    Args:
+        seriesuid: any text; what a file's name cannot hold becomes ``%`` and its number, as in web addresses.
+    """
+    return re.sub(r'[%/\\:*?"<>|\x00-\x1f]', lambda found: f"%{ord(found[0]):02X}", seriesuid)

@@ -2,56 +2,56 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from luna_monai.metrics.calibration import Calibration
+from luna_monai.detection.findings import Finding
+from luna_monai.predictions.model import ModelFacts
 from luna_monai.scans.geometry import Geometry
 
 #: Columns of ``ScanPrediction.candidates``.
 COLUMNS = (
     "seriesuid", "coordX", "coordY", "coordZ", "index_z", "index_y", "index_x", "probability", "probability_calibrated",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """Which model said it.
-
-    Attributes:
-        name: of the file of weights, without its folder.
-        sha256: of that file, hexadecimal.
-        version: of the bundle.
-        thresholds: probabilities (raw) above which a nodule is called, by what they were chosen for; empty where none
-            are known for these weights.
-        calibration: fitted for these weights; None where none is known.
-    """
-
-    name: str
-    sha256: str
-    version: str
-    thresholds: dict[str, float]
-    calibration: Calibration | None = None
+#: Measurements of a finding that are numbers, with the digits that people are shown.
+SIZES = {
+    "diameter_mm": 1,
+    "long_axis_mm": 1,
+    "short_axis_mm": 1,
+    "volume_mm3": 0,
+    "mean_hu": 0,
+    "pleura_distance_mm": 1,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class ScanPrediction:
-    """The candidates of one scan with their probabilities.
+    """The candidates and findings of one scan with their probabilities.
 
-    Attributes:
-        seriesuid: the DICOM series UID, or the name of the file where it has none.
-        source: the file or folder that the scan was read from.
-        geometry: size, place and orientation of the scan.
-        candidates: ``COLUMNS``, most probable first: position in the world (LPS, mm), voxel z, y, x (int), probability
-            of being a nodule as the network gives it, and the calibrated one, NaN where no calibration is known for
-            these weights.
-        model: which model it was.
-        proposed: whether the candidates are proposals of our own rather than a given list.
-        warnings: what a reader must know, such as that the scan does not look like a chest CT.
-        dicom_files: the slices in the order of the volume, where the scan is a DICOM series.
-        voxels_sha256: fingerprint of the scan's HU, see :func:`luna_monai.scans.scan.voxels_sha256`.
+        Attributes:
+            seriesuid: the DICOM series UID, or the name of the file where it has none.
+            source: the file or folder that the scan was read from.
+            geometry: of the scan in the order of its file.
+            candidates: ``COLUMNS``, most probable first: position (LPS, mm), voxel z, y, x in the order of the file,
+                probability of the network, and the calibrated one, NaN where no calibration is known.
+            model: which model it was.
+            proposed: whether the candidates are proposals rather than a given list.
+            findings: most probable first; their outlines are in ``grid``, their candidates rows of ``candidates``.
+            shown: how many findings people are shown, the first ones.
+            grid: of the scan as the network sees it: turned to LPS, padded where it is smaller than a candidate.
+            warnings: what a reader must know, such as that the scan does not look like a chest CT.
+            dicom_files: the slices in the order of the volume, where the scan is a DICOM series.
+    <<<<<<< HEAD
+            voxels_sha256: fingerprint of the scan's HU, see :func:`luna_monai.scans.voxels_sha256`.
+    =======
+            voxels_sha256: fingerprint of the scan's HU.
+            run: makes the UIDs of DICOM objects, which refer to each other.
+    >>>>>>> main
     """
 
     seriesuid: str
@@ -60,6 +60,40 @@ class ScanPrediction:
     candidates: pd.DataFrame
     model: ModelFacts
     proposed: bool
+    findings: tuple[Finding, ...] = ()
+    shown: int = 0
+    grid: Geometry | None = None
     warnings: tuple[str, ...] = ()
     dicom_files: tuple[Path, ...] = ()
     voxels_sha256: str = ""
+    run: uuid.UUID = field(default_factory=uuid.uuid4)
+
+
+def describe_findings(prediction: ScanPrediction) -> list[dict[str, Any]]:
+    """Describe findings by plain values, the one source of all files and pages.
+
+    Args:
+        prediction: of a scan.
+
+    Returns:
+        For each finding ``position`` (LPS mm), ``voxel`` (z, y, x in the order of the file), ``probability``,
+        ``probability_calibrated`` (None where it is not known), ``SIZES``, ``attenuation`` and ``lung`` (None where
+        not known), ``candidates``, their number, and ``candidate_indices``, rows of the candidates.
+    """
+    rows = []
+    size = np.asarray(prediction.geometry.shape)
+    for finding in prediction.findings:
+        calibrated = float(prediction.candidates["probability_calibrated"].iloc[finding.candidates[0]])
+        index = prediction.geometry.world_to_index(np.array([finding.position]))[0]
+        rows.append(
+            {
+                "position": list(finding.position),
+                "voxel": np.clip(index, 0, size - 1).tolist(),
+                "probability": finding.probability,
+                "probability_calibrated": None if np.isnan(calibrated) else calibrated,
+                **{name: getattr(finding, name) for name in (*SIZES, "attenuation", "lung")},
+                "candidates": len(finding.candidates),
+                "candidate_indices": list(finding.candidates),
+            }
+        )
+    return rows

@@ -1,8 +1,10 @@
-"""Scans as the items of a dataset, ready for their candidates to be judged."""
+"""Scans as the items of a dataset, with the candidates to classify."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,15 +15,10 @@ from luna_monai.detection.lungs import Lungs, find_lungs
 from luna_monai.errors import LunaError
 from luna_monai.predictions.points import CandidateList, points_of
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.scan import (
-    LoadedScan,
-    ScanSource,
-    as_hounsfield,
-    load_scan,
-    orient_to_lps,
-    pad_with_air,
-    voxels_sha256,
-)
+from luna_monai.scans.header import ScanHeader
+from luna_monai.scans.hounsfield import AIR, voxels_sha256
+from luna_monai.scans.scan import read_scan
+from luna_monai.scans.sources import ScanSource
 
 #: Slices of LUNA16's scans are no further apart, in mm.
 THICKEST_SLICES = 2.5
@@ -31,23 +28,31 @@ class ScanDataset(torch.utils.data.Dataset):
     """Scans with their candidates, one an item.
 
     Item ``i`` is a dict with ``number``, which is ``i``; ``image``, (1, z, y, x) in HU, int16, int32 or float32, its
+<<<<<<< HEAD
+    axes turned to ``orientation`` and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``;
+    ``centers``, int64 (n, 3), the candidates' voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``index``,
+    int64 (n, 3), voxels z, y, x in the order of the file; ``header``, the :class:`~luna_monai.scans.ScanHeader`;
+    ``voxels_sha256``; ``warnings``, a tuple of text.
+=======
     axes turned to LPS and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``; ``centers``,
     int64 (n, 3), the candidates' voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``index``, int64 (n, 3),
-    voxels z, y, x in the order of the file; ``scan``, the :class:`~luna_monai.scans.scan.LoadedScan` without its
+    voxels z, y, x in the order of the file; ``lungs``; ``scan``, the scan without its
     voxels; ``voxels_sha256``; ``warnings``, a tuple of text.
+>>>>>>> main
 
     A scan that cannot be read gives an item with ``number``, ``source`` and ``error``, and an empty image without
     candidates: one bad scan must not end the work on many.
 
-    The lungs are looked for once, for whoever wants them: ``proposer`` and ``examine`` are called with the voxels
-    (z, y, x) in HU, their geometry and the :class:`~luna_monai.detection.lungs.Lungs`.
+    ``proposer`` and ``examine`` are called with the voxels (z, y, x) in HU, their geometry and the
+    :class:`~luna_monai.detection.lungs.Lungs`, which are found once for both.
 
     Args:
         data: where the scans are.
         candidates: the list of candidates; proposals of ``proposer`` when None.
         proposer: finds candidates, ``proposer(volume, geometry, lungs)`` gives a table with ``coordX, coordY, coordZ``.
-        examine: tells what is odd about a scan, ``examine(volume, geometry, lungs)`` gives texts.
+        examine: tells what is unusual about a scan, ``examine(volume, geometry, lungs)`` gives texts.
         spatial_size: voxels of a candidate, z, y, x.
+        orientation: where the axes of ``image`` lead, as in training; None leaves them as they are in the file.
 
     Raises:
         LunaError: when there are neither candidates nor a proposer.
@@ -60,6 +65,7 @@ class ScanDataset(torch.utils.data.Dataset):
         proposer: Callable[[np.ndarray, Geometry, Lungs], pd.DataFrame] | None = None,
         examine: Callable[[np.ndarray, Geometry, Lungs], Sequence[str]] | None = None,
         spatial_size: Sequence[int] = (32, 48, 48),
+        orientation: str | None = "LPS",
     ) -> None:
         if candidates is None and proposer is None:
             raise LunaError("no candidates: give a CSV file with their positions, or a proposer that finds some")
@@ -69,6 +75,7 @@ class ScanDataset(torch.utils.data.Dataset):
         self.examine = examine
         z, y, x = (int(size) for size in spatial_size)
         self.spatial_size = (z, y, x)
+        self.orientation = orientation
 
     def __len__(self) -> int:
         return len(self.data)
@@ -87,43 +94,44 @@ class ScanDataset(torch.utils.data.Dataset):
             }
 
     def _load(self, source: ScanSource) -> dict[str, Any]:
-        scan = load_scan(source)
-        warnings = []
-        voxels, no_numbers = as_hounsfield(scan.voxels)
-        if no_numbers:
-            warnings.append(f"{no_numbers} voxels are no finite numbers and count as air")
-        voxels, geometry = orient_to_lps(voxels, scan.geometry)
+        scan = read_scan(source, self.orientation)
+        voxels, geometry, warnings = scan.voxels, scan.geometry, list(scan.warnings)
         if geometry.spacing[2] > THICKEST_SLICES * 1.01:
             warnings.append(
                 f"slices are {geometry.spacing[2]:.3g} mm apart, more than in the scans that the model was made for "
                 f"(at most {THICKEST_SLICES:g} mm)"
             )
-        if self.candidates is None or self.examine is not None:
-            lungs = find_lungs(voxels, geometry)
+        lungs = find_lungs(voxels, geometry)
         if self.examine is not None:
             warnings.extend(self.examine(voxels, geometry, lungs))
         if self.candidates is None:
             assert self.proposer is not None
             points = points_of(self.proposer(voxels, geometry, lungs))
         else:
-            points = self._listed_points(self.candidates, scan, warnings)
+            points = self._listed_points(self.candidates, scan.header, warnings)
         sha256 = voxels_sha256(voxels)
         padded, padded_geometry = pad_with_air(voxels, geometry, self.spatial_size)
         if padded is not voxels:
             size = " x ".join(map(str, voxels.shape))
-            warnings.append(f"the scan ({size} voxels z, y, x) is smaller than what is cut out; air was put around it")
+            warnings.append(f"the scan ({size} voxels z, y, x) is smaller than the crop; padded with air ({AIR} HU)")
         return {
             "image": torch.from_numpy(padded)[None],
             "geometry": padded_geometry,
             "centers": torch.from_numpy(_index_in(padded_geometry, points)),
             "points": torch.from_numpy(points.copy()),
+<<<<<<< HEAD
+            "index": torch.from_numpy(_index_in(scan.header.geometry, points)),
+            "header": scan.header,
+=======
             "index": torch.from_numpy(_index_in(scan.geometry, points)),
+            "lungs": lungs,
             "scan": scan.without_voxels(),
+>>>>>>> main
             "voxels_sha256": sha256,
             "warnings": tuple(warnings),
         }
 
-    def _listed_points(self, candidates: CandidateList, scan: LoadedScan, warnings: list[str]) -> np.ndarray:
+    def _listed_points(self, candidates: CandidateList, scan: ScanHeader, warnings: list[str]) -> np.ndarray:
         listed = candidates.seriesuids
         if listed is None and len(self.data) > 1:
             raise LunaError(f"{candidates.path}: no column 'seriesuid', which a list for several scans must have")
@@ -141,3 +149,67 @@ class ScanDataset(torch.utils.data.Dataset):
 def _index_in(geometry: Geometry, points: np.ndarray) -> np.ndarray:
     # The peak of a proposal at the face of a scan may lie half a voxel outside.
     return np.clip(geometry.world_to_index(points), 0, np.asarray(geometry.shape) - 1)
+
+
+<<<<<<< HEAD
+def pad_with_air(voxels: np.ndarray, geometry: Geometry, shape: tuple[int, int, int]) -> tuple[np.ndarray, Geometry]:
+    """Put air around a scan that is too small.
+
+    Args:
+        voxels: array (z, y, x), HU.
+        geometry: of the array.
+        shape: what it must have at least, z, y, x.
+
+    Returns:
+        The array, the same where it is large enough, and its geometry.
+    """
+    missing = np.maximum(np.subtract(shape, voxels.shape), 0)
+    if not missing.any():
+        return voxels, geometry
+    before = missing // 2
+    voxels = np.pad(voxels, np.stack([before, missing - before], axis=1), constant_values=AIR)
+    origin = geometry.index_to_world(-before)[0]
+    return voxels, Geometry.from_header(voxels.shape[::-1], geometry.spacing, origin, geometry.direction, source="scan")
+=======
+class ScanLoader:
+    """Gives the items of a dataset one after the other and reads the next ones ahead, in threads.
+
+    ``DataLoader`` would send each scan through shared memory, of which containers have little, and MONAI's
+    ``ThreadDataLoader`` ends without an error when its thread meets one.
+
+    Args:
+        dataset: of scans.
+        num_workers: how many scans are read ahead, each in a thread of its own; 0 reads each when it is needed.
+        sampler: indices of the items; all in their order when None.
+
+    Raises:
+        LunaError: when ``num_workers`` is negative.
+    """
+
+    def __init__(self, dataset: ScanDataset, num_workers: int = 0, sampler: Iterable[int] | None = None) -> None:
+        if num_workers < 0:
+            raise LunaError(f"num_workers must not be negative, found {num_workers}")
+        self.dataset = dataset
+        self.num_workers = num_workers
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.dataset) if self.sampler is None else sum(1 for _ in self.sampler)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        indices = range(len(self.dataset)) if self.sampler is None else self.sampler
+        if self.num_workers == 0:
+            yield from map(self.dataset.__getitem__, indices)
+            return
+        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="read-ahead")
+        waiting: deque[Future[dict[str, Any]]] = deque()
+        try:
+            for index in indices:
+                waiting.append(pool.submit(self.dataset.__getitem__, index))
+                if len(waiting) > self.num_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+>>>>>>> main

@@ -145,7 +145,7 @@ class ScanPredictions:
     def _judge(self, batch: dict[str, Any], output: dict[str, Any]) -> ScanPrediction:
         if "error" in batch:
             raise LunaError(batch["error"])
-        scan, logits = batch["scan"], output[CommonKeys.PRED]
+        scan, logits = batch["header"], output[CommonKeys.PRED]
         if any(prediction.seriesuid == scan.seriesuid for prediction in self.predictions):
             raise LunaError(_second(scan.path, scan.seriesuid))
         probability = logits.softmax(dim=1)[:, 1].double().numpy()
@@ -168,7 +168,7 @@ class ScanPredictions:
             model=self.model,
             proposed=self.proposed,
             warnings=tuple(batch["warnings"]),
-            dicom_files=scan.dicom_files,
+            dicom_files=scan.files if scan.format == "DICOM" else (),
             voxels_sha256=batch["voxels_sha256"],
         )
         check_prediction(self.outputs, prediction)

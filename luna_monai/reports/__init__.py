@@ -2,4 +2,4 @@
 
 from luna_monai.lazy import lazy_exports
 
-__all__, __getattr__ = lazy_exports(__name__, {"prediction": ["PredictionReport"]})
+__all__, __getattr__ = lazy_exports(__name__, {"prediction": ["PredictionPage"]})

@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.ndimage import map_coordinates
 
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.readers import map_or_read
+from luna_monai.scans.scan import read_scan
 
 #: Lung window: level -600, width 1500 HU.
 WINDOW_HU = (-1350.0, 150.0)
@@ -69,7 +69,8 @@ class ScanViewer:
         Raises:
             LunaError: when it cannot be read.
         """
-        return cls(*map_or_read(path))
+        scan = read_scan(path, orientation=None)
+        return cls(scan.voxels, scan.geometry)
 
     def planes(self, center: np.ndarray) -> list[Plane]:
         """Cut axial, coronal and sagittal pictures through a point, interpolated to square pixels.

@@ -15,7 +15,7 @@ from luna_monai.reports.atlas import Circle, ScanViewer, circles, voxel_of
 from luna_monai.reports.layout import Case, Picture, Table
 from luna_monai.reports.results import nearest_finding, records
 from luna_monai.reports.run import Run
-from luna_monai.scans.readers import read_geometry
+from luna_monai.scans.scan import read_header
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +140,7 @@ def _geometry(seriesuid: str, run: Run) -> Any:
     if seriesuid not in run.scans:
         return None
     try:
-        return read_geometry(run.scans[seriesuid])
+        return read_header(run.scans[seriesuid]).geometry
     except LunaError:
         return None
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from luna_monai.data.annotations import read_findings
-from luna_monai.data.candidates import find_scans
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json, write_submission, write_table
 from luna_monai.metrics.froc import FrocResult, evaluate_froc
 from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports.figures import COLOURS, froc_figure, to_png
+from luna_monai.scans.sources import find_scans
 from luna_monai.training.froc import FROC_METRICS
 
 logger = logging.getLogger(__name__)

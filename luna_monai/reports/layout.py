@@ -54,13 +54,11 @@ class Picture:
         name: of the plane.
         source: the picture as a ``data:`` address.
         circle: where the nearest nodule lies in it: x, y and radius in mm; None where it does not.
-        heat: what is laid over it, as a ``data:`` address; empty when there is nothing.
     """
 
     name: str
     source: str
     circle: tuple[float, float, float] | None = None
-    heat: str = ""
 
 
 @dataclass(frozen=True)

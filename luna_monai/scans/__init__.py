@@ -5,7 +5,11 @@ from luna_monai.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
-        "readers": ["Geometry", "SimpleITKReader", "check_scan", "files_of_scan", "map_or_read", "read_geometry"],
-        "scan": ["ScanSource", "list_scans", "load_scan"],
+        "geometry": ["Geometry"],
+        "header": ["ScanHeader"],
+        "hounsfield": ["AIR", "voxels_sha256"],
+        "orientation": ["orient"],
+        "scan": ["Scan", "read_header", "read_scan"],
+        "sources": ["SUFFIXES", "ScanSource", "find_scans", "list_scans"],
     },
 )

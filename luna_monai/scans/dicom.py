@@ -1,307 +1,259 @@
-"""CT series in folders of DICOM files, however deep and whatever else lies there.
-
-Only what places the voxels is taken from the files; nothing that names a patient is kept.
-"""
+"""CT series in folders of DICOM files, however deep and whatever else lies there."""
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
-import SimpleITK as sitk
+from pydicom.uid import CTImageStorage, MediaStorageDirectoryStorage
 
 from luna_monai.errors import LunaError
+from luna_monai.scans.dicom_slice import MULTI_FRAME_CT, TISSUE_HU, VOLUME_TAGS, DicomFile, Slice, read_dicom_file
 from luna_monai.scans.geometry import Geometry
+from luna_monai.scans.header import ScanHeader
 
 #: How much the distance of two slices may differ from the usual one, as a part of it.
 SLICE_STEP_TOLERANCE = 0.1
-CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
-#: CTs with all slices in one file, whose positions ITK does not check.
-MULTI_FRAME_CT = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")
-#: How files begin that hold DICOM without the header of the standard's part 10: with group 2 or 8.
-BARE_DICOM = (b"\2\0", b"\10\0")
-#: Half of a scan can't be denser than this, in HU: most of it is air and soft tissue.
+#: Half of a scan cannot be denser than this, in HU: most of it is air and soft tissue.
 IMPOSSIBLE_MEDIAN = 1500
 
-_SOP_CLASS, _IMAGE_TYPE, _SERIES = "0008|0016", "0008|0008", "0020|000e"
-_PHOTOMETRIC, _BITS_STORED, _SIGNED = "0028|0004", "0028|0101", "0028|0103"
-_INTERCEPT, _SLOPE = "0028|1052", "0028|1053"
-_NEEDED = {
-    "0020|0032": "Image Position (Patient)",
-    "0020|0037": "Image Orientation (Patient)",
-    "0028|0030": "Pixel Spacing",
-}
 
-
-@dataclass(frozen=True)
-class DicomSeries:
-    """A CT series.
+@dataclass(frozen=True, kw_only=True)
+class DicomHeader(ScanHeader):
+    """The tags of a CT series.
 
     Attributes:
-        seriesuid: its Series Instance UID.
-        files: its slices in the order of the volume.
-        geometry: size, place and orientation of the volume.
+        slices: in the order of the volume.
     """
 
-    seriesuid: str
-    files: tuple[Path, ...]
-    geometry: Geometry
+    format: ClassVar[str] = "DICOM"
+    slices: tuple[Slice, ...]
+
+    def read_voxels(self) -> np.ndarray:
+        """Read the voxels in HU, see :meth:`ScanHeader.read_voxels`.
+
+        Photometric interpretation says how stored values are shown, not what they mean, so ``MONOCHROME1`` does not
+        change a HU. Where the HU would then be those of no body, the writer has inverted the values.
+        """
+        middle = self.slices[len(self.slices) // 2]
+        invert = middle.is_inverted and float(np.median(middle.read())) > IMPOSSIBLE_MEDIAN
+        volume = np.empty(self.geometry.shape, dtype=np.int16)
+        for number, one in enumerate(self.slices):
+            values = one.read(invert=invert and one.is_inverted)
+            wanted = _narrowest(values)
+            if not np.can_cast(wanted, volume.dtype):
+                volume = volume.astype(np.promote_types(volume.dtype, wanted) if wanted != np.float32 else wanted)
+            volume[number] = values
+        return volume
 
 
-@dataclass(frozen=True)
-class _Slice:
-    file: Path
-    header: sitk.ImageFileReader
+def read_dicom_header(folder: Path, seriesuid: str | None = None) -> DicomHeader:
+    """Find a CT series in a folder and the folders in it, and read its tags.
 
-    def tag(self, key: str, default: str = "") -> str:
-        return str(self.header.GetMetaData(key)).strip(" \0") if self.header.HasMetaDataKey(key) else default
-
-    @property
-    def origin(self) -> tuple[float, float, float]:
-        x, y, z = self.header.GetOrigin()
-        return x, y, z
-
-
-def find_dicom_series(folder: str | Path, seriesuid: str | None = None) -> DicomSeries:
-    """Find a CT series in a folder and the folders in it.
-
-    Other modalities, localizers, and series whose images are all at one place (as for the timing of contrast agent)
+    Other modalities, localizers, and series whose images are all at one position (as for the timing of contrast agent)
     are passed over.
 
     Args:
-        folder: where to look.
+        folder: where to look; links are followed.
         seriesuid: which series; needed when there are several CTs.
 
     Returns:
-        The series, its slices sorted along their normal.
+        The header, its slices sorted along their normal.
 
     Raises:
         LunaError: when there is no such series, or several to choose from; when a slice is damaged, missing or double,
             or the slices are no rectangular grid.
     """
-    folder = Path(folder)
-    series: dict[str, list[_Slice]] = {}
-    others: set[str] = set()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found = _read_slice(file)
-        if found is None:
+    series: dict[str, list[DicomFile]] = {}
+    others: dict[str, str] = {}
+    for path in _files(folder):
+        file = read_dicom_file(path)
+        if file is None or file.sop_class == MediaStorageDirectoryStorage:
             continue
-        uid = found.tag(_SERIES)
-        is_ct = found.tag(_SOP_CLASS) in (CT_IMAGE_STORAGE, *MULTI_FRAME_CT)
-        if is_ct and "LOCALIZER" not in found.tag(_IMAGE_TYPE).upper().split("\\"):
-            series.setdefault(uid, []).append(found)
+        uid = file.text("SeriesInstanceUID")
+        is_ct = file.sop_class in (CTImageStorage, *MULTI_FRAME_CT)
+        if is_ct and "LOCALIZER" not in file.text("ImageType").upper().split("\\"):
+            series.setdefault(uid, []).append(file)
         else:
-            others.add(uid)
+            others[uid] = "localizer" if is_ct else file.sop_class.name
     volumes = {
-        uid: slices
-        for uid, slices in series.items()
-        if uid == seriesuid or len({one.origin for one in slices}) > 1 or slices[0].tag(_SOP_CLASS) in MULTI_FRAME_CT
+        uid: files
+        for uid, files in series.items()
+        if uid == seriesuid or len({file.text("ImagePositionPatient") for file in files}) > 1 or files[0].is_multi_frame
     }
-    if not volumes:  # a single slice is a scan where there is no other
-        volumes = series
-    return _sort_slices(folder, *_choose(folder, volumes, others - set(series), seriesuid))
+    # A single slice is a scan where there is no other.
+    uid, files = _choose(folder, volumes or series, others, seriesuid)
+    warnings: list[str] = []
+    return _stack(folder, uid, _without_strays(folder, _without_copies(files, warnings), warnings), warnings)
 
 
-def holds_dicom(folder: str | Path) -> bool:
+def holds_dicom(folder: Path) -> bool:
     """Tell whether a folder, or a folder in it, holds a file that says it is DICOM (part 10)."""
-    for file in Path(folder).rglob("*"):
-        if file.is_file():
-            with file.open("rb") as stream:
-                if stream.read(132)[128:] == b"DICM":
-                    return True
+    for file in _files(folder):
+        with file.open("rb") as stream:
+            if stream.read(132)[128:] == b"DICM":
+                return True
     return False
 
 
-def series_of_file(path: str | Path) -> str | None:
-    """Tell which series a DICOM file belongs to.
+def series_of_file(path: Path) -> str | None:
+    """Tell which series a file belongs to.
 
     Args:
-        path: the file.
+        path: any file.
 
     Returns:
-        The Series Instance UID; None where the file is no DICOM image.
+        The Series Instance UID; None where the file is not a DICOM image.
 
     Raises:
         LunaError: when it is a damaged slice.
     """
-    found = _read_slice(Path(path))
-    return None if found is None else found.tag(_SERIES)
+    file = read_dicom_file(path)
+    return None if file is None else file.text("SeriesInstanceUID") or None
 
 
-def read_dicom_voxels(series: DicomSeries) -> np.ndarray:
-    """Read the voxels of a series in HU.
-
-    Photometric interpretation says how stored values are shown, not what they mean, so ``MONOCHROME1`` does not change
-    a HU; ITK inverts such slices, which is taken back. Where the HU would then be those of no body, the values were
-    inverted by who wrote them, and ITK's are right.
-
-    Args:
-        series: from :func:`find_dicom_series`.
-
-    Returns:
-        Array (z, y, x): int16 where every value fits, else int32 or float32.
-
-    Raises:
-        LunaError: when a slice is damaged, or was changed since the series was found.
-    """
-    volume = np.empty(series.geometry.shape, dtype=np.int16)
-    inverted: dict[int, float] = {}
-    for number, file in enumerate(series.files):
-        header = _image_reader(file)
-        with itk_errors(file):
-            values = np.squeeze(sitk.GetArrayFromImage(header.Execute()))
-        if values.shape != volume.shape[1:]:
-            raise LunaError(f"{file}: {values.shape} voxels (y, x) instead of {volume.shape[1:]}; start again")
-        if not np.can_cast(values.dtype, volume.dtype):
-            volume, values = _widened(volume, values)
-        volume[number] = values
-        one = _Slice(file, header)
-        if one.tag(_PHOTOMETRIC) == "MONOCHROME1":
-            largest = -1 if one.tag(_SIGNED, "0") == "1" else 2 ** int(one.tag(_BITS_STORED, "16")) - 1
-            slope, intercept = float(one.tag(_SLOPE, "1")), float(one.tag(_INTERCEPT, "0"))
-            inverted[number] = largest * slope + 2 * intercept
-    if inverted:
-        rows = list(inverted)
-        middle = rows[len(rows) // 2]
-        if np.median(inverted[middle] - volume[middle].astype(float)) <= IMPOSSIBLE_MEDIAN:
-            for number, total in inverted.items():
-                volume[number] = total - volume[number].astype(float)
-    return volume
-
-
-@contextmanager
-def itk_errors(path: Path) -> Iterator[None]:
-    """Turn ITK's errors into one line, and keep its warnings, which name no file, off the user's terminal."""
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    except RuntimeError as error:
-        reason = " ".join(str(error).rsplit("ERROR:", 1)[-1].split())
-        raise LunaError(f"{path}: cannot be read; it is damaged or no such file as its name says ({reason})") from error
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-
-
-def _image_reader(file: Path) -> sitk.ImageFileReader:
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(file))
-    return reader
-
-
-def _read_slice(file: Path) -> _Slice | None:
-    """Read the header of a DICOM image; None for notes, thumbnails and DICOM objects that are no images."""
-    try:
-        with file.open("rb") as stream:
-            head = stream.read(1024)
-    except OSError as error:
-        raise LunaError(f"{file}: cannot be read ({error.strerror})") from error
-    is_part_10 = head[128:132] == b"DICM"
-    header = _image_reader(file)
-    if is_part_10 or head[:2] in BARE_DICOM:
-        try:
-            with itk_errors(file):
-                header.ReadImageInformation()
-        except LunaError:
-            pass
-        else:
-            return _Slice(file, header)
-    # The SOP class is padded to an even length.
-    is_ct_slice = is_part_10 and CT_IMAGE_STORAGE.encode() + b"\0" in head
-    is_called_dicom = not is_part_10 and file.suffix.lower() == ".dcm" and not file.name.startswith(".")
-    if is_ct_slice or is_called_dicom:
-        raise LunaError(f"{file}: a damaged DICOM slice; copy it again, or remove it if it is not of this scan")
-    return None
+def _files(folder: Path) -> Iterator[Path]:
+    """List all files below a folder, sorted, each folder once however it is linked."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        yield from (path for name in sorted(names) if (path := Path(parent, name)).is_file())
 
 
 def _choose(
-    folder: Path, series: dict[str, list[_Slice]], others: set[str], seriesuid: str | None
-) -> tuple[str, list[_Slice]]:
-    listed = ", ".join(f"{uid} ({len(slices)} slices)" for uid, slices in sorted(series.items()))
+    folder: Path, series: dict[str, list[DicomFile]], others: dict[str, str], seriesuid: str | None
+) -> tuple[str, list[DicomFile]]:
+    listed = ", ".join(f"{uid} ({len(files)} slices)" for uid, files in sorted(series.items())) or "none"
     if seriesuid is not None:
         if seriesuid in series:
             return seriesuid, series[seriesuid]
         if seriesuid in others:
-            raise LunaError(f"{folder}: the DICOM series {seriesuid} is no CT; the CTs are: {listed or 'none'}")
-        raise LunaError(f"{folder}: no DICOM series {seriesuid}; the CTs are: {listed or 'none'}")
+            raise LunaError(f"{folder}: series {seriesuid} is not a CT ({others[seriesuid]}); the CTs are: {listed}")
+        raise LunaError(f"{folder}: no DICOM series {seriesuid}; the CTs are: {listed}")
     if not series:
-        besides = f", only {len(others)} series of another kind" if others else ""
-        raise LunaError(f"{folder}: no DICOM slices of a CT in this folder{besides}")
+        kinds = ", ".join(sorted(set(others.values())))
+        raise LunaError(f"{folder}: no DICOM slices of a CT in this folder" + (f", only: {kinds}" if kinds else ""))
     if len(series) > 1:
         raise LunaError(f"{folder}: {len(series)} CT series, choose one by its series UID (--seriesuid): {listed}")
     return next(iter(series.items()))
 
 
-def _sort_slices(folder: Path, uid: str, slices: Sequence[_Slice]) -> DicomSeries:
-    for one in slices:
-        if one.tag(_SOP_CLASS) in MULTI_FRAME_CT:
-            raise LunaError(
-                f"{one.file}: a multi-frame CT, which is not read; convert it to NIfTI, or to one file a slice"
-            )
-        missing = [name for key, name in _NEEDED.items() if not one.tag(key)]
-        if missing:
-            raise LunaError(f"{one.file}: a slice without {', '.join(missing)}; it can't be placed in the patient")
-    geometries = [
-        Geometry.from_header(
-            one.header.GetSize(), one.header.GetSpacing(), one.origin, one.header.GetDirection(), source=one.file
+def _without_copies(files: Sequence[DicomFile], warnings: list[str]) -> list[DicomFile]:
+    """Leave out files that are byte for byte the same as another one."""
+    kept: dict[str, DicomFile] = {}
+    copies: list[str] = []
+    result = []
+    for file in files:
+        first = kept.setdefault(file.text("SOPInstanceUID") or str(file.path), file)
+        if first is not file and first.path.read_bytes() == file.path.read_bytes():
+            copies.append(file.path.name)
+        else:
+            result.append(file)
+    if copies:
+        warnings.append(f"{len(copies)} files are copies of other slices and were left out, the first is {copies[0]}")
+    return result
+
+
+def _without_strays(folder: Path, files: Sequence[DicomFile], warnings: list[str]) -> list[Slice]:
+    """Leave out images of another size or orientation than most of the series has, such as a scout."""
+    slices = [Slice.check(file) for file in files]
+    kinds = [
+        (
+            one.geometry.size,
+            tuple(np.round(one.geometry.direction, 3).ravel()),
+            tuple(np.round(one.geometry.spacing[:2], 3)),
         )
         for one in slices
     ]
-    first = geometries[0]
-    if len(slices) == 1:
-        return DicomSeries(uid, (slices[0].file,), first)
-    for one, geometry in zip(slices, geometries, strict=True):
-        if (
-            geometry.size != first.size
-            or not np.allclose(geometry.direction, first.direction, atol=1e-4)
-            or not np.allclose(geometry.spacing[:2], first.spacing[:2], rtol=1e-4)
-        ):
-            raise LunaError(
-                f"{one.file}: size, spacing or orientation differ from those of {slices[0].file.name}; remove what is "
-                f"not of this scan from {folder}"
-            )
+    (most, count), *_ = Counter(kinds).most_common()
+    strays = [one for one, kind in zip(slices, kinds, strict=True) if kind != most]
+    if not strays:
+        return slices
+    example = f"{strays[0].file.path.name} ({' × '.join(map(str, strays[0].geometry.size[:2]))} pixels)"
+    if 2 * count <= len(slices):
+        raise LunaError(
+            f"{folder}: size, spacing or orientation differ within the series, as in {example}; remove what is not of "
+            "this scan"
+        )
+    warnings.append(
+        f"{len(strays)} of {len(slices)} images have another size, spacing or orientation than the others and were "
+        f"left out, the first is {example}"
+    )
+    return [one for one, kind in zip(slices, kinds, strict=True) if kind == most]
+
+
+def _stack(folder: Path, uid: str, slices: list[Slice], warnings: list[str]) -> DicomHeader:
+    first = slices[0].geometry
     normal = np.asarray(first.direction)[:, 2]
-    origins = np.asarray([one.origin for one in slices])
-    order = np.argsort(origins @ normal, kind="stable")
-    files = tuple(slices[index].file for index in order)
-    places = origins[order] @ normal
-    offsets = origins[order] - origins[order[0]]
-    positions = offsets @ normal
-    steps = np.diff(positions)
+    slices = sorted(slices, key=lambda one: float(np.dot(one.geometry.origin, normal)))
+    origins = np.asarray([one.geometry.origin for one in slices])
+    places = origins @ normal
+    spacing = first.spacing
+    if len(slices) > 1:
+        _check_steps(folder, slices, places)
+        sideways = np.abs(origins - origins[0] - np.outer(places - places[0], normal)).max()
+        if sideways > min(first.spacing[:2]) / 2:
+            raise LunaError(
+                f"{folder}: the slices from {places[0]:.2f} to {places[-1]:.2f} mm are displaced sideways by up to "
+                f"{sideways:.2f} mm (a tilted gantry); resample the scan onto a rectangular grid"
+            )
+        spacing = (*first.spacing[:2], float(places[-1] - places[0]) / (len(slices) - 1))
+    geometry = Geometry.from_header((*first.size[:2], len(slices)), spacing, origins[0], first.direction, source=folder)
+    for one in slices:
+        if one.padding is not None and TISSUE_HU[0] < one.padding[0] * one.slope + one.intercept < TISSUE_HU[1]:
+            value = one.padding[0] * one.slope + one.intercept
+            warnings.append(f"voxels of {value:g} HU count as air, because PixelPaddingValue says so")
+            break
+    return DicomHeader(
+        path=folder,
+        seriesuid=uid,
+        geometry=geometry,
+        dtype=np.dtype(np.int16),
+        files=tuple(one.file.path for one in slices),
+        warnings=tuple(warnings),
+        slices=tuple(slices),
+    )
+
+
+def _check_steps(folder: Path, slices: Sequence[Slice], places: np.ndarray) -> None:
+    """Check that slices are evenly spaced; of several volumes in one series, say what tells them apart."""
+    rounded = Counter(np.round(places, 2).tolist())
+    volumes = min(rounded.values())
+    if volumes > 1 and max(rounded.values()) == volumes:
+        what = "no tag tells them apart"
+        for keyword in VOLUME_TAGS:
+            values = sorted({one.file.text(keyword) for one in slices})
+            if len(values) == volumes:
+                what = f"{keyword} tells them apart ({', '.join(values)})"
+                break
+        raise LunaError(f"{folder}: {volumes} images at each of {len(rounded)} positions, {what}; keep one volume")
+    steps = np.diff(places)
     step = float(np.median(steps))
     uneven = ~(np.abs(steps - step) < SLICE_STEP_TOLERANCE * step)
     if uneven.any():
         where = int(uneven.argmax())
         more = f" (and so at {uneven.sum() - 1} more places)" if uneven.sum() > 1 else ""
+        below, above = (slices[index].file.path.name for index in (where, where + 1))
         raise LunaError(
-            f"{folder}: slices are missing or double: {files[where].name} at {places[where]:.2f} mm and "
-            f"{files[where + 1].name} at {places[where + 1]:.2f} mm are {steps[where]:.3f} mm apart{more}, most others "
-            f"{step:.3f} mm"
+            f"{folder}: slices are missing or double: {below} at {places[where]:.2f} mm and {above} at "
+            f"{places[where + 1]:.2f} mm are {steps[where]:.3f} mm apart{more}, most others {step:.3f} mm"
         )
-    sideways = np.abs(offsets - positions[:, None] * normal).max()
-    if sideways > min(first.spacing[:2]) / 2:
-        raise LunaError(
-            f"{folder}: the slices from {places[0]:.2f} to {places[-1]:.2f} mm are displaced sideways by up to "
-            f"{sideways:.2f} mm (a tilted gantry); resample the scan onto a rectangular grid"
-        )
-    geometry = Geometry(
-        size=(first.size[0], first.size[1], len(files)),
-        spacing=(first.spacing[0], first.spacing[1], float(positions[-1] / (len(files) - 1))),
-        origin=slices[order[0]].origin,
-        direction=first.direction,
-    )
-    return DicomSeries(uid, files, geometry)
 
 
-def _widened(volume: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Make the volume's type wide enough for a slice, or the slice's narrower where its values allow it."""
-    if np.issubdtype(values.dtype, np.floating) and (values != np.round(values)).any():
-        return volume.astype(np.float32, copy=False), values
+def _narrowest(values: np.ndarray) -> np.dtype:
+    """Tell the smallest of int16, int32 and float32 that holds the HU of a slice."""
+    if values.dtype.kind == "f" and (values != np.round(values)).any():
+        return np.dtype(np.float32)
     limits = np.iinfo(np.int16)
-    if limits.min <= values.min() and values.max() <= limits.max:
-        return volume, values
-    return (volume if volume.dtype == np.float32 else volume.astype(np.int32, copy=False)), values
+    fits = limits.min <= values.min() and values.max() <= limits.max
+    return np.dtype(np.int16 if fits else np.int32)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from monai.utils import MetaKeys, SpaceKeys
 
 from luna_monai.errors import LunaError
 
 #: How far the axes of a scan may be from being perpendicular and of length 1; headers hold rounded cosines.
 ORTHONORMAL_TOLERANCE = 1e-3
+#: Limits of what CT scanners make, with much room; what is outside is in another unit than mm, or damaged.
+SPACING_MM = (0.01, 50.0)
+EXTENT_MM = 5000.0
+ORIGIN_MM = 100_000.0
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,8 @@ class Geometry:
 
     Args:
         size: voxels along x, y, z.
-        spacing: distance of neighbouring voxel centres along the scan's own x, y, z axes, in mm.
-        origin: LPS position of the centre of voxel (0, 0, 0), in mm.
+        spacing: distance of neighboring voxel centers along the scan's own x, y, z axes, in mm.
+        origin: LPS position of the center of voxel (0, 0, 0), in mm.
         direction: 3x3 matrix in rows; its columns are the unit vectors of the scan's x, y, z axes in LPS.
     """
 
@@ -48,8 +49,8 @@ class Geometry:
             The geometry.
 
         Raises:
-            LunaError: when there are not three dimensions, a size or spacing is not positive, a number is not finite,
-                or the axes are not perpendicular unit vectors.
+            LunaError: when there are not three dimensions, a size or spacing is not positive or not that of a CT, a
+                number is not finite, or the axes are not perpendicular unit vectors.
         """
         sizes = tuple(int(value) for value in np.ravel(np.asarray(size)))
         if len(sizes) != 3:
@@ -59,10 +60,16 @@ class Geometry:
         spacings = np.ravel(np.asarray(spacing, dtype=float))
         origins = np.ravel(np.asarray(origin, dtype=float))
         matrix = np.asarray(direction, dtype=float).reshape(3, 3)
-        if len(spacings) != 3 or not np.isfinite(spacings).all() or (spacings <= 0).any():
-            found = " ".join(f"{value:g}" for value in spacings)
+        found = " ".join(f"{value:g}" for value in spacings)
+        if len(spacings) != 3 or not (spacings > 0).all() or not np.isfinite(spacings).all():
             raise LunaError(f"{source}: the spacing must be three positive numbers in mm, found {found}")
-        if len(origins) != 3 or not np.isfinite(origins).all():
+        extents = spacings * sizes
+        if spacings.min() < SPACING_MM[0] or spacings.max() > SPACING_MM[1] or extents.max() > EXTENT_MM:
+            raise LunaError(
+                f"{source}: no CT has voxels of {' × '.join(f'{value:g}' for value in spacings)} mm and an extent of "
+                f"{' × '.join(f'{value:g}' for value in extents)} mm; check the unit and the values of the spacing"
+            )
+        if len(origins) != 3 or not (np.abs(origins) <= ORIGIN_MM).all():
             found = " ".join(f"{value:g}" for value in origins)
             raise LunaError(f"{source}: the origin must be three numbers in mm, found {found}")
         # The comparison is written so that a direction that is not a number fails it.
@@ -74,55 +81,6 @@ class Geometry:
             )
         x, y, z = (tuple(map(float, row)) for row in matrix)
         return cls(sizes, tuple(map(float, spacings)), tuple(map(float, origins)), (x, y, z))  # type: ignore[arg-type]
-
-    @classmethod
-    def from_meta(cls, meta: Mapping[str, Any]) -> Geometry:
-        """Take the geometry from the metadata of a scan that was loaded with ``SimpleITKReader``.
-
-        Its numbers are those of the file's header. Those in the affine are rounded differently, which moves a point
-        halfway between two voxels to the other one.
-
-        Args:
-            meta: ``MetaTensor.meta`` of an image (z, y, x), with or without a channel in front.
-
-        Returns:
-            The geometry.
-
-        Raises:
-            LunaError: when the metadata come from another reader, or the affine says that the image was turned,
-                resampled or cropped since.
-        """
-        source = meta.get("filename_or_obj", "image")
-        missing = [key for key in ("spatial_shape", "spacing", "origin", "direction") if key not in meta]
-        if missing:
-            raise LunaError(f"{source}: no {', '.join(missing)} in its metadata; load it with reader: SimpleITKReader")
-        size = tuple(int(value) for value in meta["spatial_shape"])[::-1]
-        geometry = cls.from_header(size, meta["spacing"], meta["origin"], meta["direction"], source=source)
-        if not np.allclose(np.asarray(meta.get("affine", geometry.affine_ras_zyx)), geometry.affine_ras_zyx):
-            raise LunaError(
-                f"{source}: its affine is no longer that of the file; cut candidates before transforms that turn, "
-                "resample or crop the scan"
-            )
-        return geometry
-
-    def to_meta(self) -> dict[str, Any]:
-        """Make the metadata that MONAI and :meth:`from_meta` need.
-
-        Returns:
-            ``affine`` and ``original_affine`` ((4, 4), z, y, x indices to RAS mm), ``spatial_shape`` (z, y, x),
-            ``space``, ``original_channel_dim``, and, as ITK's reader has them, ``spacing``, ``origin`` and
-            ``direction`` (LPS, x, y, z).
-        """
-        return {
-            str(MetaKeys.ORIGINAL_AFFINE): self.affine_ras_zyx,
-            str(MetaKeys.AFFINE): self.affine_ras_zyx,
-            str(MetaKeys.SPACE): str(SpaceKeys.RAS),
-            str(MetaKeys.SPATIAL_SHAPE): np.asarray(self.shape),
-            str(MetaKeys.ORIGINAL_CHANNEL_DIM): float("nan"),  # MONAI's sign for "no channel"
-            "spacing": np.asarray(self.spacing),
-            "origin": np.asarray(self.origin),
-            "direction": np.asarray(self.direction),
-        }
 
     @property
     def shape(self) -> tuple[int, int, int]:

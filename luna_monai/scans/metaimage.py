@@ -9,14 +9,17 @@ Format: https://itk.org/Wiki/ITK/MetaIO/Documentation
 from __future__ import annotations
 
 import os
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
+from luna_monai.scans.header import ScanHeader
+from luna_monai.scans.sources import scan_name
+from luna_monai.scans.voxel_file import MAX_COMPRESSION, inflate_voxels, map_voxels
 
 DTYPES = {
     "MET_CHAR": "i1",
@@ -32,41 +35,67 @@ DTYPES = {
 }
 #: No header is longer; a file that goes on without ``ElementDataFile`` is something else.
 MAX_HEADER_BYTES = 65536
-#: Compressed bytes taken at a time, so that a worker's memory holds one scan and not its compressed file as well.
-CHUNK_BYTES = 1 << 20
-#: What zlib can make of one byte at most, of equal voxels: https://zlib.net/zlib_tech.html
-MAX_COMPRESSION = 1032
-#: zlib's ``wbits`` for streams with a zlib or a gzip header; MetaImage files have either.
-ZLIB_OR_GZIP = 47
 
 
-@dataclass(frozen=True)
-class MetaImageHeader:
+@dataclass(frozen=True, kw_only=True)
+class MetaImageHeader(ScanHeader):
     """What the header of a MetaImage says.
 
-    Args:
-        path: the file with the header.
-        geometry: size, place and orientation.
-        dtype: type of the voxels in the file, with byte order.
+    Attributes:
         voxel_file: the file with the voxels; ``path`` itself for ``.mha``.
         offset: bytes before the voxels in ``voxel_file``; -1 when the voxels are its last bytes.
         compressed: whether the voxels are compressed.
         compressed_bytes: their compressed size, if the header gives it.
     """
 
-    path: Path
-    geometry: Geometry
-    dtype: np.dtype
+    format: ClassVar[str] = "MetaImage"
     voxel_file: Path
     offset: int
     compressed: bool
     compressed_bytes: int | None
 
     @property
-    def voxel_bytes(self) -> int:
-        """Bytes of all voxels, uncompressed."""
-        x, y, z = self.geometry.size
-        return x * y * z * self.dtype.itemsize
+    def is_mapped(self) -> bool:
+        """Whether the voxels are uncompressed, in native byte order and at an even address."""
+        offset = max(self.offset, 0)
+        return not self.compressed and self.dtype.isnative and offset % self.dtype.itemsize == 0
+
+    def check_voxel_file(self) -> None:
+        """Compare the size of the voxel file with what the header says, without reading it.
+
+        Raises:
+            LunaError: when the voxel file is missing, or shorter or longer than it must be.
+        """
+        if not self.voxel_file.is_file():
+            raise LunaError(
+                f"{self.voxel_file}: no such file, but {self.path.name} says that its voxels are there; "
+                "copy it beside the header"
+            )
+        found = self.voxel_file.stat().st_size - max(self.offset, 0)
+        if self.compressed and found * MAX_COMPRESSION < self.nbytes:
+            raise LunaError(
+                f"{self.voxel_file}: {found} compressed bytes cannot hold the {self.nbytes} bytes that "
+                f"{self.path.name} says ({self.description}); it is truncated or the header is wrong"
+            )
+        expected = self.compressed_bytes if self.compressed else self.nbytes
+        if expected is not None and (found < expected or (found > expected and self.offset >= 0)):
+            kind = "compressed bytes" if self.compressed else f"bytes ({self.description})"
+            advice = "it is truncated: copy it again" if found < expected else "they do not belong together"
+            raise LunaError(
+                f"{self.voxel_file}: found {found} bytes of voxels, but {self.path.name} says {expected} {kind}; "
+                f"{advice}"
+            )
+
+    def read_voxels(self) -> np.ndarray:
+        """Map or decompress the voxels, see :meth:`ScanHeader.read_voxels`."""
+        self.check_voxel_file()
+        offset = self.offset
+        if offset < 0:
+            length = (self.compressed_bytes or self.voxel_file.stat().st_size) if self.compressed else self.nbytes
+            offset = self.voxel_file.stat().st_size - length
+        if self.compressed:
+            return inflate_voxels(self.voxel_file, offset, 0, self.dtype, self.geometry.shape)
+        return map_voxels(self.voxel_file, offset, self.dtype, self.geometry.shape)
 
 
 def read_metaimage_header(path: str | Path) -> MetaImageHeader:
@@ -133,84 +162,33 @@ def read_metaimage_header(path: str | Path) -> MetaImageHeader:
         source=path,
     )
     data_file = field("ElementDataFile")
-    if not flag("BinaryData") or data_file.upper().startswith("LIST") or "%" in data_file:
+    local = data_file.upper() == "LOCAL"
+    voxel_file = path if local else path.parent / data_file
+    # A name with a '%' is a pattern only where the numbers of its first and last file follow.
+    is_pattern = "%" in data_file and len(data_file.split()) > 1 and not voxel_file.is_file()
+    if not flag("BinaryData") or data_file.upper().startswith("LIST") or is_pattern:
         raise LunaError(
             f"{path}: only binary voxels in one file are read, found BinaryData = {fields.get('BinaryData')}, "
             f"ElementDataFile = {data_file}; convert the scan to .mhd with one .raw"
         )
-    local = data_file.upper() == "LOCAL"
+    if Path(data_file).is_absolute() or ".." in Path(data_file).parts:
+        raise LunaError(
+            f"{path}: its voxels must be in the folder of the header, found ElementDataFile = {data_file}; "
+            "copy them beside the header and correct the name"
+        )
     compressed_bytes = whole("CompressedDataSize", default="0")
     big_endian = flag("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
     return MetaImageHeader(
         path=path,
+        seriesuid=scan_name(path),
         geometry=geometry,
         dtype=np.dtype((">" if big_endian else "<") + DTYPES[element_type]),
-        voxel_file=path if local else path.parent / data_file,
+        files=(path,) if local else (path, voxel_file),
+        voxel_file=voxel_file,
         offset=end if local else whole("HeaderSize", default="0"),
         compressed=flag("CompressedData"),
         compressed_bytes=compressed_bytes or None,
     )
-
-
-def check_voxel_file(header: MetaImageHeader) -> None:
-    """Compare the size of the voxel file with what the header says, without reading it.
-
-    Args:
-        header: of the scan.
-
-    Raises:
-        LunaError: when the voxel file is missing, or shorter or longer than it must be.
-    """
-    if not header.voxel_file.is_file():
-        raise LunaError(
-            f"{header.voxel_file}: no such file, but {header.path.name} says that its voxels are there; "
-            "copy it beside the header"
-        )
-    found = header.voxel_file.stat().st_size - max(header.offset, 0)
-    size = " × ".join(map(str, header.geometry.size))
-    if header.compressed and found * MAX_COMPRESSION < header.voxel_bytes:
-        raise LunaError(
-            f"{header.voxel_file}: {found} compressed bytes cannot hold the {header.voxel_bytes} bytes that "
-            f"{header.path.name} says ({size} voxels of {header.dtype.name}); it is truncated or the header wrong"
-        )
-    expected = header.compressed_bytes if header.compressed else header.voxel_bytes
-    if expected is not None and (found < expected or (found > expected and header.offset >= 0)):
-        kind = "compressed bytes" if header.compressed else f"bytes ({size} voxels of {header.dtype.name})"
-        advice = "it is truncated: copy it again" if found < expected else "header and voxels do not belong together"
-        raise LunaError(
-            f"{header.voxel_file}: found {found} bytes of voxels, but {header.path.name} says {expected} {kind}; "
-            f"{advice}"
-        )
-
-
-def read_metaimage_voxels(header: MetaImageHeader) -> np.ndarray:
-    """Map the voxels of an uncompressed MetaImage, or decompress those of a compressed one.
-
-    Args:
-        header: of the scan.
-
-    Returns:
-        Array (z, y, x) in the type of the file, in native byte order. A mapped array may be written to; nothing of
-        that reaches the file.
-
-    Raises:
-        LunaError: when the voxel file is missing, damaged, or does not hold what the header says.
-    """
-    check_voxel_file(header)
-    if header.compressed:
-        flat = _decompress(header).view(header.dtype)
-    else:
-        offset = header.offset
-        if offset < 0:
-            offset = header.voxel_file.stat().st_size - header.voxel_bytes
-        try:
-            raw = np.memmap(header.voxel_file, dtype=np.uint8, mode="c", offset=offset, shape=(header.voxel_bytes,))
-        except OSError as error:
-            raise LunaError(f"{header.voxel_file}: cannot be read ({error.strerror})") from error
-        # torch refuses voxels that do not start at a multiple of their size, as they may behind the header of a .mha.
-        flat = (raw if offset % header.dtype.itemsize == 0 else raw.copy()).view(header.dtype)
-    # Only foreign byte order is copied here.
-    return flat.astype(header.dtype.newbyteorder("="), copy=False).reshape(header.geometry.shape)
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:
@@ -234,37 +212,3 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
         if name.strip() == "ElementDataFile":
             return fields, position
     raise LunaError(f"{path}: the MetaImage header ends without 'ElementDataFile'; copy the scan from its source again")
-
-
-def _decompress(header: MetaImageHeader) -> np.ndarray:
-    voxels = np.empty(header.voxel_bytes, dtype=np.uint8)
-    inflater = zlib.decompressobj(wbits=ZLIB_OR_GZIP)
-    done = 0
-    try:
-        with header.voxel_file.open("rb") as stream:
-            if header.offset >= 0:
-                stream.seek(header.offset)
-            elif header.compressed_bytes:
-                stream.seek(-header.compressed_bytes, os.SEEK_END)
-            while not inflater.eof:
-                piece = inflater.unconsumed_tail or stream.read(CHUNK_BYTES)
-                output = inflater.decompress(piece, 4 * CHUNK_BYTES)
-                if not piece and not output:
-                    break
-                if done + len(output) > len(voxels):
-                    done += len(output)
-                    break
-                voxels[done : done + len(output)] = np.frombuffer(output, dtype=np.uint8)
-                done += len(output)
-    except zlib.error as error:
-        raise LunaError(f"{header.voxel_file}: damaged compressed data ({error}); copy it again") from error
-    except OSError as error:
-        raise LunaError(f"{header.voxel_file}: cannot be read ({error.strerror})") from error
-    if done != len(voxels) or not inflater.eof:
-        size = " × ".join(map(str, header.geometry.size))
-        found = f"more than {len(voxels)}" if done > len(voxels) else done
-        raise LunaError(
-            f"{header.voxel_file}: holds {found} bytes of voxels when decompressed, but {header.path.name} says "
-            f"{header.voxel_bytes} ({size} voxels of {header.dtype.name}); the file is truncated or the header wrong"
-        )
-    return voxels

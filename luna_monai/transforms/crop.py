@@ -83,7 +83,7 @@ class CropCandidatesd(MapTransform):
     Adds the candidates' voxel indices. The points are removed, for they are known to whoever asked.
 
     Args:
-        keys: key of the CT, a MetaTensor (1, z, y, x) as :class:`~luna_monai.scans.SimpleITKReader` reads it.
+        keys: key of the CT, a MetaTensor (1, z, y, x) as :class:`~luna_monai.transforms.LoadScand` loads it.
         spatial_size: size of the blocks in voxels, (z, y, x).
         point_key: key of the candidates' centres, (n, 3), world x,y,z in mm (LPS).
         center_key: key under which the voxel indices of the centres are put, (n, 3), z,y,x ("IRC" in the book).
@@ -108,7 +108,21 @@ class CropCandidatesd(MapTransform):
         d = dict(data)
         points = np.asarray(d.pop(self.point_key), dtype=float).reshape(-1, 3)
         for key in self.key_iterator(d):
-            centers = Geometry.from_meta(d[key].meta).world_to_index(points)
+            centers = _geometry_of(d[key]).world_to_index(points)
             d[self.center_key] = torch.from_numpy(centers)
             d[key] = self.cropper(d[key], centers)
         return d
+
+
+def _geometry_of(image: torch.Tensor) -> Geometry:
+    """Take the geometry along that the scan was loaded with: numbers in an affine are rounded differently."""
+    meta = image.meta if isinstance(image, MetaTensor) else {}
+    source, geometry = meta.get("filename_or_obj", "image"), meta.get("geometry")
+    if not isinstance(image, MetaTensor) or geometry is None:
+        raise LunaError(f"{source}: no geometry in its metadata; load it with luna_monai.transforms.LoadScand")
+    if not np.allclose(image.affine.numpy(), geometry.affine_ras_zyx):
+        raise LunaError(
+            f"{source}: its affine is no longer that of the loaded scan; cut candidates before transforms that turn, "
+            "resample or crop the scan"
+        )
+    return geometry

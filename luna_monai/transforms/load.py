@@ -7,59 +7,64 @@ from typing import Any
 
 import torch
 from monai.config import KeysCollection
-from monai.data import ImageReader, MetaTensor
+from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from luna_monai.scans.readers import SimpleITKReader
+from luna_monai.scans.header import ScanHeader
+from luna_monai.scans.orientation import check_orientation
+from luna_monai.scans.scan import read_scan
+from luna_monai.scans.sources import ScanSource
 
 
 class LoadScan(Transform):
-    """MONAI's ``LoadImage(image_only=True, ensure_channel_first=True, dtype=None)`` with one reader, and no other.
-
-    ``LoadImage`` sets up every reader that is installed and tries them all when the first one fails, so what is
-    loaded, what is logged and how a damaged file is reported depend on the packages of a machine. A cache that many
-    machines share can't be made that way.
+    """Load a scan in HU with its axes turned.
 
     Args:
-        reader: reads the scan.
+        orientation: where the x, y and z axes of the result lead; None leaves them as they are in the file.
+
+    Raises:
+        LunaError: when that is not an orientation.
     """
 
-    def __init__(self, reader: ImageReader | None = None) -> None:
-        self.reader = SimpleITKReader() if reader is None else reader
+    # MONAI's LoadImage makes one of every reader that is installed and keeps them all: it warns where pydicom misses
+    # a CUDA library, and its hash, by which cached files are found, changes with the packages of a machine.
 
-    def __call__(self, filename: str) -> MetaTensor:
+    def __init__(self, orientation: str | None = "LPS") -> None:
+        self.orientation = check_orientation(orientation)
+
+    def __call__(self, source: str | ScanSource | ScanHeader) -> MetaTensor:
         """Load a scan.
 
         Args:
-            filename: its path.
+            source: its path, where it is, or its header, which is then not read again.
 
         Returns:
-            (1, z, y, x) in the type of the file, HU for a CT, with MONAI's metadata.
+            (1, z, y, x) in HU, int16, int32 or float32, with ``affine`` (z, y, x indices to RAS mm); ``meta`` holds the
+            :class:`~luna_monai.scans.Geometry` as ``geometry`` and, as ``mapped``, whether the voxels take no memory.
 
         Raises:
             LunaError: when the scan is missing or damaged.
         """
-        voxels, meta = self.reader.get_data(self.reader.read(filename))
-        return MetaTensor(torch.from_numpy(voxels)[None], meta=meta | {"filename_or_obj": str(filename)})
+        scan = read_scan(source, self.orientation)
+        meta = {"filename_or_obj": str(scan.path), "space": "RAS", "geometry": scan.geometry, "mapped": scan.is_mapped}
+        return MetaTensor(torch.from_numpy(scan.voxels)[None], affine=scan.geometry.affine_ras_zyx, meta=meta)
 
 
 class LoadScand(MapTransform):
     """Dictionary wrapper of :class:`LoadScan`; takes the place of MONAI's ``LoadImaged``.
 
     Args:
-        keys: keys of the paths.
-        reader: reads the scans.
+        keys: keys of the scans.
+        orientation: where the x, y and z axes of the result lead; None leaves them as they are in the file.
         allow_missing_keys: don't raise if a key is missing.
     """
 
-    def __init__(
-        self, keys: KeysCollection, reader: ImageReader | None = None, allow_missing_keys: bool = False
-    ) -> None:
+    def __init__(self, keys: KeysCollection, orientation: str | None = "LPS", allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
-        self.loader = LoadScan(reader)
+        self.loader = LoadScan(orientation)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Replace each path by its volume, a MetaTensor (1, z, y, x)."""
+        """Replace each path, source or header by its volume, a MetaTensor (1, z, y, x)."""
         d = dict(data)
         for key in self.key_iterator(d):
             d[key] = self.loader(d[key])

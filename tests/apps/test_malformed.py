@@ -101,7 +101,7 @@ def test_settings_of_training(given, expected):
         ("coordinates=mm", "coordinates: must be one of lps, ras, voxel"),
         ("weights=null", "weights: must be string, found null"),
         ("proposer#max_candidates=0", "proposer#max_candidates: must be integer, at least 1"),
-        ("explain_candidates=many", "explain_candidates: must be integer"),
+        ("explain_findings=many", "explain_findings: must be integer"),
         ("proposer=null", "proposer: must be section with _target_, found null"),
     ],
 )

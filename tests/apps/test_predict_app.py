@@ -21,8 +21,7 @@ from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import Calibration, log_odds_of_probability
 from luna_monai.networks import LunaModel
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.readers import map_or_read
-from luna_monai.scans.scan import load_scan
+from luna_monai.scans.scan import read_scan
 from luna_monai.share import bundle_dir
 
 SHAPE = (36, 60, 56)
@@ -200,7 +199,7 @@ def test_a_study_as_it_comes(tmp_path, predict, write_dicom, voxels, geometry, e
     for scan in (study, study / "a" / "b"):
         content = predict(scan, "--candidates", points)
         np.testing.assert_allclose(probabilities(content), expected, atol=1e-5)
-    with pytest.raises(LunaError, match=r"study: the DICOM series 1\.2\.11 is no CT"):
+    with pytest.raises(LunaError, match=r"study: series 1\.2\.11 is not a CT \(MR Image Storage\)"):
         predict(study, "--candidates", points, "--seriesuid", "1.2.11")
 
 
@@ -261,7 +260,7 @@ def test_voxels_that_are_no_numbers_are_air(tmp_path, predict, voxels, geometry)
     sitk.WriteImage(image_of(np.where(np.isfinite(values), voxels, -1000), geometry), str(tmp_path / "b.nii"))
     points = write_points(tmp_path / "points.csv", geometry)
     content = predict(tmp_path / "a.nii", "--candidates", points)
-    assert content["scans"][0]["warnings"] == [f"{36 * 8 * 56} voxels are no finite numbers and count as air"]
+    assert content["scans"][0]["warnings"] == [f"{36 * 8 * 56} voxels are not finite numbers; they count as air"]
     np.testing.assert_allclose(
         probabilities(content), probabilities(predict(tmp_path / "b.nii", "--candidates", points)), atol=1e-5
     )
@@ -286,7 +285,7 @@ def test_a_scan_smaller_than_a_crop(tmp_path, predict, voxels, geometry):
     np.testing.assert_allclose(first, second, atol=1e-5)
     thick, padded = contents[0]["scans"][0]["warnings"]
     assert thick.startswith("slices are 5 mm apart, more than in the scans that the model was made for")
-    assert padded.startswith("the scan (10 x 60 x 56 voxels z, y, x) is smaller than what is cut out")
+    assert padded.startswith("the scan (10 x 60 x 56 voxels z, y, x) is smaller than the crop")
     assert contents[1]["scans"][0]["warnings"] == [thick]
     voxels_found = sorted(one["voxel"] for one in contents[0]["scans"][0]["candidates"])
     assert voxels_found == sorted(inside.tolist())
@@ -328,9 +327,8 @@ def test_outputs(tmp_path, weights, voxels, geometry):
     assert all(one["probability_calibrated"] is None for one in scan["candidates"])
     assert json.loads((tmp_path / "new" / "d-1.2.3.json").read_text()) == content
     (markups,) = json.loads((tmp_path / "new" / "c.mrk.json").read_text())["markups"]
-    assert (markups["type"], markups["coordinateSystem"]) == ("Fiducial", "LPS")
-    assert [one["position"] for one in markups["controlPoints"]] == submission[place].to_numpy().tolist()
-    assert [float(one["label"]) for one in markups["controlPoints"]] == submission["probability"].round(3).tolist()
+    shown = [one["position"] for one in markups["controlPoints"]]
+    assert shown == [one["position"] for one in scan["findings"] if one["probability"] > 0.5][:20]
 
 
 def test_operating_points_of_these_weights(tmp_path, weights, monkeypatch, voxels, geometry, expected):
@@ -418,7 +416,7 @@ def test_bad_scans_of_a_list_do_not_keep_the_others(scans, tmp_path, weights, ca
     assert run_app(LunaPredictApp, [path, "--candidates", points, "--weights", weights, *outputs]) == 1
     captured = capsys.readouterr()
     assert captured.err.startswith(
-        "luna-monai predict: error: 2 of 5 scans could not be judged, the others are written"
+        "luna-monai predict: error: 2 of 5 scans could not be classified, the others are written"
     )
     assert captured.err.count("\n") == 1
     assert f"Scan 2 of 5: {tmp_path / 'cut.raw'}: found 1000 bytes" in captured.out
@@ -437,14 +435,14 @@ def test_bad_scans_of_a_list_do_not_keep_the_others(scans, tmp_path, weights, ca
 def test_files_of_a_scan_outlive_an_interruption(scans, tmp_path, weights, monkeypatch, capsys):
     """What is for one scan is written at once; what is for all is not there in part. One line says it."""
     path, points = scans
-    load = load_scan
+    load = read_scan
 
-    def interrupt(source):
+    def interrupt(source, orientation):
         if source.path.name == "study":
             raise KeyboardInterrupt
         return load(source)
 
-    monkeypatch.setattr("luna_monai.predictions.scan_dataset.load_scan", interrupt)
+    monkeypatch.setattr("luna_monai.predictions.scan_dataset.read_scan", interrupt)
     outputs = ["--output", tmp_path / "out" / "{seriesuid}.json", "--output", tmp_path / "out" / "all.csv"]
     assert run_app(LunaPredictApp, [path, "--candidates", points, "--weights", weights, *outputs]) == 130
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["1.2.3.json"]
@@ -466,7 +464,7 @@ def test_scans_are_divided_among_processes(scans, tmp_path, weights, voxels, geo
     for processes in ([], ["--distributed", 2]):
         out = tmp_path / str(len(written))
         outputs = ["--output", out / "all.json", "--output", out / "{seriesuid}.csv", "--report", out / "all.html"]
-        arguments = [path, "--candidates", points, "--weights", weights, *outputs, "report_candidates=30"]
+        arguments = [path, "--candidates", points, "--weights", weights, *outputs, "report_findings=30"]
         capfd.readouterr()
         assert run_app(LunaPredictApp, [*arguments, *processes]) == 1
         captured = capfd.readouterr()
@@ -476,8 +474,8 @@ def test_scans_are_divided_among_processes(scans, tmp_path, weights, voxels, geo
         written.append({file.name: file.read_bytes() for file in out.iterdir()})
     assert len(written[0]) == 5
     assert written[0] == written[1]
-    assert any(line.endswith("1.2.3.mhd: a second scan that is called 1.2.3") for line in said[0])
-    assert any("3 of 6 scans could not be judged, the others are written" in line for line in said[0])
+    assert any(line.endswith("1.2.3.mhd: a second scan with the name 1.2.3") for line in said[0])
+    assert any("3 of 6 scans could not be classified, the others are written" in line for line in said[0])
     assert said[0] == said[1]
 
 
@@ -529,17 +527,22 @@ def test_nothing_of_the_patient_is_told(tmp_path, write_dicom, voxels, geometry,
     write_dicom(folder / "ACC-4711", voxels, geometry, tags=tags)
     outputs = [tmp_path / "out" / name for name in ("a.csv", "b.json", "c.mrk.json", "d.dcm")]
     arguments = [word for output in outputs for word in ("--output", output)]
+    outputs += [tmp_path / "out" / name for name in ("g.findings.csv", "h.seg.dcm", "i.nii.gz")]
+    arguments += [word for output in outputs[4:] for word in ("--output", output)]
     for option, name in (("--report", "e.html"), ("--explain", "f.nii")):
         outputs.append(tmp_path / "out" / name)
         arguments += [option, outputs[-1]]
     points = write_points(tmp_path / "points.csv", geometry)
     capfd.readouterr()
-    LunaPredictApp([folder, "--candidates", points, "--weights", weights, *arguments]).main()
+    LunaPredictApp([folder, "--candidates", points, "--weights", weights, "--threshold", 0, *arguments]).main()
     captured = capfd.readouterr()
-    told = captured.out + captured.err + "".join(output.read_bytes().decode("latin-1") for output in outputs)
+    # DICOM objects go where the images are, see tests/predictions/test_dicom_objects.py.
+    said = [output.read_bytes().decode("latin-1") for output in outputs if output.suffix != ".dcm" and output.exists()]
+    told = captured.out + captured.err + "".join(said)
     words = {word for value in tags.values() for word in re.split(r"[\^ ]", value) if len(word) > 4}
     for word in (*tags.values(), *words, str(tmp_path / "in"), "Quux", "Erika"):
         assert word not in told, word
+    assert (tmp_path / "out" / "d.dcm").exists()
     assert told.count("1.2.826.7") >= len(CENTERS)
 
 
@@ -563,7 +566,8 @@ def test_real_scan_in_real_formats(luna16_mini, shared_data, tmp_path, write_dic
     """A part of a real scan around its nodule."""
     nodule = pd.read_csv(luna16_mini / "annotations.csv").iloc[0]
     source = next(luna16_mini.glob(f"subset*/{nodule['seriesuid']}.mhd"))
-    voxels, whole = map_or_read(source)
+    scan = read_scan(source)
+    voxels, whole = scan.voxels, scan.geometry
     z, y, x = whole.world_to_index(nodule[["coordX", "coordY", "coordZ"]].to_numpy(dtype=float))[0]
     start = np.array([[z - 20, y - 40, x - 40]])
     voxels = voxels[z - 20 : z + 20, y - 40 : y + 40, x - 40 : x + 40]
@@ -593,6 +597,86 @@ def test_real_scan_in_real_formats(luna16_mini, shared_data, tmp_path, write_dic
     assert np.linalg.norm(np.subtract(best["position"], nodule[["coordX", "coordY", "coordZ"]])) < 5
     np.testing.assert_array_equal(best["voxel"], grid.world_to_index(np.array([best["position"]]))[0])
     assert len(scan["candidates"]) > 5
+
+
+@pytest.fixture(scope="session")
+def chest():
+    """A box of lung in tissue with three balls in it, and a vessel."""
+    voxels = np.full((50, 90, 100), 30, dtype=np.int16)
+    voxels[6:44, 10:80, 8:92] = np.random.default_rng(1).normal(-860, 10, (38, 70, 84)).round()
+    z, y, x = np.indices(voxels.shape)
+    for center, radius in (((20, 30, 40), 4), ((30, 55, 60), 3), ((14, 60, 25), 5)):
+        mm = np.sqrt(((z - center[0]) * 1.25) ** 2 + ((y - center[1]) * 0.75) ** 2 + ((x - center[2]) * 0.75) ** 2)
+        voxels[mm <= radius] = 40
+    return voxels
+
+
+@pytest.mark.parametrize("coordinates", ["proposed", "given"])
+def test_the_same_findings_from_every_format_and_order_of_axes(
+    coordinates, chest, tmp_path, write_dicom, weights, geometry
+):
+    # Numbers that float32, in which NIfTI keeps them, holds exactly.
+    grid = Geometry((100, 90, 50), (0.75, 0.75, 1.25), (-166.5, -171.25, -340.75), geometry.direction)
+    image = image_of(chest, grid)
+    names = ["a.mhd", "b.nii.gz", "c.nrrd", "dicom"]
+    for name in names[:3]:
+        sitk.WriteImage(image, str(tmp_path / name))
+    write_dicom(tmp_path / "dicom", chest, grid)
+    for axes in ("RAI", "ASL", "PIR"):
+        names.append(f"{axes}.nii.gz")
+        sitk.WriteImage(sitk.DICOMOrient(image, axes), str(tmp_path / names[-1]))
+    arguments = ["--weights", weights, "--threshold", 0]
+    if coordinates == "given":
+        table = pd.DataFrame(
+            grid.index_to_world(np.array([[20, 30, 40], [21, 31, 41], [30, 55, 60]])),
+            columns=["coordX", "coordY", "coordZ"],
+        )
+        table.to_csv(tmp_path / "points.csv", index=False)
+        arguments += ["--candidates", tmp_path / "points.csv"]
+    found = []
+    for name in names:
+        outputs = ["--output", tmp_path / "out.json", "--output", tmp_path / "out.nii"]
+        LunaPredictApp([tmp_path / name, *arguments, *outputs]).main()
+        (scan,) = json.loads((tmp_path / "out.json").read_text())["scans"]
+        found.append(scan["findings"])
+        labels = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "out.nii")), "LPS")
+        labels = sitk.GetArrayFromImage(labels)
+        for number, one in enumerate(scan["findings"][:20], start=1):
+            if one["volume_mm3"] is not None:
+                assert (labels == number).sum() * 0.75 * 0.75 * 1.25 == pytest.approx(one["volume_mm3"], rel=1e-3)
+    assert any(one["diameter_mm"] for one in found[0])
+    for others, name in zip(found[1:], names[1:], strict=True):
+        assert len(others) == len(found[0]), name
+        for one, other in zip(found[0], others, strict=True):
+            for key in set(one) - {"voxel", "candidate_indices"}:
+                assert other[key] == pytest.approx(one[key], abs=2e-3), (name, key)
+
+
+def test_an_output_that_a_scan_cannot_have_is_said_before_the_work(
+    tmp_path, write_dicom, voxels, geometry, weights, capfd
+):
+    write_dicom(tmp_path / "dicom", voxels, geometry, tags={"FrameOfReferenceUID": None})
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.mhd"))
+    points = write_points(tmp_path / "points.csv", geometry)
+    for scan, reason in (("dicom", "no FrameOfReferenceUID"), ("a.mhd", "this scan has none")):
+        out = tmp_path / f"out-{scan}"
+        outputs = ["--output", out / "x.dcm", "--output", out / "x.csv"]
+        capfd.readouterr()
+        assert run_app(LunaPredictApp, [tmp_path / scan, "--candidates", points, "--weights", weights, *outputs]) == 1
+        captured = capfd.readouterr()
+        assert captured.err.startswith("luna-monai predict: error: x.dcm is not written: ")
+        assert reason in captured.err
+        assert captured.err.count("\n") == 1
+        assert captured.out.index(reason) < captured.out.index("Scans ----")
+        assert [path.name for path in out.iterdir()] == ["x.csv"]
+
+
+def test_outputs_of_the_bundle_are_in_its_output_dir(tmp_path, weights, voxels, geometry):
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.mhd"))
+    points = write_points(tmp_path / "points.csv", geometry)
+    arguments = ["--candidates", points, "--weights", weights, "--output-dir", tmp_path / "new"]
+    LunaPredictApp([tmp_path / "a.mhd", *arguments, "--output", "a.csv", "--output", tmp_path / "b.csv"]).main()
+    assert (tmp_path / "new" / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
 def test_a_scan_that_shows_no_chest_says_so(tmp_path, predict, voxels, geometry):
@@ -657,17 +741,17 @@ FILES = {
     "missing voxels": ("a.mhd", lambda path: path.with_suffix(".raw").unlink(), r"a\.raw: no such file"),
     "truncated compressed voxels": ("z.mhd", lambda path: cut(path.with_suffix(".zraw")), r"z\.zraw: found .* truncat"),
     "truncated NIfTI": ("b.nii", cut, r"b\.nii: found .* it is truncated"),
-    "truncated gzip": ("c.nii.gz", cut, r"c\.nii\.gz: damaged or truncated"),
-    "empty NIfTI": ("b.nii", write(b""), r"b\.nii: no NIfTI file"),
-    "a picture called NIfTI": ("b.nii", write(b"\xff\xd8\xff\xe0" + b"JFIF" * 200), r"b\.nii: no NIfTI file"),
-    "colours": ("b.nii", colours, r"b\.nii: a scan has one number per voxel, found 3"),
-    "truncated NRRD": ("d.nrrd", cut, r"d\.nrrd: cannot be read"),
+    "truncated gzip": ("c.nii.gz", cut, r"c\.nii\.gz: holds \d+ bytes when decompressed.*truncated"),
+    "empty NIfTI": ("b.nii", write(b""), r"b\.nii: not a NIfTI file"),
+    "a picture called NIfTI": ("b.nii", write(b"\xff\xd8\xff\xe0" + b"JFIF" * 200), r"b\.nii: not a NIfTI file"),
+    "colours": ("b.nii", colours, r"b\.nii: a scan has 3 dimensions, found 5"),
+    "truncated NRRD": ("d.nrrd", cut, r"d\.nrrd: found \d+ bytes of voxels, but its header says"),
     "garbage NRRD": ("d.nrrd", write(b"garbage" * 99), r"d\.nrrd: cannot be read"),
-    "a text": ("notes.txt", write(b"no scan"), r"notes\.txt: no scan; known are"),
-    "an archive": ("scan.zip", write(b"PK\3\4" + bytes(500)), r"scan\.zip: no scan; known are"),
+    "a text": ("notes.txt", write(b"no scan"), r"notes\.txt: not a scan; known are"),
+    "an archive": ("scan.zip", write(b"PK\3\4" + bytes(500)), r"scan\.zip: not a scan; known are"),
     "an empty DICOM file": ("one.dcm", write(b""), r"one\.dcm: a damaged DICOM slice"),
     "an empty folder": ("empty", lambda path: path.mkdir(), r"empty: no DICOM slices of a CT in this folder"),
-    "an empty list": ("list.csv", write(b""), r"list\.csv: the file is empty"),
+    "an empty list": ("list.csv", write(b""), r"list\.csv: no column 'path' in its header line, which is empty"),
     "a list of nothing": ("list.csv", write(b"path\n"), r"list\.csv: a header line and no scans"),
     "a table that is no list": ("points.csv", lambda path: None, r"points\.csv: no column 'path'"),
     "a list with a scan twice": ("list.csv", write(b"path\na.mhd\na.mhd\n"), r"list\.csv, line 3: the same scan as in"),
@@ -702,7 +786,7 @@ DICOM_DAMAGE = {
         r"slices are missing or double: .* at -317\.00 mm and .* at -3",
     ),
     "double slice": (
-        lambda files: shutil.copy(files[20], files[20].with_name("again.dcm")),
+        lambda files: files[20].with_name("again.dcm").write_bytes(files[20].read_bytes()[:-1] + b"x"),
         r"missing or double: .* at -315\.75 mm and .* at -315\.75 mm are 0\.000 mm apart",
     ),
     "truncated slice": (lambda files: cut(files[-1]), r"1\.2\.826\.7-001\.dcm: a damaged DICOM slice"),
@@ -719,16 +803,16 @@ def test_damaged_dicom(kind, tmp_path, write_dicom, voxels, geometry, weights, c
 
 
 STRANGE_TAGS = {
-    "no position": ({"ImagePositionPatient": None}, r"a slice without Image Position \(Patient\)"),
-    "no orientation": ({"ImageOrientationPatient": None}, r"a slice without Image Orientation \(Patient\)"),
-    "no pixel spacing": ({"PixelSpacing": None}, r"a slice without Pixel Spacing"),
+    "no position": ({"ImagePositionPatient": None}, r"a slice without ImagePositionPatient"),
+    "no orientation": ({"ImageOrientationPatient": None}, r"a slice without ImageOrientationPatient"),
+    "no pixel spacing": ({"PixelSpacing": None}, r"a slice without PixelSpacing"),
     "several frames in a file": (
         {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"},
-        r"a multi-frame CT, which is not read",
+        r"a multi-frame CT, with all slices in one file",
     ),
     "another modality": (
         {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR"},
-        r"dicom: no DICOM slices of a CT in this folder, only 1 series of another kind",
+        r"dicom: no DICOM slices of a CT in this folder, only: MR Image Storage",
     ),
 }
 
@@ -779,7 +863,7 @@ def test_damaged_weights(place, tmp_path, capfd):
         ("gone.pt", r"gone\.pt: no such file"),
         ("garbage.pt", r"garbage\.pt: damaged, or no file of weights"),
         ("linear.pt", r"linear\.pt: the weights are those of another network"),
-        ("nan.pt", r"a\.mhd: the network's output is no number; are these the right weights"),
+        ("nan.pt", r"nan\.pt: head_linear\.bias holds NaN"),
     ):
         refused(message, capfd, place / "a.mhd", "--candidates", place / "points.csv", "--weights", tmp_path / name)
 
@@ -789,11 +873,14 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
     (place / "list.csv").write_text("path\na.mhd\nb.nii\n")
     given = ["--candidates", place / "points.csv", "--weights", weights]
     for arguments, message in (
-        ([place / "a.mhd", "--output", "out.txt"], r"out\.txt: an output's name ends with \.csv, \.json, \.mrk\.json"),
+        (
+            [place / "a.mhd", "--output", "out.txt"],
+            r"out\.txt: an output's name ends with \.csv, \.findings\.csv, \.json",
+        ),
         ([place / "a.mhd", "--output", tmp_path / "folder.json"], r"folder\.json: a folder; an output is a file"),
         (
             [place / "a.mhd", "--output", place / "a.mhd" / "x.csv"],
-            r"x\.csv: can't be written, because .*a\.mhd is no fo",
+            r"x\.csv: cannot be written, because .*a\.mhd is no fo",
         ),
         ([place / "a.mhd", "--output", "x.csv", "--output", "x.csv"], r"x\.csv: named twice as an output"),
         (
@@ -801,23 +888,21 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
             r"x\.mrk\.json: holds one scan, and there are 2; put \{series",
         ),
         (
-            [place / "a.mhd", "--output", "x.csv", "--output", "x.dcm"],
-            r"a\.mhd: a DICOM structured report refers to DICOM slices, and this scan has none",
+            [place / "a.mhd", "--output", "x.dcm"],
+            r"x\.dcm is not written: .*a\.mhd: .*refers to DICOM slices, and this",
         ),
+        ([place / "a.mhd", "--output", "x.csv", "--threshold", 1.5], r"threshold must be a probability .*, found 1\.5"),
+        ([place / "a.mhd", "--output", "x.csv", "--max-findings", -1], r"max_findings must not be negative, found -1"),
         ([place / "list.csv", "--output", "x.dcm"], r"x\.dcm: holds one scan, and there are 2"),
         ([place / "a.mhd", "--report", "x.pdf"], r"x\.pdf: the name of a report ends with \.html"),
-        ([place / "a.mhd", "--report", "x.html", "report_candidates=-1"], r"must not be negative, found -1"),
-        ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the name of a heat map ends with \.nii\.gz or \.nii"),
+        ([place / "a.mhd", "--report", "x.html", "report_findings=-1"], r"must not be negative, found -1"),
+        ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the name of a heat map ends with \.nii\.gz, \.nii"),
         ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: a heat map is of one scan, and there are 2"),
-        (
-            [place / "a.mhd", "--explain", "x.nii.gz", "explain_method=lime"],
-            r"explain_method must be grad_cam or occlusion, found 'lime'",
-        ),
         ([place / "a.mhd", place / "b.nii"], r"one SCAN is needed, found .*a\.mhd.*b\.nii.*; a CSV file lists many"),
         ([place / "a.mhd", "weigths=1"], r"'weigths' is not a key of the configuration; did you mean 'weights'"),
         ([place / "a.mhd", "--seriesuid", "1.2"], r"a\.mhd: a series can be chosen from a folder or a list of scans"),
         ([place / "a.mhd", "batch_size=0"], r"batch_size must be at least 1, found 0"),
-        ([place / "list.csv"], r"none of 2 scans could be judged; the first: .*points\.csv: no column 'seriesuid'"),
+        ([place / "list.csv"], r"none of 2 scans could be classified; the first: .*points\.csv: no column 'seriesuid'"),
     ):
         refused(message, capfd, *arguments, *given)
     assert run_app(LunaPredictApp, [place / "a.mhd", *given]) == 1

@@ -252,8 +252,8 @@ def test_file_is_147456_bytes_a_candidate(make_dataset, tmp_path):
 def test_missing_ct_names_the_file(make_dataset, tmp_path):
     folder = make_dataset(scans=2)
     dataset = open_dataset(folder, tmp_path / "cache")
-    (folder / "subset1" / "1.2.3.1.raw").unlink()
     row = next(row for row, uid in enumerate(read_candidates(folder)["seriesuid"]) if uid == "1.2.3.1")
+    (folder / "subset1" / "1.2.3.1.raw").unlink()
     with pytest.raises(LunaError, match=r"1\.2\.3\.1\.raw"):
         dataset[row]
     assert not list((tmp_path / "cache").iterdir())
@@ -268,7 +268,7 @@ def point_outside(folder):
     (folder / "subset1" / "1.2.3.1.raw").rename(folder.parent / "voxels.raw")
     header = folder / "subset1" / "1.2.3.1.mhd"
     header.write_text(header.read_text().replace("1.2.3.1.raw", str(folder.parent / "voxels.raw")))
-    return r"1\.2\.3\.1\.mhd: its voxels are in .*/voxels\.raw, outside .*/luna; move them beside the header"
+    return r"1\.2\.3\.1\.mhd: its voxels must be in the folder of the header, found ElementDataFile = .*voxels\.raw"
 
 
 @pytest.mark.parametrize("fault", [lose_voxels, point_outside])

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from luna_monai.data import find_scans, read_candidates, split_by_stride, split_by_subset
+from luna_monai.data import read_candidates, split_by_stride, split_by_subset
 from luna_monai.errors import LunaError
-from luna_monai.scans import read_geometry
+from luna_monai.scans import find_scans
+from luna_monai.scans.metaimage import read_metaimage_header
 
 COORDINATES = ["coordX", "coordY", "coordZ"]
 
@@ -75,7 +76,12 @@ def write_full_size(folder, tables, headers):
     annotations = pd.read_csv(tables / "annotations.csv")
     annotations.to_csv(folder / "annotations.csv", index=False)
     random = np.random.default_rng(0)
-    geometry_of = {uid: read_geometry(path) for uid, path in find_scans(folder).items()}
+    geometry_of = {}
+    for uid, path in find_scans(folder).items():
+        header = read_metaimage_header(path)
+        geometry_of[uid] = header.geometry
+        with header.voxel_file.open("wb") as file:
+            file.truncate(header.nbytes)  # takes no place on disk
     parts = [annotations.assign(**{"class": 1})[["seriesuid", *COORDINATES, "class"]]]
     count = 551_065 - len(annotations)
     uids = np.asarray(sorted(geometry_of))

@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from luna_monai.detection import BlobProposer, chest_warnings
 from luna_monai.detection.lungs import find_lungs
 from luna_monai.errors import LunaError
-from luna_monai.scans import Geometry, map_or_read
+from luna_monai.scans import Geometry, read_scan
 
 COORDINATES = ["coordX", "coordY", "coordZ"]
 # Centres x, y, z and radii in mm, in a block of lung of 80 x 72 x 64 mm; the last one sits on the chest wall.
@@ -77,7 +77,8 @@ class OnScan:
 def on_real_scans(luna16_mini: Path) -> dict[str, OnScan]:
     results = {}
     for path in sorted(luna16_mini.glob("subset*/*.mhd")):
-        volume, geometry = map_or_read(path)
+        scan = read_scan(path)
+        volume, geometry = scan.voxels, scan.geometry
         lungs = find_lungs(volume, geometry)
         proposals, warnings = BlobProposer()(volume, geometry, lungs), chest_warnings(volume, geometry, lungs)
         results[path.stem] = OnScan(geometry, proposals, warnings)

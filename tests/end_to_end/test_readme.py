@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk
 
 from luna_monai.apps.cli import main
-from luna_monai.scans import map_or_read
+from luna_monai.scans import read_scan
 
 #: Run by make itself, by .ci/run, or by the test named.
 RUN_ELSEWHERE = {
@@ -43,7 +43,8 @@ def write_scans(folder, luna, write_dicom):
     """Write what the section on prediction has: a NIfTI file, a DICOM study, and candidates."""
     path = luna / "subset0" / "1.2.3.0.mhd"
     sitk.WriteImage(sitk.ReadImage(str(path)), str(folder / "scan.nii.gz"))
-    voxels, geometry = map_or_read(path)
+    scan = read_scan(path)
+    voxels, geometry = scan.voxels, scan.geometry
     for seriesuid in ("1.2.826.7", "1.2.826.8"):
         write_dicom(folder / "study" / seriesuid, np.clip(voxels, -1024, 1500), geometry, seriesuid=seriesuid)
     points = pd.read_csv(luna / "candidates.csv").query("seriesuid == '1.2.3.0'")[["coordX", "coordY", "coordZ"]]

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
+from luna_monai.detection.findings import Finding
+from luna_monai.predictions.model import ModelFacts
+from luna_monai.predictions.result import COLUMNS, ScanPrediction
 from luna_monai.scans.geometry import Geometry
 
 #: Values of tags that tell who it is; none of them may be found in anything that is written.
@@ -31,18 +33,35 @@ IDENTIFYING = {
 
 
 def make_prediction(geometry, indices, probabilities, **changes):
-    """A prediction with candidates at voxels z, y, x, given most probable first."""
+    """A prediction with a candidate and a finding at each voxel z, y, x, most probable first; the first is outlined."""
     indices = np.reshape(indices, (-1, 3)).astype(float)
-    table = pd.DataFrame(geometry.index_to_world(indices), columns=["coordX", "coordY", "coordZ"])
+    points = geometry.index_to_world(indices)
+    table = pd.DataFrame(points, columns=["coordX", "coordY", "coordZ"])
     table.insert(0, "seriesuid", "1.2.3")
     table[["index_z", "index_y", "index_x"]] = np.round(indices).astype(int)
     table["probability"] = probabilities
     table["probability_calibrated"] = np.asarray(probabilities, dtype=float) ** 2
+    findings = []
+    for number, (point, index, probability) in enumerate(zip(points.tolist(), indices, probabilities, strict=True)):
+        sizes = {}
+        if number == 0:
+            sizes = {"diameter_mm": 4.5, "long_axis_mm": 5.5, "short_axis_mm": 3.5, "volume_mm3": 47.7, "mean_hu": 40.0}
+            sizes |= {
+                "attenuation": "solid",
+                "lung": "left",
+                "pleura_distance_mm": 2.5,
+                "outline": np.ones((3, 4, 5), bool),
+            }
+            sizes |= {"outline_start": tuple((index - 1).round().astype(int).tolist())}
+        findings.append(Finding(tuple(point), probability, (number,), **sizes))
     facts = {
         "seriesuid": "1.2.3",
         "source": Path("/home/erika.quux/scans/scan.mhd"),
         "geometry": geometry,
+        "grid": geometry,
         "candidates": table[list(COLUMNS)],
+        "findings": tuple(findings),
+        "shown": len(findings),
         "model": ModelFacts("model.pt", "ab" * 32, "0.1.0", {"4 false positives per scan": 0.25}),
         "proposed": True,
     }

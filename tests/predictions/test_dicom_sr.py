@@ -12,7 +12,7 @@ from pydicom.sr.codedict import codes
 
 from luna_monai.errors import LunaError
 from luna_monai.predictions import write_structured_report
-from luna_monai.scans.readers import read_geometry
+from luna_monai.scans import read_header
 
 from .conftest import IDENTIFYING, make_prediction
 
@@ -41,7 +41,7 @@ def test_positions_and_probabilities_read_back(prediction, tmp_path):
     report, groups = groups_of(path)
     assert len(groups) == 3
     slices = [pydicom.dcmread(file, stop_before_pixels=True) for file in prediction.dicom_files]
-    assert read_geometry(prediction.source).index_to_world(np.array([INDICES[0]])) == pytest.approx(
+    assert read_header(prediction.source).geometry.index_to_world(np.array([INDICES[0]])) == pytest.approx(
         groups[0].roi.value, abs=1e-3
     )
     for group, (_, row), probability in zip(groups, prediction.candidates.iterrows(), PROBABILITIES, strict=True):

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from luna_monai.predictions.explanation import ScanExplanation, explain_scan, write_heat_map
 
 from luna_monai.errors import LunaError
-from luna_monai.predictions.explanation import ScanExplanation, explain_scan, write_heat_map
+from luna_monai.predictions.scan_dataset import pad_with_air
+from luna_monai.scans import orient
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.scan import orient_to_lps, pad_with_air
 
 from .conftest import make_prediction
 
@@ -24,7 +25,7 @@ def bright(image):
 
 
 def as_seen(voxels, geometry):
-    turned, geometry = orient_to_lps(voxels, geometry)
+    turned, geometry = orient(voxels, geometry)
     padded, geometry = pad_with_air(turned, geometry, SPATIAL_SIZE)
     return torch.from_numpy(np.array(padded))[None], geometry
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -10,13 +12,14 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from luna_monai.predictions import CandidateList, ScanDataset
+from luna_monai.errors import LunaError
+from luna_monai.predictions import CandidateList, ScanDataset, ScanLoader
 from luna_monai.predictions import scan_dataset as prediction_scans
 from luna_monai.scans import list_scans
 
 
 @pytest.mark.parametrize(("listed", "examined"), [(False, False), (False, True), (True, False), (True, True)])
-def test_the_lungs_are_looked_for_once_and_by_need(
+def test_the_lungs_are_looked_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool, examined: bool
 ) -> None:
     voxels = np.full((40, 60, 60), 30, dtype=np.int16)
@@ -35,5 +38,45 @@ def test_the_lungs_are_looked_for_once_and_by_need(
     assert item["warnings"] == ("odd",) * examined
     assert (proposer.call_count, examine.call_count) == (not listed, examined)
     given = [call.args[2] for call in proposer.mock_calls + examine.mock_calls]
-    assert find_lungs.call_count == bool(given)
+    assert find_lungs.call_count == 1
     assert all(lungs is given[0] and lungs.mask.any() for lungs in given)
+
+
+class Slow:
+    """A dataset that notes which items have been asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.asked.append(index)
+        if index == 4:
+            raise MemoryError("no memory")
+        return {"number": index}
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 2])
+def test_the_next_scans_are_read_ahead_in_their_order_and_errors_are_not_lost(ahead: int) -> None:
+    dataset = Slow()
+    loader = ScanLoader(dataset, ahead)  # type: ignore[arg-type]
+    assert len(loader) == 5
+    items = iter(loader)
+    for number in range(4):
+        assert next(items)["number"] == number
+        deadline = time.monotonic() + 10
+        while len(dataset.asked) < min(number + 1 + ahead, 5) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert sorted(dataset.asked) == list(range(min(number + 1 + ahead, 5)))
+    with pytest.raises(MemoryError, match="no memory"):
+        next(items)
+
+
+def test_a_sampler_and_a_bad_number() -> None:
+    loader = ScanLoader(Slow(), 1, sampler=[3, 1])  # type: ignore[arg-type]
+    assert [item["number"] for item in loader] == [3, 1]
+    assert len(loader) == 2
+    with pytest.raises(LunaError, match="num_workers must not be negative, found -1"):
+        ScanLoader(Slow(), -1)  # type: ignore[arg-type]

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from luna_monai.predictions.explanation import HeatMap
-from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
-from luna_monai.reports import PredictionReport
+from luna_monai.detection.findings import Finding
+from luna_monai.predictions.model import ModelFacts
+from luna_monai.predictions.result import COLUMNS, ScanPrediction
+from luna_monai.reports import PredictionPage
 from luna_monai.scans.geometry import Geometry
 
 PROBE = """
@@ -39,6 +40,28 @@ addEventListener("load", () => {
     }
   }
   document.querySelectorAll("details").forEach((details) => { details.open = true; });
+  const card = document.querySelector(".finding");
+  if (card) {
+    const stack = card.querySelector(".stack");
+    const top = () => stack.querySelector(".layers").getBoundingClientRect().top;
+    const start = top();
+    const height = stack.querySelector(".view").getBoundingClientRect().height;
+    stack.querySelector("input").value = 0;
+    stack.querySelector("input").dispatchEvent(new Event("input", { bubbles: true }));
+    found.scrolled = Math.round((top() - start) / height);
+    found.label = stack.querySelector("output").textContent;
+    stack.querySelector(".view").dispatchEvent(new WheelEvent("wheel", { deltaY: 1, bubbles: true, cancelable: true }));
+    found.wheel = stack.querySelector("output").textContent;
+    card.querySelector(".enlarge").click();
+    found.enlarged = document.querySelectorAll("dialog[open] .stack").length;
+    document.querySelector("dialog").close();
+    document.querySelector(".min-probability").value = 0.5;
+    document.querySelector(".min-probability").dispatchEvent(new Event("input", { bubbles: true }));
+    const seen = (query) => [...document.querySelectorAll(query)].filter((one) => one.checkVisibility()).length;
+    found.filtered = [seen(".findings tbody tr"), seen(".finding")];
+    document.querySelector(".min-probability").value = 0;
+    document.querySelector(".min-probability").dispatchEvent(new Event("input", { bubbles: true }));
+  }
   found.overflow = document.documentElement.scrollWidth - innerWidth;
   const label = document.querySelector(".chart svg text");
   found.ink = label ? getComputedStyle(label).fill : getComputedStyle(document.body).color;
@@ -73,16 +96,28 @@ def look(chromium, page, profile, dark):
 
 @pytest.fixture
 def predicted_page():
-    """A report of a prediction with two candidates, one of them explained."""
+    """A page of a prediction with two findings, one of them with an attribution map."""
     shape = (40, 60, 64)
     geometry = Geometry(shape[::-1], (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), ((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)))
     table = pd.DataFrame(0, index=range(2), columns=list(COLUMNS)).assign(probability=[0.75, 0.25])
+    outline = {
+        "outline": np.ones((3, 5, 5), bool),
+        "outline_start": (18, 28, 8),
+        "diameter_mm": 6.0,
+        "long_axis_mm": 7.0,
+    }
+    sizes = {"short_axis_mm": 5.0, "volume_mm3": 150.0, "mean_hu": 30.0, "attenuation": "solid", "lung": "right"}
+    findings = (Finding((10.0, 30.0, 38.0), 0.75, (0,), **outline, **sizes), Finding((50.0, 30.0, 38.0), 0.25, (1,)))
     model = ModelFacts("model.pt", "ab" * 32, "0.1.0", {"4 false positives per scan": 0.5})
     uid = "1.3.6.1.4.1.14519.5.2.1.6279.6001.272190966764020277652079081128"
-    prediction = ScanPrediction(uid, "", geometry, table, model, proposed=True, warnings=("no lung " * 30,))
-    report = PredictionReport("report.html")
-    report.add(prediction, np.full(shape, -850), geometry, HeatMap(np.full(shape, 99, np.uint8), geometry, 1))
-    return report.to_html()
+    prediction = ScanPrediction(
+        uid, "", geometry, table, model, proposed=True, findings=findings, shown=2, warnings=("no lung " * 30,)
+    )
+    heat = np.zeros(shape, dtype=np.uint8)
+    heat[18:21, 28:33, 8:13] = 255
+    page = PredictionPage("report.html")
+    page.add(0, prediction, np.full(shape, -850, np.int16), geometry, heat)
+    return page.to_html()
 
 
 def test_prediction_in_light_and_dark(chromium, predicted_page, tmp_path):
@@ -90,10 +125,17 @@ def test_prediction_in_light_and_dark(chromium, predicted_page, tmp_path):
     page.write_text(predicted_page.replace("</body>", PROBE))
     light, errors = look(chromium, page, tmp_path / "profile1", dark=False)
     assert errors == []
-    assert light["images"] == light["loaded"] == predicted_page.count("<img ") == 2 + 6 + 3
+    assert light["images"] == light["loaded"] == predicted_page.count("<img ") == 6 + 3 + 1
     assert light["overflow"] <= 0, "the page itself never scrolls sideways"
-    assert light["heat"] == [3, 0], "the box takes the heat map away"
-    assert all(sort["kept"] and sort["rising"] == sort["falling"][::-1] for sort in light["sorts"][3:5])
+    assert light["heat"] == [0, 3], "attribution maps are off until asked for"
+    assert (light["scrolled"], light["label"], light["wheel"]) == (
+        7,
+        "slice 13 of 40, -14.0 mm",
+        "slice 14 of 40, -12.0 mm",
+    )
+    assert light["enlarged"] == 3
+    assert light["filtered"] == [1, 1], "rows and cards together"
+    assert all(sort["kept"] and sort["rising"] == sort["falling"][::-1] for sort in light["sorts"][:3])
     dark, errors = look(chromium, page, tmp_path / "profile2", dark=True)
     assert errors == []
     assert (light["ink"], dark["ink"]) == ("rgb(28, 36, 48)", "rgb(231, 236, 242)")

@@ -12,20 +12,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from monai.transforms import LoadImage
 
 from luna_monai.errors import LunaError
-from luna_monai.scans.readers import (
-    Geometry,
-    SimpleITKReader,
-    check_scan,
-    files_of_scan,
-    map_or_read,
-    read_geometry,
-)
-
-# LoadImage makes one of each of MONAI's readers; where pydicom is installed, one of them misses a CUDA library.
-pytestmark = pytest.mark.filterwarnings("ignore:NvImgCodecPydicomReader:UserWarning")
+from luna_monai.scans import ScanSource, read_header, read_scan
+from luna_monai.scans.metaimage import read_metaimage_header
+from luna_monai.transforms import LoadScan
 
 IDENTITY = (1.0, 0, 0, 0, 1, 0, 0, 0, 1)
 FLIPPED = (-1.0, 0, 0, 0, -1, 0, 0, 0, 1)
@@ -87,38 +78,63 @@ def test_every_format_gives_the_same_scan(
     direction = tuple(np.ravel(np.reshape(direction, (3, 3)) * np.linalg.det(np.reshape(direction, (3, 3)))))
     image = make_image(direction)
     path = write(image, tmp_path / name)
-    voxels, geometry = map_or_read(path)
-    assert voxels.dtype == np.int16
-    np.testing.assert_array_equal(voxels, sitk.GetArrayFromImage(image))
-    assert read_geometry(path) == geometry
-    assert check_scan(path) == geometry
+    scan = read_scan(path, None)
+    geometry = scan.geometry
+    assert scan.voxels.dtype == np.int16
+    np.testing.assert_array_equal(scan.voxels, sitk.GetArrayFromImage(image))
+    assert read_header(path).geometry == geometry
+    assert scan.warnings == ()
+    assert scan.is_mapped == (name in ("a.mhd", "c.nii")) or name in ("b.mha", "d.nrrd")  # as their headers are long
     corners = [[0, 0, 0], [11, 15, 19], [11, 0, 0], [0, 15, 0]]
     world = [image.TransformIndexToPhysicalPoint(corner[::-1]) for corner in corners]
     np.testing.assert_allclose(geometry.index_to_world(np.array(corners)), world, atol=1e-4)
     assert capfd.readouterr().err == ""
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_load_image_gives_a_right_metatensor(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", [None, "LPS"])
+@pytest.mark.parametrize("name", ["a.mhd", "c.nii.gz", "dicom"])
+def test_load_scan_gives_a_right_metatensor(name: str, orientation: str | None, tmp_path: Path) -> None:
     image = make_image(OBLIQUE)
     path = write(image, tmp_path / name)
-    loader = LoadImage(reader=SimpleITKReader(), dtype=None, ensure_channel_first=True)
-    tensor = loader(path)
-    assert tensor.shape == (1, 12, 16, 20)
+    tensor = LoadScan(orientation)(str(path))
+    scan = read_scan(path, orientation)
     assert tensor.dtype == torch.int16
-    np.testing.assert_array_equal(tensor[0].numpy(), sitk.GetArrayFromImage(image))
+    np.testing.assert_array_equal(tensor[0].numpy(), scan.voxels)
     ras = (tensor.affine.numpy() @ [3, 5, 7, 1])[:3]
-    np.testing.assert_allclose(ras * [-1, -1, 1], image.TransformIndexToPhysicalPoint((7, 5, 3)), atol=1e-3)
-    assert Geometry.from_meta(tensor.meta) == read_geometry(path)
+    np.testing.assert_allclose(ras * [-1, -1, 1], scan.geometry.index_to_world(np.array([[3, 5, 7]]))[0], atol=1e-3)
+    assert tensor.meta["geometry"] == scan.geometry
+
+
+@pytest.mark.parametrize("direction", [FLIPPED, OBLIQUE, *np.eye(3)[[[1, 2, 0], [2, 1, 0]]].tolist()], ids=str)
+def test_turning_moves_no_voxel(direction: tuple[float, ...], tmp_path: Path) -> None:
+    image = make_image(tuple(np.ravel(direction)))
+    path = write(image, tmp_path / "a.mhd")
+    scan = read_scan(path)
+    assert scan.header.geometry == read_scan(path, None).geometry
+    turned = np.asarray(scan.geometry.direction)
+    assert (np.abs(turned).argmax(axis=0) == [0, 1, 2]).all()
+    assert (np.diag(turned) > 0).all()
+    index = np.argwhere(scan.voxels > -2000)[::17]
+    there = scan.header.geometry.world_to_index(scan.geometry.index_to_world(index))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image)[tuple(there.T)], scan.voxels[tuple(index.T)])
+    other = sitk.DICOMOrient(image, "LPS")
+    np.testing.assert_array_equal(scan.voxels, sitk.GetArrayFromImage(other))
+    np.testing.assert_allclose(scan.geometry.origin, other.GetOrigin(), atol=1e-9)
+
+
+def test_an_unknown_orientation_is_refused() -> None:
+    for wrong in ("LPX", "LRS", "lps", "L", 3):
+        with pytest.raises(LunaError, match="orientation must be three letters such as LPS, or null, found"):
+            LoadScan(wrong)
 
 
 @pytest.mark.parametrize("direction", [FLIPPED, OBLIQUE], ids=["flipped", "oblique"])
 def test_affine_of_nifti_is_nibabels(direction: tuple[float, ...], tmp_path: Path) -> None:
     path = write(make_image(direction), tmp_path / "scan.nii.gz")
     other = nibabel.load(path)
-    voxels, geometry = map_or_read(path)
-    np.testing.assert_array_equal(voxels, np.asarray(other.dataobj).T)
-    np.testing.assert_allclose(geometry.affine_ras_zyx[:, [2, 1, 0, 3]], other.affine, atol=1e-4)
+    scan = read_scan(path, None)
+    np.testing.assert_array_equal(scan.voxels, np.asarray(other.dataobj).T)
+    np.testing.assert_allclose(scan.geometry.affine_ras_zyx[:, [2, 1, 0, 3]], other.affine, atol=1e-4)
 
 
 def test_uncompressed_voxels_are_mapped_and_the_file_is_safe(tmp_path: Path) -> None:
@@ -126,46 +142,78 @@ def test_uncompressed_voxels_are_mapped_and_the_file_is_safe(tmp_path: Path) -> 
     raw = tmp_path / "scan.raw"
     before = raw.read_bytes()
     raw.chmod(0o444)
-    voxels, _ = map_or_read(path)
-    assert not voxels.flags.owndata
-    assert isinstance(voxels.base, np.memmap)
-    tensor = torch.from_numpy(voxels)
+    scan = read_scan(path)
+    assert scan.is_mapped
+    tensor = torch.from_numpy(scan.voxels)
     tensor += 1
     assert raw.read_bytes() == before
 
 
-@pytest.mark.parametrize(("pixel", "dtype"), [(sitk.sitkUInt8, "u1"), (sitk.sitkInt32, "i4"), (sitk.sitkFloat32, "f4")])
+@pytest.mark.parametrize(
+    ("pixel", "dtype"),
+    [
+        (sitk.sitkUInt8, "i2"),
+        (sitk.sitkInt8, "i2"),
+        (sitk.sitkUInt16, "i4"),
+        (sitk.sitkUInt32, "i4"),
+        (sitk.sitkInt32, "i4"),
+        (sitk.sitkFloat32, "f4"),
+        (sitk.sitkFloat64, "f4"),
+    ],
+)
 @pytest.mark.parametrize("name", ["a.mhd", "zipped.mhd", "b.mha", "c.nii", "d.nrrd"])
-def test_other_types_are_kept(name: str, pixel: int, dtype: str, tmp_path: Path) -> None:
-    image = sitk.Cast(make_image(), pixel)
-    voxels, _ = map_or_read(write(image, tmp_path / name))
+def test_every_type_becomes_one_of_three(name: str, pixel: int, dtype: str, tmp_path: Path) -> None:
+    largest = {sitk.sitkUInt8: 255, sitk.sitkInt8: 127, sitk.sitkUInt16: 40_000, sitk.sitkUInt32: 4_000_000_000}
+    values = np.linspace(0, largest.get(pixel, 3000), np.prod(SIZE)).reshape(SIZE[::-1])
+    image = sitk.Cast(sitk.GetImageFromArray(values), pixel)
+    voxels = read_scan(write(image, tmp_path / name)).voxels
     assert voxels.dtype == dtype
-    np.testing.assert_array_equal(voxels, sitk.GetArrayFromImage(image))
+    expected = np.minimum(sitk.GetArrayFromImage(image).astype(float), 2**31 - 1)
+    np.testing.assert_array_equal(voxels, expected.astype(dtype))
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "zipped.mhd", "c.nii.gz", "d.nrrd"])
+def test_what_is_not_a_finite_number_is_air(name: str, tmp_path: Path) -> None:
+    image = sitk.Cast(make_image(), sitk.sitkFloat32)
+    image[3, 4, 5], image[0, 0, 0], image[1, 1, 1] = float("nan"), float("inf"), -float("inf")
+    path = write(image, tmp_path / name)
+    before = path.read_bytes()
+    scan = read_scan(path)
+    assert [scan.voxels[5, 4, 3], scan.voxels[0, 0, 0], scan.voxels[1, 1, 1]] == [-1000] * 3
+    assert scan.warnings == ("3 voxels are not finite numbers; they count as air",)
+    assert path.read_bytes() == before
 
 
 def test_big_endian_header_size_and_old_names(tmp_path: Path) -> None:
     path = write(make_image(FLIPPED), tmp_path / "scan.mhd")
-    geometry = read_geometry(path)
-    expected = map_or_read(path)[0].copy()
+    geometry = read_header(path).geometry
+    expected = read_scan(path, None).voxels.copy()
     (tmp_path / "scan.raw").write_bytes(b"odd" + expected.astype(">i2").tobytes())
     text = path.read_text().replace("MSB = False", "MSB = True").replace("Offset", "Origin")
     text = text.replace("TransformMatrix", "Orientation").replace("ElementDataFile", "HeaderSize = 3\nElementDataFile")
     path.write_text(text)
-    voxels, same = map_or_read(path)
-    assert same == geometry
+    scan = read_scan(path, None)
+    voxels = scan.voxels
+    assert scan.geometry == geometry
     assert voxels.dtype == np.dtype("=i2")
     np.testing.assert_array_equal(voxels, expected)
     assert torch.from_numpy(voxels).sum() == expected.sum(dtype=np.int64)
     path.write_text(text.replace("HeaderSize = 3", "HeaderSize = -1"))
-    np.testing.assert_array_equal(map_or_read(path)[0], expected)
+    np.testing.assert_array_equal(read_scan(path, None).voxels, expected)
 
 
-def test_files_of_scan(tmp_path: Path) -> None:
+def test_files_of_each_format(tmp_path: Path) -> None:
     image = make_image()
-    assert files_of_scan(write(image, tmp_path / "a.mhd")) == [tmp_path / "a.mhd", tmp_path / "a.raw"]
-    assert files_of_scan(write(image, tmp_path / "zipped.mhd")) == [tmp_path / "zipped.mhd", tmp_path / "zipped.zraw"]
-    assert files_of_scan(write(image, tmp_path / "c.nii.gz")) == [tmp_path / "c.nii.gz"]
-    slices = files_of_scan(write(image, tmp_path / "dicom"))
+    assert read_header(write(image, tmp_path / "a.mhd")).files == (
+        tmp_path / "a.mhd",
+        tmp_path / "a.raw",
+    )
+    assert read_header(write(image, tmp_path / "zipped.mhd")).files == (
+        tmp_path / "zipped.mhd",
+        tmp_path / "zipped.zraw",
+    )
+    assert read_header(write(image, tmp_path / "c.nii.gz")).files == (tmp_path / "c.nii.gz",)
+    slices = read_header(write(image, tmp_path / "dicom")).files
     assert sorted(slices) == sorted((tmp_path / "dicom").iterdir())
     heights = [float(sitk.ReadImage(str(file)).GetOrigin()[2]) for file in slices]
     assert heights == sorted(heights)
@@ -180,19 +228,12 @@ def test_one_series_of_several_is_chosen_by_uid(tmp_path: Path) -> None:
     with pytest.raises(
         LunaError, match=r"dicom: 2 CT series, choose one by .*: 1\.2\.3 \(12 slices\), 1\.2\.4 \(12 slices\)"
     ):
-        map_or_read(folder)
-    reader = SimpleITKReader(seriesuid="1.2.4")
-    voxels, _ = reader.get_data(reader.read(folder))
-    np.testing.assert_array_equal(voxels, sitk.GetArrayFromImage(image + 1))
+        read_scan(folder)
+    scan = read_scan(ScanSource(folder, "1.2.4"))
+    assert scan.seriesuid == "1.2.4"
+    np.testing.assert_array_equal(scan.voxels, sitk.GetArrayFromImage(image + 1))
     with pytest.raises(LunaError, match=r"no DICOM series 9\.9; the CTs are: 1\.2\.3 \(12 slices\), 1\.2\.4"):
-        read_geometry(folder, seriesuid="9.9")
-
-
-def test_verify_suffix(tmp_path: Path) -> None:
-    reader = SimpleITKReader()
-    assert all(reader.verify_suffix(name) for name in ("a.mhd", "A.NII.GZ", tmp_path, ["a.nii", Path("b.nrrd")]))
-    assert not reader.verify_suffix("a.png")
-    assert not reader.verify_suffix(["a.mhd", "b.npy"])
+        read_header(ScanSource(folder, "9.9"))
 
 
 # ----------------------------------------------------------------------------------------------------- damaged input
@@ -270,17 +311,18 @@ def shorter_zraw(path: Path) -> None:
 
 
 def drop_slice(path: Path) -> None:
-    files_of_scan(path)[4].unlink()
+    read_header(path).files[4].unlink()
 
 
 def double_slice(path: Path) -> None:
-    shutil.copy(files_of_scan(path)[4], path / "again.dcm")
+    file = read_header(path).files[4]
+    (path / "again.dcm").write_bytes(file.read_bytes()[:-1] + b"\x13")
 
 
 def cut_slice(bytes_less: int) -> Callable[[Path], None]:
     def change(path: Path) -> None:
         # The last one: nothing between two others would be missing without it.
-        file = files_of_scan(path)[-1]
+        file = read_header(path).files[-1]
         file.write_bytes(file.read_bytes()[:-bytes_less])
 
     return change
@@ -320,19 +362,23 @@ DAMAGE = {
     "truncated raw": ("a.mhd", cut(".raw"), r"a\.raw: found 3840 bytes of voxels, but a\.mhd says 7680 .*truncated"),
     "missing raw": ("a.mhd", remove(".raw"), r"a\.raw: no such file, but a\.mhd says"),
     "empty raw": ("a.mhd", content(b"", ".raw"), r"a\.raw: found 0 bytes .* says 7680"),
-    "raw too long": ("a.mhd", append(b"xx", ".raw"), r"a\.raw: found 7682 bytes .* do not belong together"),
+    "raw too long": ("a.mhd", append(b"xx", ".raw"), r"a\.raw: found 7682 bytes .* they do not belong together"),
     "header says more": ("a.mhd", edit("DimSize = 20", "DimSize = 40"), r"a\.raw: found 7680 .* says 15360"),
     "header says less": ("a.mhd", edit("DimSize = 20", "DimSize = 10"), r"a\.raw: found 7680 .* says 3840"),
     "header says another type": ("a.mhd", edit("MET_SHORT", "MET_INT"), r"a\.raw: found 7680 .* says 15360"),
     "truncated zraw": ("zipped.mhd", cut(".zraw"), r"zipped\.zraw: found \d+ bytes .* truncated"),
-    "corrupt zraw": ("zipped.mhd", flip(".zraw"), r"zipped\.zraw: (damaged compressed data|holds)"),
+    "corrupt zraw": ("zipped.mhd", flip(".zraw"), r"zipped\.zraw: damaged or truncated compressed data"),
     "zraw is no zlib": ("zipped.mhd", content(b"x" * 9999, ".zraw"), r"zipped\.zraw: found 9999 bytes"),
     "missing zraw": ("zipped.mhd", remove(".zraw"), r"zipped\.zraw: no such file"),
-    "zraw holds less": ("zipped.mhd", shorter_zraw, r"zipped\.zraw: holds 6680 bytes of voxels .* says 7680"),
+    "zraw holds less": ("zipped.mhd", shorter_zraw, r"zipped\.zraw: holds 6680 bytes when .* says 7680"),
     "zraw holds more": ("zipped.mhd", edit("DimSize = 20", "DimSize = 10"), r"zipped\.zraw: holds more than 3840"),
     "zraw is empty": ("zipped.mhd", content(b"", ".zraw"), r"zipped\.zraw: 0 compressed bytes cannot hold the 7680"),
-    "huge zraw": ("zipped.mhd", edit("DimSize = 20", "DimSize = 9e20"), r"zipped\.zraw: \d+ compressed bytes cannot"),
-    "raw is a folder": ("a.mhd", edit("a.raw", ".."), r"\.\.: no such file, but a\.mhd says"),
+    "huge zraw": (
+        "zipped.mhd",
+        edit("DimSize = 20", "DimSize = 9e20"),
+        r"zipped\.mhd: no CT has voxels of .* an extent of 6.3e\+20",
+    ),
+    "raw is a folder": ("a.mhd", edit("a.raw", ".."), r"a\.mhd: its voxels must be in the folder of the header"),
     "DimSize is infinite": ("a.mhd", edit("DimSize = 20", "DimSize = inf"), r"a\.mhd: DimSize must be whole numbers"),
     "empty header": ("a.mhd", content(b""), r"a\.mhd: the MetaImage header ends without 'ElementDataFile'"),
     "garbage header": ("a.mhd", content(b"\x00\x01garbage\n" * 9), r"a\.mhd: not a MetaImage header"),
@@ -353,24 +399,24 @@ DAMAGE = {
     "list of files": ("a.mhd", edit("a.raw", "LIST"), r"a\.mhd: only binary voxels in one file .* = LIST"),
     "skewed axes": ("a.mhd", edit("Matrix = 1 0", "Matrix = 1 0.5"), r"a\.mhd: the axes of the scan must be"),
     "truncated mha": ("a.mha", cut(""), r"a\.mha: found \d+ bytes of voxels"),
-    "corrupt mha": ("zipped.mha", flip(""), r"zipped\.mha: (damaged compressed data|holds)"),
+    "corrupt mha": ("zipped.mha", flip(""), r"zipped\.mha: damaged or truncated compressed data"),
     "truncated nii": ("c.nii", cut(""), r"c\.nii: found \d+ bytes, but its header says \d+; it is truncated"),
-    "truncated nii.gz": ("c.nii.gz", cut(""), r"c\.nii\.gz: damaged or truncated"),
+    "truncated nii.gz": ("c.nii.gz", cut(""), r"c\.nii\.gz: holds 4\d+ bytes when decompressed.*truncated"),
     "corrupt nii.gz": ("c.nii.gz", flip(""), r"c\.nii\.gz: "),
-    "flipped bit in nii.gz": ("c.nii.gz", flip_stored_gzip, r"c\.nii\.gz: damaged or truncated \(CRC check failed"),
-    "empty nii": ("c.nii", content(b""), r"c\.nii: no NIfTI file"),
-    "garbage nii": ("c.nii", content(b"garbage" * 100), r"c\.nii: no NIfTI file"),
-    "garbage nii.gz": ("c.nii.gz", content(b"garbage" * 100), r"c\.nii\.gz: (no NIfTI file|damaged)"),
+    "flipped bit in nii.gz": ("c.nii.gz", flip_stored_gzip, r"c\.nii\.gz: damaged or truncated .*incorrect data check"),
+    "empty nii": ("c.nii", content(b""), r"c\.nii: not a NIfTI file"),
+    "garbage nii": ("c.nii", content(b"garbage" * 100), r"c\.nii: not a NIfTI file"),
+    "garbage nii.gz": ("c.nii.gz", content(b"garbage" * 100), r"c\.nii\.gz: not a NIfTI file"),
     "4-D nii": ("c.nii", other_dimensions, r"c\.nii: a scan has 3 dimensions, found 4"),
-    "colour nii": ("c.nii", colours, r"c\.nii: a scan has one number per voxel, found 3"),
-    "truncated nrrd": ("d.nrrd", cut(""), r"d\.nrrd: cannot be read; .*"),
-    "truncated zipped nrrd": ("zipped.nrrd", cut(""), r"zipped\.nrrd: damaged or truncated"),
+    "colour nii": ("c.nii", colours, r"c\.nii: a scan has 3 dimensions, found 5"),
+    "truncated nrrd": ("d.nrrd", cut(""), r"d\.nrrd: found \d+ bytes of voxels, but its header says 7680"),
+    "truncated zipped nrrd": ("zipped.nrrd", cut(""), r"zipped\.nrrd: holds .* when decompressed.*truncated"),
     "flipped bit in zipped nrrd": (
         "zipped.nrrd",
         flip_stored_nrrd,
-        r"zipped\.nrrd: damaged or truncated \(CRC check failed",
+        r"zipped\.nrrd: damaged or truncated .*incorrect data check",
     ),
-    "nrrd lies about its size": ("d.nrrd", edit("sizes: 20", "sizes: 40"), r"d\.nrrd: cannot be read"),
+    "nrrd lies about its size": ("d.nrrd", edit("sizes: 20", "sizes: 40"), r"d\.nrrd: found 7680 .* says 15360"),
     "garbage nrrd": ("d.nrrd", content(b"garbage" * 100), r"d\.nrrd: cannot be read"),
     "detached nrrd": (
         "d.nrrd",
@@ -380,9 +426,9 @@ DAMAGE = {
     "nii of an unknown type": (
         "c.nii",
         byte(70, 52),
-        r"c\.nii: no NIfTI file, or its header is damaged \(data code 52",
+        r"c\.nii: not a NIfTI file, or its header is damaged \(data code 52",
     ),
-    "nii of a wrong length": ("c.nii", byte(0, 91), r"c\.nii: no NIfTI file, or its header is damaged"),
+    "nii of a wrong length": ("c.nii", byte(0, 91), r"c\.nii: not a NIfTI file, or its header is damaged"),
     "no DICOM": ("dicom", no_slices, r"dicom: no DICOM slices of a CT in this folder"),
     "missing slice": (
         "dicom",
@@ -392,7 +438,7 @@ DAMAGE = {
     "double slice": ("dicom", double_slice, r"dicom: slices are missing or double: .* 0\.000 mm apart"),
     "slice cut short": ("dicom", cut_slice(10), r"1\.2\.3-005\.dcm: a damaged DICOM slice"),
     "slice cut in half": ("dicom", cut_slice(300), r"1\.2\.3-005\.dcm: a damaged DICOM slice"),
-    "slice cut in its header": ("dicom", cut_slice(800), r"1\.2\.3-005\.dcm: a damaged DICOM slice"),
+    "slice cut in its header": ("dicom", cut_slice(800), r"1\.2\.3-005\.dcm: a slice without .*PixelSpacing"),
     "tilted gantry": ("dicom", shear_slices, r"dicom: the slices from .* mm are displaced sideways by up to 5\.50 mm"),
 }
 
@@ -401,17 +447,13 @@ DAMAGE = {
 def test_damage_is_one_line_that_names_the_file(damage: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     name, change, message = DAMAGE[damage]
     path = write(make_image(), tmp_path / name)
-    map_or_read(path)
+    read_scan(path)
     change(path)
     capfd.readouterr()
     with pytest.raises(LunaError, match=message) as caught:
-        map_or_read(path)
+        read_scan(path)
     assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
-    # The same line comes out of a MONAI transform.
-    loader = LoadImage(reader=SimpleITKReader(), dtype=None)
-    with pytest.raises(LunaError, match=message):
-        loader(path)
 
 
 @pytest.mark.parametrize(
@@ -423,25 +465,17 @@ def test_damage_is_one_line_that_names_the_file(damage: str, tmp_path: Path, cap
         ("table.csv", r"table\.csv: unknown kind of file; known are \.mhd, "),
     ],
 )
-@pytest.mark.parametrize("function", [read_geometry, files_of_scan, check_scan, map_or_read])
+@pytest.mark.parametrize("function", [read_header, read_scan])
 def test_what_is_no_scan(function: Callable[[Path], object], name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("a,b\n")
     with pytest.raises(LunaError, match=message):
         function(tmp_path / name)
 
 
-def test_two_scans_at_once_are_refused(tmp_path: Path) -> None:
-    path = write(make_image(), tmp_path / "a.mhd")
-    with pytest.raises(LunaError, match="one scan at a time is read, found 2 paths"):
-        LoadImage(reader=SimpleITKReader())([path, path])
-
-
-def test_headers_are_checked_without_voxels(tmp_path: Path) -> None:
-    path = write(make_image(), tmp_path / "a.mhd")
-    (tmp_path / "a.raw").unlink()
-    assert read_geometry(path).size == SIZE
-    with pytest.raises(LunaError, match="no such file"):
-        check_scan(path)
+def test_a_header_is_read_once(tmp_path: Path) -> None:
+    header = read_header(write(make_image(), tmp_path / "a.mhd"))
+    (tmp_path / "a.mhd").write_text("changed since")
+    np.testing.assert_array_equal(read_scan(header).voxels, sitk.GetArrayFromImage(make_image()))
 
 
 # -------------------------------------------------------------------------------------------------------- real scans
@@ -449,9 +483,9 @@ def test_all_headers_of_luna16_in_a_second(shared_data: Path, tmp_path: Path) ->
     shutil.unpack_archive(shared_data / "luna16_tables" / "luna16_mhd_headers.zip", tmp_path)
     paths = sorted(tmp_path.rglob("*.mhd"))
     assert len(paths) == 888
-    start = time.perf_counter()
-    geometries = [read_geometry(path) for path in paths]
-    assert time.perf_counter() - start < 2
+    start = time.process_time()
+    geometries = [read_metaimage_header(path).geometry for path in paths]
+    assert time.process_time() - start < 2
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     for path, geometry in list(zip(paths, geometries, strict=True))[::8]:
@@ -468,15 +502,15 @@ def test_all_headers_of_luna16_in_a_second(shared_data: Path, tmp_path: Path) ->
 
 def test_real_scans_are_as_simpleitk_reads_them(luna16_mini: Path) -> None:
     path = min(luna16_mini.glob("subset*/*.mhd"))
-    voxels, geometry = map_or_read(path)
+    scan = read_scan(path)
     image = sitk.ReadImage(str(path))
-    np.testing.assert_array_equal(voxels, sitk.GetArrayViewFromImage(image))
-    assert geometry.size == image.GetSize()
+    np.testing.assert_array_equal(scan.voxels, sitk.GetArrayViewFromImage(image))
+    assert scan.geometry.size == image.GetSize()
 
 
 def test_golden_voxel_positions(shared_data: Path, luna16_mini: Path) -> None:
     golden = np.load(shared_data / "book" / "golden_luna16_mini.npz")
     for path in luna16_mini.glob("subset*/*.mhd"):
         rows = golden["seriesuid"] == path.stem
-        found = read_geometry(path).world_to_index(golden["center_xyz"][rows])
+        found = read_header(path).geometry.world_to_index(golden["center_xyz"][rows])
         np.testing.assert_array_equal(found, golden["center_irc"][rows])

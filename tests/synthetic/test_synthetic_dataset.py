@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from luna_monai.data import find_scans, read_candidates
+from luna_monai.data import read_candidates
 from luna_monai.errors import LunaError
+from luna_monai.scans import find_scans
 from luna_monai.synthetic import dataset, write_dataset
 
 COORDINATES = ["coordX", "coordY", "coordZ"]

@@ -54,8 +54,7 @@ def test_crops_equal_the_reference(tmp_path, direction):
     corners = itertools.product(*[(0, size // 2, size - 1) for size in shape])
     centers = np.array([*corners, (17, 30, 41), (16, 24, 24), (28, 45, 39)])
     points = [image.TransformIndexToPhysicalPoint([int(x), int(y), int(z)]) for z, y, x in centers]
-    item = LoadScand("image")({"image": str(path), "center_xyz": points})
-    result = CropCandidatesd("image", SIZE)(item)
+    result = CropCandidatesd("image", SIZE)(LoadScand("image", None)({"image": str(path), "center_xyz": points}))
     assert "center_xyz" not in result
     np.testing.assert_array_equal(result["center_irc"], centers)
     assert result["image"].dtype == torch.int16
@@ -106,3 +105,33 @@ def test_clipping_is_exact_for_every_integer():
 def test_clipping_rounds_fractions():
     values = torch.tensor([-1000.4, -0.5, 0.4, 1.5, 2.5, 5000.0])
     assert ClipIntensityRange(-1000, 1000)(values).tolist() == [-1000, 0, 0, 2, 2, 1000]
+
+
+@pytest.mark.parametrize("name", ["flipped x and y", "flipped z", "oblique and flipped"])
+def test_the_same_patient_gives_the_same_crops_however_the_scan_is_stored(tmp_path, name):
+    volume = np.random.default_rng(1).integers(-1200, 1200, (45, 70, 64), dtype=np.int16)
+    image = sitk.GetImageFromArray(volume)
+    image.SetSpacing((0.703125, 0.703125, 2.5))
+    image.SetOrigin((-166.0, -171.699997, -340.0))
+    flips = np.sign(np.diag(DIRECTIONS[name]))
+    image.SetDirection((DIRECTIONS[name] @ np.diag(flips)).ravel().tolist())
+    stored = image[:: int(flips[0]), :: int(flips[1]), :: int(flips[2])]
+    points = [image.TransformIndexToPhysicalPoint(index) for index in ((10, 20, 30), (33, 35, 22), (60, 66, 2))]
+    results = []
+    for file, one in (("plain.mhd", image), ("flipped.mhd", stored)):
+        sitk.WriteImage(one, str(tmp_path / file))
+        item = LoadScand("image")({"image": str(tmp_path / file), "center_xyz": points})
+        results.append(CropCandidatesd("image", SIZE)(item))
+    np.testing.assert_array_equal(results[0]["center_irc"], results[1]["center_irc"])
+    np.testing.assert_array_equal(results[0]["image"], results[1]["image"])
+    np.testing.assert_array_equal(results[0]["image"][0, 0], plain_crop(volume, (30, 20, 10)))
+
+
+def test_an_image_that_was_turned_since_or_comes_from_elsewhere_is_refused(tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((40, 60, 60), dtype=np.int16)), str(tmp_path / "scan.mhd"))
+    item = LoadScand("image")({"image": str(tmp_path / "scan.mhd"), "center_xyz": [(1, 2, 3)]})
+    item["image"].affine = item["image"].affine @ torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
+    with pytest.raises(LunaError, match=r"scan\.mhd: its affine is no longer that of the loaded scan"):
+        CropCandidatesd("image", SIZE)(item)
+    with pytest.raises(LunaError, match="image: no geometry in its metadata; load it with"):
+        CropCandidatesd("image", SIZE)({"image": torch.zeros((1, 40, 60, 60)), "center_xyz": [(1, 2, 3)]})

@@ -1,0 +1,268 @@
+"""Collecting what an evaluator says about scans, and writing it down."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from ignite.engine import Engine, Events
+from monai.utils import CommonKeys
+
+from luna_monai.data.tables import COORDINATES
+from luna_monai.detection.findings import Finding, find_findings
+from luna_monai.errors import LunaError
+from luna_monai.metrics.calibration import log_odds_of_logits
+from luna_monai.predictions.dicom_objects import refusal
+from luna_monai.predictions.heat_map import ScanExplanation
+from luna_monai.predictions.model import ModelFacts
+from luna_monai.predictions.outputs import PLACEHOLDER, check_outputs, ending_of, is_dicom, write_outputs
+from luna_monai.predictions.result import COLUMNS, ScanPrediction
+from luna_monai.training.processes import gather_objects, launched
+
+logger = logging.getLogger(__name__)
+
+#: Findings of this probability or a higher one are shown to people where the model has no operating points.
+DEFAULT_THRESHOLD = 0.5
+#: What the default threshold is chosen for where it has some.
+OPERATING_POINT = "4 false positives per scan"
+
+
+class ScanPredictions:
+    """Makes a :class:`~luna_monai.predictions.ScanPrediction` of each scan that an evaluator has been through.
+
+    Call :meth:`check` before the evaluator runs and :meth:`write` after it. Outputs with ``{seriesuid}`` in their names
+    are written as soon as their scan is done; the others hold all scans. Where the scans are divided among processes,
+    the first one writes what holds all of them.
+
+    Args:
+        model: which model it is.
+        outputs: files to write, by their endings; relative to ``output_dir``.
+        scans: the scans, :class:`~luna_monai.scans.scan.ScanSource`.
+        proposed: whether the candidates are proposals rather than a given list.
+        finder: makes findings of candidates, as :func:`luna_monai.detection.findings.find_findings`.
+        threshold: findings of this probability or a higher one are shown to people. None takes the model's threshold
+            for 4 false positives per scan, or 0.5 where it is not known.
+        max_findings: not more findings of a scan than this are shown.
+        output_dir: folder of the outputs.
+        anonymous: whether DICOM objects leave the patient's tags empty.
+        explanation: explains the findings of a scan; none does when None.
+        page: shows the scans, a :class:`~luna_monai.reports.PredictionPage`; none does when None.
+
+    Raises:
+        LunaError: when an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        model: ModelFacts,
+        outputs: str | Sequence[str] | None,
+        scans: Sequence[Any],
+        proposed: bool,
+        *,
+        finder: Callable[..., list[Finding]] = find_findings,
+        threshold: float | None = None,
+        max_findings: int = 20,
+        output_dir: str | Path = ".",
+        anonymous: bool = False,
+        explanation: ScanExplanation | None = None,
+        page: Any = None,
+    ) -> None:
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise LunaError(f"threshold must be a probability from 0 to 1, found {threshold}")
+        if max_findings < 0:
+            raise LunaError(f"max_findings must not be negative, found {max_findings}")
+        self.model = model
+        names = [outputs] if isinstance(outputs, str) else list(outputs or ())
+        self.outputs = [Path(output_dir) / name for name in names]
+        self.scans = scans
+        self.proposed = proposed
+        self.finder = finder
+        self.threshold = model.thresholds.get(OPERATING_POINT, DEFAULT_THRESHOLD) if threshold is None else threshold
+        self.max_findings = max_findings
+        self.anonymous = anonymous
+        self.explanation = explanation
+        self.page = page
+        # By the number of the scan: the prediction, or why there is none.
+        self._results: dict[int, ScanPrediction | str] = {}
+        self._problems: list[str] = []
+
+    @property
+    def predictions(self) -> list[ScanPrediction]:
+        """Predictions of the scans that could be classified, in the order of the scans."""
+        return [result for _, result in sorted(self._results.items()) if isinstance(result, ScanPrediction)]
+
+    @property
+    def failures(self) -> list[str]:
+        """Why the other scans could not be classified, in the order of the scans."""
+        return [result for _, result in sorted(self._results.items()) if isinstance(result, str)]
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator over a :class:`~luna_monai.predictions.ScanDataset`."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+
+    def check(self) -> None:
+        """Check the outputs before the work begins.
+
+        Raises:
+            LunaError: when there is none, and as :func:`~luna_monai.predictions.outputs.check_outputs`.
+        """
+        if not self.outputs and self.explanation is None and self.page is None:
+            raise LunaError("no output: name a file to write")
+        check_outputs(self.outputs, len(self.scans))
+        dicom = [path for path in self.outputs if is_dicom(path)]
+        refused = list(filter(None, map(refusal, self.scans))) if dicom else []
+        if refused:
+            self._problems = [f"{path.name} is not written: {refused[0]}" for path in dicom]
+            if len(self.scans) == 1:
+                self.outputs = [path for path in self.outputs if path not in dicom]
+            if not self.outputs and self.explanation is None and self.page is None:
+                raise LunaError(self._problems[0])
+            logger.error("%d of %d scans: %s", len(refused), len(self.scans), self._problems[0])
+        if self.explanation is not None:
+            self.explanation.check(len(self.scans))
+        if self.page is not None:
+            self.page.check()
+
+    def write(self) -> None:
+        """Write the outputs that hold all scans. All processes have to call this, and the first one writes.
+
+        Raises:
+            LunaError: when a scan could not be classified or a file could not be written; the others are written.
+        """
+        parts = gather_objects((self._results, self.page, self._problems))
+        if parts is None:
+            return
+        self._problems = [problem for part in parts for problem in part[2]]
+        self._merge(parts[1:])
+        if self.predictions:
+            self._write(self.predictions, each=False)
+        if self.page is not None:
+            self._say_written(self.page.write())
+        failures, count = self.failures, len(self.scans)
+        if failures and count == 1:
+            raise LunaError(failures[0])
+        if failures:
+            others = f"{len(failures)} of {count} scans could not be classified, the others are written"
+            if not self.predictions:
+                others = f"none of {count} scans could be classified"
+            raise LunaError(f"{others}; the first: {failures[0]}")
+        if self._problems:
+            more = f" (and {len(self._problems) - 1} more files)" if len(self._problems) > 1 else ""
+            raise LunaError(self._problems[0] + more)
+
+    def _write(self, predictions: Sequence[ScanPrediction], *, each: bool) -> None:
+        paths = [path for path in self.outputs if (PLACEHOLDER in path.name) == each]
+        segmented = any(ending_of(path) == ".seg.dcm" for path in self.outputs)
+        written, problems = write_outputs(paths, predictions, anonymous=self.anonymous, segmented=segmented)
+        self._say_written(written)
+        self._problems += problems
+
+    def _say_written(self, paths: Sequence[Path]) -> None:
+        for path in paths:
+            logger.info("Written: %s", path.name)
+
+    def _start(self) -> None:
+        self._results = {}
+
+    def _collect(self, engine: Engine) -> None:
+        batch = engine.state.batch
+        number = batch["number"]
+        try:
+            prediction = self._predict(batch, engine.state.output)
+        except LunaError as error:
+            self._add(number, str(error))
+        else:
+            voxels, grid = batch["image"], batch["geometry"]
+            heat = None if self.explanation is None else self.explanation(prediction, voxels, grid)
+            if self.page is not None:
+                self.page.add(number, prediction, voxels[0].numpy(), grid, heat)
+            self._add(number, prediction)
+            self._write([prediction], each=True)
+        # The next scan is read while the engine still holds this one.
+        engine.state.batch, engine.state.output = None, None
+
+    def _predict(self, batch: dict[str, Any], output: dict[str, Any]) -> ScanPrediction:
+        if "error" in batch:
+            raise LunaError(batch["error"])
+        scan, logits = batch["scan"], output[CommonKeys.PRED]
+        if any(prediction.seriesuid == scan.seriesuid for prediction in self.predictions):
+            raise LunaError(_second(scan.path, scan.seriesuid))
+        probability = logits.softmax(dim=1)[:, 1].double().numpy()
+        if not np.isfinite(probability).all():
+            raise LunaError(f"{scan.path}: the network's output is NaN; check the weights")
+        calibrated = np.full(len(logits), np.nan)
+        if self.model.calibration is not None:
+            calibrated = self.model.calibration.apply(log_odds_of_logits(logits.numpy()))
+        table = pd.DataFrame(batch["points"].numpy(), columns=COORDINATES)
+        table[["index_z", "index_y", "index_x"]] = batch["index"].numpy()
+        table = table.assign(seriesuid=scan.seriesuid, probability=probability, probability_calibrated=calibrated)
+        table = table.sort_values("probability", ascending=False, kind="stable", ignore_index=True)[list(COLUMNS)]
+        points = table[COORDINATES].to_numpy(dtype=float)
+        grid = batch["geometry"]
+        findings = self.finder(batch["image"][0].numpy(), grid, points, table["probability"].to_numpy(), batch["lungs"])
+        return ScanPrediction(
+            seriesuid=scan.seriesuid,
+            source=scan.path,
+            geometry=scan.geometry,
+            candidates=table,
+            model=self.model,
+            proposed=self.proposed,
+            findings=tuple(findings),
+            shown=min(self.max_findings, sum(finding.probability >= self.threshold for finding in findings)),
+            grid=grid,
+            warnings=tuple(batch["warnings"]),
+            dicom_files=scan.dicom_files,
+            voxels_sha256=batch["voxels_sha256"],
+        )
+
+    def _add(self, number: int, result: ScanPrediction | str) -> None:
+        self._results[number] = result
+        if launched().rank > 0:
+            return  # the first process says it, once it has what the others found
+        if isinstance(result, ScanPrediction):
+            for line in summary_lines(result, self.threshold):
+                logger.info(line)
+        elif len(self.scans) > 1:
+            logger.error("Scan %d of %d: %s", number + 1, len(self.scans), result)
+
+    def _merge(self, others: Sequence[tuple[Any, ...]]) -> None:
+        """Take in what the other processes found, as if this one had gone through all scans in their order."""
+        found = dict(self._results)
+        for results, page, _ in others:
+            found |= results
+            if self.page is not None:
+                self.page.merge(page)
+        first: dict[str, ScanPrediction] = {}
+        for number, result in sorted(found.items()):
+            if isinstance(result, ScanPrediction) and first.setdefault(result.seriesuid, result) is not result:
+                # The file of the first one may be that of this one by now.
+                self._write([first[result.seriesuid]], each=True)
+                if self.page is not None:
+                    self.page.remove(number)
+                result = _second(result.source, result.seriesuid)
+            if result is not self._results.get(number):
+                self._add(number, result)
+
+
+def _second(path: Path, seriesuid: str) -> str:
+    return f"{path}: a second scan with the name {seriesuid}"
+
+
+def summary_lines(prediction: ScanPrediction, threshold: float) -> list[str]:
+    """Say in words what was found in a scan: candidates, findings, the most probable one, and each warning."""
+    kind = "proposed" if prediction.proposed else "given"
+    name, count = prediction.seriesuid, len(prediction.findings)
+    line = f"{name}: {len(prediction.candidates)} candidates {kind}, {count} findings"
+    if prediction.findings:
+        first = prediction.findings[0]
+        above = sum(finding.probability >= threshold for finding in prediction.findings)
+        place = ", ".join(f"{value:.1f}" for value in first.position)
+        size = "" if first.diameter_mm is None else f", {first.diameter_mm:.1f} mm"
+        line += f", {above} of at least {threshold:.3f}; the most probable, {first.probability:.3f}{size}"
+        line += f", at ({place}) mm LPS"
+    return [line, *(f"{name}: {warning}" for warning in prediction.warnings)]

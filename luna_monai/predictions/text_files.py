@@ -1,0 +1,119 @@
+"""Predictions as text: CSV, JSON and the points of 3D Slicer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from luna_monai import files
+from luna_monai.data.tables import COORDINATES
+from luna_monai.predictions.result import SIZES, ScanPrediction, describe_findings
+
+MARKUPS_SCHEMA = (
+    "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+    "markups-schema-v1.0.3.json#"
+)
+
+
+def write_submission(path: Path, predictions: Sequence[ScanPrediction]) -> None:
+    """Write a submission for LUNA16: a row for each finding, or for each candidate where these were given.
+
+    Args:
+        path: the CSV file.
+        predictions: one or more scans.
+
+    Raises:
+        LunaError: when the file cannot be written.
+    """
+    rows = [
+        _findings_table(prediction, len(prediction.findings)) if prediction.proposed else prediction.candidates
+        for prediction in predictions
+    ]
+    files.write_submission(path, pd.concat(rows))
+
+
+def write_findings(path: Path, predictions: Sequence[ScanPrediction]) -> None:
+    """Write the findings that people are shown as a table: position, probability and size.
+
+    Args:
+        path: the CSV file.
+        predictions: one or more scans.
+
+    Raises:
+        LunaError: when the file cannot be written.
+    """
+    table = pd.concat([_findings_table(prediction, prediction.shown) for prediction in predictions])
+    files.write_table(path, table.round({**SIZES, **dict.fromkeys(COORDINATES, 2)}))
+
+
+def _findings_table(prediction: ScanPrediction, count: int) -> pd.DataFrame:
+    columns = ["seriesuid", "finding", *COORDINATES, "probability", "probability_calibrated"]
+    columns += [*SIZES, "attenuation", "lung", "candidates"]
+    rows = describe_findings(prediction)[:count]
+    table = pd.DataFrame(rows, columns=columns)
+    table["seriesuid"], table["finding"] = prediction.seriesuid, range(1, count + 1)
+    for axis, name in enumerate(COORDINATES):
+        table[name] = [row["position"][axis] for row in rows]
+    return table.astype(dict.fromkeys((*COORDINATES, "probability", "probability_calibrated", *SIZES), float))
+
+
+def write_json_file(path: Path, predictions: Sequence[ScanPrediction]) -> None:
+    """Write all that is known as JSON, without any path and anything of a patient.
+
+    ``model`` has name, SHA-256, version, thresholds and calibration; ``scans`` an entry for each scan with its
+    geometry (axes in the order x, y, z; LPS mm), the SHA-256 of its HU, warnings, candidates and findings. Each has a
+    ``position``, LPS mm x, y, z, and a ``voxel``, z, y, x from 0 in the order of the file.
+
+    Args:
+        path: the file.
+        predictions: one or more scans, of one model.
+
+    Raises:
+        LunaError: when the file cannot be written.
+    """
+    model = predictions[0].model
+    facts = {name: getattr(model, name) for name in ("name", "sha256", "version", "thresholds")}
+    scans = []
+    for prediction in predictions:
+        scan = {name: getattr(prediction.geometry, name) for name in ("size", "spacing", "origin", "direction")}
+        scan |= {name: getattr(prediction, name) for name in ("seriesuid", "voxels_sha256", "proposed", "warnings")}
+        table = prediction.candidates
+        candidates = table[["probability", "probability_calibrated"]].to_dict("records")
+        places = zip(table[COORDINATES].values, table[["index_z", "index_y", "index_x"]].values, strict=True)
+        for candidate, (position, voxel) in zip(candidates, places, strict=True):
+            candidate |= {"position": position, "voxel": voxel}
+        findings = describe_findings(prediction)
+        scans.append(scan | {"candidates": candidates, "findings": findings, "findings_shown": prediction.shown})
+    facts["calibration"] = None if model.calibration is None else model.calibration.to_dict()
+    files.write_json(path, {"format": "luna-monai predictions", "model": facts, "scans": scans}, indent=1)
+
+
+def write_markups(path: Path, predictions: Sequence[ScanPrediction]) -> None:
+    """Write the findings of a scan that people are shown as a point list of 3D Slicer (``.mrk.json``).
+
+    Args:
+        path: the file.
+        predictions: one scan.
+
+    Raises:
+        LunaError: when the file cannot be written.
+    """
+    (prediction,) = predictions
+    points = []
+    for number, row in enumerate(describe_findings(prediction)[: prediction.shown], start=1):
+        size = "" if row["diameter_mm"] is None else f", {row['diameter_mm']:.1f} mm"
+        facts = {"id": str(number), "label": f"{number}: {row['probability']:.3f}{size}", "position": row["position"]}
+        points.append(facts | {"selected": True, "locked": True, "visibility": True, "positionStatus": "defined"})
+    markups = {
+        "type": "Fiducial",
+        "coordinateSystem": "LPS",
+        "coordinateUnits": "mm",
+        "locked": True,
+        "labelFormat": "%N-%d",
+        "lastUsedControlPointNumber": len(points),
+        "description": f"Findings in {prediction.seriesuid} by {prediction.model.name}",
+        "controlPoints": points,
+    }
+    files.write_json(path, {"@schema": MARKUPS_SCHEMA, "markups": [markups]}, indent=1)

@@ -1,0 +1,61 @@
+function show(stack, slice) {
+  const count = Number(stack.style.getPropertyValue("--count"));
+  slice = Math.min(count - 1, Math.max(0, slice));
+  stack.style.setProperty("--slice", slice);
+  stack.querySelector("input").value = slice;
+  const offset = (slice - stack.dataset.middle) * stack.dataset.step;
+  const label = stack.dataset.labels?.split("|")[slice];
+  const distance = offset ? `${offset > 0 ? "+" : "-"}${Math.abs(offset).toFixed(1)} mm` : "middle";
+  stack.querySelector("output").textContent = label ? `${label}${offset ? `, ${distance}` : ""}` : distance;
+}
+for (const kind of ["input", "wheel"]) {
+  document.addEventListener(kind, (event) => {
+    const stack = event.target.closest?.(".stack");
+    if (!stack) return;
+    if (kind === "input") return show(stack, Number(event.target.value));
+    if (!event.target.closest(".view")) return;
+    event.preventDefault();
+    show(stack, Number(stack.querySelector("input").value) + Math.sign(event.deltaY));
+  }, { passive: false });
+}
+
+const dialog = document.getElementById("enlarged");
+document.addEventListener("click", (event) => {
+  const card = event.target.closest(".enlarge, .finding .view")?.closest(".finding");
+  if (!card) return;
+  const copy = card.querySelector(".stacks").cloneNode(true);
+  const title = document.createElement("h3");
+  title.textContent = `${card.querySelector("h4 a").textContent}: ${card.querySelector("h4 span").textContent}`;
+  dialog.lastElementChild.replaceChildren(title, copy);
+  dialog.showModal();
+});
+dialog.addEventListener("click", (event) => { if (event.target === dialog) dialog.close(); });
+
+for (const section of document.querySelectorAll("section:has(.findings)")) {
+  const rows = [...section.querySelectorAll(".findings tbody tr")];
+  const number = (name) => Number(section.querySelector(name).value);
+  const filter = () => {
+    const lung = section.querySelector(".which-lung").value;
+    for (const row of rows) {
+      const { probability, diameter, lung: side } = row.dataset;
+      row.hidden = probability < number(".min-probability") || diameter < number(".min-diameter") || (lung && side !== lung);
+      const card = document.getElementById(row.id.replace("-row", ""));
+      if (card) card.hidden = row.hidden;
+    }
+  };
+  section.querySelector(".tools").addEventListener("input", filter);
+  section.querySelector(".copy").addEventListener("click", async (event) => {
+    const table = section.querySelector(".findings");
+    const lines = [...table.rows].filter((row) => !row.hidden);
+    const quote = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
+    const csv = lines.map((row) => [...row.cells].map((one) => quote(one.textContent.trim())).join(",")).join("\n");
+    const area = document.createElement("textarea");
+    area.value = `${csv}\n`;
+    document.body.append(area);
+    area.select();
+    const done = document.execCommand("copy");  // works in a file opened from disk, too
+    area.remove();
+    event.target.textContent = done ? "Copied" : "Cannot copy";
+    setTimeout(() => { event.target.textContent = "Copy as CSV"; }, 2000);
+  });
+}

@@ -1,0 +1,182 @@
+"""NIfTI files (``.nii``, ``.nii.gz``, version 1 and 2), read by nibabel's rules.
+
+nibabel reads the header. The voxels are read here, because nibabel maps a truncated file without a word, and takes the
+memory of a compressed one twice.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import logging
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
+
+from luna_monai.errors import LunaError
+from luna_monai.scans.geometry import Geometry
+from luna_monai.scans.header import ScanHeader
+from luna_monai.scans.sources import scan_name
+from luna_monai.scans.voxel_file import CHUNK_BYTES, GZIP_MAGIC, MAX_COMPRESSION, inflate_voxels, map_voxels
+
+#: The longer of the two versions' headers; extensions are skipped.
+HEADER_BYTES = 540
+#: nibabel corrects what it finds less serious than this.
+ERROR_LEVEL = 30
+#: Positions by the two transforms of a header that differ by a larger part of a voxel are worth a warning.
+AGREEMENT = 0.1
+#: mm in a unit of length by its code; most files give 2, which is mm, or nothing.
+MM = {1: 1000.0, 3: 0.001}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NiftiHeader(ScanHeader):
+    """What the header of a NIfTI file says.
+
+    Attributes:
+        offset: bytes before the voxels, when decompressed.
+        compressed: whether the file is compressed, whatever its name says.
+        slope: factor from stored values to HU.
+        intercept: HU of the stored value 0.
+    """
+
+    format: ClassVar[str] = "NIfTI"
+    offset: int
+    compressed: bool
+    slope: float
+    intercept: float
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the voxels are uncompressed HU in native byte order."""
+        plain = (self.slope, self.intercept) == (1.0, 0.0) and self.dtype.isnative
+        return plain and not self.compressed and self.offset % self.dtype.itemsize == 0
+
+    def read_voxels(self) -> np.ndarray:
+        """Map or read the voxels and rescale them, see :meth:`ScanHeader.read_voxels`."""
+        shape = self.geometry.shape
+        if self.compressed:
+            voxels = inflate_voxels(self.path, 0, self.offset, self.dtype, shape, slack=CHUNK_BYTES)
+        else:
+            voxels = map_voxels(self.path, self.offset, self.dtype, shape)
+        if (self.slope, self.intercept) == (1.0, 0.0):
+            return voxels
+        # Integers stay integers where the rescaling keeps them so, and take half of the memory.
+        whole = self.slope.is_integer() and self.intercept.is_integer() and voxels.dtype.kind != "f"
+        fits = voxels.dtype.itemsize <= 2 and abs(self.slope) * 2**16 + abs(self.intercept) < 2**31
+        rescaled = voxels.astype(np.int32 if whole and fits else np.float32)
+        np.multiply(rescaled, self.slope, out=rescaled, casting="unsafe")
+        np.add(rescaled, self.intercept, out=rescaled, casting="unsafe")
+        return rescaled
+
+
+def read_nifti_header(path: Path) -> NiftiHeader:
+    """Read the header of a NIfTI file.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz`` file.
+
+    Returns:
+        The header.
+
+    Raises:
+        LunaError: when it is not a NIfTI file, is damaged or truncated, or is not one volume of one number per voxel.
+    """
+    block, compressed = _first_bytes(path)
+    warnings: list[str] = []
+    try:
+        kind = Nifti2Header if Nifti2Header.may_contain_header(block) else Nifti1Header
+        if not kind.may_contain_header(block):
+            raise HeaderDataError("no NIfTI header")
+        quiet = logging.Logger("remarks of nibabel")
+        quiet.disabled = True
+        header = kind.from_fileobj(io.BytesIO(block[: kind.sizeof_hdr] + bytes(4)), check=False)
+        header.check_fix(quiet, error_level=ERROR_LEVEL)
+        sizes = [int(size) for size in header.get_data_shape()]
+        dtype = header.get_data_dtype()
+        offset = int(header["vox_offset"])
+        geometry = _geometry(path, header, sizes, warnings)
+    except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
+        reason = " ".join(str(error).split())
+        raise LunaError(f"{path}: not a NIfTI file, or its header is damaged ({reason}); copy it again") from error
+    if dtype.kind not in "iuf":
+        raise LunaError(f"{path}: a scan has one number per voxel, found voxels of type {header['datatype']} ({dtype})")
+    if offset < kind.sizeof_hdr:
+        raise LunaError(f"{path}: its header is damaged (vox_offset is {offset}); copy it again")
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not math.isfinite(slope):  # the standard's sign for "stored values are HU"
+        slope, intercept = 1.0, 0.0
+    elif not math.isfinite(intercept):
+        warnings.append(f"scl_inter is {intercept}; it counts as 0")
+        intercept = 0.0
+    result = NiftiHeader(
+        path=path,
+        seriesuid=scan_name(path),
+        geometry=geometry,
+        dtype=dtype,
+        files=(path,),
+        warnings=tuple(warnings),
+        offset=offset,
+        compressed=compressed,
+        slope=slope,
+        intercept=intercept,
+    )
+    found, expected = path.stat().st_size, result.offset + result.nbytes
+    if found * (MAX_COMPRESSION if compressed else 1) < expected:
+        raise LunaError(f"{path}: found {found} bytes, but its header says {expected}; it is truncated, copy it again")
+    return result
+
+
+def _first_bytes(path: Path) -> tuple[bytes, bool]:
+    """Read the bytes of the header, and tell whether they are compressed by what the file begins with."""
+    try:
+        with path.open("rb") as stream:
+            block = stream.read(CHUNK_BYTES)
+            if not block.startswith(GZIP_MAGIC):
+                return block[:HEADER_BYTES], False
+            return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(block, HEADER_BYTES), True
+    except (zlib.error, OSError) as error:
+        raise LunaError(f"{path}: damaged or truncated ({error}); copy it again") from error
+
+
+def _geometry(path: Path, header: Nifti1Header, sizes: list[int], warnings: list[str]) -> Geometry:
+    while len(sizes) > 3 and sizes[-1] == 1:
+        sizes.pop()
+    if len(sizes) != 3:
+        raise LunaError(f"{path}: a scan has 3 dimensions, found {len(sizes)} ({' × '.join(map(str, sizes))})")
+    affine = header.get_best_affine()
+    if header["sform_code"] > 0 and header["qform_code"] > 0:
+        _compare(header, sizes, warnings)
+    elif header["sform_code"] <= 0 and header["qform_code"] <= 0:
+        warnings.append("the header does not say where the scan is in the patient (sform and qform have code 0)")
+    affine = np.diag([-1, -1, 1, 1]) @ affine * MM.get(int(header["xyzt_units"]) & 7, 1.0)  # RAS to LPS
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return Geometry.from_header(sizes, spacing, affine[:3, 3], affine[:3, :3] / spacing, source=path)
+
+
+def _compare(header: Nifti1Header, sizes: list[int], warnings: list[str]) -> None:
+    """Warn where sform and qform place voxels differently; nibabel takes the sform."""
+    try:
+        qform = header.get_qform()
+    except HeaderDataError:
+        return
+    sform = header.get_sform()
+    corners = np.array(list(itertools.product(*((0, size - 1) for size in sizes)))).T
+    distances = np.linalg.norm((sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:], axis=0)
+    worst = int(distances.argmax())
+    if not distances[worst] <= AGREEMENT * np.linalg.norm(sform[:3, :3], axis=0).min():
+        places = [form[:3, :3] @ corners[:, worst] + form[:3, 3] for form in (sform, qform)]
+        by_sform, by_qform = (", ".join(f"{value:.1f}" for value in place) for place in places)
+        warnings.append(
+            f"sform and qform disagree: voxel x,y,z {tuple(corners[:, worst].tolist())} is at ({by_sform}) mm RAS by "
+            f"the sform and at ({by_qform}) by the qform; the sform is used"
+        )

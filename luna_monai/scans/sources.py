@@ -1,0 +1,154 @@
+"""Which scans a path stands for."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from luna_monai.errors import LunaError
+
+SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")
+
+
+@dataclass(frozen=True)
+class ScanSource:
+    """Where a scan is.
+
+    Attributes:
+        path: a file, or a folder with DICOM files in it.
+        seriesuid: which series of a DICOM folder; for any other scan, its name in place of the file's.
+    """
+
+    path: Path
+    seriesuid: str | None = None
+
+
+def suffix_of(path: Path) -> str | None:
+    """Find which of ``SUFFIXES`` a file has; None for hidden files, such as the ``._NAME`` that macOS leaves behind."""
+    name = path.name.lower()
+    if name.startswith("."):
+        return None
+    return max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default=None)
+
+
+def scan_name(path: Path) -> str:
+    """Name a scan that is not a DICOM series: its file's name without the ending, in LUNA16 the series UID."""
+    return path.name[: -len(suffix_of(path) or "")] or path.name
+
+
+def find_scans(dataset_dir: str | Path) -> dict[str, Path]:
+    """Find the CTs of a LUNA16 dataset folder.
+
+    Args:
+        dataset_dir: folder with ``subset0 … subset9``, any number of them.
+
+    Returns:
+        The ``.mhd`` file of each series, by series UID, sorted by it.
+
+    Raises:
+        LunaError: when the folder is missing, or two subsets hold the same series.
+    """
+    dataset_dir = Path(dataset_dir)
+    if not dataset_dir.is_dir():
+        raise LunaError(
+            f"{dataset_dir}: no such folder; dataset_dir must hold subset0 … subset9 and the CSV tables of LUNA16 "
+            "('luna-monai synth' makes a synthetic one)"
+        )
+    scans: dict[str, Path] = {}
+    for path in sorted(dataset_dir.glob("subset*/*.mhd"), key=lambda path: path.stem):
+        if suffix_of(path) is None:
+            continue
+        if path.stem in scans:
+            raise LunaError(f"{path}: the same series is also in {scans[path.stem].parent}; remove one of the two")
+        scans[path.stem] = path
+    return scans
+
+
+def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSource]:
+    """Find the scans that a path stands for; none is read yet.
+
+    Args:
+        path: a file of a scan (``SUFFIXES``), or a folder of such; a folder with DICOM files in it, or one of these
+            files; a LUNA16 dataset folder; or a CSV file with a column ``path`` of files and DICOM folders, relative
+            to its own folder, and, if wanted, ``seriesuid``.
+        seriesuid: the one scan to take of a DICOM folder, a dataset folder or a CSV file.
+
+    Returns:
+        At least one scan.
+
+    Raises:
+        LunaError: when there is none.
+    """
+    path = Path(path)
+    if path.is_dir():
+        if any(path.glob("subset*/*.mhd")):
+            sources = [ScanSource(file, uid) for uid, file in find_scans(path).items()]
+        elif files := sorted(file for file in path.iterdir() if suffix_of(file)):
+            from luna_monai.scans.dicom import holds_dicom
+
+            if holds_dicom(path):
+                raise LunaError(f"{path}: DICOM and {files[0].name} are in one folder; name the one that is meant")
+            sources = [ScanSource(file) for file in files]
+        else:
+            return [ScanSource(path, seriesuid)]
+    elif not path.exists():
+        raise LunaError(f"{path}: no such file or folder; a scan is one of {', '.join(SUFFIXES)}, or DICOM")
+    elif path.name.lower().endswith(".csv"):
+        sources = _read_list(path)
+    elif suffix_of(path):
+        if seriesuid not in (None, scan_name(path)):
+            raise LunaError(f"{path}: a series can be chosen from a folder or a list of scans, not from one scan")
+        return [ScanSource(path)]
+    else:
+        return [_series_around(path, seriesuid)]
+    if seriesuid is not None:
+        sources = [source for source in sources if seriesuid in (source.seriesuid, scan_name(source.path))]
+        if not sources:
+            raise LunaError(f"{path}: no scan of series {seriesuid} in it")
+    return sources
+
+
+def _read_list(path: Path) -> list[ScanSource]:
+    # The tables of candidates are pandas'; the few lines of a list need no more than the standard library.
+    sources: list[ScanSource] = []
+    lines: list[int] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            head = stream.readline()
+            stream.seek(0)
+            delimiter = ";" if head.count(";") > head.count(",") else ","
+            rows = csv.DictReader(stream, delimiter=delimiter, skipinitialspace=True)
+            rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+            if "path" not in rows.fieldnames:
+                raise LunaError(f"{path}: no column 'path' in its header line, {head.strip() or 'which is empty'}")
+            for row in rows:
+                entry, uid = ((row.get(name) or "").strip() for name in ("path", "seriesuid"))
+                if not entry or (not uid and "seriesuid" in rows.fieldnames):
+                    raise LunaError(f"{path}, line {rows.line_num}: no value for {'seriesuid' if entry else 'path'!r}")
+                source = ScanSource(path.parent / entry, uid or None)
+                if source.path.suffix.lower() == ".csv":
+                    raise LunaError(f"{path}, line {rows.line_num}: a list of scans in a list of scans")
+                if source in sources:
+                    where = lines[sources.index(source)]
+                    raise LunaError(f"{path}, line {rows.line_num}: the same scan as in line {where}")
+                sources.append(source)
+                lines.append(rows.line_num)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise LunaError(f"{path}: not a CSV file in UTF-8 ({error}); save it as one") from error
+    if not sources:
+        raise LunaError(f"{path}: a header line and no scans")
+    return sources
+
+
+def _series_around(path: Path, seriesuid: str | None) -> ScanSource:
+    from luna_monai.scans.dicom import series_of_file
+
+    found = series_of_file(path)
+    if found is None:
+        raise LunaError(
+            f"{path}: not a scan; known are {', '.join(SUFFIXES)}, DICOM files, and a CSV file with a column 'path'"
+        )
+    if seriesuid not in (None, found):
+        raise LunaError(f"{path}: a slice of series {found}, not of {seriesuid}")
+    return ScanSource(path.parent, found)

@@ -1,0 +1,98 @@
+"""Voxels in files: mapped where they are uncompressed, decompressed once where they are not."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from luna_monai.errors import LunaError
+
+#: Bytes that are read or decompressed at a time, so that memory holds one scan and nothing else.
+CHUNK_BYTES = 1 << 20
+#: The largest ratio that zlib can reach: https://zlib.net/zlib_tech.html
+MAX_COMPRESSION = 1032
+#: zlib's ``wbits`` that accepts both a zlib and a gzip header.
+ZLIB_OR_GZIP = 47
+GZIP_MAGIC = b"\x1f\x8b"
+
+
+def map_voxels(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    """Map uncompressed voxels; those in foreign byte order or at an odd address are copied.
+
+    Args:
+        path: the file, which must be long enough.
+        offset: bytes before the first voxel.
+        dtype: of the voxels in the file.
+        shape: of the array.
+
+    Returns:
+        Array in native byte order. Writing to it never changes the file.
+
+    Raises:
+        LunaError: when the file cannot be read.
+    """
+    try:
+        raw = np.memmap(path, np.uint8, mode="c", offset=offset, shape=(int(np.prod(shape)) * dtype.itemsize,))
+    except OSError as error:
+        raise LunaError(f"{path}: cannot be read ({error.strerror})") from error
+    return _as_voxels(raw, offset, dtype, shape)
+
+
+def inflate_voxels(
+    path: Path, offset: int, skip: int, dtype: np.dtype, shape: tuple[int, ...], *, slack: int = 0
+) -> np.ndarray:
+    """Decompress voxels, and compare them with their checksum.
+
+    Args:
+        path: the file.
+        offset: bytes before the compressed data, a zlib stream or one or several gzip streams.
+        skip: decompressed bytes before the first voxel.
+        dtype: of the voxels in the file.
+        shape: of the array.
+        slack: decompressed bytes that may follow the last voxel.
+
+    Returns:
+        Array in native byte order.
+
+    Raises:
+        LunaError: when the file cannot be read, is damaged, or does not hold what the header says.
+    """
+    target = np.empty(skip + int(np.prod(shape)) * dtype.itemsize, dtype=np.uint8)
+    inflater = zlib.decompressobj(wbits=ZLIB_OR_GZIP)
+    pending, done = b"", 0
+    try:
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            while done <= len(target) + slack:
+                piece = pending or stream.read(CHUNK_BYTES)
+                if inflater.eof:
+                    if not piece.startswith(GZIP_MAGIC):
+                        break
+                    inflater = zlib.decompressobj(wbits=ZLIB_OR_GZIP)
+                output = inflater.decompress(piece, 4 * CHUNK_BYTES)
+                if not piece and not output:
+                    break
+                pending = inflater.unconsumed_tail or inflater.unused_data
+                part = target[done : done + len(output)]
+                part[...] = np.frombuffer(output, dtype=np.uint8)[: len(part)]
+                done += len(output)
+    except zlib.error as error:
+        raise LunaError(f"{path}: damaged or truncated compressed data ({error}); copy it again") from error
+    except OSError as error:
+        raise LunaError(f"{path}: cannot be read ({error.strerror})") from error
+    if not len(target) <= done <= len(target) + slack or not inflater.eof:
+        found = f"more than {len(target) + slack}" if done > len(target) + slack else done
+        size = " × ".join(map(str, shape[::-1]))
+        raise LunaError(
+            f"{path}: holds {found} bytes when decompressed, but its header says {len(target)} ({size} voxels of "
+            f"{dtype.name}); the file is truncated or the header is wrong"
+        )
+    return _as_voxels(target[skip:], skip, dtype, shape)
+
+
+def _as_voxels(raw: np.ndarray, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    # torch refuses voxels that do not start at a multiple of their size, as they may behind the header of a .mha.
+    voxels = (raw if offset % dtype.itemsize == 0 else raw.copy()).view(dtype)
+    return voxels.astype(dtype.newbyteorder("="), copy=False).reshape(shape)

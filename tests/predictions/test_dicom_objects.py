@@ -1,0 +1,169 @@
+"""Structured reports and segmentations, read back by highdicom and pydicom and checked by dciodvfy."""
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+
+import highdicom as hd
+import numpy as np
+import pydicom
+import pytest
+from highdicom.sr import GraphicTypeValues3D, srread
+from pydicom.sr.codedict import codes
+
+from luna_monai.errors import LunaError
+from luna_monai.predictions import write_segmentation, write_structured_report
+from luna_monai.predictions.dicom_objects import PATIENT_TAGS
+
+from .conftest import IDENTIFYING, make_prediction
+
+INDICES = [(12, 20, 34), (3, 40.4, 9.2), (35, 0, 55)]
+PROBABILITIES = [0.987654321, 0.25, 1.5e-7]
+
+
+@pytest.fixture
+def prediction(dicom_series, geometry):
+    folder, series, files = dicom_series
+    warning = "This does not look like a chest CT: no lung was found (ö)."
+    return make_prediction(
+        geometry, INDICES, PROBABILITIES, source=folder, seriesuid=series, dicom_files=files, warnings=(warning,)
+    )
+
+
+def test_positions_sizes_and_probabilities_read_back(prediction, tmp_path):
+    path = tmp_path / "new" / "report.dcm"
+    write_structured_report(path, prediction)
+    report = srread(path)
+    assert isinstance(report, hd.sr.Comprehensive3DSR)
+    groups = report.content.get_planar_roi_measurement_groups(graphic_type=GraphicTypeValues3D.POINT)
+    assert len(groups) == 3
+    slices = [pydicom.dcmread(file, stop_before_pixels=True) for file in prediction.dicom_files]
+    for number, (group, finding) in enumerate(zip(groups, prediction.findings, strict=True), start=1):
+        assert group.tracking_identifier == f"Finding {number}"
+        assert group.roi.frame_of_reference_uid == slices[0].FrameOfReferenceUID
+        # Coordinates are single precision in DICOM.
+        assert group.roi.value[0] == pytest.approx(finding.position, abs=1e-4)
+        raw, calibrated = group.get_measurements(name=codes.DCM.Probability)
+        assert raw.unit == codes.UCUM.NoUnits
+        assert (raw.value, calibrated.value) == (finding.probability, finding.probability**2)
+        assert (raw.method, calibrated.method.value) == (None, "calibrated")
+        index = round(INDICES[number - 1][0])
+        assert raw.referenced_images[0].referenced_sop_instance_uid == slices[index].SOPInstanceUID
+        assert group.finding_type == codes.SCT.Nodule
+    sizes = [(one.name.meaning, one.value, one.unit.value) for one in groups[0].get_measurements()[2:]]
+    assert sizes == [
+        ("Diameter", 4.5, "mm"),
+        ("Long axis", 5.5, "mm"),
+        ("Short axis", 3.5, "mm"),
+        ("Volume", 47.7, "mm3"),
+        ("Attenuation Coefficient", 40.0, "[hnsf'U]"),
+    ]
+    assert [len(group.get_measurements()) for group in groups] == [7, 2, 2], "no size is invented"
+    assert groups[0].finding_sites[0].laterality == codes.SCT.Left
+    comments = [item.TextValue for item in report.ContentSequence if item.ValueType == "TEXT"]
+    assert any(comment.startswith("This does not look like a chest CT") and "(ö)" in comment for comment in comments)
+    assert "The 3 most probable of 3 findings are listed." in comments
+    assert any("Not for clinical use" in comment for comment in comments)
+    assert (report.VerificationFlag, report.PreliminaryFlag) == ("UNVERIFIED", "PRELIMINARY")
+
+
+def test_the_segmentation_has_the_outlines_and_the_report_refers_to_it(prediction, geometry, tmp_path):
+    write_structured_report(tmp_path / "a.dcm", prediction, segmented=True)
+    assert write_segmentation(tmp_path / "a.seg.dcm", prediction)
+    segmentation = hd.seg.segread(tmp_path / "a.seg.dcm")
+    assert list(segmentation.segment_numbers) == [1]
+    assert segmentation.get_segment_description(1).SegmentLabel == "Finding 1"
+    sources = [pydicom.dcmread(file, stop_before_pixels=True).SOPInstanceUID for file in prediction.dicom_files]
+    masks = segmentation.get_pixels_by_source_instance(
+        sources, assert_missing_frames_are_empty=True, ignore_spatial_locations=True
+    )[..., 0]
+    wanted = np.zeros(geometry.shape, dtype=np.uint8)
+    wanted[11:14, 19:23, 33:38] = 1
+    np.testing.assert_array_equal(masks, wanted)
+    report = srread(tmp_path / "a.dcm")
+    (group,) = report.content.get_volumetric_roi_measurement_groups()
+    assert group.tracking_uid == segmentation.get_segment_description(1).tracking_uid
+    assert segmentation.SOPInstanceUID in [uids[2] for uids in report.get_evidence()]
+    assert len(report.content.get_planar_roi_measurement_groups()) == 2
+
+
+@pytest.mark.parametrize("anonymous", [False, True])
+def test_patient_tags(prediction, tmp_path, anonymous):
+    """An archive files the objects with the CT; on request they name nobody."""
+    write_structured_report(tmp_path / "a.dcm", prediction, anonymous=anonymous)
+    write_segmentation(tmp_path / "a.seg.dcm", prediction, anonymous=anonymous)
+    for path in tmp_path.glob("*.dcm"):
+        written = pydicom.dcmread(path)
+        found = {tag: str(written.get(tag) or "") for tag in IDENTIFYING}
+        kept = {} if anonymous else {tag: value for tag, value in IDENTIFYING.items() if tag in PATIENT_TAGS}
+        assert {tag: value for tag, value in found.items() if value} == kept
+        assert written.StudyInstanceUID == pydicom.dcmread(prediction.dicom_files[0]).StudyInstanceUID
+        assert written.SeriesInstanceUID != prediction.seriesuid
+        content = path.read_bytes()
+        others = [value for tag, value in IDENTIFYING.items() if tag not in kept and len(value) > 1]
+        assert not [value for value in others if value.encode() in content]
+        assert str(prediction.source).encode() not in content
+
+
+@pytest.mark.parametrize("case", ["segmented", "report alone", "no finding"])
+def test_dciodvfy_finds_no_error(prediction, tmp_path, case):
+    if shutil.which("dciodvfy") is None:
+        pytest.skip("dciodvfy is not installed (Debian: dicom3tools)")
+    if case == "no finding":
+        prediction = dataclasses.replace(prediction, findings=(), shown=0)
+    write_structured_report(tmp_path / "a.dcm", prediction, segmented=case == "segmented")
+    if case == "segmented":
+        write_segmentation(tmp_path / "a.seg.dcm", prediction)
+    for path in tmp_path.glob("*.dcm"):
+        done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, timeout=60, check=False)
+        assert [line for line in done.stderr.splitlines() if line.startswith("Error")] == []
+
+
+def test_no_findings(prediction, tmp_path):
+    nothing = dataclasses.replace(prediction, shown=0)
+    write_structured_report(tmp_path / "a.dcm", nothing, segmented=True)
+    report = srread(tmp_path / "a.dcm")
+    assert report.content.get_planar_roi_measurement_groups() == []
+    (group,) = report.content.get_image_measurement_groups()
+    (measurement,) = group.get_measurements()
+    assert (measurement.name.meaning, measurement.value) == ("Number of findings", 0)
+    assert not write_segmentation(tmp_path / "a.seg.dcm", nothing)
+    assert [path.name for path in tmp_path.glob("*.dcm")] == ["a.dcm"]
+
+
+def without(keyword, value=None):
+    def change(path):
+        slice_ = pydicom.dcmread(path)
+        setattr(slice_, keyword, value) if value else delattr(slice_, keyword)
+        slice_.save_as(path)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("FrameOfReferenceUID"), r"\.dcm: no FrameOfReferenceUID in its header"),
+        (without("StudyInstanceUID", "1.2.3.4"), "more than one StudyInstanceUID"),
+        (lambda path: path.write_bytes(b"x"), "no readable DICOM slice"),
+        (lambda path: path.unlink(), "no readable DICOM slice"),
+    ],
+)
+def test_series_that_cannot_be_referred_to(prediction, tmp_path, change, message):
+    change(prediction.dicom_files[5])
+    for write in (write_structured_report, write_segmentation):
+        with pytest.raises(LunaError, match=message):
+            write(tmp_path / "a.dcm", prediction)
+    assert not (tmp_path / "a.dcm").exists()
+
+
+def test_what_is_not_dicom_is_refused(geometry, tmp_path):
+    with pytest.raises(LunaError, match=r"scan\.mhd: .*DICOM slices, and this scan has none"):
+        write_structured_report(tmp_path / "report.dcm", make_prediction(geometry, INDICES, PROBABILITIES))
+
+
+def test_without_highdicom(prediction, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(LunaError, match=r"luna-monai\[dicom\]"):
+        write_structured_report(tmp_path / "report.dcm", prediction)

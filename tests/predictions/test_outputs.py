@@ -1,0 +1,115 @@
+"""The files of a prediction: one writer for each kind, and names that never meet."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.transforms import Compose
+
+from luna_monai.errors import LunaError
+from luna_monai.networks import LunaModel
+from luna_monai.predictions import CandidateInferer, write_outputs
+from luna_monai.predictions.outputs import check_outputs, file_name
+
+from .conftest import make_prediction
+
+INDICES = [(12, 20, 34), (3, 40.4, 9.2), (35, 0, 55)]
+
+
+@pytest.fixture
+def prediction(geometry):
+    return dataclasses.replace(make_prediction(geometry, INDICES, [0.9, 0.25, 1.5e-7]), shown=2)
+
+
+def written(prediction, tmp_path, name):
+    files, problems = write_outputs([tmp_path / name], [prediction])
+    assert (len(files), problems) == (1, [])
+    return files[0]
+
+
+def test_a_submission_has_a_row_for_each_finding_or_given_candidate(prediction, tmp_path):
+    prediction = dataclasses.replace(prediction, findings=prediction.findings[:2])
+    for proposed, rows in ((True, 2), (False, 3)):
+        table = pd.read_csv(written(dataclasses.replace(prediction, proposed=proposed), tmp_path, "a.csv"))
+        assert table.columns.tolist() == ["seriesuid", "coordX", "coordY", "coordZ", "probability"]
+        assert len(table) == rows
+        assert table["probability"].tolist() == prediction.candidates["probability"].tolist()[:rows]
+        np.testing.assert_array_equal(table.iloc[0, 1:4].tolist(), prediction.findings[0].position)
+
+
+def test_the_table_for_people_has_sizes_where_they_are_known(prediction, tmp_path):
+    table = pd.read_csv(written(prediction, tmp_path, "a.findings.csv"))
+    assert table["finding"].tolist() == [1, 2]
+    assert table.loc[0, ["diameter_mm", "volume_mm3", "attenuation", "lung"]].tolist() == [4.5, 48, "solid", "left"]
+    assert table.loc[1, ["diameter_mm", "volume_mm3", "attenuation", "lung"]].isna().all()
+
+
+def test_json_has_all_findings(prediction, tmp_path):
+    (scan,) = json.loads(written(prediction, tmp_path, "a.json").read_text())["scans"]
+    assert (len(scan["candidates"]), len(scan["findings"]), scan["findings_shown"]) == (3, 3, 2)
+    first, second = scan["findings"][:2]
+    assert first["position"] == list(prediction.findings[0].position)
+    assert (first["voxel"], first["diameter_mm"], first["candidates"]) == ([12, 20, 34], 4.5, 1)
+    assert (first["probability"], first["probability_calibrated"]) == (0.9, pytest.approx(0.81))
+    assert second["diameter_mm"] is second["attenuation"] is None
+
+
+def test_points_of_slicer_are_the_findings_that_are_shown(prediction, tmp_path):
+    (markups,) = json.loads(written(prediction, tmp_path, "a.mrk.json").read_text())["markups"]
+    assert (markups["type"], markups["coordinateSystem"]) == ("Fiducial", "LPS")
+    assert [point["label"] for point in markups["controlPoints"]] == ["1: 0.900, 4.5 mm", "2: 0.250"]
+    assert markups["controlPoints"][0]["position"] == list(prediction.findings[0].position)
+
+
+def test_names_that_no_file_can_have_stay_different(prediction, tmp_path):
+    names = ["a/b", "a_b", "a\\b", "a%2Fb", "a:b", "ä ö", "1.2.3"]
+    predictions = [dataclasses.replace(prediction, seriesuid=name) for name in names]
+    files, problems = write_outputs([tmp_path / "{seriesuid}.json"], predictions)
+    assert problems == []
+    assert len({path.name for path in tmp_path.iterdir()}) == len(files) == len(names)
+    for path, name in zip(files, names, strict=True):
+        assert json.loads(path.read_text())["scans"][0]["seriesuid"] == name
+    assert [file_name(name) for name in ("a/b", "a%2Fb", "1.2.3", "ä ö")] == ["a%2Fb", "a%252Fb", "1.2.3", "ä ö"]
+
+
+def test_an_output_that_cannot_be_written_costs_no_other(prediction, tmp_path):
+    files, problems = write_outputs([tmp_path / "a.dcm", tmp_path / "a.seg.dcm", tmp_path / "a.csv"], [prediction])
+    assert [path.name for path in files] == [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    assert [problem.split(":")[0] for problem in problems] == ["a.dcm is not written", "a.seg.dcm is not written"]
+
+
+def test_several_scans_go_into_files_that_hold_several(tmp_path):
+    check_outputs([tmp_path / name for name in ("a.csv", "a.json", "a.findings.csv", "{seriesuid}.dcm")], scans=2)
+    for name in ("a.mrk.json", "a.dcm", "a.seg.dcm", "a.nii.gz", "a.nrrd"):
+        with pytest.raises(LunaError, match="holds one scan, and there are 2"):
+            check_outputs([tmp_path / name], scans=2)
+
+
+def test_programs_that_run_bundles_classify_their_own_crops(repository):
+    """MONAI Deploy and MONAI Label take preprocessing, inferer and network, and have no list of candidates."""
+    parser = ConfigParser()
+    parser.read_config(repository / "bundle" / "configs" / "inference.yaml")
+    parser.update({"device": "cpu", "network": LunaModel()})
+    preprocessing, inferer = (parser.get_parsed_content(name) for name in ("preprocessing", "inferer"))
+    assert isinstance(preprocessing, Compose)
+    assert isinstance(inferer, CandidateInferer)
+    torch.manual_seed(0)
+    network = LunaModel().eval()
+    crops = torch.randint(-2000, 2000, (5, 1, 32, 48, 48), dtype=torch.int16)
+    with torch.no_grad():
+        found = inferer(torch.stack([preprocessing(crop) for crop in crops]), network)
+        wanted = network(crops.clamp(-1000, 1000).float())
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
+def test_many_candidates_show_how_far_they_are(monkeypatch, caplog):
+    monkeypatch.setattr("luna_monai.predictions.inferer.MANY_CANDIDATES", 8)
+    caplog.set_level("INFO")
+    inferer = CandidateInferer((2, 2, 2), 2)
+    centers = torch.ones((10, 3), dtype=torch.int64)
+    inferer(torch.zeros((1, 4, 4, 4)), lambda image: image[:, 0, 0, :, 0], centers=centers)
+    assert "4/5, done at" in caplog.text

@@ -1,0 +1,210 @@
+"""The page about predictions: what it says is what the model said, and nothing else is in it."""
+
+import base64
+import io
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from luna_monai.detection.findings import find_findings
+from luna_monai.errors import LunaError
+from luna_monai.metrics.calibration import Calibration
+from luna_monai.predictions.model import ModelFacts
+from luna_monai.predictions.result import COLUMNS, ScanPrediction
+from luna_monai.reports import PredictionPage, overlay
+from luna_monai.reports.prediction import _draw_map
+from luna_monai.scans.geometry import Geometry
+
+SHAPE = (40, 60, 64)
+GEOMETRY = Geometry(SHAPE[::-1], (1.0, 1.0, 2.0), (-30.0, -20.0, 5.0), ((1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)))
+
+
+@pytest.fixture
+def voxels():
+    """Lung with a ball of tissue of 4 mm at (20, 30, 32)."""
+    values = np.full(SHAPE, -850, dtype=np.int16)
+    z, y, x = np.indices(SHAPE)
+    values[(2 * (z - 20)) ** 2 + (y - 30) ** 2 + (x - 32) ** 2 <= 16] = 40
+    return values
+
+
+def predicted(voxels, indices, probability, seriesuid="1.2.3", shown=None, **changes):
+    """Findings at voxels z, y, x, most probable first."""
+    points = GEOMETRY.index_to_world(np.reshape(indices, (-1, 3)))
+    probability = np.asarray(probability, dtype=float)
+    findings = find_findings(voxels, GEOMETRY, points, probability)
+    table = pd.DataFrame(points, columns=["coordX", "coordY", "coordZ"])
+    table[["index_z", "index_y", "index_x"]] = np.reshape(indices, (-1, 3))
+    table = table.assign(seriesuid=seriesuid, probability=probability, probability_calibrated=probability / 2)
+    facts = {
+        "seriesuid": seriesuid,
+        "source": "/home/erika.quux/secret/scan.mhd",
+        "geometry": GEOMETRY,
+        "candidates": table[list(COLUMNS)],
+        "model": ModelFacts("model.pt", "ab" * 32, "0.1.0", {}),
+        "proposed": True,
+        "findings": tuple(findings),
+        "shown": len(findings) if shown is None else shown,
+    }
+    return ScanPrediction(**(facts | changes))
+
+
+def page_of(*predictions, voxels, heat=None, **options):
+    page = PredictionPage("report.html", **options)
+    for number, prediction in enumerate(predictions):
+        page.add(number, prediction, voxels, GEOMETRY, heat)
+    return page
+
+
+def pictures(html):
+    return [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        for data in re.findall(r'<img src="data:image/webp;base64,([^"]+)"', html)
+    ]
+
+
+def test_what_it_says(voxels, tmp_path):
+    model = ModelFacts(
+        "model.pt", "ab" * 32, "0.1.0", {"4 false positives per scan": 0.25}, Calibration(1, -3, 0.0074), True
+    )
+    prediction = predicted(
+        voxels, [(20, 30, 32), (5, 6, 7), (39, 0, 63)], [0.99995, 0.3, 1.5e-7], shown=2, model=model,
+        warnings=("no lung was found; is this <a chest> CT?",),
+    )  # fmt: skip
+    page = PredictionPage(tmp_path / "new" / "report.html")
+    page.check()
+    page.add(0, prediction, voxels, GEOMETRY, None)
+    assert page.write() == [tmp_path / "new" / "report.html"]
+    html = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
+    assert "2 of 3 findings are shown; the most probable has over 0.9999." in html
+    assert "no lung was found; is this &lt;a chest&gt; CT?" in html
+    assert "Not for clinical use" in html
+    assert "where 0.74 % of all candidates are nodules" in html
+    assert "trained on <b>synthetic</b> scans" in html
+    assert re.search(r"<td>4 false positives per scan</td><td[^>]*>0.2500</td><td[^>]*>2</td>", html)
+    cards = re.findall(r"<article.*?</article>", html, re.DOTALL)
+    assert len(cards) == 2
+    first = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", cards[0]))
+    finding = prediction.findings[0]
+    assert first["diameter"] == f"{finding.diameter_mm:.1f} mm"
+    assert first["position"] == "2.0, 10.0, 45.0 mm"
+    assert first["slice"] == "slice 21 of 40"
+    assert "no outline was found" in dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", cards[1]))["diameter"]
+    # Rows and cards lead to each other; what is not shown has a row alone.
+    assert len(re.findall(r'<tr id="s1f\d-row"', html)) == 3
+    assert re.findall(r'<a href="#(s1f\d)">', html) == ["s1f1", "s1f2"]
+    assert "erika" not in html
+    assert "home" not in html
+    assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', html) == []
+
+
+def test_stacks_of_slices_with_outline_letters_and_scale(voxels):
+    html = page_of(predicted(voxels, [(20, 30, 32)], [0.9]), voxels=voxels).to_html()
+    axial, coronal, sagittal = pictures(html)
+    # 7 slices of 2 mm to each side, 60 mm in 144 pixels; the ball is in the middle one and not in the outer ones.
+    assert axial.shape[:2] == (15 * 144, 144)
+    middle = axial[7 * 144 : 8 * 144, :, 0] if axial.ndim == 3 else axial[7 * 144 : 8 * 144]
+    assert middle[72, 72] > 200 > 100 > middle[20, 20]
+    assert (axial[72, 72] < 100).all()
+    assert coronal.shape[1] == sagittal.shape[1] == 144
+    assert html.count('class="outline"') == 3
+    letters = re.findall(r'<span class="side \w+">(\w)</span>', html)
+    assert "".join(letters) == "RLAPRLSIAPSI"
+    assert re.findall(r'<span class="bar" style="width: ([\d.]+)%">10 mm', html) == ["16.67"] * 3
+    labels = re.search(r'data-labels="([^"]*)"', html)[1].split("|")
+    assert (labels[0], labels[7], labels[14]) == ("slice 14 of 40", "slice 21 of 40", "slice 28 of 40")
+    # The outline is a circle of 4 mm in the middle of the middle slice.
+    path = re.search(r'<path d="(M[^"]*)"', html)[1]
+    points = np.array([[float(v) for v in pair.split()] for pair in re.findall(r"[\d.]+ [\d.]+", path)])
+    inside = points[(points[:, 1] >= 7 * 60) & (points[:, 1] < 8 * 60)] - (30, 7 * 60 + 30)
+    assert np.linalg.norm(inside, axis=1) == pytest.approx(4.3, abs=0.9)
+
+
+def test_attribution_maps_are_off_until_asked_for(voxels):
+    prediction = predicted(voxels, [(20, 30, 32), (20, 30, 12)], [0.9, 0.8])
+    heat = np.zeros(SHAPE, dtype=np.uint8)
+    heat[18:22, 28:33, 30:35] = 255
+    html = page_of(prediction, voxels=voxels, heat=heat).to_html()
+    assert html.count('class="heat"') == 6  # the other finding is 20 mm away
+    assert 'id="heat-shown">' in html
+    plain = page_of(prediction, voxels=voxels).to_html()
+    assert 'class="heat"' not in plain
+    assert 'id="heat-shown"' not in plain
+
+
+def test_colours_go_from_clear_to_bright():
+    colours = overlay.colours(np.linspace(0, 1, 50)).astype(int)
+    assert colours[0, 3] == 0
+    assert (np.diff(colours[:, 3]) >= 0).all()
+    luminance = colours[:, :3] @ (0.2126, 0.7152, 0.0722)
+    assert (np.diff(luminance) > 0).all()
+
+
+@pytest.mark.parametrize("count", [1, 12, 60])
+def test_numbers_on_the_map_do_not_overlap(count):
+    random = np.random.default_rng(count)
+    near = random.normal((20, 30, 20), 1.5, (count, 3))  # all in one place
+    rows = [{"position": point.tolist()} for point in GEOMETRY.index_to_world(near)]
+    found = _draw_map(np.zeros((SHAPE[0], SHAPE[2]), dtype=np.uint8), GEOMETRY, rows)
+    assert sorted(mark.number for mark in found.marks) == list(range(1, count + 1))
+    # As wide as high in mm: 64 and 80.
+    assert (found.width, found.height) == (360, 450)
+    places = np.array([(mark.label_x, mark.label_y) for mark in found.marks])
+    assert (places[:, 1] >= 0).all()
+    assert (places[:, 1] <= found.height).all()
+    gap = min(17, found.height / count) - 0.01
+    for number, place in enumerate(places):
+        beside = places[np.arange(count) != number]
+        same_side = beside[beside[:, 0] == place[0]]
+        assert (np.abs(same_side[:, 1] - place[1]) >= gap).all()
+    for mark, (z, _, x) in zip(sorted(found.marks, key=lambda mark: mark.number), near, strict=True):
+        assert mark.x == pytest.approx(found.margin + (x + 0.5) / 64 * 360)
+        assert mark.y == pytest.approx((1 - (z + 0.5) / 40) * 450)
+
+
+def test_scans_one_after_the_other_keep_the_pictures_of_the_most_probable_of_all(voxels):
+    places = np.random.default_rng(0).integers(5, 35, (6, 3))
+    predictions = [
+        predicted(voxels, places, np.linspace(highest, 0.01, 6), f"1.2.{number}")
+        for number, highest in enumerate((0.5, 0.9, 0.2, 0.8))
+    ]
+    page = page_of(*predictions, predicted(voxels, [], [], "1.2.9", warnings=("odd",)), voxels=voxels, max_pictures=3)
+    html = page.to_html()
+    assert '<h1 class="uid">5 scans</h1>' in html
+    titles = re.findall(r'<h2 id="scan\d-title">(.*?)</h2>', html)
+    assert titles == ["1.2.0", "1.2.1", "1.2.2", "1.2.3", "1.2.9"]
+    assert html.count('<div class="stacks">') == 3
+    assert len(page._pictures) == 3
+    counts = re.findall(r'<p class="verdict">(\d+) of (\d+) findings', html)
+    assert counts == [(str(len(one.findings)),) * 2 for one in predictions] + [("0", "0")]
+    parts = [PredictionPage("report.html", max_pictures=3) for _ in range(2)]
+    for number, prediction in enumerate(predictions):
+        parts[number % 2].add(number, prediction, voxels, GEOMETRY, None)
+    parts[0].merge(parts[1])
+    whole = page_of(*predictions, voxels=voxels, max_pictures=3)
+    assert parts[0].to_html() == whole.to_html()
+    whole.remove(1)
+    assert "1.2.1" not in whole.to_html()
+
+
+def test_many_findings(voxels):
+    places = np.argwhere(np.ones((20, 25, 1))) * (2, 2, 1)
+    html = page_of(predicted(voxels, places, np.linspace(0.9, 1e-3, 500), shown=4), voxels=voxels).to_html()
+    assert html.count("<article") == 4
+    assert html.count('-row" data-probability') == 400
+    assert re.search(r"The first 400 of \d+\.", html)
+
+
+def test_names(tmp_path):
+    with pytest.raises(LunaError, match=r"x\.pdf: the name of a report ends with \.html"):
+        PredictionPage("x.pdf").check()
+    (tmp_path / "x.html").mkdir()
+    with pytest.raises(LunaError, match=r"x\.html: a folder"):
+        PredictionPage(tmp_path / "x.html").check()
+    with pytest.raises(LunaError, match="must not be negative, found -1"):
+        PredictionPage("x.html", max_pictures=-1)
+    assert PredictionPage(tmp_path / "y.html").write() == []
+    assert not (tmp_path / "y.html").exists()
