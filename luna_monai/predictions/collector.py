@@ -41,7 +41,7 @@ class ScanPredictions:
     Args:
         model: which model it is.
         outputs: files to write, by their endings; relative to ``output_dir``.
-        scans: the scans, :class:`~luna_monai.scans.scan.ScanSource`.
+        scans: the scans, :class:`~luna_monai.scans.ScanSource`.
         proposed: whether the candidates are proposals rather than a given list.
         finder: makes findings of candidates, as :func:`luna_monai.detection.findings.find_findings`.
         threshold: findings of this probability or a higher one are shown to people. None takes the model's threshold
@@ -189,7 +189,7 @@ class ScanPredictions:
     def _predict(self, batch: dict[str, Any], output: dict[str, Any]) -> ScanPrediction:
         if "error" in batch:
             raise LunaError(batch["error"])
-        scan, logits = batch["scan"], output[CommonKeys.PRED]
+        scan, logits = batch["header"], output[CommonKeys.PRED]
         if any(prediction.seriesuid == scan.seriesuid for prediction in self.predictions):
             raise LunaError(_second(scan.path, scan.seriesuid))
         probability = logits.softmax(dim=1)[:, 1].double().numpy()
@@ -216,7 +216,7 @@ class ScanPredictions:
             shown=min(self.max_findings, sum(finding.probability >= self.threshold for finding in findings)),
             grid=grid,
             warnings=tuple(batch["warnings"]),
-            dicom_files=scan.dicom_files,
+            dicom_files=scan.files if scan.format == "DICOM" else (),
             voxels_sha256=batch["voxels_sha256"],
         )
 

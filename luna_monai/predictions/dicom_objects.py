@@ -18,8 +18,8 @@ from luna_monai.extras import import_extra
 from luna_monai.files import write_bytes
 from luna_monai.predictions.result import ScanPrediction, describe_findings
 from luna_monai.predictions.volumes import label_map
-from luna_monai.scans.dicom import find_dicom_series
-from luna_monai.scans.scan import ScanSource
+from luna_monai.scans.scan import read_header
+from luna_monai.scans.sources import ScanSource
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -83,7 +83,7 @@ def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False)
 def refusal(source: ScanSource) -> str | None:
     """Tell before the work begins why no DICOM object can be written about a scan; None when one can."""
     try:
-        found = find_dicom_series(source.path, source.seriesuid).files if source.path.is_dir() else ()
+        found = read_header(source).files if source.path.is_dir() else ()
     except LunaError:
         return None  # the scan cannot be read, which is said when it is
     try:

@@ -33,25 +33,21 @@ SIZES = {
 class ScanPrediction:
     """The candidates and findings of one scan with their probabilities.
 
-        Attributes:
-            seriesuid: the DICOM series UID, or the name of the file where it has none.
-            source: the file or folder that the scan was read from.
-            geometry: of the scan in the order of its file.
-            candidates: ``COLUMNS``, most probable first: position (LPS, mm), voxel z, y, x in the order of the file,
-                probability of the network, and the calibrated one, NaN where no calibration is known.
-            model: which model it was.
-            proposed: whether the candidates are proposals rather than a given list.
-            findings: most probable first; their outlines are in ``grid``, their candidates rows of ``candidates``.
-            shown: how many findings people are shown, the first ones.
-            grid: of the scan as the network sees it: turned to LPS, padded where it is smaller than a candidate.
-            warnings: what a reader must know, such as that the scan does not look like a chest CT.
-            dicom_files: the slices in the order of the volume, where the scan is a DICOM series.
-    <<<<<<< HEAD
-            voxels_sha256: fingerprint of the scan's HU, see :func:`luna_monai.scans.voxels_sha256`.
-    =======
-            voxels_sha256: fingerprint of the scan's HU.
-            run: makes the UIDs of DICOM objects, which refer to each other.
-    >>>>>>> main
+    Attributes:
+        seriesuid: the DICOM series UID, or the name of the file where it has none.
+        source: the file or folder that the scan was read from.
+        geometry: of the scan in the order of its file.
+        candidates: ``COLUMNS``, most probable first: position (LPS, mm), voxel z, y, x in the order of the file,
+            probability of the network, and the calibrated one, NaN where no calibration is known.
+        model: which model it was.
+        proposed: whether the candidates are proposals rather than a given list.
+        findings: most probable first; their outlines are in ``grid``, their candidates rows of ``candidates``.
+        shown: how many findings people are shown, the first ones.
+        grid: of the scan as the network sees it: turned to LPS, padded where it is smaller than a candidate.
+        warnings: what a reader must know, such as that the scan does not look like a chest CT.
+        dicom_files: the slices in the order of the volume, where the scan is a DICOM series.
+        voxels_sha256: fingerprint of the scan's HU.
+        run: makes the UIDs of DICOM objects, which refer to each other.
     """
 
     seriesuid: str

@@ -28,17 +28,10 @@ class ScanDataset(torch.utils.data.Dataset):
     """Scans with their candidates, one an item.
 
     Item ``i`` is a dict with ``number``, which is ``i``; ``image``, (1, z, y, x) in HU, int16, int32 or float32, its
-<<<<<<< HEAD
     axes turned to ``orientation`` and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``;
     ``centers``, int64 (n, 3), the candidates' voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``index``,
-    int64 (n, 3), voxels z, y, x in the order of the file; ``header``, the :class:`~luna_monai.scans.ScanHeader`;
-    ``voxels_sha256``; ``warnings``, a tuple of text.
-=======
-    axes turned to LPS and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``; ``centers``,
-    int64 (n, 3), the candidates' voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``index``, int64 (n, 3),
-    voxels z, y, x in the order of the file; ``lungs``; ``scan``, the scan without its
-    voxels; ``voxels_sha256``; ``warnings``, a tuple of text.
->>>>>>> main
+    int64 (n, 3), voxels z, y, x in the order of the file; ``lungs``; ``header``, the
+    :class:`~luna_monai.scans.ScanHeader`; ``voxels_sha256``; ``warnings``, a tuple of text.
 
     A scan that cannot be read gives an item with ``number``, ``source`` and ``error``, and an empty image without
     candidates: one bad scan must not end the work on many.
@@ -119,14 +112,9 @@ class ScanDataset(torch.utils.data.Dataset):
             "geometry": padded_geometry,
             "centers": torch.from_numpy(_index_in(padded_geometry, points)),
             "points": torch.from_numpy(points.copy()),
-<<<<<<< HEAD
             "index": torch.from_numpy(_index_in(scan.header.geometry, points)),
-            "header": scan.header,
-=======
-            "index": torch.from_numpy(_index_in(scan.geometry, points)),
             "lungs": lungs,
-            "scan": scan.without_voxels(),
->>>>>>> main
+            "header": scan.header,
             "voxels_sha256": sha256,
             "warnings": tuple(warnings),
         }
@@ -151,7 +139,6 @@ def _index_in(geometry: Geometry, points: np.ndarray) -> np.ndarray:
     return np.clip(geometry.world_to_index(points), 0, np.asarray(geometry.shape) - 1)
 
 
-<<<<<<< HEAD
 def pad_with_air(voxels: np.ndarray, geometry: Geometry, shape: tuple[int, int, int]) -> tuple[np.ndarray, Geometry]:
     """Put air around a scan that is too small.
 
@@ -170,7 +157,8 @@ def pad_with_air(voxels: np.ndarray, geometry: Geometry, shape: tuple[int, int, 
     voxels = np.pad(voxels, np.stack([before, missing - before], axis=1), constant_values=AIR)
     origin = geometry.index_to_world(-before)[0]
     return voxels, Geometry.from_header(voxels.shape[::-1], geometry.spacing, origin, geometry.direction, source="scan")
-=======
+
+
 class ScanLoader:
     """Gives the items of a dataset one after the other and reads the next ones ahead, in threads.
 
@@ -212,4 +200,3 @@ class ScanLoader:
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
->>>>>>> main
