@@ -12,10 +12,10 @@ from collections.abc import Callable
 
 import torch
 import yaml
+from speed import time_in_turn
 
 from luna_monai.networks import LunaModel
 from luna_monai.share import bundle_dir
-from luna_monai.training.speed import time_in_turn
 from luna_monai.transforms import RandAugmentCandidates
 
 

@@ -77,7 +77,7 @@ def transforms() -> list:
 def open_cache(dataset_dir: Path, cache_dir: Path | None) -> tuple[pd.DataFrame, SeriesCache]:
     """Read a dataset's candidates and open their cache."""
     candidates = read_candidates(dataset_dir)
-    return candidates, SeriesCache(series_items(candidates), transforms(), cache_dir)
+    return candidates, SeriesCache(series_items(candidates, dataset_dir), transforms(), cache_dir)
 
 
 def seconds(work: Callable[[], object]) -> float:

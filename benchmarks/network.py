@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import torch
 from common import show
+from speed import time_in_turn
 
 from luna_monai.networks import LunaModel
-from luna_monai.training.speed import time_in_turn
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def main() -> None:
     floor, command, book = [], [], []
     _, items = open_cache(dataset, None)
     jobs = [
-        (item["image"].replace(".mhd", ".raw"), np.round(item["center_xyz"] / SPACING)[:, ::-1], f"{cache}/{number}")
+        (str(item["image"].files[1]), np.round(item["center_xyz"] / SPACING)[:, ::-1], f"{cache}/{number}")
         for number, item in enumerate(items.data)
     ]
     candidates, _ = open_cache(small, None)

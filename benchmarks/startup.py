@@ -28,9 +28,8 @@ from common import SHAPE, SPACING, open_cache, show
 from ignite.engine import Engine, Events
 
 from luna_monai.data.cache import SeriesCache
-from luna_monai.data.cache_files import package_versions
-from luna_monai.data.hashing import series_description
-from luna_monai.data.manifest import write_manifest
+from luna_monai.data.cache_files import package_versions, series_description
+from luna_monai.data.inventory import write_manifest
 
 SERIES, CANDIDATES, NODULES = 888, 551_065, 1_351
 LONGEST_S = 15  # that a user should wait

@@ -6,9 +6,11 @@ import hashlib
 import json
 import math
 import os
+import re
+import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -20,13 +22,22 @@ if TYPE_CHECKING:
 #: Columns of a submission to LUNA16.
 SUBMISSION_COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "probability")
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = ".luna.tmp"
+_NEW_S = 0.1  # a file as new as this may be between being made and being locked
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Open a file for writing that gets its name only when all of it is on disk.
 
-    It is written to a temporary name in the same folder (``.NAME.*.tmp``), flushed to disk and renamed when the block
-    ends. When the block raises, the temporary file is removed and what was at ``path`` before stays as it was.
+    It is written to a temporary name in the same folder (``.NAME.*.luna.tmp``), flushed to disk and renamed when the
+    block ends. When the block raises, the temporary file is removed and what was at ``path`` before stays as it was.
+    What a killed process leaves is removed by :func:`remove_abandoned`.
 
     Args:
         path: the final name; its folder is made.
@@ -39,15 +50,63 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
     try:
         with temporary.open("xb") as file:
+            _lock(file, wait=True)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            if os.name == "posix":  # before the lock ends; Windows renames closed files only
+                temporary.replace(path)
+        if os.name != "posix":
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def abandoned_files(folder: str | Path) -> list[Path]:
+    """List the temporary files of :func:`atomic_write` in a folder whose processes have ended."""
+    found = []
+    for path in sorted(Path(folder).glob(f".*{_TEMPORARY}")):
+        # A file that is written to is locked, by processes of other machines too; Windows does not remove open files.
+        with suppress(OSError), path.open("r+b") as file:
+            _lock(file, wait=False)
+            if time.time() - path.stat().st_mtime > _NEW_S:
+                found.append(path)
+    return found
+
+
+def remove_abandoned(folder: str | Path) -> None:
+    """Remove the temporary files of :func:`atomic_write` in a folder whose processes have ended."""
+    for path in abandoned_files(folder):
+        with suppress(OSError):
+            path.unlink()
+
+
+def _lock(file: BinaryIO, *, wait: bool) -> None:
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:  # in use, or a file system without locks
+        if not wait:
+            raise
+
+
+def file_name_of(text: str) -> str:
+    """Make a name for a file that every system takes, and that no other text has.
+
+    Args:
+        text: such as a series UID.
+
+    Returns:
+        The text itself where it consists of letters, digits, ``.``, ``_`` and ``-`` and is at most 64 long; else such
+        a text with a hash.
+    """
+    if re.fullmatch(r"[0-9A-Za-z_][0-9A-Za-z._-]{0,63}", text) and not text.endswith("."):
+        return text
+    return f"{re.sub(r'[^0-9A-Za-z_-]', '_', text)[:47]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

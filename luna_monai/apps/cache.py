@@ -1,10 +1,9 @@
-"""``luna-monai cache status | verify | gc``: what the cache holds, whether it is whole, what can go."""
+"""``luna-monai cache status | verify | gc``: what the cache holds, whether it is complete, what can go."""
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +14,12 @@ from luna_monai.files import readable_size
 from luna_monai.share import configs_dir
 
 if TYPE_CHECKING:
+    from monai.bundle import ConfigParser
+
     from luna_monai.data import SeriesCache
+    from luna_monai.data.inventory import Inventory
 
 logger = logging.getLogger(__name__)
-
-_MADE_OF = ("dataset_dir", "cache_dir", "candidates", "candidates_file", "outside_volume", "cache")
 
 
 class LunaCacheApp(App):
@@ -31,8 +31,9 @@ class LunaCacheApp(App):
 
     name = "cache"
     description = (
-        "status: what the cache holds, what is stale and why. verify: read every file and compare its checksums; exit "
-        "status 1 if one is damaged. gc: list the files that no present configuration needs; remove them with --yes."
+        "status: list what the cache holds, and what is stale. verify: read every file and compare its checksums; the "
+        "exit status is 1 if one is damaged. gc: list the files of this dataset that no configuration needs; remove "
+        "them with --yes."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -57,36 +58,34 @@ class LunaCacheApp(App):
     def _status(self) -> int:
         from luna_monai.data.inventory import take_inventory
 
-        cache = self._cache(self.cli_args.config)
+        self._cache_dir()
+        cache = _open(self._parser(self.cli_args.config))
         inventory = take_inventory([cache])
         logger.info("%s", cache.cache_dir)
-        logger.info(
-            "needed: %d of %d series, %s", len(inventory.needed), len(cache.data), readable_size(inventory.needed_bytes)
-        )
+        size = readable_size(inventory.needed_bytes)
+        logger.info("needed: %d of %d series, %s", len(inventory.needed), len(cache.data), size)
         if inventory.missing[0]:
             logger.info("missing: %d series; 'luna-monai precache' cuts them", inventory.missing[0])
-        self._list_unneeded(inventory.unneeded)
+        _list_unneeded(inventory)
         return 0
 
     def _gc(self) -> int:
         from luna_monai.data.inventory import take_inventory
-        from luna_monai.data.manifest import write_manifest
 
-        caches = self._all_caches()
-        inventory = take_inventory(caches)
-        self._list_unneeded(inventory.unneeded)
-        if not inventory.unneeded:
+        folder = self._cache_dir()
+        inventory = take_inventory(self._all_caches(folder))
+        _list_unneeded(inventory)
+        paths = [path for path, _, _ in inventory.unneeded]
+        if not paths:
             logger.info("gc: nothing to remove; all %d files are needed", len(inventory.needed))
         elif self.cli_args.yes:
-            _remove([entry.path for entry in inventory.unneeded])
-            write_manifest(_folder(caches[0]))
+            _remove(folder, paths)
         else:
-            logger.info("gc: nothing was removed; --yes removes these %d files", len(inventory.unneeded))
+            logger.info("gc: nothing was removed; --yes removes these %d files", len(paths))
         return 0
 
     def _verify(self) -> int:
         from luna_monai.data.inventory import verify
-        from luna_monai.data.manifest import write_manifest
         from luna_monai.training import enumerate_with_estimate
 
         folder = self._cache_dir()
@@ -94,81 +93,85 @@ class LunaCacheApp(App):
         for path, reason in damaged.items():
             logger.info("damaged: %s: %s", path, reason)
         if not damaged:
-            logger.info("verify: every file in %s is whole", folder)
-            return 0
-        if not self.cli_args.yes:
+            logger.info("verify: every file in %s is complete", folder)
+        elif self.cli_args.yes:
+            _remove(folder, list(damaged))
+            logger.info("'luna-monai precache' makes them again")
+        else:
             logger.info("verify: %d damaged files; --yes removes them, precache makes them again", len(damaged))
             return 1
-        _remove(list(damaged))
-        write_manifest(folder)
-        logger.info("'luna-monai precache' makes them again")
         return 0
 
+    def _parser(self, overlays: list[str]) -> ConfigParser:
+        return load_workflow("precache", config_files(overlays), given_settings(self.cli_args)).parser
+
     def _cache_dir(self) -> Path:
-        """Find the folder without looking at the data set, which need not be at hand."""
-        workflow = load_workflow("precache", config_files(self.cli_args.config), given_settings(self.cli_args))
-        folder = workflow.parser.get_parsed_content("cache_dir")
+        """Find the folder without looking at the dataset, which need not be at hand."""
+        folder = self._parser(self.cli_args.config).get_parsed_content("cache_dir")
         if folder is None:
             raise LunaError("cache_dir is null: there is no cache to look at")
         if not Path(folder).is_dir():
             raise LunaError(f"{folder}: no such folder; give --cache-dir, or fill it with 'luna-monai precache'")
         return Path(folder)
 
-    def _cache(self, overlays: list[str]) -> SeriesCache:
-        self._cache_dir()
-        workflow = load_workflow("precache", config_files(overlays), given_settings(self.cli_args))
-        with unwrapped_luna_errors():
-            return workflow.parser.get_parsed_content("cache")
-
-    def _all_caches(self) -> list[SeriesCache]:
+    def _all_caches(self, folder: Path) -> list[SeriesCache]:
         """Open the cache of the configuration that was given, and of each experiment that has the same folder."""
-        folder = self._cache_dir()
-        caches, seen = [], []
-        experiments = [[str(path)] for path in sorted(configs_dir().glob("*.yaml"))]
-        for overlays in [self.cli_args.config, [], *experiments]:
-            parser = load_workflow("precache", config_files(overlays), given_settings(self.cli_args)).parser
-            made_of = [parser.get(key) for key in _MADE_OF] + [parser.get("train")["deterministic_transforms"]]
-            if made_of in seen:
+        caches: list[SeriesCache] = []
+        seen = []
+        for overlays in [self.cli_args.config, [], *([str(path)] for path in sorted(configs_dir().glob("*.yaml")))]:
+            parser = self._parser(overlays)
+            inputs = _inputs(parser, "cache", {})
+            if inputs in seen:
                 continue
-            seen.append(made_of)
+            seen.append(inputs)
             other = parser.get_parsed_content("cache_dir")
             if other is None or Path(other).resolve() != folder.resolve():
                 continue
             try:
-                with unwrapped_luna_errors():
-                    caches.append(parser.get_parsed_content("cache"))
+                caches.append(_open(parser))
             except LunaError as error:
                 if not caches:
                     raise
+                name = overlays[-1] if overlays else "train.yaml"
                 raise LunaError(
-                    f"can't tell which files {overlays[-1] if overlays else 'train.yaml'} needs ({error}); "
-                    "give --dataset-dir, for all of them"
+                    f"cannot tell which files {name} needs ({error}); give --dataset-dir, for all of them"
                 ) from None
         return caches
 
-    @staticmethod
-    def _list_unneeded(unneeded: list[Any]) -> None:
-        for entry in unneeded:
-            logger.info("not needed: %s, %s: %s", entry.path.name, readable_size(entry.bytes), entry.reason)
-        if unneeded:
-            logger.info(
-                "not needed: %d files, %s", len(unneeded), readable_size(sum(entry.bytes for entry in unneeded))
-            )
+
+def _open(parser: ConfigParser) -> SeriesCache:
+    with unwrapped_luna_errors():
+        return parser.get_parsed_content("cache")
 
 
-def _remove(paths: list[Path]) -> None:
-    removed = Counter[str]()
+def _inputs(parser: ConfigParser, key: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Collect the settings that a part of the configuration refers to, directly or not."""
+    from monai.bundle import ReferenceResolver
+
+    if key not in found:
+        found[key] = parser.get(key)
+        for reference in ReferenceResolver.find_refs_in_config(found[key], key):
+            _inputs(parser, reference, found)
+    return found
+
+
+def _list_unneeded(inventory: Inventory) -> None:
+    for path, size, reason in inventory.unneeded:
+        logger.info("not needed: %s, %s: %s", path.name, readable_size(size), reason)
+    if inventory.unneeded:
+        total = readable_size(sum(size for _, size, _ in inventory.unneeded))
+        logger.info("not needed: %d files, %s", len(inventory.unneeded), total)
+    if inventory.others:
+        logger.info("%d files are of series that are not in this dataset; they stay", inventory.others)
+
+
+def _remove(folder: Path, paths: list[Path]) -> None:
+    from luna_monai.data.inventory import write_manifest
+
     for path in paths:
         try:
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise LunaError(f"{path}: can't be removed ({error.strerror})") from None
-        removed[str(path.parent)] += 1
-    for folder, count in removed.items():
-        logger.info("removed %d files from %s", count, folder)
-
-
-def _folder(cache: SeriesCache) -> Path:
-    if cache.cache_dir is None:
-        raise LunaError("cache_dir is null: there is no cache to look at")
-    return cache.cache_dir
+            raise LunaError(f"{path}: cannot be removed ({error.strerror})") from None
+    logger.info("removed %d files from %s", len(paths), folder)
+    write_manifest(folder)

@@ -102,16 +102,18 @@ class LunaCrossvalApp(App):
         while is_launched() and not all(_is_done(output_dir, fold) for fold in folds):
             time.sleep(1)  # torchrun ends this process when another one fails
         done = [fold for fold in all_folds if _is_done(output_dir, fold)]
-        if done == all_folds:
+        missing = [fold for fold in all_folds if fold not in done]
+        if done:
             from luna_monai.reports.crossval import write_results
 
-            write_results(output_dir, done, candidates, bootstrap=arguments.bootstrap)
+            scans = workflow.parser.get_parsed_content("scans")
+            write_results(output_dir, done, candidates, scans, bootstrap=arguments.bootstrap, missing=missing)
+        if not missing:
             return 0
         for fold in all_folds:
             begun = "begun" if (output_dir / f"fold{fold}" / "config.yaml").is_file() else "not begun"
             logger.info("Fold %d: %s", fold, "done" if fold in done else begun)
-        missing = ", ".join(str(fold) for fold in all_folds if fold not in done)
-        logger.info("Folds still to be trained: %s; results come with the last one", missing)
+        logger.info("Folds still to be trained: %s; all results come with the last one", ", ".join(map(str, missing)))
         return 0
 
 
@@ -224,10 +226,10 @@ def _folds_of(workflow: ConfigWorkflow, candidates: pd.DataFrame) -> list[int]:
     target = str(workflow.parser.get("split#_target_"))
     if not target.endswith("split_by_subset"):
         raise LunaError(f"split: {target} has no folds; crossval needs luna_monai.data.split_by_subset")
-    folds = sorted(folds_of(candidates, workflow.parser.get_parsed_content("patients_file")).unique().tolist())
+    scans, patients_file = map(workflow.parser.get_parsed_content, ("scans", "patients_file"))
+    folds = sorted(folds_of(candidates, scans, patients_file).unique().tolist())
     if len(folds) < 2:
-        dataset_dir = candidates.attrs["dataset_dir"]
-        raise LunaError(f"{dataset_dir}: scans in subset{folds[0]} only; a cross-validation needs two subsets")
+        raise LunaError(f"{scans.dataset_dir}: scans in subset{folds[0]} only; a cross-validation needs two subsets")
     return folds
 
 

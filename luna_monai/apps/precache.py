@@ -7,7 +7,7 @@ import logging
 import re
 
 from luna_monai.apps.base import App
-from luna_monai.apps.torchrun import cores, is_launched
+from luna_monai.apps.torchrun import is_launched
 from luna_monai.apps.workflow import (
     add_config_arguments,
     config_files,
@@ -48,20 +48,18 @@ class LunaPrecacheApp(App):
             LunaError: when the data, the configuration or an argument is bad, or the disk is too small.
         """
         arguments = self.cli_args
-        if arguments.num_workers is not None and arguments.num_workers < 0:
-            raise LunaError(f"--num-workers {arguments.num_workers}: 0 or more processes")
         shard = parse_shard(arguments.shard) if arguments.shard is not None else None
         workers = arguments.num_workers
         if is_launched():
             if shard is not None:
                 raise LunaError("--shard and torchrun both divide the work; use one of them")
-            from luna_monai.training import launched
+            from luna_monai.data import available_cores
+            from luna_monai.training import launched, share_of_cores
 
             process = launched()
             shard = [process.rank, process.world_size]
             logger.info("torchrun: this process does shard %d/%d", shard[0] + 1, shard[1])
-            if workers is None:
-                workers = max(cores() // process.local_world_size, 1)
+            workers = share_of_cores(available_cores()) if workers is None else workers
         subsets = None if arguments.subsets is None else parse_subsets(arguments.subsets)
         options = {"precache_workers": workers, "precacher#subsets": subsets, "precacher#shard": shard}
         arguments.num_workers = None  # that of training
@@ -91,8 +89,8 @@ def parse_subsets(text: str) -> list[int]:
     """
     subsets: set[int] = set()
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if found is None:
-            raise LunaError(f"--subsets {text}: expected numbers and ranges of subsets, for example 0,2,5-7")
+        found = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
+        if found is None or int(found[2] or found[1]) < int(found[1]):
+            raise LunaError(f"--subsets {text}: expected numbers and rising ranges of subsets, for example 0,2,5-7")
         subsets.update(range(int(found[1]), int(found[2] or found[1]) + 1))
     return sorted(subsets)

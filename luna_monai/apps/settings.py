@@ -272,10 +272,10 @@ def _check_effect(
     base = ConfigParser.load_config_file(bundle_dir() / "configs" / f"{kind}.yaml")
     used_before = {name.split("#")[0] for key, value in base.items() for _, name in _references(value, key)}
     used = {name.split("#")[0] for _, name in references}
-    if given is None:
-        given = [key for key in config if config[key] != base.get(key, config[key])]
-    for key in given:
-        if key in used_before - used:
+    changed = [key for key in config if config[key] != base.get(key, config[key])] if given is None else given
+    for key in changed:
+        is_new = given is not None and "#" not in key and key not in base and key not in used
+        if key in used_before - used or is_new:
             raise LunaError(
                 f"{key}: has no effect here, because nothing in this configuration refers to it; leave it out"
             )

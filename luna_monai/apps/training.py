@@ -17,6 +17,7 @@ from luna_monai.apps.workflow import (
 )
 from luna_monai.errors import LunaError
 from luna_monai.literals import literal
+from luna_monai.share import bundle_dir
 
 
 class LunaTrainingApp(App):
@@ -75,5 +76,6 @@ class LunaTrainingApp(App):
         if arguments.distributed is not None and not is_launched():
             launch(self, arguments.distributed)
             return 0
-        run_workflow(load_workflow("training", [*files, *distributed_overlay()], given))
+        tracking = [] if arguments.tracking is None else [str(bundle_dir() / "configs" / "mlflow.yaml")]
+        run_workflow(load_workflow("training", [*files, *tracking, *distributed_overlay()], given))
         return 0

@@ -6,11 +6,10 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "cache": ["SeriesCache", "series_items"],
-        "candidates": ["read_candidates", "subset_of"],
-        "datasets": ["CandidateBatch", "CandidateDataset", "CandidateLoader", "collate_candidates"],
-        "doctor": ["examine_dataset"],
-        "doctor_findings": ["Finding"],
-        "precache": ["Precache", "PrecachePlan"],
+        "candidates": ["DatasetScans", "read_candidates", "subset_of"],
+        "datasets": ["CandidateBatch", "CandidateDataset", "CandidateLoader", "collate_candidates", "scan_list"],
+        "doctor": ["Finding", "examine_dataset"],
+        "precache": ["Precache", "PrecachePlan", "available_cores"],
         "samplers": ["BalancedSampler"],
         "splits": [
             "check_split",

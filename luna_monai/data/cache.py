@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,20 @@ import torch
 from monai.data import PersistentDataset
 from monai.transforms import RandomizableTrait, Transform
 
-from luna_monai.data.cache_files import name_of, open_mapped, write
-from luna_monai.data.hashing import describe, hash_of, series_description, series_hashing, transform_hashing
+from luna_monai.data.cache_files import (
+    apply,
+    build_series,
+    fingerprint,
+    hash_of,
+    name_of,
+    open_mapped,
+    series_hashing,
+    transform_hashing,
+)
+from luna_monai.data.candidates import DatasetScans
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.scans.scan import read_header
-from luna_monai.scans.sources import find_scans
+from luna_monai.transforms import CropCandidatesd
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +37,7 @@ _OPEN_SERIES = 20_000  # a mapped file costs one of the 65,530 memory maps that 
 _LOADED_SCANS = 4  # without a cache: a compressed CT is kept in memory whole, up to 400 MB
 
 
-def series_items(candidates: pd.DataFrame) -> list[dict[str, Any]]:
+def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScans) -> list[dict[str, Any]]:
     """List the series of a candidate table as the items of a :class:`SeriesCache`.
 
     The cache is made of *all* candidates of a series, so that every split of them shares it: pass the whole table,
@@ -37,36 +45,44 @@ def series_items(candidates: pd.DataFrame) -> list[dict[str, Any]]:
 
     Args:
         candidates: the table of :func:`~luna_monai.data.read_candidates`.
+        dataset_dir: the LUNA16 dataset folder of the table.
 
     Returns:
-        A dict for each series, in the order of their first candidates: ``seriesuid``; ``image``, the path of the CT;
-        ``files``, what the CT's files look like on disk; ``center_xyz``, the world positions of the series' candidates,
-        float64 (n, 3) in the order of the table; ``row``, their index in it.
+        A dict for each series, in the order of their first candidates: ``seriesuid``; ``image``, the
+        :class:`~luna_monai.scans.ScanHeader` of the CT; ``files``, the fingerprints of its files; ``center_xyz``, the
+        world positions of the series' candidates, float64 (n, 3) in the order of the table; ``row``, their index in it.
 
     Raises:
-        LunaError: when a series has no CT, or its voxel file is missing.
+        LunaError: when a series has no CT, its voxel file is missing or too short, or is outside of the folder.
     """
-    dataset_dir = Path(candidates.attrs["dataset_dir"])
-    scans = find_scans(dataset_dir)
+    scans = DatasetScans.of(dataset_dir)
+    # resolve() would follow links out of the folder.
+    root = Path(os.path.abspath(scans.dataset_dir))  # noqa: PTH100
     points = candidates[COORDINATES].to_numpy()
-    rows_of_series = candidates.groupby("seriesuid", sort=False).indices
-    items = []
-    for seriesuid, rows in rows_of_series.items():
+
+    def make_item(group: tuple[Any, np.ndarray]) -> dict[str, Any]:
+        seriesuid, rows = str(group[0]), group[1]
+        if seriesuid not in scans:
+            raise LunaError(f"{scans.dataset_dir}: no CT of series {seriesuid}; give the dataset_dir of the candidates")
+        header = scans[seriesuid]
         files = []
-        for path in read_header(scans[str(seriesuid)]).files:
-            status = path.stat()
-            name = path.relative_to(dataset_dir).as_posix()
-            files.append({"path": name, "bytes": status.st_size, "modified_ns": status.st_mtime_ns})
-        items.append(
-            {
-                "seriesuid": str(seriesuid),
-                "image": str(scans[str(seriesuid)]),
-                "files": files,
-                "center_xyz": points[rows],
-                "row": candidates.index[rows].to_numpy(),
-            }
-        )
-    return items
+        for path in header.files:
+            place = Path(os.path.abspath(path))  # noqa: PTH100
+            if not place.is_relative_to(root):
+                raise LunaError(
+                    f"{header.path}: its voxels are in {path}, outside {scans.dataset_dir}; move them beside the header"
+                )
+            files.append({"path": place.relative_to(root).as_posix(), **fingerprint(path)})
+        return {
+            "seriesuid": seriesuid,
+            "image": header,
+            "files": files,
+            "center_xyz": points[rows],
+            "row": candidates.index[rows].to_numpy(),
+        }
+
+    with ThreadPoolExecutor(8) as pool:  # disks and networks answer several at once
+        return list(pool.map(make_item, candidates.groupby("seriesuid", sort=False).indices.items()))
 
 
 class SeriesCache(PersistentDataset):
@@ -74,9 +90,9 @@ class SeriesCache(PersistentDataset):
 
     A file holds ``image``, int16 (n, 1, 32, 48, 48) in HU; ``center_irc``, int64 (n, 3), z,y,x; and ``made_from``,
     the description of what it was made from. Its name holds the series, the hash of that description and the hash of
-    the deterministic transforms with all their parameters: whatever changes, the name changes, and the file that it
-    no longer fits is never read. Files are mapped into memory, not loaded. They are written to a temporary name in
-    the same folder, flushed to disk and renamed, so a file under its final name is whole.
+    the deterministic transforms with all their parameters: any change of the inputs changes the name, so stale files
+    are never read. Files are mapped into memory, not loaded. They are written to a temporary name in the same folder,
+    flushed to disk and renamed, so a file under its final name is complete.
 
     Args:
         data: items of :func:`series_items`.
@@ -86,7 +102,7 @@ class SeriesCache(PersistentDataset):
             are asked for.
 
     Raises:
-        LunaError: when the folder can't be made, a transform is random, or none of them cuts.
+        LunaError: when the folder cannot be made, a transform is random, or none of them cuts.
     """
 
     def __init__(
@@ -104,13 +120,15 @@ class SeriesCache(PersistentDataset):
                 hash_transform=transform_hashing,
             )
         except (OSError, ValueError) as error:
-            raise LunaError(f"{cache_dir}: can't be used as cache folder ({error}); choose another cache_dir") from None
+            raise LunaError(
+                f"{cache_dir}: cannot be used as cache folder ({error}); choose another cache_dir"
+            ) from None
         # Flattening makes a Compose, and that draws random seeds: once is enough.
-        self._steps = list(self.transform.flatten().transforms)
-        for step in self._steps:
+        self.steps = list(self.transform.flatten().transforms)
+        for step in self.steps:
             if isinstance(step, RandomizableTrait) or not isinstance(step, Transform):
                 raise LunaError(f"{type(step).__name__}: only MONAI's deterministic transforms can be cached")
-        self.spatial_size = _spatial_size(self._steps)
+        self.spatial_size = _spatial_size(self.steps)
         self._open: dict[int, dict[str, Any]] = {}
         self._mapped_scans: dict[int, dict[str, Any]] = {}
         self._loaded_scans: dict[int, dict[str, Any]] = {}
@@ -126,18 +144,13 @@ class SeriesCache(PersistentDataset):
         self.__dict__ |= state | {"_lock": threading.Lock()}
 
     @property
-    def transform_description(self) -> list[Any]:
-        """The deterministic transforms with all their parameters, as a structure for ``json.dumps``."""
-        return describe(self._steps)
-
-    @property
     def fingerprint(self) -> str:
-        """Hash of all that the voxels come from: scans, candidates and transforms, the series in any order."""
+        """Hash of all inputs of the voxels: scans, candidates and transforms, the series in any order."""
         series = sorted(f"{item['seriesuid']} {self.hash_func(item).decode()}" for item in self.data)
         return hash_of([self.transform_hash, series])
 
     def path_of(self, index: int) -> Path:
-        """Tell the file of series number ``index``, whether it exists or not."""
+        """Return the file of series number ``index``, whether it exists or not."""
         if self.cache_dir is None:
             raise ValueError("a SeriesCache without cache_dir has no files")
         if index not in self._paths:
@@ -154,9 +167,21 @@ class SeriesCache(PersistentDataset):
         return [index for index in range(len(self.data)) if self.path_of(index).name not in present]
 
     def bytes_needed(self, indices: Sequence[int]) -> int:
-        """Tell how many bytes the files of these series take: their voxels, and a little for each file."""
+        """Estimate how many bytes the files of these series take: their voxels, and a little for each file."""
         per_candidate = 2 * int(np.prod(self.spatial_size))
         return sum(len(self.data[index]["center_xyz"]) * (per_candidate + 128) + 8192 for index in indices)
+
+    def check_files(self) -> None:
+        """Close files that have become shorter than they are mapped: reading them would end the process by SIGBUS.
+
+        They are cut again when they are next needed.
+        """
+        with self._lock:
+            for index, entry in list(self._open.items()):
+                path = self.path_of(index)
+                if path.is_file() and path.stat().st_size < entry["bytes"]:
+                    logger.warning("%s: truncated while in use", path)
+                    del self._open[index]
 
     def read(self, series: np.ndarray, position: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Read candidates, whole batches at once.
@@ -169,7 +194,7 @@ class SeriesCache(PersistentDataset):
             ``image``, int16 (n, 1, 32, 48, 48) in HU, and ``center_irc``, int64 (n, 3), z,y,x.
 
         Raises:
-            LunaError: when a series is in no cache and its CT can't be read.
+            LunaError: when a series is in no cache and its CT cannot be read.
         """
         images: list[torch.Tensor] = [torch.empty(0)] * len(series)
         center_irc = torch.empty((len(series), 3), dtype=torch.int64)
@@ -207,7 +232,7 @@ class SeriesCache(PersistentDataset):
                     entry = self._map(index)
                 if entry is None:
                     raise LunaError(
-                        f"{self.path_of(index)}: can't be read although it was just written; check the disk"
+                        f"{self.path_of(index)}: cannot be read although it was just written; check the disk"
                     )
                 while len(self._open) >= _OPEN_SERIES:
                     self._open.pop(next(iter(self._open)))
@@ -215,8 +240,8 @@ class SeriesCache(PersistentDataset):
         return entry
 
     def job(self, index: int) -> tuple[Path, dict[str, Any], list[Callable]]:
-        """Tell what :func:`build_series` needs to write the file of series number ``index``, in any process."""
-        return self.path_of(index), self.data[index], self._steps
+        """Return the arguments of :func:`~luna_monai.data.cache_files.build_series` for series number ``index``."""
+        return self.path_of(index), self.data[index], self.steps
 
     def _map(self, index: int) -> dict[str, Any] | None:
         """Map a file, or return None when there is none or it is damaged."""
@@ -228,21 +253,21 @@ class SeriesCache(PersistentDataset):
         except FileNotFoundError:
             return None
         except ValueError as error:
-            logger.warning("%s: damaged (%s); it is made again from the CT", path, error)
+            logger.warning("%s: damaged (%s); it is cut again from the CT", path, error)
             return None
-        # What it was made from is told by its name; 30 kB each are better not kept.
-        return {"image": entry["image"], "center_irc": entry["center_irc"]}
+        # Not made_from: its name tells, and it takes 30 kB.
+        return {"image": entry["image"], "center_irc": entry["center_irc"], "bytes": path.stat().st_size}
 
     def _cut(self, index: int, positions: np.ndarray | slice) -> dict[str, Any]:
         """Cut some candidates of a series, its CT staying open."""
         item = self.data[index]
         with self._lock:
             scan = self._mapped_scans.get(index) or self._loaded_scans.get(index) or self._load(index)
-        return _apply(self._steps[1:], {**scan, "center_xyz": item["center_xyz"][positions]})
+        return apply(self.steps[1:], {**scan, "center_xyz": item["center_xyz"][positions]})
 
     def _load(self, index: int) -> dict[str, Any]:
         item = self.data[index]
-        scan = _apply(self._steps[:1], item)
+        scan = apply(self.steps[:1], item)
         scans, limit = self._loaded_scans, _LOADED_SCANS
         if scan["image"].meta["mapped"]:
             scans, limit = self._mapped_scans, _OPEN_SERIES
@@ -252,53 +277,8 @@ class SeriesCache(PersistentDataset):
         return scan
 
 
-def cut_series(item: dict[str, Any], steps: Sequence[Callable]) -> dict[str, Any]:
-    """Cut all candidates of a series out of its CT.
-
-    Args:
-        item: the series, of :func:`series_items`.
-        steps: the deterministic transforms.
-
-    Returns:
-        ``image`` and ``center_irc``, as in the file of the series, and ``made_from``.
-
-    Raises:
-        LunaError: when the CT can't be read.
-    """
-    made = _apply(steps, item)
-    made_from = {"series": series_description(item), "transforms": describe(steps)}
-    return {"image": made["image"], "center_irc": made["center_irc"], "made_from": made_from}
-
-
-def build_series(path: Path, item: dict[str, Any], steps: Sequence[Callable]) -> float:
-    """Write the file of a series, whatever is there already.
-
-    Args:
-        path: the file.
-        item: as in :func:`cut_series`.
-        steps: as in :func:`cut_series`.
-
-    Returns:
-        Seconds that it took.
-
-    Raises:
-        LunaError: when the CT can't be read, or the file can't be written.
-    """
-    start = time.perf_counter()
-    write(path, **cut_series(item, steps))
-    return time.perf_counter() - start
-
-
-def _apply(steps: Sequence[Callable], data: dict[str, Any]) -> dict[str, Any]:
-    # One after the other: a Compose takes longer to start than cutting a few candidates does.
-    for step in steps:
-        data = step(data)
-    return data
-
-
 def _spatial_size(transforms: Sequence[Any]) -> tuple[int, ...]:
     for transform in transforms:
-        size = getattr(getattr(transform, "cropper", transform), "spatial_size", None)
-        if size is not None:
-            return tuple(size)
-    raise LunaError("none of the cached transforms has a spatial_size, so nothing is cut")
+        if isinstance(transform, CropCandidatesd):
+            return transform.cropper.spatial_size
+    raise LunaError("none of the cached transforms is a CropCandidatesd, so nothing is cut")

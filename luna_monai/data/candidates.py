@@ -4,35 +4,73 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from luna_monai.data.annotations import ANNOTATIONS
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
-from luna_monai.scans.scan import read_header
-from luna_monai.scans.sources import find_scans
+from luna_monai.scans import ScanHeader, find_scans, read_header
 
 logger = logging.getLogger(__name__)
 
+#: The default dataset folder, as in the book.
+DATASET_DIR = "data-unversioned/part2/luna"
 #: Looked for in this order: the book and its row counts use the first.
 CANDIDATE_FILES = ("candidates.csv", "candidates_V2.csv")
 
 
-def subset_of(path: Path) -> int:
-    """Tell the LUNA16 subset of a scan from the name of its folder.
+class DatasetScans(Mapping[str, ScanHeader]):
+    """The CTs of a LUNA16 dataset folder: the header of each by series UID.
+
+    The folder is listed once, and each header is read once, when it is first asked for. Functions that take a
+    ``dataset_dir`` take this too, and then need not do so again.
 
     Args:
-        path: a scan inside ``subsetN/``.
+        dataset_dir: folder with ``subset0 … subset9``, any number of them.
 
-    Returns:
-        N.
+    Attributes:
+        dataset_dir: the folder.
+        paths: the ``.mhd`` file of each series.
 
     Raises:
-        LunaError: when the folder is not named that way.
+        LunaError: when the folder is missing, or two subsets hold the same series.
+    """
+
+    def __init__(self, dataset_dir: str | Path) -> None:
+        self.dataset_dir = Path(dataset_dir)
+        self.paths = find_scans(dataset_dir)
+        self._headers: dict[str, ScanHeader] = {}
+
+    @classmethod
+    def of(cls, dataset_dir: str | Path | DatasetScans) -> DatasetScans:
+        """Return what is given, or list the folder."""
+        return dataset_dir if isinstance(dataset_dir, DatasetScans) else cls(dataset_dir)
+
+    def __getitem__(self, seriesuid: str) -> ScanHeader:
+        if seriesuid not in self._headers:
+            self._headers[seriesuid] = read_header(self.paths[seriesuid])
+        return self._headers[seriesuid]
+
+    def __contains__(self, seriesuid: object) -> bool:
+        return seriesuid in self.paths
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def subset_of(path: Path) -> int:
+    """Return N of a scan inside ``subsetN/``.
+
+    Raises:
+        LunaError: when its folder is not named that way.
     """
     match = re.fullmatch(r"subset(\d+)", path.parent.name)
     if match is None:
@@ -41,7 +79,7 @@ def subset_of(path: Path) -> int:
 
 
 def read_candidates(
-    dataset_dir: str | Path, *, candidates_file: str | None = None, outside_volume: str = "error"
+    dataset_dir: str | Path | DatasetScans, *, candidates_file: str | None = None, outside_volume: str = "error"
 ) -> pd.DataFrame:
     """Read the candidates of a LUNA16 dataset, with diameters and in the order of the book.
 
@@ -57,26 +95,25 @@ def read_candidates(
 
     Returns:
         ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm), ``class`` (0 or 1) and ``diameter_mm``,
-        indexed from 0. The index is the ``row`` by which samples are traced back, and ``attrs["dataset_dir"]`` is the
-        folder they came from.
+        indexed from 0. The index is the ``row`` by which samples are traced back.
 
     Raises:
         LunaError: when a table is missing or damaged, a class is neither 0 nor 1, no row has its CT on disk, or a
             candidate lies outside its CT and is not to be dropped.
     """
-    dataset_dir = Path(dataset_dir)
     if outside_volume not in ("error", "drop"):
         raise LunaError(f"outside_volume must be 'error' or 'drop', found {outside_volume!r}")
-    scans = find_scans(dataset_dir)
+    scans = DatasetScans.of(dataset_dir)
+    dataset_dir = scans.dataset_dir
     path = _candidates_path(dataset_dir, candidates_file)
-    annotations = read_table(dataset_dir / "annotations.csv", numeric=[*COORDINATES, "diameter_mm"])
-    candidates = read_table(path, numeric=[*COORDINATES, "class"])
+    allowed = {
+        "diameter_mm": (lambda values: values > 0, "above 0"),
+        "class": (lambda values: values.isin([0, 1]), "0 or 1"),
+    }
+    annotations = read_table(dataset_dir / ANNOTATIONS, [*COORDINATES, "diameter_mm"], allowed=allowed)
+    candidates = read_table(path, [*COORDINATES, "class"], allowed=allowed)
     if candidates.empty:
         raise LunaError(f"{path}: a header line and no candidates")
-    wrong = ~candidates["class"].isin([0, 1])
-    if wrong.any():
-        row = candidates.index[wrong][0]
-        raise LunaError(f"{path}, line {row + 2}: 'class' must be 0 or 1, found {candidates.loc[row, 'class']:g}")
     candidates["class"] = candidates["class"].astype(int)
 
     on_disk = candidates["seriesuid"].isin(list(scans))
@@ -104,9 +141,7 @@ def read_candidates(
     keys = [series_rank, candidates["diameter_mm"], candidates["class"]]
     # lexsort takes the most significant key last, and keeps the file order of equal rows as the book's sort does.
     order = np.lexsort([-np.asarray(key) for key in [*(candidates[axis] for axis in reversed(COORDINATES)), *keys]])
-    candidates = candidates.iloc[order].reset_index(drop=True)
-    candidates.attrs["dataset_dir"] = str(dataset_dir)
-    return candidates
+    return candidates.iloc[order].reset_index(drop=True)
 
 
 def _candidates_path(dataset_dir: Path, candidates_file: str | None) -> Path:
@@ -136,7 +171,7 @@ def _match_diameters(
 
 def _keep_inside(
     candidates: pd.DataFrame,
-    scans: Mapping[str, Path],
+    scans: DatasetScans,
     path: Path,
     rows_of_series: Mapping[Any, Any],
     *,
@@ -146,7 +181,7 @@ def _keep_inside(
     outside = np.zeros(len(candidates), dtype=bool)
     examples = []
     for seriesuid, rows in rows_of_series.items():
-        geometry = read_header(scans[str(seriesuid)]).geometry
+        geometry = scans[str(seriesuid)].geometry
         center_irc = geometry.world_to_index(points[rows])
         wrong = ((center_irc < 0) | (center_irc >= geometry.shape)).any(axis=1)
         outside[rows] = wrong

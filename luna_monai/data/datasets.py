@@ -13,6 +13,7 @@ import pandas as pd
 import psutil
 import torch
 from monai.data import DataLoader
+from torch.utils.data import DistributedSampler
 
 from luna_monai.data.cache import SeriesCache
 from luna_monai.data.tables import COORDINATES
@@ -21,6 +22,7 @@ from luna_monai.errors import LunaError
 logger = logging.getLogger(__name__)
 
 _USABLE = 0.9  # of a device's free memory may be filled with candidates
+_MAX_THREADS = 256
 _READ_AT_ONCE = 256  # candidates, on their way to the device
 
 
@@ -57,6 +59,18 @@ def collate_candidates(batch: CandidateBatch) -> dict[str, Any]:
     return batch.stacked
 
 
+def scan_list(cache: SeriesCache, candidates: pd.DataFrame) -> list[dict[str, Any]]:
+    """List the scans of candidates as ``{"image": path, "label": 0 or 1}``, 1 where one of them is a nodule.
+
+    Args:
+        cache: knows the files of all scans.
+        candidates: the candidate table, or a part of it.
+    """
+    label = candidates.groupby("seriesuid")["class"].max()
+    items = (item for item in cache.data if item["seriesuid"] in label.index)
+    return [{"image": item["image"], "label": int(label[item["seriesuid"]])} for item in items]
+
+
 class CandidateDataset(torch.utils.data.Dataset):
     """Candidates as samples, in the order of a candidate table.
 
@@ -67,6 +81,7 @@ class CandidateDataset(torch.utils.data.Dataset):
     Args:
         candidates: the table of :func:`~luna_monai.data.read_candidates`, or a part of it.
         cache: the series of the whole table.
+        data: the scans of these candidates, see :func:`scan_list`; MONAI's applications ask for it by this name.
         device: where to hold the voxels of all these candidates, 147,456 bytes each, from the first reading on: a GPU
             that has the memory needs no loader at all. They stay in the cache's files when None.
 
@@ -74,8 +89,15 @@ class CandidateDataset(torch.utils.data.Dataset):
         LunaError: when a candidate of the table is not in the cache's items.
     """
 
-    def __init__(self, candidates: pd.DataFrame, cache: SeriesCache, device: torch.device | str | None = None) -> None:
+    def __init__(
+        self,
+        candidates: pd.DataFrame,
+        cache: SeriesCache,
+        device: torch.device | str | None = None,
+        data: Sequence[dict[str, Any]] = (),
+    ) -> None:
         self.cache = cache
+        self.data = data
         self.device = None if device is None else torch.device(device)
         self._held: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         rows = np.concatenate([item["row"] for item in cache.data]) if len(cache.data) else np.empty(0, dtype=int)
@@ -107,7 +129,7 @@ class CandidateDataset(torch.utils.data.Dataset):
         """Read several candidates at once; PyTorch's loaders ask this of a dataset that has it.
 
         Raises:
-            LunaError: when a series can't be read, or the device can't hold the candidates.
+            LunaError: when a series cannot be read, or the device cannot hold the candidates.
         """
         chosen = np.asarray(indices)
         if self.device is None:
@@ -167,25 +189,38 @@ class CandidateLoader(DataLoader):
         num_workers: threads that read ahead, a batch each; 0 reads a batch when it is asked for, which is enough where
             the network runs on the CPU. There are none, and nothing is pinned, where the dataset is on a device.
         pin_memory: put batches where a GPU can fetch them by itself.
-        kwargs: as for ``torch.utils.data.DataLoader``, but for what concerns worker processes.
+        shuffle: without a sampler, give each epoch a random order, which depends on ``seed`` and the epoch alone:
+            MONAI's trainers tell the sampler the epoch, and a resumed run goes on with the same orders.
+        seed: of the order.
+        kwargs: as for ``torch.utils.data.DataLoader``, except what concerns worker processes.
 
     Raises:
-        LunaError: when ``num_workers`` is negative.
+        LunaError: when ``num_workers`` is out of range.
     """
 
     def __init__(
-        self, dataset: CandidateDataset, num_workers: int = 0, pin_memory: bool = False, **kwargs: Any
+        self,
+        dataset: CandidateDataset,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        shuffle: bool | None = None,
+        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        if num_workers < 0:
-            raise LunaError(f"num_workers must be 0 or more, found {num_workers}")
+        if not 0 <= num_workers <= _MAX_THREADS:
+            raise LunaError(f"num_workers must be 0 to {_MAX_THREADS} threads, found {num_workers}")
         if dataset.device is not None:
             num_workers, pin_memory = 0, False
+        if shuffle and kwargs.get("sampler") is None and kwargs.get("batch_sampler") is None:
+            kwargs["sampler"] = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=True, seed=seed)
+            shuffle = None
         # A generator of its own: reading data must not move the global one, or a resumed run would draw other numbers.
         kwargs.setdefault("generator", torch.Generator())
-        super().__init__(dataset, pin_memory=pin_memory, collate_fn=collate_candidates, **kwargs)
+        super().__init__(dataset, pin_memory=pin_memory, shuffle=shuffle, collate_fn=collate_candidates, **kwargs)
         self.num_workers = num_workers
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        self.dataset.cache.check_files()
         return self._read_ahead() if self.num_workers else super().__iter__()
 
     def _read_ahead(self) -> Iterator[dict[str, Any]]:

@@ -1,36 +1,107 @@
-"""Looking through a LUNA16 dataset folder for whatever would stop, or quietly spoil, a training."""
+"""Examining a LUNA16 dataset folder for everything that would stop, or silently spoil, a training."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
+from luna_monai.data.annotations import ANNOTATIONS, EXCLUDED
 from luna_monai.data.candidates import CANDIDATE_FILES
-from luna_monai.data.doctor_findings import ERROR, INFORMATION, WARNING, Finding
-from luna_monai.data.doctor_voxels import VoxelSummary, summarize_scans
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
-from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.scan import read_header
+from luna_monai.scans import Scan, ScanHeader, read_header, read_scan, voxels_sha256
 
+ERROR, WARNING, INFORMATION = "error", "warning", "information"
 #: Scans in subset0 … subset9 of LUNA16; 888 together.
 LUNA16_SUBSETS = (89, 89, 89, 89, 89, 89, 89, 89, 88, 88)
-#: A subset with at least so many scans is taken for a copy of LUNA16's that is not whole.
+#: A subset with at least this number of scans counts as an incomplete copy of LUNA16's.
 NEARLY_COMPLETE = 80
-#: Spacings in LUNA16 are 0.46 to 0.98 mm in the slice and 0.45 to 2.5 mm across; these limits leave some room.
+#: Spacings in LUNA16 are 0.46 to 0.98 mm in the slice and 0.45 to 2.5 mm across; these limits leave some margin.
 IN_PLANE_MM = (0.3, 1.2)
 ACROSS_MM = (0.2, 3.5)
 #: The block that is cut around a candidate, z, y, x; a smaller scan has no place for it.
 BLOCK = (32, 48, 48)
-#: HU that air and lung have, and the least part of a chest CT that they make up; in LUNA16 it is a third and more.
+#: HU of air and lung, and the smallest part of a chest CT that they make up; in LUNA16 it is a third and more.
 AIR_HU = (-1100, -600)
 AIR_FRACTION = 0.02
-#: What scanners write outside the field of view is -1024 or far below it; training clips both to -1000.
+#: Scanners write -1024 or far less outside the field of view; training clips both to -1000.
 LOWEST_HU = -1024
+
+#: What each code means, and what to do about it.
+CODES = {
+    "overview": ("what is there", ""),
+    "no-scans": ("no CT was found", "unpack LUNA16's subset*.zip here, so that subset0/UID.mhd exists"),
+    "incomplete": ("not all of LUNA16 is there", "nothing, if a part is what you want; otherwise unpack the rest"),
+    "misplaced-scan": ("a CT where training does not look", "move it to subset0 … subset9 of the dataset folder"),
+    "stray-file": ("a hidden file, as some systems leave behind when they copy", "delete it"),
+    "same-series-twice": ("a series in two subsets would be in training and validation", "delete one of the copies"),
+    "bad-scan": ("a CT that cannot be read", "copy or unpack it again"),
+    "orphan-voxels": ("a voxel file that no header names", "copy its .mhd again, or delete it"),
+    "shared-voxels": ("two headers name one voxel file", "copy both scans again"),
+    "odd-spacing": ("voxels of an unusual size", "compare with the original scan; the network is made for LUNA16's"),
+    "small-scan": ("a CT smaller than the block cut around a candidate", "take the scan out of the dataset"),
+    "bad-table": ("a table that cannot be read", "correct the line, or copy the table from LUNA16 again"),
+    "no-excluded": ("without excluded findings CPM is lower than LUNA16's", "copy annotations_excluded.csv here"),
+    "bad-class": ("a class other than 0 and 1", "correct the row"),
+    "bad-diameter": ("a nodule whose diameter is not positive", "correct the row"),
+    "duplicate-rows": ("rows that are the same", "delete all but one of the rows"),
+    "contradictory-rows": ("rows of one place that contradict each other", "delete all but the right one"),
+    "no-ct": ("rows of series without a CT; training omits them", "nothing, if that is intended; else add the scans"),
+    "unlisted-scan": ("a CT that seriesuids.csv does not name", "check whether it belongs to this dataset"),
+    "missing-scan": ("series of seriesuids.csv without a CT", "add the scans, or take them from seriesuids.csv"),
+    "no-candidates": ("a CT without candidates is never used", "check that the table belongs to these scans"),
+    "outside-volume": ("a position outside its CT", "correct the table, or for candidates set outside_volume=drop"),
+    "nodule-without-candidate": (
+        "a nodule without a candidate of class 1 within its radius cannot be learned or detected",
+        "nothing, if the detector missed it (as some in LUNA16); otherwise check the candidate table",
+    ),
+    "candidate-without-nodule": (
+        "a candidate of class 1 that lies in no nodule of annotations.csv",
+        "check that both tables are of the same version of LUNA16",
+    ),
+    "bad-voxels": ("voxels that cannot be read", "copy or unpack the scan again"),
+    "wrong-rescale": ("voxels that are not in HU", "convert the scan again, with its rescale slope and intercept"),
+    "fractional-voxels": ("voxels that are not integers", "convert the scan to int16 HU, as the cache holds them"),
+    "padding": ("padding outside the field of view", "nothing: training clips it to -1000"),
+    "empty-slices": ("slices that hold a single value, as after an interrupted copy", "copy or unpack the scan again"),
+    "same-voxels": ("the same voxels under several names", "keep one: copies may be in training and validation"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was noticed.
+
+    Args:
+        severity: ``"error"`` (training would fail or learn something wrong), ``"warning"`` (look at it) or
+            ``"information"``.
+        code: one of ``CODES``.
+        subject: the file (relative to the dataset folder), or the table and its series or row.
+        message: what was found there.
+    """
+
+    severity: str
+    code: str
+    subject: str
+    message: str
+
+    @property
+    def title(self) -> str:
+        """What the code means."""
+        return CODES[self.code][0]
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        return CODES[self.code][1]
 
 
 def examine_dataset(
@@ -72,32 +143,34 @@ class _Examination:
         self.expect_complete = expect_complete
         self.findings: list[Finding] = []
         self.scans: dict[str, Path] = {}
-        self.geometries: dict[str, Geometry] = {}
+        self.headers: dict[str, ScanHeader] = {}
 
     def add(self, severity: str, code: str, subject: str | Path, message: str) -> None:
         if isinstance(subject, Path):
-            subject = str(subject.relative_to(self.dataset_dir))
+            subject = subject.relative_to(self.dataset_dir).as_posix()
         self.findings.append(Finding(severity, code, subject, message))
 
-    # ---------------------------------------------------------------------------------------------------------- files
     def files(self) -> None:
-        headers = sorted(self.dataset_dir.glob("subset*/*.mhd"))
-        misplaced = [*self.dataset_dir.glob("*.mhd"), *self.dataset_dir.glob("subset*/*/*.mhd")]
-        for path in sorted(misplaced):
+        for path in sorted([*self.dataset_dir.glob("*.mhd"), *self.dataset_dir.glob("subset*/*/*.mhd")]):
             self.add(WARNING, "misplaced-scan", path, f"lies in {path.parent}")
         owners: dict[Path, Path] = {}
-        for path in headers:
+        for path in sorted(self.dataset_dir.glob("subset*/*.mhd")):
             if path.name.startswith("."):
-                self.add(WARNING, "stray-file", path, "is no CT, but is named like one")
+                self.add(WARNING, "stray-file", path, "is not a CT, but is named like one")
                 continue
             if re.fullmatch(r"subset\d", path.parent.name) is None:
                 self.add(ERROR, "misplaced-scan", path, f"{path.parent.name} is none of LUNA16's subset0 … subset9")
-            if path.stem in self.scans:
-                other = self.scans[path.stem].relative_to(self.dataset_dir)
-                self.add(ERROR, "same-series-twice", path, f"is also {other}")
-            self.scans.setdefault(path.stem, path)
+            first = self.scans.setdefault(path.stem, path)
+            if first != path:
+                self.add(ERROR, "same-series-twice", path, f"is also {first.relative_to(self.dataset_dir)}")
             self._scan(path, owners)
-        self._orphans(owners)
+        for path in sorted(self.dataset_dir.glob("subset*/*.*raw")):
+            if path.name.startswith("."):
+                self.add(WARNING, "stray-file", path, "is not a voxel file, but is named like one")
+            elif path not in owners and not path.with_suffix(".mhd").exists():
+                self.add(ERROR, "orphan-voxels", path, f"there is no {path.stem}.mhd")
+            elif path not in owners and path.stem in self.headers:
+                self.add(WARNING, "orphan-voxels", path, f"{path.stem}.mhd names another file")
         if not self.scans:
             self.add(ERROR, "no-scans", ".", f"searched {self.dataset_dir}/subset*/*.mhd")
         self._completeness()
@@ -105,33 +178,20 @@ class _Examination:
     def _scan(self, path: Path, owners: dict[Path, Path]) -> None:
         try:
             header = read_header(path)
-            for file in header.files[1:]:
-                if file in owners:
-                    self.add(ERROR, "shared-voxels", path, f"and {owners[file].name} both point to {file.name}")
-                owners.setdefault(file, path)
         except LunaError as error:
             self.add(ERROR, "bad-scan", path, str(error))
             return
-        geometry = self.geometries[path.stem] = header.geometry
-        x, y, z = geometry.spacing
-        within = (
-            all(IN_PLANE_MM[0] <= value <= IN_PLANE_MM[1] for value in (x, y)) and ACROSS_MM[0] <= z <= ACROSS_MM[1]
-        )
-        if not within or not np.isclose(x, y, rtol=1e-3):
+        for file in header.files[1:]:
+            if file in owners:
+                self.add(ERROR, "shared-voxels", path, f"and {owners[file].name} both name {file.name}")
+            owners.setdefault(file, path)
+        self.headers[path.stem] = header
+        x, y, z = header.geometry.spacing
+        usual = IN_PLANE_MM[0] <= min(x, y) and max(x, y) <= IN_PLANE_MM[1] and ACROSS_MM[0] <= z <= ACROSS_MM[1]
+        if not usual or not np.isclose(x, y, rtol=1e-3):
             self.add(WARNING, "odd-spacing", path, f"{x:g} × {y:g} mm in the slice, {z:g} mm across")
-        if any(have < need for have, need in zip(geometry.shape, BLOCK, strict=True)):
-            self.add(ERROR, "small-scan", path, f"{geometry.shape} voxels (z, y, x), the block is {BLOCK}")
-
-    def _orphans(self, owners: dict[Path, Path]) -> None:
-        # A header that could not be read has not told which voxel file is its own.
-        for suffix in ("raw", "zraw"):
-            for path in sorted(self.dataset_dir.glob(f"subset*/*.{suffix}")):
-                if path.name.startswith("."):
-                    self.add(WARNING, "stray-file", path, "is no voxel file, but is named like one")
-                elif path not in owners and not path.with_suffix(".mhd").exists():
-                    self.add(ERROR, "orphan-voxels", path, f"there is no {path.stem}.mhd")
-                elif path not in owners and path.stem in self.geometries:
-                    self.add(WARNING, "orphan-voxels", path, f"{path.stem}.mhd points to another file")
+        if np.any(np.less(header.geometry.shape, BLOCK)):
+            self.add(ERROR, "small-scan", path, f"{header.geometry.shape} voxels (z, y, x), the block is {BLOCK}")
 
     def _completeness(self) -> None:
         counts = [0] * len(LUNA16_SUBSETS)
@@ -140,53 +200,46 @@ class _Examination:
                 counts[int(match[1])] += 1
         parts = []
         for subset, (found, expected) in enumerate(zip(counts, LUNA16_SUBSETS, strict=True)):
-            if found == expected:
-                continue
             message = f"{found} of {expected} scans"
-            if self.expect_complete:
+            if self.expect_complete and found != expected:
                 self.add(ERROR, "incomplete", f"subset{subset}", message)
             elif NEARLY_COMPLETE <= found < expected:
                 self.add(WARNING, "incomplete", f"subset{subset}", message)
-            elif found:
+            elif found not in (0, expected):
                 parts.append(f"subset{subset}: {message}")
         absent = [f"subset{subset}" for subset, found in enumerate(counts) if not found]
-        if absent:
-            parts.append(f"none in {', '.join(absent)}")
+        parts += [f"none in {', '.join(absent)}"] if absent else []
         if parts and self.scans:
             total = f"{len(self.scans)} of {sum(LUNA16_SUBSETS)} scans"
             self.add(INFORMATION, "incomplete", ".", f"{total}; {'; '.join(parts)}")
 
-    # --------------------------------------------------------------------------------------------------------- tables
     def tables(self) -> None:
-        names = [name for name in CANDIDATE_FILES if (self.dataset_dir / name).is_file()]
-        candidates = self._table((names or CANDIDATE_FILES)[0], [*COORDINATES, "class"])
-        annotations = self._table("annotations.csv", [*COORDINATES, "diameter_mm"])
-        if (self.dataset_dir / "annotations_excluded.csv").exists():
-            # As published, it repeats findings and has four outside their CTs; both are harmless, so no more is asked.
-            self._table("annotations_excluded.csv", COORDINATES)
+        name = next((name for name in CANDIDATE_FILES if (self.dataset_dir / name).is_file()), CANDIDATE_FILES[0])
+        candidates = self._table(name, [*COORDINATES, "class"])
+        annotations = self._table(ANNOTATIONS, [*COORDINATES, "diameter_mm"])
+        if (self.dataset_dir / EXCLUDED).exists():
+            # As published, it repeats findings and has four outside their CTs; both are harmless.
+            self._table(EXCLUDED, COORDINATES)
+        else:
+            self.add(WARNING, "no-excluded", EXCLUDED, "no such file")
         self._series_list()
-        if candidates is not None:
-            classes = candidates["class"].to_numpy()
-            for row in np.flatnonzero(~np.isin(classes, [0, 1])):
-                self.add(ERROR, "bad-class", _row(candidates, row), f"class is {classes[row]:g}")
-            self._without_ct(candidates)
-            listed = set(candidates["seriesuid"])
-            for seriesuid, path in self.scans.items():
-                if seriesuid not in listed:
-                    self.add(WARNING, "no-candidates", path, f"{candidates.attrs['name']} has no row of it")
-        if annotations is not None:
-            diameters = annotations["diameter_mm"].to_numpy()
-            for row in np.flatnonzero(diameters <= 0):
-                self.add(ERROR, "bad-diameter", _row(annotations, row), f"diameter_mm is {diameters[row]:g}")
-            self._without_ct(annotations)
-        if candidates is not None and annotations is not None:
-            self._nodules(candidates, annotations)
         found = f"{len(self.scans)} scans in {len({path.parent for path in self.scans.values()})} subsets"
         if candidates is not None:
-            positive = int((candidates["class"] == 1).sum())
-            found += f", {len(candidates)} candidates ({positive} of class 1) in {candidates.attrs['name']}"
+            classes = candidates["class"]
+            found += f", {len(candidates)} candidates ({int((classes == 1).sum())} of class 1) in {name}"
+            for row in candidates.index[~classes.isin([0, 1])]:
+                self.add(ERROR, "bad-class", f"{name} data row {row + 1}", f"class is {classes[row]:g}")
+            self._without_ct(candidates, name)
+            for seriesuid in sorted(self.scans.keys() - set(candidates["seriesuid"])):
+                self.add(WARNING, "no-candidates", self.scans[seriesuid], f"{name} has no row of it")
         if annotations is not None:
-            found += f", {len(annotations)} nodules in annotations.csv"
+            found += f", {len(annotations)} nodules in {ANNOTATIONS}"
+            diameters = annotations["diameter_mm"]
+            for row in annotations.index[diameters <= 0]:
+                self.add(ERROR, "bad-diameter", f"{ANNOTATIONS} data row {row + 1}", f"is {diameters[row]:g} mm")
+            self._without_ct(annotations, ANNOTATIONS)
+            if candidates is not None:
+                self._nodules(candidates, name, annotations)
         self.add(INFORMATION, "overview", ".", found)
 
     def _table(self, name: str, columns: list[str]) -> pd.DataFrame | None:
@@ -195,42 +248,33 @@ class _Examination:
         except LunaError as error:
             self.add(ERROR, "bad-table", name, str(error))
             return None
-        table.attrs["name"] = name
-        if columns != COORDINATES:
-            self._repeated(table)
-            self._outside(table)
+        if columns == COORDINATES:
+            return table
+        place = ["seriesuid", *COORDINATES]
+        for (seriesuid, *_), rows in table[table.duplicated(place, keep=False)].groupby(place, sort=False):
+            numbers = f"data rows {', '.join(str(index + 1) for index in rows.index)}"
+            values = rows[columns[-1]]
+            if values.nunique() == 1:
+                self.add(WARNING, "duplicate-rows", f"{name} {seriesuid}", numbers)
+            else:
+                message = f"{numbers} have {columns[-1]} {', '.join(f'{value:g}' for value in values)}"
+                self.add(ERROR, "contradictory-rows", f"{name} {seriesuid}", message)
+        points = table[COORDINATES].to_numpy()
+        for seriesuid, places in table.groupby("seriesuid").indices.items():
+            if seriesuid in self.headers:
+                geometry = self.headers[str(seriesuid)].geometry
+                indices = geometry.world_to_index(points[places])
+                wrong = ((indices < 0) | (indices >= geometry.shape)).any(axis=1)
+                for row, index in zip(np.asarray(places)[wrong], indices[wrong], strict=True):
+                    world, voxel = (", ".join(f"{value:g}" for value in values) for values in (points[row], index))
+                    message = f"x,y,z ({world}) mm is voxel z,y,x ({voxel}) of {geometry.shape} of {seriesuid}"
+                    self.add(ERROR, "outside-volume", f"{name} data row {row + 1}", message)
         return table
 
-    def _repeated(self, table: pd.DataFrame) -> None:
-        place = ["seriesuid", *COORDINATES]
-        for _, rows in table[table.duplicated(place, keep=False)].groupby(place, sort=False):
-            numbers = f"data rows {', '.join(str(index + 1) for index in rows.index)}"
-            same = len(rows.drop_duplicates()) == 1
-            values = ", ".join(f"{value:g}" for value in rows.iloc[:, -1])
-            message = numbers if same else f"{numbers} say {table.columns[-1]} {values}"
-            code, severity = ("duplicate-rows", WARNING) if same else ("contradictory-rows", ERROR)
-            self.add(severity, code, f"{table.attrs['name']} {rows.iloc[0]['seriesuid']}", message)
-
-    def _outside(self, table: pd.DataFrame) -> None:
-        points = table[COORDINATES].to_numpy()
-        for seriesuid, rows in table.groupby("seriesuid").indices.items():
-            geometry = self.geometries.get(str(seriesuid))
-            if geometry is None:
-                continue
-            rows = np.asarray(rows)
-            indices = geometry.world_to_index(points[rows])
-            wrong = ((indices < 0) | (indices >= geometry.shape)).any(axis=1)
-            for row, index in zip(rows[wrong], indices[wrong], strict=True):
-                world = ", ".join(f"{value:g}" for value in points[row])
-                voxel = ", ".join(map(str, index))
-                message = f"x,y,z ({world}) mm is voxel z,y,x ({voxel}) of {geometry.shape} of {seriesuid}"
-                self.add(ERROR, "outside-volume", _row(table, row), message)
-
-    def _without_ct(self, table: pd.DataFrame) -> None:
-        name = table.attrs["name"]
+    def _without_ct(self, table: pd.DataFrame, name: str) -> None:
         missing = table[~table["seriesuid"].isin(list(self.scans))]
-        if name in CANDIDATE_FILES and len(missing) == len(table):
-            self.add(ERROR, "no-ct", name, f"not one of its {len(table)} rows has its CT in subset*/")
+        if name != ANNOTATIONS and len(missing) == len(table):
+            self.add(ERROR, "no-ct", name, f"none of its {len(table)} rows has its CT in subset*/")
             return
         severity = ERROR if self.expect_complete else INFORMATION
         for seriesuid, count in missing.groupby("seriesuid").size().items():
@@ -245,69 +289,73 @@ class _Examination:
         except (OSError, ValueError) as error:
             self.add(ERROR, "bad-table", path, f"cannot be read ({' '.join(str(error).split())})")
             return
-        whole = all((self.dataset_dir / f"subset{subset}").is_dir() for subset in range(len(LUNA16_SUBSETS)))
-        severity = ERROR if whole or self.expect_complete else WARNING
+        complete = all((self.dataset_dir / f"subset{subset}").is_dir() for subset in range(len(LUNA16_SUBSETS)))
+        severity = ERROR if complete or self.expect_complete else WARNING
         for seriesuid in sorted(listed - set(self.scans)):
             self.add(severity, "missing-scan", f"seriesuids.csv {seriesuid}", "no CT in subset*/")
         for seriesuid in sorted(set(self.scans) - listed):
             self.add(WARNING, "unlisted-scan", self.scans[seriesuid], "not in seriesuids.csv")
 
-    def _nodules(self, candidates: pd.DataFrame, annotations: pd.DataFrame) -> None:
-        centers = annotations[COORDINATES].to_numpy()
-        diameters = annotations["diameter_mm"].to_numpy()
-        points = candidates[COORDINATES].to_numpy()
-        positive = candidates["class"].to_numpy() == 1
-        rows_of_candidates = candidates.groupby("seriesuid").indices
-        rows_of_nodules = annotations.groupby("seriesuid").indices
-        nothing = np.empty(0, dtype=int)
+    def _nodules(self, candidates: pd.DataFrame, name: str, annotations: pd.DataFrame) -> None:
+        positive = candidates[candidates["class"] == 1]
         for seriesuid in self.scans:
-            hits = rows_of_candidates.get(seriesuid, nothing)
-            hits = hits[positive[hits]]
-            nodules = rows_of_nodules.get(seriesuid, nothing)
-            distances = np.linalg.norm(centers[nodules][:, None] - points[hits][None], axis=2)
-            inside = distances <= diameters[nodules][:, None] / 2
-            for row in nodules[~inside.any(axis=1)]:
-                message = f"{diameters[row]:.1f} mm nodule of {seriesuid}"
-                self.add(WARNING, "nodule-without-candidate", _row(annotations, row), message)
-            for row in hits[~inside.any(axis=0)]:
-                self.add(WARNING, "candidate-without-nodule", _row(candidates, row), f"of {seriesuid}")
+            hits, nodules = (table[table["seriesuid"] == seriesuid] for table in (positive, annotations))
+            offsets = nodules[COORDINATES].to_numpy()[:, None] - hits[COORDINATES].to_numpy()[None]
+            inside = np.linalg.norm(offsets, axis=2) <= nodules["diameter_mm"].to_numpy()[:, None] / 2
+            for row in nodules.index[~inside.any(axis=1)]:
+                message = f"{nodules.loc[row, 'diameter_mm']:.1f} mm nodule of {seriesuid}"
+                self.add(WARNING, "nodule-without-candidate", f"{ANNOTATIONS} data row {row + 1}", message)
+            for row in hits.index[~inside.any(axis=0)]:
+                self.add(WARNING, "candidate-without-nodule", f"{name} data row {row + 1}", f"of {seriesuid}")
 
-    # --------------------------------------------------------------------------------------------------------- voxels
     def voxels(self, num_workers: int) -> None:
-        paths = [self.scans[seriesuid] for seriesuid in self.geometries]
         same: dict[str, list[Path]] = defaultdict(list)
-        for path, summary in zip(paths, summarize_scans(paths, num_workers, AIR_HU, LOWEST_HU), strict=True):
-            if isinstance(summary, LunaError):
-                self.add(ERROR, "bad-voxels", path, str(summary))
-                continue
-            same[summary.digest].append(path)
-            self._hounsfield(path, summary)
-        for copies in same.values():
-            if len(copies) > 1:
-                others = ", ".join(str(path.relative_to(self.dataset_dir)) for path in copies[1:])
+        with ThreadPoolExecutor(max(1, num_workers)) as pool:  # decompression and NumPy let other threads run
+            read = pool.map(_read_deep, self.headers.values())
+            results = tqdm(read, total=len(self.headers), desc="reading voxels", unit="scan", disable=None)
+            for header, (digest, findings) in zip(self.headers.values(), results, strict=True):
+                same[digest].append(header.path)
+                for severity, code, message in findings:
+                    self.add(severity, code, header.path, message)
+        for digest, copies in same.items():
+            if digest and len(copies) > 1:
+                others = ", ".join(path.relative_to(self.dataset_dir).as_posix() for path in copies[1:])
                 self.add(ERROR, "same-voxels", copies[0], f"is the same as {others}")
 
-    def _hounsfield(self, path: Path, summary: VoxelSummary) -> None:
-        found = f"{summary.lowest:g} to {summary.highest:g} HU, {summary.air_fraction:.1%} of the voxels air or lung"
-        if summary.air_fraction < AIR_FRACTION:
-            reason = (
-                "without the rescale intercept, air is near 0" if summary.lowest >= 0 else "a chest CT has far more"
-            )
-            self.add(ERROR, "wrong-rescale", path, f"{found}; {reason}")
-        elif summary.padding_fraction:
-            message = (
-                f"{summary.padding_fraction:.1%} of the voxels are below {LOWEST_HU} HU, down to {summary.lowest:g}"
-            )
-            self.add(INFORMATION, "padding", path, message)
-        if not summary.whole_numbers:
-            self.add(WARNING, "fractional-voxels", path, f"type {summary.dtype}")
-        for zero, severity in ((True, ERROR), (False, WARNING)):
-            slices = [z for z, value in summary.empty_slices if (value == 0) == zero]
-            if slices:
-                listed = ", ".join(map(str, slices[:5])) + (" …" if len(slices) > 5 else "")
-                what = "0" if zero else "one value"
-                self.add(severity, "empty-slices", path, f"{len(slices)} slices hold nothing but {what}: z = {listed}")
+
+def _read_deep(header: ScanHeader) -> tuple[str, list[tuple[str, str, str]]]:
+    """Read a scan as training does; return a checksum of its HU, and severity, code and message of findings."""
+    try:
+        scan = read_scan(header)
+    except LunaError as error:
+        return "", [(ERROR, "bad-voxels", str(error))]
+    return voxels_sha256(scan.voxels), list(_hounsfield(scan))
 
 
-def _row(table: pd.DataFrame, row: int | np.integer) -> str:
-    return f"{table.attrs['name']} data row {row + 1}"
+def _hounsfield(scan: Scan) -> Iterable[tuple[str, str, str]]:
+    voxels = scan.voxels
+    lowest, highest, air, padding, fractional = np.inf, -np.inf, 0, 0, False
+    empty: dict[bool, list[int]] = {True: [], False: []}
+    for z, layer in enumerate(voxels):  # slice by slice, so that what is derived from the voxels stays small
+        low, high = float(layer.min()), float(layer.max())
+        lowest, highest = min(lowest, low), max(highest, high)
+        if low == high:
+            empty[low == 0].append(z)
+        air += int(np.count_nonzero((layer >= AIR_HU[0]) & (layer <= AIR_HU[1])))
+        padding += int(np.count_nonzero(layer < LOWEST_HU))
+        fractional = fractional or (layer.dtype.kind == "f" and bool((np.trunc(layer) != layer).any()))
+    if air / voxels.size < AIR_FRACTION:
+        reason = "without the rescale intercept, air is near 0" if lowest >= 0 else "a chest CT has far more"
+        found = f"{lowest:g} to {highest:g} HU, {air / voxels.size:.1%} of the voxels air or lung"
+        yield ERROR, "wrong-rescale", f"{found}; {reason}"
+    elif padding:
+        found = f"{padding / voxels.size:.1%} of the voxels are below {LOWEST_HU} HU, down to {lowest:g}"
+        yield INFORMATION, "padding", found
+    if fractional or scan.warnings:
+        yield WARNING, "fractional-voxels", "; ".join([f"type {scan.header.dtype}", *scan.warnings])
+    for zero, slices in empty.items():
+        if slices:
+            listed = ", ".join(map(str, slices[:5])) + (" …" if len(slices) > 5 else "")
+            what = "0" if zero else "one value"
+            severity = ERROR if zero else WARNING
+            yield severity, "empty-slices", f"{len(slices)} slices hold nothing but {what}: z = {listed}"

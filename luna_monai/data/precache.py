@@ -19,32 +19,37 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
-from luna_monai.data.cache import SeriesCache, build_series, cut_series
-from luna_monai.data.cache_files import save
+from luna_monai.data.cache import SeriesCache
+from luna_monai.data.cache_files import build_series, cut_series, save
 from luna_monai.data.candidates import subset_of
-from luna_monai.data.manifest import explain_missing, is_complete, read_manifest, write_manifest
+from luna_monai.data.inventory import explain_missing, is_complete, read_manifest, write_manifest
 from luna_monai.errors import LunaError
-from luna_monai.files import readable_size
-from luna_monai.scans.scan import read_header
+from luna_monai.files import readable_size, remove_abandoned
 
 logger = logging.getLogger(__name__)
 
-ABANDONED_S = 3600  # a temporary file this old belongs to no running process
+_MANY = 5000  # candidates of one series that are worth a line of the log
+
+
+def available_cores() -> int:
+    """Count the processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class PrecachePlan:
-    """What filling a cache means.
+    """What is to be done to fill a cache.
 
     Attributes:
         series: numbers of the series still to do.
-        total_series: how many series there are in all, done or not, in the chosen subsets and shard.
+        total_series: number of all series, done or not, in the chosen subsets and shard.
         candidates: candidates of the series still to do.
-        bytes_needed: what their files take.
-        bytes_free: what the disk has.
-        worker_bytes: the most memory one worker needs beside its libraries: a CT and twice its candidates.
+        bytes_needed: size of their files.
+        bytes_free: free space of the disk.
+        worker_bytes: the most memory that one worker needs beside its libraries: a CT and its candidates.
     """
 
     series: list[int]
@@ -58,12 +63,12 @@ class PrecachePlan:
 class Precache:
     """Cut the candidates of all series that the cache does not hold yet.
 
-    Every series is one file, written whole or not at all, so this may be interrupted at any moment, run twice at
+    Every series is one file, written completely or not at all, so this may be interrupted at any moment, run twice at
     once, or divided among machines that share the folder: what is there is not done again.
 
     Args:
         cache: the cache to fill.
-        num_workers: processes; each holds one CT at a time, and the candidates of two. 0 works in this process.
+        num_workers: processes; each holds one CT and its candidates at a time. 0 works in this process.
         subsets: LUNA16 subsets to do; all when None.
         shard: ``(k, n)``: do only every n-th of these series, from the k-th on, counted from 0.
         progress: wraps the iterable of finished series to show how far it is, as
@@ -71,7 +76,7 @@ class Precache:
         wait: called when the shard is done, to wait for other processes that do the other ones.
 
     Raises:
-        LunaError: when the shard is not one, or no scan is in the subsets.
+        LunaError: when an argument is out of range, or no scan is in the subsets.
     """
 
     def __init__(
@@ -85,6 +90,8 @@ class Precache:
     ) -> None:
         if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
             raise LunaError(f"shard {tuple(shard)}: the first number counts from 0 to one below the second")
+        if num_workers < 0:
+            raise LunaError(f"{num_workers} pre-cache workers: 0 or more are possible")
         self.cache = cache
         self.num_workers = num_workers
         self.shard = tuple(shard)
@@ -92,21 +99,21 @@ class Precache:
         self.wait = wait
         chosen = list(range(len(cache.data)))
         if subsets is not None:
-            subset_of_series = [subset_of(Path(item["image"])) for item in cache.data]
+            subset_of_series = [subset_of(item["image"].path) for item in cache.data]
             absent = sorted(set(subsets) - set(subset_of_series))
             if absent:
                 raise LunaError(
-                    f"subsets {', '.join(map(str, absent))}: no scans with candidates there; there are some in "
+                    f"subsets {', '.join(map(str, absent[:10]))}: no scans with candidates there; there are some in "
                     f"{', '.join(map(str, sorted(set(subset_of_series))))}"
                 )
             chosen = [index for index in chosen if subset_of_series[index] in subsets]
         self.series = chosen[self.shard[0] :: self.shard[1]]
 
     def plan(self) -> PrecachePlan:
-        """Look at what is there and what is to do.
+        """Find out what is there and what is to do.
 
         Raises:
-            LunaError: when the cache has no folder, or the header of a CT can't be read.
+            LunaError: when the cache has no folder.
         """
         folder = self._folder()
         missing = set(self.cache.missing())
@@ -121,7 +128,7 @@ class Precache:
         )
 
     def show_plan(self) -> PrecachePlan:
-        """Log what is there, what is to do and how long it will take by the first series; write nothing that stays.
+        """Log what is there, what is to do and the time it will take by the first series; nothing written stays.
 
         Returns:
             The plan.
@@ -139,21 +146,22 @@ class Precache:
         """Fill the cache.
 
         Returns:
-            How many series were cut.
+            The number of series that were cut.
 
         Raises:
-            LunaError: when the folder can't be written, the disk can't hold the cache, or a CT can't be read.
+            LunaError: when the folder cannot be written, the disk cannot hold the cache, or a CT cannot be read.
         """
-        if self.cache.cache_dir is None:
+        folder = self.cache.cache_dir
+        if folder is None:
             logger.info("cache: none (cache_dir is null); candidates are cut from the CTs as they are needed")
             return 0
-        folder = self.cache.cache_dir
+        remove_abandoned(folder)
         plan = self._checked_plan(folder)
         try:
             if plan.series:
-                _remove_abandoned(folder)
                 self._build(plan)
         finally:
+            remove_abandoned(folder)
             _refresh_manifest(folder)
         if self.wait is not None:
             self.wait()
@@ -173,24 +181,35 @@ class Precache:
             return plan
         for line in explain_missing(self.cache, plan.series):
             logger.info("cache: %s", line)
+        workers = min(self.num_workers, len(plan.series))
         logger.info(
             "cache: %d series to cut: %s candidates, %s; %s free; %d workers of at most %s",
             len(plan.series),
             f"{plan.candidates:,}",
             readable_size(plan.bytes_needed),
             readable_size(plan.bytes_free),
-            self.num_workers,
+            workers,
             readable_size(plan.worker_bytes),
         )
+        for index in plan.series:
+            if self._count(index) > _MANY:
+                item, size = self.cache.data[index], readable_size(self.cache.bytes_needed([index]))
+                logger.info("cache: %s alone has %s candidates, %s", item["seriesuid"], self._count(index), size)
         if not os.access(folder, os.W_OK):
             raise LunaError(
-                f"{folder}: {len(plan.series)} of {plan.total_series} series are missing and the folder can't be "
+                f"{folder}: {len(plan.series)} of {plan.total_series} series are missing and the folder cannot be "
                 "written; fill it from where it can, or choose another cache_dir"
             )
         if plan.bytes_needed > plan.bytes_free:
             raise LunaError(
                 f"{folder}: the cache needs {readable_size(plan.bytes_needed)}, the disk has "
                 f"{readable_size(plan.bytes_free)} free; choose another cache_dir, fewer subsets, or cache_dir: null"
+            )
+        available = psutil.virtual_memory().available
+        if max(workers, 1) * plan.worker_bytes > available:
+            raise LunaError(
+                f"{max(workers, 1)} pre-cache workers need {readable_size(max(workers, 1) * plan.worker_bytes)} of "
+                f"memory, {readable_size(available)} are available; use {available // plan.worker_bytes} at most"
             )
         return plan
 
@@ -220,29 +239,32 @@ class Precache:
             f"{plan.candidates / seconds:,.0f}",
         )
 
-    def _finished(self, plan: PrecachePlan) -> Iterator[tuple[int, float]]:
-        """Build the series, and yield the number of each and the seconds that it took once its file is there."""
+    def _finished(self, plan: PrecachePlan) -> Iterator[int]:
+        """Build the series and yield the number of each once its file is there."""
         jobs = {index: self.cache.job(index) for index in plan.series}
         if self.num_workers == 0:
             for index, job in jobs.items():
-                yield index, build_series(*job)
+                build_series(*job)
+                yield index
             return
         # Forked workers start at once; spawned ones import torch and MONAI first, each.
-        method = "fork" if sys.platform == "linux" else "spawn"
-        context = multiprocessing.get_context(method)
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
         pool = ProcessPoolExecutor(min(self.num_workers, len(jobs)), context, _start_worker)
         try:
             futures = {pool.submit(build_series, *job): index for index, job in jobs.items()}
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                future.result()
+                yield futures[future]
         finally:
-            # After an error, and after Ctrl-C, each worker ends what it writes.
+            # After an error, and after Ctrl-C, each worker completes what it writes.
             pool.shutdown(cancel_futures=True)
 
-    def _with_first_estimate(self, finished: Iterable[tuple[int, float]], plan: PrecachePlan) -> Iterator[int]:
-        for number, (index, seconds) in enumerate(finished):
+    def _with_first_estimate(self, finished: Iterable[int], plan: PrecachePlan) -> Iterator[int]:
+        start = time.perf_counter()
+        for number, index in enumerate(finished):
             if number == 0 and len(plan.series) > 1:
-                logger.info("cache: %s, by the first series", self._expected(plan, index, seconds))
+                expected = self._expected(plan, index, time.perf_counter() - start)
+                logger.info("cache: %s, by the first series", expected)
             yield index
 
     def _expected(self, plan: PrecachePlan, index: int, seconds: float) -> str:
@@ -260,7 +282,7 @@ class Precache:
                 os.fsync(file.fileno())
         except OSError as error:
             raise LunaError(
-                f"{self._folder()}: can't be written ({error.strerror}); choose another cache_dir"
+                f"{self._folder()}: cannot be written ({error.strerror}); choose another cache_dir"
             ) from None
         return time.perf_counter() - start
 
@@ -268,11 +290,8 @@ class Precache:
         return len(self.cache.data[index]["center_xyz"])
 
     def _worker_bytes(self, index: int) -> int:
-        item = self.cache.data[index]
-        x, y, z = read_header(item["image"]).geometry.size
-        scan = max(2 * x * y * z, sum(file["bytes"] for file in item["files"]))
-        # The candidates of the series before it are still being written.
-        return scan + 2 * self.cache.bytes_needed([index])
+        header = self.cache.data[index]["image"]
+        return (0 if header.is_mapped else header.nbytes) + self.cache.bytes_needed([index])
 
 
 def _start_worker() -> None:
@@ -286,23 +305,6 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def abandoned_files(folder: Path) -> list[Path]:
-    """List the temporary files that a killed process has left behind."""
-    found = []
-    for path in sorted(folder.glob(".*.tmp")):
-        try:
-            if time.time() - path.stat().st_mtime > ABANDONED_S:
-                found.append(path)
-        except FileNotFoundError:  # its writer was alive after all
-            continue
-    return found
-
-
-def _remove_abandoned(folder: Path) -> None:
-    for path in abandoned_files(folder):
-        path.unlink(missing_ok=True)
 
 
 def _refresh_manifest(folder: Path) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from luna_monai.data.candidates import subset_of
+from luna_monai.data.candidates import DATASET_DIR, DatasetScans, subset_of
 from luna_monai.data.tables import read_table
 from luna_monai.errors import LunaError
-from luna_monai.scans.sources import find_scans
 
 logger = logging.getLogger(__name__)
 
@@ -65,14 +64,17 @@ def split_by_series_stride(
 
 
 def split_by_subset(
-    candidates: pd.DataFrame, fold: int, patients_file: str | Path | None = None
+    candidates: pd.DataFrame,
+    fold: int,
+    dataset_dir: str | Path | DatasetScans = DATASET_DIR,
+    patients_file: str | Path | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split by LUNA16's own subsets, the folds of its ten-fold cross-validation: no scan is in both parts.
 
     Args:
-        candidates: the table of :func:`~luna_monai.data.read_candidates`; its ``attrs["dataset_dir"]`` says where the
-            subsets are.
+        candidates: the table of :func:`~luna_monai.data.read_candidates`.
         fold: the subset to validate on; all others are for training.
+        dataset_dir: the LUNA16 dataset folder of the table.
         patients_file: keep the scans of one patient together, see :func:`read_patients`: all of them count to the
             lowest of their subsets, so that each scan is still validated in exactly one fold.
 
@@ -83,8 +85,9 @@ def split_by_subset(
         LunaError: when the fold has no candidates with a CT on disk, no other subset has, or the patient of a scan is
             unknown.
     """
-    dataset_dir = candidates.attrs["dataset_dir"]
-    subsets = folds_of(candidates, patients_file)
+    scans = DatasetScans.of(dataset_dir)
+    dataset_dir = scans.dataset_dir
+    subsets = folds_of(candidates, scans, patients_file)
     present = sorted(subsets.unique())
     names = ", ".join(map(str, present))
     if fold not in present:
@@ -100,21 +103,29 @@ def split_by_subset(
     return candidates[~is_validation], candidates[is_validation]
 
 
-def folds_of(candidates: pd.DataFrame, patients_file: str | Path | None = None) -> pd.Series:
+def folds_of(
+    candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScans, patients_file: str | Path | None = None
+) -> pd.Series:
     """Tell in which fold each candidate is validated.
 
     Args:
         candidates: see :func:`split_by_subset`.
+        dataset_dir: see :func:`split_by_subset`.
         patients_file: see :func:`split_by_subset`.
 
     Returns:
         The number of the LUNA16 subset, indexed as ``candidates``.
 
     Raises:
-        LunaError: when the patient of a scan is unknown.
+        LunaError: when a scan is not in the folder, or its patient is unknown.
     """
-    scans = find_scans(candidates.attrs["dataset_dir"])
-    subsets = candidates["seriesuid"].map({seriesuid: subset_of(path) for seriesuid, path in scans.items()})
+    scans = DatasetScans.of(dataset_dir)
+    absent = [uid for uid in candidates["seriesuid"].unique() if uid not in scans]
+    if absent:
+        raise LunaError(
+            f"{scans.dataset_dir}: no CT of series {absent[0]}; give the dataset_dir of the candidate table"
+        )
+    subsets = candidates["seriesuid"].map({seriesuid: subset_of(path) for seriesuid, path in scans.paths.items()})
     if patients_file is None:
         return subsets
     patients = candidates["seriesuid"].map(_group_of_series(candidates, patients_file))
@@ -165,8 +176,8 @@ def check_split(training: pd.DataFrame, validation: pd.DataFrame, allow_shared_s
     leak = f"{len(shared)} of {len(validation_scans)} validation scans have candidates in the training part too"
     if not allow_shared_scans:
         raise LunaError(
-            f"{leak}, such as {shared[0]}: the model is judged on what it has seen. Split by subset or by series, or "
-            "set allow_shared_scans to true to split as the book does"
+            f"{leak}, such as {shared[0]}: validation would measure what the model has been trained on. "
+            "Split by subset or by series, or set allow_shared_scans to true to split as the book does"
         )
     logger.warning("This split leaks: %s, so validation looks better than it is", leak)
 

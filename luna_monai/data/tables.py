@@ -1,9 +1,14 @@
-"""Reading the CSV tables that LUNA16 is made of."""
+"""Reading the CSV tables that LUNA16 consists of."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -12,67 +17,145 @@ from luna_monai.errors import LunaError
 
 COORDINATES = ["coordX", "coordY", "coordZ"]
 
+_ALIASES = {"seriesuid": ("seriesinstanceuid", "series_uid")}
+_BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_EXTRA = "\0extra"  # column for fields beyond the header line
+
 
 def read_table(
     path: str | Path,
     numeric: Sequence[str],
     text: Sequence[str] = ("seriesuid",),
     optional: Sequence[str] = (),
+    allowed: Mapping[str, tuple[Callable[[pd.Series], pd.Series], str]] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Read a CSV file with a header line and check every value that is needed.
+
+    Commas, semicolons or tabs separate the fields; with semicolons, numbers may have a decimal comma. Names of columns
+    may differ in case, and ``SeriesInstanceUID`` stands for ``seriesuid``. Blanks around names and text are removed.
+    The encoding is UTF-8, UTF-16 with a byte order mark, or Latin-1.
 
     Args:
         path: the CSV file.
         numeric: columns that must hold finite numbers; they are read as the nearest float64, as Python's ``float``
             does.
         text: columns that must hold non-empty text.
-        optional: columns that must do so if they are there.
+        optional: columns of text that may be missing.
+        allowed: for numeric columns, which values are allowed, as a function of the column, and its description.
 
     Returns:
         A table of ``text``, ``optional`` and ``numeric`` columns, in this order, one row per line of the file, indexed
         from 0.
 
     Raises:
-        LunaError: when the file is missing, empty, no CSV table, lacks a column, or holds something else than a
-            number where one is needed; the message names the file and the line.
+        LunaError: when the file is missing, empty, not a CSV table, lacks a column, or a value is missing or not
+            allowed; the message names the file and the line.
     """
     path = Path(path)
     if not path.is_file():
         raise LunaError(f"{path}: no such file; it is one of the CSV tables that LUNA16 is published with")
     columns = [*text, *numeric]
-    try:
-        table = pd.read_csv(
-            path,
-            dtype=dict.fromkeys([*text, *optional], str),
-            skip_blank_lines=False,
-            skipinitialspace=True,
-            low_memory=False,
-        )
-    except pd.errors.EmptyDataError:
-        raise LunaError(f"{path}: the file is empty; expected a header line with {','.join(columns)}") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise LunaError(f"{path}: not a CSV table ({' '.join(str(error).split())})") from None
-    missing = [column for column in columns if column not in table.columns]
-    if missing:
-        raise LunaError(
-            f"{path}: no column {', '.join(map(repr, missing))} in its header line, {','.join(map(str, table.columns))}"
-        )
-    text = [*text, *(column for column in optional if column in table.columns)]
-    table = table[[*text, *numeric]]
-    # Blank lines are kept while reading, so that row i is line i + 2 of the file in the messages below.
-    table = table[~table.isna().all(axis=1)]
-    for column in text:
-        blank = [value for value in table[column].dropna().unique() if not value.strip()]
-        empty = table[column].isna() | table[column].isin(blank)
-        if empty.any():
-            raise LunaError(f"{path}, line {table.index[empty][0] + 2}: no value for {column!r}")
+    stream = io.StringIO(_decode(path), newline=None)
+    line, header = next(((line, text) for line, text in enumerate(stream, 1) if text.strip(" \t\n,;")), (0, ""))
+    if not header:
+        raise LunaError(f"{path}: the file is empty; expected a header line with {','.join(columns)}")
+    separator = max(",;\t", key=header.count)
+    found = [name.strip() for name in next(csv.reader([header.strip("\n")], delimiter=separator))]
+    while not found[-1]:  # the header line ends with a separator
+        found.pop()
+    names = _rename(path, found, columns, optional)
+    table = _parse(path, stream, line, separator, names, [*text, *optional])
+    table.index += line + 1  # the index is the line's number, so blank lines go last
+    table = table[table.notna().any(axis=1)]
+    if line := _first(table[_EXTRA].notna()):
+        raise LunaError(f"{path}, line {line}: more fields than the {len(found)} of the header line")
+    texts = [*text, *(column for column in optional if column in table.columns)]
+    result = {}
+    for column in texts:
+        values = table[column]
+        stripped = {value: value.strip() for value in values.dropna().unique()}
+        if any(key != value for key, value in stripped.items()):
+            values = values.map(stripped)
+        if line := _first(values.isna() | (values == "")):
+            raise LunaError(f"{path}, line {line}: no value for {column!r}")
+        result[column] = values
     for column in numeric:
         values = table[column]
         numbers = values if pd.api.types.is_numeric_dtype(values) else pd.to_numeric(values, errors="coerce")
-        bad = ~np.isfinite(numbers.to_numpy(dtype=float))
-        if bad.any():
-            row = table.index[bad][0]
-            found = "nothing" if pd.isna(values.loc[row]) else repr(str(values.loc[row]))
-            raise LunaError(f"{path}, line {row + 2}: {column!r} must be a number, found {found}")
-        table = table.assign(**{column: numbers.astype(float)})
-    return table.reset_index(drop=True)
+        numbers = numbers.astype(float)
+        if line := _first(~pd.Series(np.isfinite(numbers), index=table.index)):
+            found_value = "nothing" if values.isna()[line] else repr(str(values[line]))
+            raise LunaError(f"{path}, line {line}: {column!r} must be a number, found {found_value}")
+        if column in allowed:
+            is_allowed, description = allowed[column]
+            if line := _first(~is_allowed(numbers)):
+                raise LunaError(f"{path}, line {line}: {column!r} must be {description}, found {numbers[line]:g}")
+        result[column] = numbers
+    return pd.DataFrame(result, columns=[*texts, *numeric]).reset_index(drop=True)
+
+
+def _decode(path: Path) -> str:
+    try:
+        content = path.read_bytes()
+        encoding = _BYTE_ORDER_MARKS.get(content[:2], "utf-8-sig")
+        try:
+            return content.decode(encoding)
+        except UnicodeDecodeError:
+            if encoding != "utf-8-sig" or b"\0" in content:
+                raise
+            return content.decode("latin-1")
+    except UnicodeDecodeError as error:
+        raise LunaError(f"{path}: not a CSV table ({error.reason}); save it as CSV in UTF-8") from None
+    except OSError as error:
+        raise LunaError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _rename(path: Path, found: Sequence[str], columns: Sequence[str], optional: Sequence[str]) -> list[str]:
+    """Give the columns of a file the names that are asked for."""
+    names = list(found)
+    for wanted in [*columns, *optional]:
+        accepted = {wanted.lower(), *_ALIASES.get(wanted, ())}
+        places = [place for place, name in enumerate(found) if name == wanted]
+        places = places or [place for place, name in enumerate(found) if name.lower() in accepted]
+        if len(places) > 1:
+            raise LunaError(f"{path}: {len(places)} columns {wanted!r} in its header line; remove all but one")
+        if places:
+            names[places[0]] = wanted
+    missing = [column for column in columns if column not in names]
+    if missing:
+        raise LunaError(
+            f"{path}: no column {', '.join(map(repr, missing))} in its header line, {','.join(found)[:200]}"
+        )
+    # Columns that nobody asks for may have any names, even the same one.
+    return [name if name in (*columns, *optional) else f"\0{place}" for place, name in enumerate(names)]
+
+
+def _parse(
+    path: Path, stream: io.StringIO, line: int, separator: str, names: Sequence[str], text: Sequence[str]
+) -> pd.DataFrame:
+    """Read the lines after the header; a column more than it names takes what a separator at their end leaves."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(
+                stream,
+                sep=separator,
+                decimal="," if separator == ";" and "," in stream.getvalue() else ".",
+                header=None,
+                names=[*names, _EXTRA],
+                index_col=False,
+                dtype=dict.fromkeys([*(name for name in names if name in text or name[0] == "\0"), _EXTRA], str),
+                skip_blank_lines=False,
+                skipinitialspace=True,
+                low_memory=False,
+            )
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame(columns=[*names, _EXTRA])
+    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+        reason = re.sub(r"line (\d+)", lambda found: f"line {int(found[1]) + line}", " ".join(str(error).split()))
+        raise LunaError(f"{path}: not a CSV table ({reason})") from None
+
+
+def _first(wrong: pd.Series) -> int:
+    """Return the first line for which something is true; 0 when there is none."""
+    return int(wrong.index[wrong][0]) if wrong.any() else 0

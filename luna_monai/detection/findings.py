@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from luna_monai.detection.lungs import Lungs
+from luna_monai.data.tables import COORDINATES
+from luna_monai.detection.lungs import Lungs, body_axis, find_lungs
 from luna_monai.detection.outlines import Outline, find_outline
+from luna_monai.detection.places import LungPlaces
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
+
+#: Voxels above this are soft tissue, those below the second value air in a cavity, HU.
+SOFT_TISSUE_HU, CAVITY_HU = -300, -800
+#: Less soft tissue than this part of a finding is ground glass; more than the second one is solid.
+LITTLE_SOLID, MOSTLY_SOLID = 0.1, 0.7
 
 Attenuation = Literal["solid", "part-solid", "ground-glass"]
 Side = Literal["left", "right"]
@@ -35,7 +44,8 @@ class Finding:
         mean_hu: mean of the voxels in the outline, HU.
         attenuation: a description of the density, not a diagnosis.
         lung: the side of the body, as the patient sees it.
-        pleura_distance_mm: shortest distance between the outline, or the position, and the surface of the lungs.
+        pleura_distance_mm: shortest distance between the outline, or the position, and the surface of the lungs,
+            to about 2 mm.
         outline: bool (z, y, x), a box around the structure in the grid of the scan.
         outline_start: index (z, y, x) of the first voxel of ``outline`` in the scan.
     """
@@ -62,20 +72,36 @@ class FindingFinder:
     own outline overlaps it, belongs to that finding; another one becomes a new finding.
 
     Args:
-        max_outlines: how many findings are outlined at most, the most probable ones.
+        max_outlines: how many findings are outlined at most, the most probable ones; 100 candidates of a scan count in
+            LUNA16's evaluation.
+        min_probability: less probable findings are not outlined.
         margin_mm: candidates up to this distance from an outline belong to it.
+        closing_mm: radius of the ball that closes the surface of the lungs over nodules on the pleura, mm.
 
     Raises:
         LunaError: when an argument is out of its range.
     """
 
-    def __init__(self, *, max_outlines: int = 100, margin_mm: float = 2.0) -> None:
-        if max_outlines < 0:
-            raise LunaError(f"max_outlines must be 0 or more, found {max_outlines}")
-        if not margin_mm >= 0:
-            raise LunaError(f"margin_mm must be 0 or more, found {margin_mm}")
+    def __init__(
+        self,
+        *,
+        max_outlines: int = 100,
+        min_probability: float = 0.01,
+        margin_mm: float = 2.0,
+        closing_mm: float = 12.0,
+    ) -> None:
+        for name, value in {
+            "max_outlines": max_outlines,
+            "min_probability": min_probability,
+            "margin_mm": margin_mm,
+            "closing_mm": closing_mm,
+        }.items():
+            if not value >= 0:
+                raise LunaError(f"{name} must be 0 or more, found {value}")
         self.max_outlines = max_outlines
+        self.min_probability = min_probability
         self.margin_mm = margin_mm
+        self.closing_mm = closing_mm
 
     def __call__(
         self,
@@ -88,12 +114,11 @@ class FindingFinder:
         """Turn the candidates of a scan into findings.
 
         Args:
-            voxels: HU (z, y, x), whole numbers or floats.
+            voxels: HU (z, y, x), finite numbers.
             geometry: of the scan.
             points: (n, 3) positions of the candidates, x, y, z in LPS mm.
             probabilities: (n,) of the candidates.
-            lungs: what :func:`~luna_monai.detection.lungs.find_lungs` found in the scan. Without it, ``lung`` and
-                ``pleura_distance_mm`` are None, and structures on the pleura are cut by their shape alone.
+            lungs: what :func:`~luna_monai.detection.lungs.find_lungs` found in the scan; looked for when None.
 
         Returns:
             Findings, the most probable one first; each candidate belongs to one of them.
@@ -107,22 +132,57 @@ class FindingFinder:
             raise LunaError(f"a volume of {voxels.shape} voxels (z, y, x) with a geometry of {geometry.shape}")
         if probability.shape != (len(points),):
             raise LunaError(f"{len(points)} candidates with {probability.size} probabilities")
-        order = np.argsort(-probability, kind="stable")
-        groups: list[tuple[list[int], Outline | None]] = []
-        for row in order.tolist():
-            index = geometry.world_to_continuous_index(points[row])[0]
-            near = [group for group in groups if group[1] is not None and group[1].distance_mm(index) <= self.margin_mm]
-            if near:
-                near[0][0].append(row)
-                continue
-            outlined = sum(outline is not None for _, outline in groups)
-            outline = find_outline(voxels, geometry, index, lungs) if outlined < self.max_outlines else None
-            same = next((group for group in groups if _overlap(outline, group[1])), None)
-            if same is not None:
-                same[0].append(row)
-            else:
-                groups.append(([row], outline))
-        return [_measure(voxels, geometry, points, probability, rows, outline) for rows, outline in groups]
+        if len(points) == 0:
+            return []
+        lungs = lungs or find_lungs(voxels, geometry)
+        places = LungPlaces(lungs, self.closing_mm)
+        return [
+            _describe(voxels, geometry, points, probability, group, places)
+            for group in self._group(voxels, geometry, points, probability, lungs.closed(self.closing_mm))
+        ]
+
+    def _group(
+        self, voxels: np.ndarray, geometry: Geometry, points: np.ndarray, probability: np.ndarray, lungs: Lungs
+    ) -> list[_Group]:
+        """Put candidates on one structure together."""
+        indices = geometry.world_to_continuous_index(points)
+        groups: list[_Group] = []
+        outlines = 0
+        for row in np.argsort(-probability, kind="stable").tolist():
+            outlined = [(group, group.outline) for group in groups if group.outline is not None]
+            home = next((group for group, one in outlined if one.is_near(indices[row], self.margin_mm)), None)
+            if home is None and outlines < self.max_outlines and probability[row] >= self.min_probability:
+                outline = find_outline(voxels, geometry, indices[row], lungs)
+                if outline is not None:
+                    home = next((group for group, one in outlined if one.overlaps(outline)), None)
+                    if home is None:
+                        outlines += 1
+                        # Candidates of higher probability, from which nothing was found, may lie on it.
+                        inside = [
+                            group
+                            for group in groups
+                            if group.outline is None and outline.is_near(indices[group.rows[0]], self.margin_mm)
+                        ]
+                        home = inside[0] if inside else _Group([])
+                        for other in inside[1:]:
+                            home.rows += other.rows
+                            groups.remove(other)
+                        home.outline = outline
+                        if not inside:
+                            groups.append(home)
+            if home is None:
+                home = _Group([])
+                groups.append(home)
+            home.rows.append(row)
+        return groups
+
+
+@dataclass(eq=False)
+class _Group:
+    """Candidates on one structure, the most probable one first."""
+
+    rows: list[int]
+    outline: Outline | None = None
 
 
 def find_findings(
@@ -136,58 +196,81 @@ def find_findings(
     return FindingFinder()(voxels, geometry, points, probabilities, lungs)
 
 
-def _overlap(one: Outline | None, other: Outline | None) -> bool:
-    """Tell whether there are two outlines that overlap."""
-    return one is not None and other is not None and one.overlaps(other)
+def findings_table(findings: Sequence[Finding], seriesuid: str) -> pd.DataFrame:
+    """Make rows of a submission of findings, for LUNA16's evaluation of proposals.
+
+    Args:
+        findings: of a scan.
+        seriesuid: of the scan.
+
+    Returns:
+        ``seriesuid``, ``coordX``, ``coordY``, ``coordZ``, ``probability``, one row a finding.
+    """
+    positions = np.array([finding.position for finding in findings], dtype=float).reshape(-1, 3)
+    table = pd.DataFrame(positions, columns=COORDINATES)
+    table.insert(0, "seriesuid", seriesuid)
+    return table.assign(probability=np.array([finding.probability for finding in findings], dtype=float))
 
 
-def _measure(
+def _describe(
     voxels: np.ndarray,
     geometry: Geometry,
     points: np.ndarray,
     probability: np.ndarray,
-    rows: list[int],
-    outline: Outline | None,
+    group: _Group,
+    places: LungPlaces,
 ) -> Finding:
     """Describe a finding."""
-    x, y, z = points[rows[0]].tolist()
-    if outline is None:
-        return Finding((x, y, z), float(probability[rows[0]]), tuple(rows))
-    inside = np.argwhere(outline.mask)
-    x, y, z = geometry.index_to_world(inside.mean(axis=0) + outline.start)[0].tolist()
-    volume = len(inside) * float(np.prod(geometry.spacing))
-    hu = voxels[outline.box][outline.mask].astype(float)
-    long_axis, short_axis = _axes(outline.mask, geometry)
+    first, outline = group.rows[0], group.outline
+    position, surface = points[first], points[first][None]
+    measures: dict[str, Any] = {}
+    if outline is not None:
+        inside = np.argwhere(outline.mask)
+        position = geometry.index_to_world(inside.mean(axis=0) + outline.start)[0]
+        surface = geometry.index_to_world(inside + outline.start)
+        volume = len(inside) * float(np.prod(geometry.spacing))
+        long_axis, short_axis = _axes(outline.mask, geometry)
+        hu = voxels[outline.box]
+        measures = {
+            "diameter_mm": float(np.cbrt(6 * volume / np.pi)),
+            "long_axis_mm": long_axis,
+            "short_axis_mm": short_axis,
+            "volume_mm3": volume,
+            "mean_hu": float(hu[outline.mask].mean(dtype=float)),
+            "attenuation": _attenuation(hu, outline.mask),
+            "outline": outline.mask,
+            "outline_start": outline.start,
+        }
+    x, y, z = position.tolist()
     return Finding(
         position=(x, y, z),
-        probability=float(probability[rows[0]]),
-        candidates=tuple(rows),
-        diameter_mm=float(np.cbrt(6 * volume / np.pi)),
-        long_axis_mm=long_axis,
-        short_axis_mm=short_axis,
-        volume_mm3=volume,
-        mean_hu=float(hu.mean()),
-        attenuation=_attenuation(hu),
-        outline=outline.mask,
-        outline_start=outline.start,
+        probability=float(probability[first]),
+        candidates=tuple(group.rows),
+        lung=places.side(position),
+        pleura_distance_mm=places.pleura_distance_mm(surface),
+        **measures,
     )
 
 
-def _attenuation(hu: np.ndarray) -> Attenuation:
-    """Describe the density of a structure by how much of it is soft tissue."""
-    solid = float(np.mean(hu > -300))
-    return "solid" if solid > 0.6 else "part-solid" if solid > 0.1 else "ground-glass"
+def _attenuation(hu: np.ndarray, mask: NDArray[np.bool_]) -> Attenuation:
+    """Describe the density of a structure by the part of it that is soft tissue, apart from its blurred edge."""
+    core = ndimage.binary_erosion(mask) & (hu > CAVITY_HU)
+    solid = float(np.mean(hu[core if core.any() else mask] > SOFT_TISSUE_HU))
+    return "solid" if solid > MOSTLY_SOLID else "part-solid" if solid > LITTLE_SOLID else "ground-glass"
 
 
 def _axes(mask: NDArray[np.bool_], geometry: Geometry) -> tuple[float, float]:
     """Measure the longest diameter in an axial slice, and the longest one perpendicular to it."""
+    axial = body_axis(geometry)
+    spacing = np.delete(np.array(geometry.spacing[::-1]), axial)
     angles = np.deg2rad(np.arange(0, 180, 5))
     ways = np.stack([np.sin(angles), np.cos(angles)])
+    # From face to face of the voxels, not from center to center.
+    width = np.abs(ways).T @ spacing
     best = (0.0, 0.0)
-    for layer in mask:
+    for layer in np.moveaxis(mask, axial, 0):
         if layer.any():
-            along = np.argwhere(layer) * geometry.spacing[1::-1] @ ways
-            extent = np.ptp(along, axis=0) + geometry.spacing[0]
+            extent = np.ptp(np.argwhere(layer) * spacing @ ways, axis=0) + width
             longest = int(extent.argmax())
             best = max(best, (float(extent[longest]), float(extent[(longest + 18) % 36])))
     return best

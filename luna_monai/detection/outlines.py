@@ -11,8 +11,37 @@ from scipy import ndimage
 from luna_monai.detection.lungs import Lungs
 from luna_monai.scans.geometry import Geometry
 
-#: Half the edge of the box in which a structure is outlined, mm.
-REACH_MM = 20.0
+#: Boxes in which a structure is looked for, one after the other until it fits: half of the edge and the grid, mm.
+BOXES = ((12.0, 1.0), (24.0, 1.5), (40.0, 2.5))
+#: Higher values count as this, so that calcium and bone do not raise the threshold, HU.
+HIGHEST_HU = 100.0
+#: The background is the median of the lung below this, HU.
+LUNG_HU = -500.0
+#: Fewer voxels of such lung in a box say nothing about the background.
+MIN_LUNG_VOXELS = 50
+#: A structure is denser than the background by this at least, HU.
+MIN_CONTRAST = 120.0
+#: Standard deviation of the smoothing, mm.
+SMOOTHING_MM = 0.5
+#: How far from the candidate the densest point is looked for; the wall of a cavity needs the second try, mm.
+CORE_MM = (2.5, 5.0)
+#: The candidate may be this far outside of the outline, mm.
+SEED_MM = 2.5
+#: Thresholds between background (0) and densest point (1): the edge of a structure, and of a halo around it.
+EDGE, HALO = 0.45, 0.17
+#: A halo adds this to the radius; blur adds less, mm.
+HALO_MM = 1.5
+#: Radius of the ball that opens a region, as a part of its largest inscribed ball; the next one where the result leaks.
+OPENINGS = (0.5, 0.65, 0.8)
+#: A result of more volume than this, in inscribed balls, is a vessel or has leaked into one.
+MAX_BALLS = 10.0
+#: Voxels of the scan belong to the outline from the first share of the grid's mask on, from the second if dense.
+SHARE, SHARE_OF_DENSE = 0.85, 0.25
+#: Parts of a voxel of the lung mask that count as lung: half of a voxel more than its border.
+LUNG_SHARE = 0.3
+
+BoolArray = NDArray[np.bool_]
+_BALL = ndimage.generate_binary_structure(3, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +54,7 @@ class Outline:
         spacing: of the voxels, z, y, x in mm.
     """
 
-    mask: NDArray[np.bool_]
+    mask: BoolArray
     start: tuple[int, int, int]
     spacing: tuple[float, float, float]
 
@@ -34,50 +63,177 @@ class Outline:
         """Slices z, y, x of the box in the scan."""
         return tuple(slice(start, start + size) for start, size in zip(self.start, self.mask.shape, strict=True))
 
-    def distance_mm(self, index: np.ndarray) -> float:
-        """Distance of a position (z, y, x indices of the scan) from the nearest voxel of the structure, mm."""
-        offsets = (np.argwhere(self.mask) + self.start - index) * self.spacing
-        return float(np.sqrt(np.einsum("ij,ij->i", offsets, offsets).min()))
+    def is_near(self, index: np.ndarray, margin_mm: float) -> bool:
+        """Tell whether a position (z, y, x indices of the scan) is in the structure or this near to it."""
+        first = (index - self.start) * self.spacing
+        if (first < -margin_mm).any() or (first > (np.array(self.mask.shape) - 1) * self.spacing + margin_mm).any():
+            return False
+        offsets = np.argwhere(self.mask) * self.spacing - first
+        return bool(np.einsum("ij,ij->i", offsets, offsets).min() <= margin_mm**2)
 
     def overlaps(self, other: Outline) -> bool:
         """Tell whether two outlines share a third of the smaller one."""
-        own, theirs = [], []
-        for a, b, m, n in zip(self.start, other.start, self.mask.shape, other.mask.shape, strict=True):
-            low, high = max(a, b), min(a + m, b + n)
-            if low >= high:
-                return False
-            own.append(slice(low - a, high - a))
-            theirs.append(slice(low - b, high - b))
-        common = (self.mask[tuple(own)] & other.mask[tuple(theirs)]).sum()
-        return bool(common * 3 >= min(self.mask.sum(), other.mask.sum()))
+        low = np.maximum(self.start, other.start)
+        high = np.minimum(np.add(self.start, self.mask.shape), np.add(other.start, other.mask.shape))
+        if (low >= high).any():
+            return False
+        own, theirs = (one.mask[tuple(map(slice, low - one.start, high - one.start))] for one in (self, other))
+        return bool(3 * (own & theirs).sum() >= min(self.mask.sum(), other.mask.sum()))
 
 
-def find_outline(voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lungs: Lungs | None) -> Outline | None:
+def find_outline(voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lungs: Lungs) -> Outline | None:
     """Outline the structure at a position of a scan.
+
+    The region around the densest point near the position that is above a threshold halfway between this point and the
+    lung around it, with cavities filled, is opened by a ball of half the radius of the largest ball inside it: vessels
+    and remains of the pleura are thinner. The size of the ball adapted to the structure is that of Kuhnigk et al.,
+    "Morphological segmentation and partial volume analysis for volumetry of solid pulmonary lesions in thoracic CT
+    scans" (IEEE Transactions on Medical Imaging 25, 2006). Where a lower threshold adds more than blur would, the
+    structure has a halo of ground glass, which belongs to it.
 
     Args:
         voxels: HU (z, y, x).
         geometry: of the scan.
         index: the position, z, y, x, which may be fractions.
-        lungs: of the scan.
+        lungs: of the scan, closed over nodules on the pleura; an empty mask restricts nothing.
 
     Returns:
-        The outline; None where no structure stands out.
+        The outline; None where no compact structure stands out.
     """
-    spacing = geometry.spacing[::-1]
-    seed = np.clip(np.rint(index), 0, np.array(voxels.shape) - 1).astype(int)
-    reach = np.ceil(REACH_MM / np.array(spacing)).astype(int)
-    low, high = np.maximum(seed - reach, 0), np.minimum(seed + reach + 1, voxels.shape)
-    hu = np.clip(voxels[tuple(map(slice, low, high))], -1000, 200).astype(np.float32)
-    smooth = ndimage.gaussian_filter(hu, 0.7 / np.array(spacing))
-    at = tuple(seed - low)
-    threshold = (float(np.percentile(hu, 20)) + float(smooth[at])) / 2
-    labels, _ = ndimage.label(smooth > threshold)
-    if labels[at] == 0 or smooth[at] < -700:
-        return None
-    mask = ndimage.binary_fill_holes(labels == labels[at])
-    if mask is None or any(face.any() for axis in range(3) for face in (mask.take(0, axis), mask.take(-1, axis))):
-        return None
-    (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    z, y, x = (int(a + part.start) for a, part in zip(low, box, strict=True))
-    return Outline(mask[box], (z, y, x), (spacing[0], spacing[1], spacing[2]))
+    for reach_mm, step_mm in BOXES:
+        box = _Box(voxels, geometry, index, lungs, reach_mm, step_mm)
+        around = box.hu[box.lung & (box.hu < LUNG_HU)]
+        if around.size < MIN_LUNG_VOXELS:
+            continue  # a large structure fills the box
+        mask, lowest_hu = box.segment(float(np.median(around)))
+        if mask is None:
+            return None
+        if not box.cuts(mask):
+            return box.on_scan(mask, lowest_hu, geometry)
+    return None
+
+
+class _Box:
+    """The surroundings of a position: the voxels of the scan, and an isotropic grid on them."""
+
+    def __init__(
+        self, voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lungs: Lungs, reach_mm: float, step_mm: float
+    ) -> None:
+        spacing, size = np.array(geometry.spacing[::-1]), np.array(voxels.shape)
+        self.low = np.clip(np.floor(index - reach_mm / spacing), 0, size - 1).astype(int)
+        high = np.clip(np.ceil(index + reach_mm / spacing) + 1, self.low + 1, size).astype(int)
+        self.faces_inside = (self.low > 0, high < size)
+        hu = np.clip(voxels[tuple(map(slice, self.low, high))], -1000, HIGHEST_HU).astype(np.float32)
+        self.fine = ndimage.gaussian_filter(hu, SMOOTHING_MM / spacing, mode="nearest")
+        self.step_mm, self.scale = step_mm, spacing / step_mm
+        shape = tuple(np.floor((high - self.low - 1) * self.scale + 1.01).astype(int))
+        self.hu = ndimage.affine_transform(self.fine, 1 / self.scale, output_shape=shape, order=1, mode="nearest")
+        self.seed = np.clip(np.rint((index - self.low) * self.scale), 0, np.array(shape) - 1).astype(int)
+        self.lung = lungs.share_at(geometry.index_to_world(self.low[None]), shape, step_mm) > LUNG_SHARE
+
+    def segment(self, background: float) -> tuple[BoolArray | None, float]:
+        """Find the structure on the grid, and the lowest HU that belong to it, given the HU of the lung around it."""
+        for reach_mm in CORE_MM:
+            near = _around(self.seed, reach_mm / self.step_mm, self.hu.shape)
+            near = near[self.lung[tuple(near.T)]]
+            if len(near) == 0:
+                continue
+            core = near[np.argmax(self.hu[tuple(near.T)])]
+            contrast = float(self.hu[tuple(core)]) - background
+            if contrast < MIN_CONTRAST:
+                continue
+            lowest_hu = background + EDGE * contrast
+            mask = _opened(self._region(lowest_hu, core), core)
+            if mask is None:
+                continue
+            halo_hu = background + max(HALO * contrast, MIN_CONTRAST / 2)
+            halo = _opened(self._region(halo_hu, core), core)
+            if halo is not None and (_radius(halo) - _radius(mask)) * self.step_mm > HALO_MM:
+                mask, lowest_hu = halo, halo_hu
+            away = np.linalg.norm(np.argwhere(mask) - self.seed, axis=1).min()
+            if away * self.step_mm <= SEED_MM:
+                return mask, lowest_hu
+        return None, 0.0
+
+    def cuts(self, mask: BoolArray) -> bool:
+        """Tell whether a structure reaches a face of the box that is not one of the scan."""
+        return any(
+            bool(inside[axis] and mask.take(face, axis=axis).any())
+            for face, inside in zip((0, -1), self.faces_inside, strict=True)
+            for axis in range(3)
+        )
+
+    def on_scan(self, mask: BoolArray, lowest_hu: float, geometry: Geometry) -> Outline | None:
+        """Bring a mask to the voxels of the scan, which decide where exactly the edge is."""
+        share = ndimage.affine_transform(
+            mask.astype(np.float32), self.scale, output_shape=self.fine.shape, order=1, mode="nearest"
+        )
+        fine = (share > SHARE) | ((share > SHARE_OF_DENSE) & (self.fine > lowest_hu))
+        if not fine.any():
+            return None
+        part = _box_of(fine)
+        z, y, x = (int(low + one.start) for low, one in zip(self.low, part, strict=True))
+        sx, sy, sz = geometry.spacing
+        return Outline(fine[part].copy(), (z, y, x), (sz, sy, sx))
+
+    def _region(self, lowest_hu: float, at: np.ndarray) -> BoolArray:
+        """Find the connected region above a threshold, with the cavities inside it, even if their wall has gaps."""
+        labels, _ = ndimage.label(self.lung & (self.hu > lowest_hu))
+        whole = labels == labels[tuple(at)]
+        part = _box_of(whole)
+        region = np.pad(whole[part], 2)
+        closed = ndimage.binary_erosion(ndimage.binary_dilation(region, _BALL), _BALL)
+        cavity = _fill_holes(closed) & ~closed
+        if cavity.any():
+            region |= closed | ndimage.binary_dilation(cavity, _BALL)
+        whole[part] = _fill_holes(region)[2:-2, 2:-2, 2:-2]
+        return whole
+
+
+def _opened(region: BoolArray, at: np.ndarray) -> BoolArray | None:
+    """Open a region by a ball and keep the part around a point; None when nothing compact is left."""
+    part = _box_of(region)
+    mask = np.pad(region[part], 1)
+    at = at - [one.start - 1 for one in part]
+    # A structure goes on beyond the faces of the box.
+    edges = np.pad(region, 1, mode="edge")[tuple(slice(one.start, one.stop + 2) for one in part)]
+    depth = ndimage.distance_transform_edt(edges)
+    while True:
+        near = _around(at, float(np.clip(depth[tuple(at)], 1.5, 6)), mask.shape)
+        deepest = near[np.argmax(depth[tuple(near.T)])]
+        if depth[tuple(deepest)] <= depth[tuple(at)]:
+            break
+        at = deepest
+    radius = float(depth[tuple(at)])
+    for share in OPENINGS:
+        labels, _ = ndimage.label(depth > share * radius)
+        opened = (ndimage.distance_transform_edt(labels != labels[tuple(at)]) <= share * radius) & mask
+        if opened.sum() <= MAX_BALLS * 4 / 3 * np.pi * max(radius, 1.0) ** 3:
+            result = np.zeros_like(region)
+            result[part] = opened[1:-1, 1:-1, 1:-1]
+            return result
+    return None
+
+
+def _fill_holes(mask: BoolArray) -> BoolArray:
+    """Fill what is surrounded; several times as fast as SciPy's, which dilates from outside voxel by voxel."""
+    labels, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
+    return np.asarray(labels[1:-1, 1:-1, 1:-1] != 1)
+
+
+def _box_of(mask: BoolArray) -> tuple[slice, ...]:
+    """Find the box around a mask that is not empty."""
+    return ndimage.find_objects(mask.astype(np.uint8))[0]
+
+
+def _around(at: np.ndarray, radius: float, shape: tuple[int, ...]) -> np.ndarray:
+    """List the voxels (n, 3) in a ball, inside an array."""
+    reach = int(radius)
+    offsets = np.argwhere(np.ones((2 * reach + 1,) * 3)) - reach
+    near = at + offsets[np.linalg.norm(offsets, axis=1) <= radius]
+    return np.asarray(near[((near >= 0) & (near < shape)).all(axis=1)])
+
+
+def _radius(mask: BoolArray) -> float:
+    """Radius of a ball of the same volume, voxels."""
+    return float(np.cbrt(0.75 / np.pi * mask.sum()))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,10 @@ from luna_monai.scans.geometry import Geometry
 
 #: Smoothing by fewer voxels than this is not worth the name on a grid; by more, a grid twice as coarse is as good.
 _FINEST_SIGMA = 1.25
+#: Gaussians are cut off after this many standard deviations.
+_TRUNCATE = 4.0
+#: Voxels of the grid along its first axis that are worked on at once, which limits the memory.
+_SLAB = 48
 _NEIGHBOURS = np.argwhere(np.ones((3, 3, 3))) - 1
 
 FloatArray = NDArray[np.float64]
@@ -49,6 +55,7 @@ class BlobProposer:
         closing_mm: radius of the ball that closes the surface of the lungs over nodules on the pleura, mm.
         merge_radii: blobs are dropped when they are nearer to a better one than this part of its radius, ...
         merge_mm: ... or nearer than this, mm.
+        threads: how many parts of the scan are worked on at the same time.
 
     Raises:
         LunaError: when an argument is out of its range.
@@ -65,9 +72,11 @@ class BlobProposer:
         closing_mm: float = 12.0,
         merge_radii: float = 0.5,
         merge_mm: float = 2.0,
+        threads: int = 2,
     ) -> None:
-        if max_candidates < 1:
-            raise LunaError(f"max_candidates must be at least 1, found {max_candidates}")
+        for name, count in {"max_candidates": max_candidates, "threads": threads}.items():
+            if count < 1:
+                raise LunaError(f"{name} must be at least 1, found {count}")
         if len(radii) == 0 or not all(radius > 0 for radius in radii):
             raise LunaError(f"radii must be positive numbers of mm, found {list(radii)}")
         if not spacing > 0:
@@ -90,6 +99,7 @@ class BlobProposer:
         self.closing_mm = closing_mm
         self.merge_radii = merge_radii
         self.merge_mm = merge_mm
+        self.threads = threads
 
     def __call__(self, volume: np.ndarray, geometry: Geometry, lungs: Lungs | None = None) -> pd.DataFrame:
         """Propose candidates.
@@ -119,14 +129,44 @@ class BlobProposer:
         for spacing, radii in self._grids().items():
             hu, grid = resample_isotropic(volume, geometry, spacing, box=box)
             inside = lungs.inside(grid)
-            for low, high in self.windows:
-                lung_hu = np.clip(lungs.median_hu, low, high)
-                limited = np.clip(hu, low, high, dtype=np.float32)
-                limited[~inside] = lung_hu
-                for radius in radii:
-                    index, score = _find_blobs(limited, inside, _sigma(radius) / spacing, lung_hu + self.min_contrast)
-                    world = grid.index_to_world(index)
-                    yield np.column_stack([world, np.full(len(world), radius), score / (high - low)])
+            work = partial(self._find_in_slab, hu, inside, spacing, radii, lungs.median_hu)
+            with ThreadPoolExecutor(self.threads) as pool:
+                # In the order of the slabs, whichever is ready first.
+                for found in pool.map(work, range(0, len(hu), _SLAB)):
+                    yield np.column_stack([grid.index_to_world(found[:, :3]), found[:, 3:]])
+
+    def _find_in_slab(
+        self,
+        hu: NDArray[np.int16],
+        inside: NDArray[np.bool_],
+        spacing: float,
+        radii: Sequence[float],
+        median_hu: float,
+        start: int,
+    ) -> FloatArray:
+        """Find the blobs in a slab of the grid: (n, 5), index z, y, x, radius (mm) and score."""
+        blobs = [np.zeros((0, 5))]
+        (core,) = ndimage.find_objects(inside[start : start + _SLAB].astype(np.uint8)) or (None,)
+        if core is None:
+            return blobs[0]
+        core = (slice(start + core[0].start, start + core[0].stop), *core[1:])
+        for low, high in self.windows:
+            lung_hu = np.clip(median_hu, low, high)
+            for radius in radii:
+                sigma = _sigma(radius) / spacing
+                # Smoothing reaches this far; of what is left, two voxels are neighbors.
+                wide, narrow = (_grown(core, margin, hu.shape) for margin in (int(_TRUNCATE * sigma + 0.5) + 2, 2))
+                limited = np.clip(hu[wide], low, high, dtype=np.float32)
+                limited[~inside[wide]] = lung_hu
+                smooth = ndimage.gaussian_filter(limited, sigma, mode="nearest", truncate=_TRUNCATE, output=limited)
+                part = tuple(slice(n.start - w.start, n.stop - w.start) for n, w in zip(narrow, wide, strict=True))
+                voxels, index, score = _find_blobs(smooth[part], inside[narrow], sigma, lung_hu + self.min_contrast)
+                first = np.array([one.start for one in narrow])
+                limits = np.array([[one.start, one.stop] for one in core]) - first[:, None]
+                own = np.all((voxels >= limits[:, 0]) & (voxels < limits[:, 1]), axis=1)
+                index = np.clip(index[own] + first, 0, np.array(hu.shape) - 1)
+                blobs.append(np.column_stack([index, np.full(len(index), radius), score[own] / (high - low)]))
+        return np.concatenate(blobs)
 
     def _grids(self) -> dict[float, list[float]]:
         """Choose the spacing of the grid for each radius: the coarsest that shows its blobs."""
@@ -157,22 +197,29 @@ def _sigma(radius: float) -> float:
     return float(radius / np.sqrt(3))
 
 
+def _grown(box: tuple[slice, ...], margin: int, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """Grow a box by a margin, as far as the array goes."""
+    return tuple(
+        slice(max(0, part.start - margin), min(size, part.stop + margin)) for part, size in zip(box, shape, strict=True)
+    )
+
+
 def _find_blobs(
-    hu: NDArray[np.float32], inside: NDArray[np.bool_], sigma: float, lowest_hu: float
-) -> tuple[FloatArray, FloatArray]:
+    smooth: NDArray[np.float32], inside: NDArray[np.bool_], sigma: float, lowest_hu: float
+) -> tuple[NDArray[np.intp], FloatArray, FloatArray]:
     """Find blobs of one size.
 
     Args:
-        hu: (z, y, x).
+        smooth: smoothed HU (z, y, x).
         inside: where blobs may be (z, y, x).
         sigma: of the smoothing, voxels.
         lowest_hu: of the smoothed scan at a blob.
 
     Returns:
-        The centres (n, 3) as fractional indices z, y, x, and the scores (n,), HU.
+        The voxels (n, 3) of the blobs, their centers (n, 3) as fractional indices z, y, x, and the scores (n,), HU.
     """
-    # A margin of one voxel, so that each voxel has neighbours.
-    smooth = np.pad(ndimage.gaussian_filter(hu, sigma, mode="nearest"), 1, mode="edge")
+    # A margin of one voxel, so that each voxel has neighbors.
+    smooth = np.pad(smooth, 1, mode="edge")
     steps = np.array([smooth.shape[1] * smooth.shape[2], smooth.shape[2], 1])
     at = np.flatnonzero(np.pad(inside, 1) & (smooth > lowest_hu))
     flat = smooth.ravel()
@@ -203,6 +250,5 @@ def _find_blobs(
     score = sigma**2 * values[:, 2] ** 2 / -values[:, 0]
     # The top of the parabola through the neighbours; a step of more than a voxel means that there is none.
     step_to_top = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
-    index = np.stack(np.unravel_index(at, smooth.shape), axis=1) - 1.0
-    index = index + np.clip(step_to_top, -1, 1)
-    return np.clip(index, 0, np.array(hu.shape) - 1), score
+    voxels = np.stack(np.unravel_index(at, smooth.shape), axis=1) - 1
+    return voxels, voxels + np.clip(step_to_top, -1, 1), score

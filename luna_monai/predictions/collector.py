@@ -178,7 +178,10 @@ class ScanPredictions:
             self._add(number, str(error))
         else:
             voxels, grid = batch["image"], batch["geometry"]
-            heat = None if self.explanation is None else self.explanation(prediction, voxels, grid)
+            heat = None
+            if self.explanation is not None:
+                heat = self.explanation(prediction, voxels, grid)
+                self._say_written([self.explanation.path])
             if self.page is not None:
                 self.page.add(number, prediction, voxels[0].numpy(), grid, heat)
             self._add(number, prediction)

@@ -9,7 +9,7 @@ import torch
 from monai.inferers import Inferer, SimpleInferer
 
 from luna_monai.errors import LunaError
-from luna_monai.training.eta import start_progress
+from luna_monai.training.progress import enumerate_with_estimate
 from luna_monai.transforms import CropCandidates
 
 #: A scan with more candidates than this shows how far it is.
@@ -91,8 +91,7 @@ class CandidateInferer(Inferer):
         logits = [torch.empty((0, 2))]
         batches = (inputs if centers is None else centers).split(self.batch_size)
         many = len(batches) * self.batch_size > MANY_CANDIDATES
-        progress = start_progress("Candidates, batches of", len(batches)) if many else None
-        for batch in batches:
+        for _, batch in enumerate_with_estimate(batches, "Candidates, batches of") if many else enumerate(batches):
             if not len(batch):
                 continue
             image = batch if centers is None else self.cropper(inputs, batch.numpy())
@@ -100,8 +99,4 @@ class CandidateInferer(Inferer):
                 image = self.preprocessing(image)
             image = image.to(self.device).to(torch.float32, memory_format=self.memory_format)
             logits.append(self.inferer(image, network, *args, **kwargs).float().cpu())
-            if progress is not None:
-                progress.step()
-        if progress is not None:
-            progress.close()
         return torch.cat(logits)

@@ -21,109 +21,95 @@ logger = logging.getLogger(__name__)
 
 
 def error_cases(candidates: pd.DataFrame, run: Run, title: str) -> list[Case]:
-    """Describe and picture candidates.
+    """Describe and picture rows of the validation predictions, in their order.
 
-    Args:
-        candidates: rows of the validation predictions.
-        run: the run, for its CTs and findings.
-        title: what each is.
-
-    Returns:
-        A case for each candidate, in their order. Where a CT is missing or damaged the case says so.
+    Where a CT is missing or damaged the case says so.
     """
-    cases: dict[int, Case] = {}
+    cases: dict[Any, Case] = {}
     # One CT at a time is in memory, whatever the order of the cases.
+    numbers = {position: number for number, position in enumerate(candidates.index, start=1)}
     for seriesuid, of_scan in candidates.groupby("seriesuid", sort=False):
         viewer, note = _open(str(seriesuid), run)
-        findings = _findings(str(seriesuid), run)
         for position, row in zip(of_scan.index, records(of_scan), strict=True):
-            cases[position] = _case(row, run, viewer, note, findings, title)
-    numbered = [cases[position] for position in candidates.index]
-    return [
-        Case(f"{case.title} {number}", case.facts, case.pictures, case.note)
-        for number, case in enumerate(numbered, start=1)
-    ]
+            facts, pictures = _facts(row, run, viewer), _pictures(row, run, viewer)
+            cases[position] = Case(f"{title} {numbers[position]}", facts, pictures, note)
+    return [cases[position] for position in candidates.index]
 
 
 def mistakes_table(candidates: pd.DataFrame, run: Run) -> Table:
-    """List candidates with their numbers.
-
-    Args:
-        candidates: rows of the validation predictions.
-        run: the run, for its findings.
-
-    Returns:
-        A table with a row for each candidate.
-    """
-    findings = {uid: _findings(uid, run) for uid in candidates["seriesuid"].unique()}
-    voxels = {uid: _geometry(uid, run) for uid in candidates["seriesuid"].unique()}
-    rows = []
-    for row in records(candidates):
-        point = np.array([row[axis] for axis in COORDINATES])
-        nearest = nearest_finding(point, findings[row["seriesuid"]][0])
-        geometry = voxels[row["seriesuid"]]
-        rows.append(
-            [
-                layout.text("missed nodule" if row["class"] else "false positive"),
-                layout.Cell(layout.format_probability(row["probability"]), row["probability"]),
-                layout.number(row["loss"], 3),
-                layout.number(row["diameter_mm"], 1) if row["diameter_mm"] > 0 else layout.Cell("none", 0.0),
-                layout.Cell("none", 1e308) if nearest is None else layout.number(nearest[0], 1),
-                layout.text(layout.format_point(point, 1)),
-                layout.text("not known" if geometry is None else ", ".join(map(str, voxel_of(geometry, point)))),
-                layout.count(row["row"]),
-                layout.text(row["seriesuid"]),
-            ]
-        )
-    columns = ["mistake", "probability", "loss", "diameter, mm", "nearest nodule, mm", "world x, y, z, mm"]
-    columns += ["voxel z, y, x", "table row", "series"]
-    return Table("The surest mistakes", columns, rows)
-
-
-def _case(
-    row: dict[str, Any],
-    run: Run,
-    viewer: ScanViewer | None,
-    note: str,
-    findings: tuple[pd.DataFrame | None, pd.DataFrame | None],
-    title: str,
-) -> Case:
-    point = np.array([row[axis] for axis in COORDINATES])
-    nearest, nearest_excluded = (nearest_finding(point, table) for table in findings)
-    subset = run.subset(row["seriesuid"])
-    facts = [
-        ("probability", layout.format_probability(row["probability"])),
-        ("loss", f"{row['loss']:.3f}"),
-        ("diameter", f"{row['diameter_mm']:.1f} mm" if row["diameter_mm"] > 0 else "none"),
-        ("nearest nodule", _distance(nearest, known=run.annotations is not None)),
+    """List rows of the validation predictions with their numbers."""
+    table = candidates.copy()
+    points = table[COORDINATES].to_numpy()
+    nearest = [_nearest(run.annotations, row) for row in records(table)]
+    geometries = {uid: _geometry(uid, run) for uid in table["seriesuid"].unique()}
+    found = [geometries[uid] for uid in table["seriesuid"]]
+    table["nearest"] = [None if finding is None else finding[0] for finding in nearest]
+    table["point"] = [layout.format_point(point, 1) for point in points]
+    table["voxel"] = [
+        "not known" if geometry is None else ", ".join(map(str, voxel_of(geometry, point)))
+        for geometry, point in zip(found, points, strict=True)
     ]
-    if run.excluded is not None:
-        facts.append(("nearest excluded", _distance(nearest_excluded, known=True)))
-    facts.append(("world x, y, z", f"{layout.format_point(point, 1)} mm"))
-    if viewer is not None:
-        facts.append(("voxel z, y, x", ", ".join(map(str, voxel_of(viewer.geometry, point)))))
-    facts.append(("table row", str(row["row"])))
-    if subset is not None:
-        facts.append(("subset", str(subset)))
-    facts.append(("series", row["seriesuid"]))
-    pictures = []
-    if viewer is not None:
-        marks: list[Circle | None] = [None] * 3
-        if nearest is not None:
-            _, finding = nearest
-            marks = circles(point, finding[COORDINATES].to_numpy(dtype=float), float(finding["diameter_mm"]))
-        for plane, mark in zip(viewer.planes(point), marks, strict=True):
-            circle = None if mark is None else (mark.x, mark.y, mark.radius)
-            pictures.append(Picture(plane.name, layout.data_address(plane.png), circle))
-    return Case(title, facts, pictures, note)
+    columns: dict[str, Any] = {
+        "class": ("mistake", lambda is_nodule: layout.text("missed nodule" if is_nodule else "false positive")),
+        "probability": ("probability", layout.probability),
+        "loss": ("loss", lambda loss: layout.number(loss, 3)),
+        "diameter_mm": ("diameter, mm", lambda size: layout.number(size, 1) if size > 0 else layout.Cell("none", 0.0)),
+        "nearest": ("nearest nodule, mm", _distance_cell),
+        "point": ("world x, y, z, mm", layout.text),
+        "voxel": ("voxel z, y, x", layout.text),
+        "row": ("table row", layout.count),
+        "seriesuid": ("series", layout.text),
+    }
+    return layout.table("The surest mistakes", table, columns)
 
 
-def _distance(nearest: tuple[float, pd.Series] | None, *, known: bool) -> str:
+def _distance_cell(distance: float | None) -> layout.Cell:
+    return layout.Cell("none", 1e308) if distance is None or pd.isna(distance) else layout.number(distance, 1)
+
+
+def _facts(row: dict[str, Any], run: Run, viewer: ScanViewer | None) -> list[tuple[str, str]]:
+    point, subset = np.array([row[axis] for axis in COORDINATES]), run.subset(row["seriesuid"])
+    known = run.annotations is not None
+    facts = {
+        "probability": layout.format_probability(row["probability"]),
+        "loss": f"{row['loss']:.3f}",
+        "diameter": f"{row['diameter_mm']:.1f} mm" if row["diameter_mm"] > 0 else "none",
+        "nearest nodule": _distance(_nearest(run.annotations, row)) if known else "not known",
+        "nearest excluded": None if run.excluded is None else _distance(_nearest(run.excluded, row)),
+        "world x, y, z": f"{layout.format_point(point, 1)} mm",
+        "voxel z, y, x": None if viewer is None else ", ".join(map(str, voxel_of(viewer.geometry, point))),
+        "table row": str(row["row"]),
+        "subset": None if subset is None else str(subset),
+        "series": row["seriesuid"],
+    }
+    return [(name, value) for name, value in facts.items() if value is not None]
+
+
+def _pictures(row: dict[str, Any], run: Run, viewer: ScanViewer | None) -> list[Picture]:
+    if viewer is None:
+        return []
+    point, nearest = np.array([row[axis] for axis in COORDINATES]), _nearest(run.annotations, row)
+    marks: list[Circle | None] = [None] * 3
+    if nearest is not None:
+        marks = circles(point, nearest[1][COORDINATES].to_numpy(dtype=float), float(nearest[1]["diameter_mm"]))
+    return [
+        Picture(plane.name, layout.data_address(plane.png), None if mark is None else (mark.x, mark.y, mark.radius))
+        for plane, mark in zip(viewer.planes(point), marks, strict=True)
+    ]
+
+
+def _nearest(findings: pd.DataFrame | None, row: dict[str, Any]) -> tuple[float, pd.Series] | None:
+    if findings is None:
+        return None
+    of_scan = findings[findings["seriesuid"] == row["seriesuid"]]
+    return nearest_finding(np.array([row[axis] for axis in COORDINATES]), of_scan)
+
+
+def _distance(nearest: tuple[float, pd.Series] | None) -> str:
     if nearest is None:
-        return "none in this scan" if known else "not known"
-    distance, finding = nearest
-    diameter = finding["diameter_mm"]
-    return f"{distance:.1f} mm away" + (f", {diameter:.1f} mm wide" if diameter > 0 else "")
+        return "none in this scan"
+    diameter = nearest[1]["diameter_mm"]
+    return f"{nearest[0]:.1f} mm away" + (f", {diameter:.1f} mm wide" if diameter > 0 else "")
 
 
 def _open(seriesuid: str, run: Run) -> tuple[ScanViewer | None, str]:
@@ -137,16 +123,7 @@ def _open(seriesuid: str, run: Run) -> tuple[ScanViewer | None, str]:
 
 
 def _geometry(seriesuid: str, run: Run) -> Any:
-    if seriesuid not in run.scans:
-        return None
     try:
-        return read_header(run.scans[seriesuid]).geometry
+        return read_header(run.scans[seriesuid]).geometry if seriesuid in run.scans else None
     except LunaError:
         return None
-
-
-def _findings(seriesuid: str, run: Run) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
-    annotations, excluded = (
-        None if table is None else table[table["seriesuid"] == seriesuid] for table in (run.annotations, run.excluded)
-    )
-    return annotations, excluded

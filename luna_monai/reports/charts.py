@@ -1,4 +1,4 @@
-"""The charts of a report, each with a sentence that says in words what it shows."""
+"""The charts of a report, each with a sentence that describes it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,40 @@ from matplotlib.figure import Figure
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from luna_monai.metrics.froc import CONFIDENCE, FrocResult
-from luna_monai.reports.figures import (
-    class_curves_figure,
-    froc_figure,
-    histogram_figure,
-    precision_recall_figure,
-    reliability_figure,
-    roc_figure,
-    summary_curves_figure,
-    to_svg,
-)
+from luna_monai.reports import figures
 from luna_monai.reports.layout import Chart, format_number, format_percent
+
+#: Charts over the epochs: name, title, and for each column its color, its name and the digits and unit of its value.
+_EPOCH_CHARTS: tuple[tuple[str, str, dict[str, tuple[str, str]], int, str], ...] = (
+    (
+        "loss",
+        "Mean cross entropy, by class",
+        {"loss/all": ("all", "all"), "loss/neg": ("neg", "non-nodules"), "loss/pos": ("pos", "nodules")},
+        4,
+        "",
+    ),
+    (
+        "correct",
+        "Correct decisions in %, by class",
+        {"correct/all": ("all", "all"), "correct/neg": ("neg", "non-nodules"), "correct/pos": ("pos", "nodules")},
+        2,
+        " %",
+    ),
+    (
+        "ranking",
+        "Ranking",
+        {"roc_auc": ("neg", "ROC AUC"), "average_precision": ("pos", "average precision"), "cpm": ("all", "CPM")},
+        3,
+        "",
+    ),
+    (
+        "detection",
+        "Detection at 0.5",
+        {"pr/precision": ("neg", "precision"), "pr/recall": ("pos", "recall"), "pr/f1_score": ("all", "F1")},
+        3,
+        "",
+    ),
+)
 
 
 def training_charts(metrics: pd.DataFrame, best_epoch: int | None) -> list[Chart]:
@@ -35,32 +58,24 @@ def training_charts(metrics: pd.DataFrame, best_epoch: int | None) -> list[Chart
         The charts for which there are columns.
     """
     charts = []
-    for quantity, title in (("loss", "Mean cross entropy, by class"), ("correct", "Correct decisions in %, by class")):
-        if metrics.reindex(columns=[f"{quantity}/{role}" for role in ("all", "neg", "pos")]).notna().any(axis=None):
-            figure = class_curves_figure(metrics, quantity, best_epoch)
-            unit = " %" if quantity == "correct" else ""
-            words = _class_sentence(metrics, quantity, best_epoch, unit)
-            charts.append(_chart(figure, f"epochs-{quantity}", title, words))
-    for name, title, columns, names in (
-        (
-            "ranking",
-            "Ranking",
-            ["roc_auc", "average_precision", "cpm"],
-            ["ROC AUC", "average precision", "CPM"],
-        ),
-        (
-            "detection",
-            "Detection at 0.5",
-            ["pr/precision", "pr/recall", "pr/f1_score"],
-            ["precision", "recall", "F1"],
-        ),
-    ):
-        present = [(column, label) for column, label in zip(columns, names, strict=True) if column in metrics]
-        if present and metrics[[column for column, _ in present]].notna().any(axis=None):
-            figure = summary_curves_figure(metrics, dict(present), best_epoch)
-            row = _row(metrics, "val", best_epoch)
-            parts = [f"{label} {format_number(row[column], 3)}" for column, label in present] if row is not None else []
-            charts.append(_chart(figure, f"epochs-{name}", title, f"{_when(best_epoch)}: {', '.join(parts)}."))
+    rows = metrics[(metrics["split"] == "val") & ((metrics["epoch"] == best_epoch) | (best_epoch is None))]
+    when = "the last epoch" if best_epoch is None else f"epoch {best_epoch}, the one kept"
+    for name, title, all_columns, digits, unit in _EPOCH_CHARTS:
+        columns = {column: look for column, look in all_columns.items() if column in metrics}
+        if not metrics[list(columns)].notna().any(axis=None):
+            continue
+        log = name == "loss" and bool((metrics[list(columns)] > 0).any(axis=None))
+        figure = figures.epoch_figure(metrics, columns, best_epoch, log=log)
+        if name in ("ranking", "detection"):
+            figure.axes[0].set_ylim(-0.02, 1.02)
+        words = "There is no validation."
+        if len(rows):
+            parts = [
+                f"{label} {format_number(rows[column].iloc[-1], digits)}{unit}"
+                for column, (_, label) in columns.items()
+            ]
+            words = f"Validation in {when}: {', '.join(parts)}."
+        charts.append(_chart(figure, f"epochs-{name}", title, words))
     return charts
 
 
@@ -69,7 +84,7 @@ def ranking_charts(validation: pd.DataFrame, froc: FrocResult | None, threshold:
 
     Args:
         validation: the validation predictions.
-        froc: LUNA16's evaluation, None without annotations.
+        froc: LUNA16's evaluation, None without annotated nodules.
         threshold: the probability above which a candidate is called a nodule.
 
     Returns:
@@ -82,21 +97,27 @@ def ranking_charts(validation: pd.DataFrame, froc: FrocResult | None, threshold:
             f"The area under the curve is {roc_auc_score(is_nodule, probability):.4f}: the chance that a nodule gets "
             "a higher probability than a non-nodule."
         )
-        charts.append(_chart(roc_figure(is_nodule, probability, threshold), "roc", "ROC, by candidate", words))
+        figure = figures.roc_figure(is_nodule, probability, threshold)
+        charts.append(_chart(figure, "roc", "ROC, by candidate", words))
         words = (
             f"The average precision is {average_precision_score(is_nodule, probability):.4f}; guessing would give "
             f"{is_nodule.mean():.3g}, the share of nodules among the candidates."
         )
-        figure = precision_recall_figure(is_nodule, probability, threshold)
+        figure = figures.precision_recall_figure(is_nodule, probability, threshold)
         charts.append(_chart(figure, "pr", "Precision and recall, by candidate", words))
-    if froc is not None and froc.nodules:
-        words = (
-            f"Of {froc.nodules:,} annotated nodules in {froc.scans:,} scan{'s' * (froc.scans != 1)}, "
-            f"{format_percent(froc.sensitivity[3])} are found at 1 false positive per scan and "
-            f"{format_percent(froc.sensitivity[5])} at 4. {cpm_sentence(froc)}"
-        )
-        charts.append(_chart(froc_figure(froc), "froc", "FROC, by annotated nodule, as LUNA16 computes it", words))
+    if froc is not None:
+        charts.append(froc_chart(figures.froc_figure(froc), froc))
     return charts
+
+
+def froc_chart(figure: Figure, froc: FrocResult) -> Chart:
+    """Describe the FROC curve of a figure."""
+    words = (
+        f"Of {froc.nodules:,} annotated nodules in {froc.scans:,} scan{'s' * (froc.scans != 1)}, "
+        f"{format_percent(froc.sensitivity[3])} are found at 1 false positive per scan and "
+        f"{format_percent(froc.sensitivity[5])} at 4. {cpm_sentence(froc)}"
+    )
+    return _chart(figure, "froc", "FROC, by annotated nodule, as LUNA16 computes it", words)
 
 
 def calibration_charts(validation: pd.DataFrame, reliability: dict[str, Any], threshold: float) -> list[Chart]:
@@ -113,21 +134,14 @@ def calibration_charts(validation: pd.DataFrame, reliability: dict[str, Any], th
     is_nodule, probability = validation["class"].to_numpy(), validation["probability"].to_numpy()
     words = (
         f"The mean predicted probability is {probability.mean():.4f}, the share of nodules {is_nodule.mean():.4f}. "
-        "Points below the dotted line: the model promises more nodules than there are. Bars are 95 % intervals."
+        "Points below the dotted line: the model predicts more nodules than there are. Bars are 95 % intervals."
     )
-    medians = [
-        f"{name} {np.median(probability[chosen]):.3g}"
-        for name, chosen in (("non-nodules", ~is_nodule), ("nodules", is_nodule))
-        if chosen.any()
-    ]
+    classes = (("non-nodules", ~is_nodule), ("nodules", is_nodule))
+    medians = [f"{name} {np.median(probability[chosen]):.3g}" for name, chosen in classes if chosen.any()]
+    histogram = figures.histogram_figure(is_nodule, probability, threshold)
     return [
-        _chart(reliability_figure(reliability), "reliability", "Reliability", words),
-        _chart(
-            histogram_figure(is_nodule, probability, threshold),
-            "histogram",
-            "Probabilities by class",
-            f"Median probability: {', '.join(medians)}.",
-        ),
+        _chart(figures.reliability_figure(reliability), "reliability", "Reliability", words),
+        _chart(histogram, "histogram", "Probabilities by class", f"Median probability: {', '.join(medians)}."),
     ]
 
 
@@ -135,33 +149,10 @@ def cpm_sentence(froc: FrocResult) -> str:
     """Say the CPM, and its interval if there is one."""
     words = f"CPM {format_number(froc.cpm, 3)}"
     if froc.interval is not None:
-        lower, upper = (format_number(end, 3) for end in (froc.interval.cpm["lower"], froc.interval.cpm["upper"]))
+        lower, upper = (format_number(froc.interval.cpm[end], 3) for end in ("lower", "upper"))
         words += f" ({format_percent(CONFIDENCE, 0)} interval {lower} to {upper})"
     return words + "."
 
 
-def _class_sentence(metrics: pd.DataFrame, quantity: str, best_epoch: int | None, unit: str) -> str:
-    row = _row(metrics, "val", best_epoch)
-    if row is None:
-        return "There is no validation."
-    digits = 2 if unit else 4
-    parts = [
-        f"{name} {format_number(row.get(f'{quantity}/{role}', np.nan), digits)}{unit}"
-        for role, name in (("all", "all"), ("neg", "non-nodules"), ("pos", "nodules"))
-    ]
-    return f"{_when(best_epoch)}: {', '.join(parts)}."
-
-
-def _row(metrics: pd.DataFrame, split: str, epoch: int | None) -> pd.Series | None:
-    rows = metrics[metrics["split"] == split]
-    if epoch is not None:
-        rows = rows[rows["epoch"] == epoch]
-    return None if rows.empty else rows.iloc[-1]
-
-
-def _when(best_epoch: int | None) -> str:
-    return "Validation in the last epoch" if best_epoch is None else f"Validation in epoch {best_epoch}, the one kept"
-
-
 def _chart(figure: Figure, name: str, title: str, words: str) -> Chart:
-    return Chart(title, Markup(to_svg(figure, f"chart-{name}")), words)  # matplotlib escapes the text it is given
+    return Chart(title, Markup(figures.to_svg(figure, f"chart-{name}")), words)  # matplotlib escapes its text

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+import pandas as pd
 from markupsafe import Markup
 
 UNDEFINED = "n/a"
@@ -78,6 +80,17 @@ class Case:
     note: str = ""
 
 
+def table(
+    caption: str, frame: pd.DataFrame, columns: Mapping[str, tuple[str, Callable[[Any], Cell]]], note: str = ""
+) -> Table:
+    """Make a table of a frame's rows: for each of its ``columns`` the title, and the function that makes a cell.
+
+    The pages sort by the ``data-sort`` attributes of cells, which pandas' Styler does not write.
+    """
+    rows = [[make(row[name]) for name, (_, make) in columns.items()] for row in frame.to_dict("records")]
+    return Table(caption, [title for title, _ in columns.values()], rows, note)
+
+
 def text(value: object) -> Cell:
     """Make a cell of text that sorts by itself."""
     return Cell(str(value), is_number=False)
@@ -98,8 +111,14 @@ def percent(value: float, digits: int = 1) -> Cell:
     return Cell(format_percent(value, digits), _sort_key(value))
 
 
-def interval(lower: float, upper: float) -> Cell:
+def probability(value: float) -> Cell:
+    """Make a cell of a probability; infinity, which no candidate reaches, is none."""
+    return Cell(format_probability(value) if math.isfinite(value) else "none", value)
+
+
+def interval(ends: tuple[float, float]) -> Cell:
     """Make a cell of the interval of a share."""
+    lower, upper = ends
     return Cell(f"{format_percent(lower, 0)} to {format_percent(upper, 0)}", _sort_key(lower))
 
 

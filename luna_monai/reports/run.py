@@ -16,7 +16,7 @@ from luna_monai.errors import LunaError
 from luna_monai.literals import text_of
 from luna_monai.scans.sources import find_scans
 
-_PREDICTION_NUMBERS = ["row", *COORDINATES, "class", "diameter_mm", "probability", "loss"]
+_PREDICTION_NUMBERS = ["row", *COORDINATES, "class", "diameter_mm"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Run:
         metrics: rows of ``metrics.csv``: ``epoch``, ``split`` (``trn`` or ``val``) and numbers, NaN where undefined.
         training: ``predictions/trn.csv``, None when it is missing.
         validation: ``predictions/val.csv``: ``row``, ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS,
-            mm), ``class`` (bool), ``diameter_mm``, ``probability`` and ``loss``.
+            mm), ``class`` (bool), ``diameter_mm``, ``probability`` and ``loss``, NaN where the network's output was.
         annotations: the dataset's annotated nodules, None when the dataset is not at hand.
         excluded: the dataset's excluded findings, None when there is no list of them.
         scans: the CT of each series that is on disk.
@@ -115,27 +115,35 @@ def _read_metrics(path: Path) -> pd.DataFrame:
     unknown = ~epochs["split"].isin(["trn", "val"])
     if unknown.any():
         raise LunaError(f"{path}: 'split' must be trn or val, found {epochs.loc[unknown, 'split'].iloc[0]!r}")
-    metrics = pd.read_csv(path)
-    for column in metrics.columns.drop(["epoch", "split"]):
-        numbers = pd.to_numeric(metrics[column], errors="coerce")
-        wrong = numbers.isna() & metrics[column].notna()
-        if wrong.any():
-            row = int(wrong.to_numpy().argmax())
-            raise LunaError(
-                f"{path}, line {row + 2}: {column!r} must be a number or empty, found {metrics.at[row, column]!r}"
-            )
-        metrics[column] = numbers
-    return metrics.assign(epoch=epochs["epoch"].astype(int))
+    names = pd.read_csv(path, nrows=0).columns.drop(["epoch", "split"])
+    return epochs.astype({"epoch": int}).join(_numbers_or_empty(path, list(names)))
 
 
 def _read_predictions(path: Path) -> pd.DataFrame:
     table = read_table(path, _PREDICTION_NUMBERS)
+    # Both are NaN, and so empty, where training diverged.
+    table = table.join(_numbers_or_empty(path, ["probability", "loss"]))
+    undefined = table["probability"].isna()
     for column, valid, expected in (
         ("class", table["class"].isin([0, 1]), "0 or 1"),
-        ("probability", table["probability"].between(0, 1), "between 0 and 1"),
+        ("probability", table["probability"].between(0, 1) | undefined, "between 0 and 1"),
     ):
         if not valid.all():
             row = int((~valid).to_numpy().argmax())
             found = table[column].iloc[row]
             raise LunaError(f"{path}: {column!r} must be {expected}, found {found:g} in data row {row + 1}")
     return table.astype({"class": bool, "row": int})
+
+
+def _numbers_or_empty(path: Path, columns: list[str]) -> pd.DataFrame:
+    table = pd.read_csv(path)
+    missing = [column for column in columns if column not in table]
+    if missing:
+        raise LunaError(f"{path}: no column {', '.join(map(repr, missing))}")
+    numbers = table[columns].apply(pd.to_numeric, errors="coerce")
+    wrong = numbers.isna() & table[columns].notna()
+    if wrong.any(axis=None):
+        row, column = (int(place[0]) for place in wrong.to_numpy().nonzero())
+        name, found = columns[column], table[columns].iat[row, column]
+        raise LunaError(f"{path}, data row {row + 1}: {name!r} must be a number or empty, found {found!r}")
+    return numbers

@@ -6,28 +6,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luna_monai.errors import LunaError
-from luna_monai.synthetic.nodules import FREE, PLEURAL, VASCULAR, draw_micronodule, draw_nodule, paint_nodule
-from luna_monai.synthetic.pulmonary import Tubes
+from luna_monai.synthetic.nodules import draw_micronodule, draw_nodule, paint_nodule
 from luna_monai.synthetic.sampling import FloatArray
 from luna_monai.synthetic.setting import Setting
+from luna_monai.synthetic.vessels import Tubes
 
 Points = NDArray[np.float64]
 
-#: Where nodules sit, as shares.
-PLACE_SHARES = {FREE: 0.5, VASCULAR: 0.22, PLEURAL: 0.28}
+#: Where nodules sit, as shares, under the names of what :func:`collect_places` gives.
+PLACE_SHARES = {
+    "lung": 0.36,
+    "small vessel": 0.16,
+    "wall": 0.24,
+    "mediastinum": 0.08,
+    "diaphragm": 0.04,
+    "fissure": 0.06,
+    "bronchus": 0.06,
+}
+_ON_SURFACE = ("wall", "mediastinum", "diaphragm")
 
 #: Where negative candidates lie, as shares.
 NEGATIVE_SHARES = {
-    "branching": 0.17,  # where vessels branch or cross
-    "vessel": 0.17,  # along vessels, many of which are seen end-on
+    "nodule": 0.11,  # where nodules sit too, so that the place tells nothing
+    "branching": 0.14,  # where vessels branch or cross
+    "vessel": 0.14,  # along vessels, many of which are seen end-on
     "bronchus": 0.06,  # walls of airways
-    "wall": 0.14,  # pleura, ribs and their cartilage
+    "wall": 0.12,  # pleura, ribs and their cartilage
     "mediastinum": 0.08,  # the lungs' inner surface, hila
-    "diaphragm": 0.07,
-    "fissure": 0.04,
+    "diaphragm": 0.06,
+    "fissure": 0.03,
     "finding": 0.12,  # plaques, scars, collapsed lung, infiltrates, lymph nodes
-    "lung": 0.08,  # anywhere in the lungs
-    "body": 0.04,  # anywhere in the body
+    "lung": 0.06,  # anywhere in the lungs
+    "body": 0.02,  # anywhere in the body
+    "gas": 0.03,  # stomach and colon below the diaphragm
     "outside": 0.03,  # skin, cloth, table, air
 }
 # LUNA16 has 1,351 hits on 1,186 nodules: its detectors found some of them twice.
@@ -66,6 +77,7 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
         "fissure": _fissure_points(setting),
         "lung": grid.points_where(lung < -5),
         "body": grid.points_where((lung > 8) & (thorax.skin < 0)),
+        "gas": grid.points_where((lung > 4) & (thorax.skin < -5) & (thorax.soft_hu < -200)),
         "outside": grid.points_where(thorax.skin > -3),
     }
     return {name: points[_in_reach(setting, points)] for name, points in pools.items()}
@@ -94,16 +106,17 @@ def _place(
 ) -> Points | None:
     """Choose a nodule's position (3,), or None when the view has no such place."""
     thorax = setting.thorax
-    points = places[{FREE: "lung", VASCULAR: "small vessel", PLEURAL: "wall"}[place]]
+    points = places[place]
     points = points[setting.slices.contains(points, min(radius, 6.0))]
     if len(points) == 0:
         return None
     point = points[rng.integers(len(points))] + rng.uniform(-1.2, 1.2, 3)
-    if place == PLEURAL:
-        return np.asarray(point - thorax.normal(point[None])[0] * radius * rng.uniform(0.45, 1.0))
-    if place == VASCULAR:
+    if place in _ON_SURFACE:
+        # From broad contact to a touch.
+        return np.asarray(point - thorax.normal(point[None])[0] * radius * rng.uniform(0.25, 1.05))
+    if place in ("small vessel", "bronchus"):
         way = rng.normal(size=3)
-        return np.asarray(point + way / np.linalg.norm(way) * radius * rng.uniform(0.3, 1.0))
+        return np.asarray(point + way / np.linalg.norm(way) * radius * rng.uniform(0.0, 1.0))
     return np.asarray(point)
 
 
@@ -134,10 +147,9 @@ def paint_nodules(
     rows: list[list[float]] = []
     kinds: list[str] = []
     names, shares = list(PLACE_SHARES), list(PLACE_SHARES.values())
-    for label in ["nodule"] * wanted + ["doubtful"] * doubtful + ["tiny"] * tiny:
-        nodule = draw_nodule(rng)
-        if label == "tiny":
-            nodule = draw_micronodule(rng)
+    drawn = [(label, draw_nodule(rng)) for label in ["nodule"] * wanted + ["doubtful"] * doubtful]
+    drawn.sort(key=lambda pair: -pair[1].radius)  # the largest first, as long as there is room
+    for label, nodule in drawn + [("tiny", draw_micronodule(rng)) for _ in range(tiny)]:
         for _ in range(20):
             center = _place(rng, setting, str(rng.choice(names, p=shares)), nodule.radius, places)
             if center is None or not _in_reach(setting, center[None])[0]:
@@ -147,10 +159,15 @@ def paint_nodules(
             taken = np.array(rows).reshape(-1, 4)
             gap = np.linalg.norm(taken[:, :3] - center, axis=1) - np.maximum(taken[:, 3], 3) / 2
             if np.all(gap > nodule.radius + 3):
-                diameter = paint_nodule(rng, volume, setting.fine, center, nodule, sigma)
-                rows.append([*center, diameter])
-                kinds.append(label)
+                row = paint_nodule(rng, volume, setting.fine, center, nodule, sigma)
+                # What the wall hides is no nodule to be found.
+                hidden = row[3] < nodule.radius or not _in_reach(setting, row[None, :3])[0]
+                rows.append(list(row))
+                kinds.append("doubtful" if hidden and label == "nodule" else label)
                 break
+    tries = [_place(rng, setting, str(rng.choice(names, p=shares)), draw_nodule(rng).radius, places) for _ in range(60)]
+    places["nodule"] = np.array([point for point in tries if point is not None]).reshape(-1, 3)
+    places["nodule"] = places["nodule"][_in_reach(setting, places["nodule"])]
     found, labels = np.array(rows).reshape(-1, 4), np.array(kinds, dtype=object)
     other = found[labels != "nodule"]
     other[labels[labels != "nodule"] == "tiny", 3] = -1.0

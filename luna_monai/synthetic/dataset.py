@@ -28,8 +28,16 @@ from luna_monai.synthetic.scan import ScanOptions, SyntheticScan, generate_scan
 logger = logging.getLogger(__name__)
 
 _COORDINATES = ["coordX", "coordY", "coordZ"]
-_SMALLEST_IN_PLANE, _LARGEST_IN_PLANE = 64, 512
-_SMALLEST_SLICES, _LARGEST_SLICES = 40, 1000
+# Smallest and largest value, and the unit, of each argument. A million candidates of a scan are 150 GB to cache.
+_RANGES: dict[str, tuple[float, float, str]] = {
+    "scans": (1, math.inf, ""),
+    "candidates_per_scan": (1, 100_000, ""),
+    "nodules_per_scan": (0, 100, ""),
+    "seed": (0, math.inf, ""),
+    "workers": (0, math.inf, ""),
+    "in_plane": (64, 512, " voxels"),
+    "slices": (40, 1000, " voxels"),
+}
 _MEAN_SLICES = 230
 _LOG_INTERVAL_SECONDS = 10.0
 
@@ -90,7 +98,15 @@ def write_dataset(
         LunaError: when an argument is out of range, the folder is not empty, or it cannot be written.
     """
     path = Path(path)
-    _check_arguments(scans, candidates_per_scan, nodules_per_scan, seed, workers, in_plane, slices)
+    _check_arguments(
+        scans=scans,
+        candidates_per_scan=candidates_per_scan,
+        nodules_per_scan=nodules_per_scan,
+        seed=seed,
+        workers=workers,
+        in_plane=in_plane,
+        slices=slices,
+    )
     _prepare_folder(path, scans * in_plane**2 * (slices or _MEAN_SLICES) * 2)
     subsets = min(10, max(1, scans // 2))
     options = ScanOptions(in_plane, slices, candidates_per_scan, nodules_per_scan)
@@ -110,29 +126,13 @@ def write_dataset(
     return path
 
 
-def _check_arguments(
-    scans: int,
-    candidates_per_scan: int,
-    nodules_per_scan: float,
-    seed: int,
-    workers: int,
-    in_plane: int,
-    slices: int | None,
-) -> None:
+def _check_arguments(**values: float | None) -> None:
     """Raise a LunaError that names the first argument that is out of range."""
-    smallest = {"scans": (scans, 1), "candidates_per_scan": (candidates_per_scan, 1), "seed": (seed, 0)}
-    smallest["workers"] = (workers, 0)
-    for name, (value, least) in smallest.items():
-        if value < least:
-            raise LunaError(f"{name} must be at least {least}, found {value}")
-    if not (math.isfinite(nodules_per_scan) and 0 <= nodules_per_scan <= 100):
-        raise LunaError(f"nodules_per_scan must be between 0 and 100, found {nodules_per_scan}")
-    ranges = {"in_plane": (in_plane, _SMALLEST_IN_PLANE, _LARGEST_IN_PLANE)}
-    if slices is not None:
-        ranges["slices"] = (slices, _SMALLEST_SLICES, _LARGEST_SLICES)
-    for name, (value, least, most) in ranges.items():
-        if not least <= value <= most:
-            raise LunaError(f"{name} must be between {least} and {most} voxels, found {value}")
+    for name, value in values.items():
+        least, most, unit = _RANGES[name]
+        if value is not None and not least <= value <= most:
+            limits = f"at least {least}" if math.isinf(most) else f"between {least} and {most}{unit}"
+            raise LunaError(f"{name} must be {limits}, found {value}")
 
 
 def _prepare_folder(path: Path, size: int) -> None:

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luna_monai.synthetic.anatomy import Thorax
-from luna_monai.synthetic.nodules import blend
-from luna_monai.synthetic.painting import neighbourhood, share_inside
+from luna_monai.synthetic.painting import blend, neighbourhood, share_inside
 from luna_monai.synthetic.sampling import FloatArray, VoxelGrid, smooth_noise
 
 
@@ -104,7 +103,7 @@ def paint_patch(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.flo
     cells = max(3, round(radius / 2.5))
     mottled = smooth_noise(rng, away.shape, (cells, cells, cells))
     share = np.clip(1.1 - away / radius + 0.35 * mottled, 0, 1) * np.clip(1.5 - away / radius, 0, 1)
-    blend(canvas.volume, block, share.astype(np.float32), float(rng.uniform(-650, -150)))
+    blend(canvas.volume, block, share.astype(np.float32), float(rng.uniform(-650, 20)))
 
 
 def paint_blob(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], radius: float, hu: float) -> None:
@@ -136,7 +135,7 @@ def paint_lookalikes(
         rng: source of randomness.
         canvas: where to paint.
         thorax: the anatomy.
-        surfaces: points (n, 3) in mm of ``wall``, ``mediastinum``, ``diaphragm`` and inner ``lung``.
+        surfaces: points (n, 3) in mm of ``wall``, ``mediastinum``, ``diaphragm``, ``fissure`` and inner ``lung``.
         amount: how many, as a share of what a whole thorax has.
 
     Returns:
@@ -151,24 +150,29 @@ def paint_lookalikes(
         placed.append(chosen)
         return chosen
 
-    for center in pick("wall", 8):
+    for center in pick("wall", 14):
         paint_plaque(rng, canvas, center, thorax.normal(center[None])[0])
-    for center in pick("wall", 7):
-        normal = thorax.normal(center[None])[0]
-        inner = center - normal * rng.uniform(2, 9)
-        reach = (float(rng.uniform(5, 14)), float(rng.uniform(1.5, 9)))
-        paint_sheet(rng, canvas, inner, normal, reach, float(rng.uniform(0.4, 1.3)), float(rng.uniform(-300, 40)))
-    for center in pick("diaphragm", 4):
-        normal = thorax.normal(center[None])[0]
-        inner = center - normal * rng.uniform(3, 12)
-        reach = (float(rng.uniform(3, 8)), float(rng.uniform(8, 22)))
-        paint_sheet(rng, canvas, inner, normal, reach, float(rng.uniform(0.5, 2.0)), float(rng.uniform(-250, 40)))
-    for center in pick("wall", 3):
-        inner = center - thorax.normal(center[None])[0] * rng.uniform(0, 8)
-        paint_patch(rng, canvas, inner, float(rng.uniform(5, 16)))
-    for center in pick("lung", 2):
-        paint_patch(rng, canvas, center, float(rng.uniform(6, 14)))
-    for center in pick("mediastinum", 8):
-        blood = thorax.body.contrast_hu
+    # Scars at the pleura, plates of collapsed lung above the diaphragm, thickened or fluid-filled fissures.
+    for pool, mean, depth, along, across, thick in (
+        ("wall", 12, (2, 9), (5, 14), (1.5, 9), 1.3),
+        ("diaphragm", 6, (3, 12), (3, 8), (8, 22), 2.0),
+        ("fissure", 6, (0, 3), (6, 14), (6, 18), 2.2),
+    ):
+        for center in pick(pool, mean):
+            normal = thorax.normal(center[None])[0]
+            inner = center - normal * rng.uniform(*depth)
+            reach = (float(rng.uniform(*along)), float(rng.uniform(*across)))
+            hu = float(rng.uniform(-300, 40))
+            paint_sheet(rng, canvas, inner, normal, reach, float(rng.uniform(0.4, thick)), hu)
+    for pool, mean in (("wall", 5), ("lung", 4)):
+        for center in pick(pool, mean):
+            inner = center - thorax.normal(center[None])[0] * rng.uniform(0, 8)
+            paint_patch(rng, canvas, inner, float(rng.uniform(5, 16)))
+    blood = thorax.body.contrast_hu
+    for center in pick("mediastinum", 14):
         paint_blob(rng, canvas, center, float(rng.uniform(2.5, 7)), float(rng.choice([45.0, 45.0, blood])))
+    # Ends of ribs and spurs of bone that stand into the lung.
+    for center in pick("wall", 10):
+        paint_blob(rng, canvas, center + thorax.normal(center[None])[0], float(rng.uniform(2, 6)),
+                   float(rng.uniform(100, 800)))  # fmt: skip
     return np.concatenate(placed) if placed else np.zeros((0, 3))

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from luna_monai.synthetic.painting import neighbourhood, share_inside
+from luna_monai.synthetic.painting import blend, neighbourhood, paint_tubes, share_inside, tube_profile
 from luna_monai.synthetic.sampling import FloatArray, VoxelGrid, smooth_noise
+from luna_monai.synthetic.vessels import Branches
 
-# Quantiles of the diameters of LUNA16's 1,186 annotations, mm.
-_DIAMETER_SHARE = (0.0, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 1.0)
-_DIAMETER_MM = (3.25, 3.59, 4.09, 4.40, 5.11, 6.43, 9.70, 15.5, 19.0, 24.0, 30.0)
-
+# Diameters are about even over their logarithm. LUNA16 has few large nodules, and a network that is trained on few
+# finds few; they look least like each other, so there are a few more of them still.
+_DIAMETER_MM = (3.0, 33.0)
+_TOWARDS_LARGE = 0.8
 SOLID, PART_SOLID, GROUND_GLASS = "solid", "part-solid", "ground-glass"
-# Attenuation of LIDC-IDRI's nodules as its readers rated their texture, roughly.
-_KIND_SHARES = {SOLID: 0.82, PART_SOLID: 0.09, GROUND_GLASS: 0.09}
-FREE, VASCULAR, PLEURAL = "free", "vascular", "pleural"
+_KIND_SHARES = {SOLID: 0.76, PART_SOLID: 0.13, GROUND_GLASS: 0.11}
+_OUTLINED_SHARE = 0.65  # of shapes that are outlines of LIDC-IDRI's nodules; the others are balls with lobes
+_OTHER_SIZE = 0.5  # how far the logarithm of an outline's own diameter may be from the nodule's
+_SHAPE_POINTS = 32  # along each axis of a shape's cube
 
 
 @dataclass(frozen=True)
@@ -26,28 +30,47 @@ class Nodule:
     """One nodule's properties.
 
     Args:
-        radius: mean radius, mm.
+        radius: of a ball of the same volume, mm.
         kind: ``solid``, ``part-solid`` or ``ground-glass``.
         density_hu: of the soft tissue, HU.
         glass_hu: of the ground glass, HU.
-        calcium_hu: of a calcified core, HU; None for no calcium.
+        calcium_hu: of calcium, HU; None for none.
+        calcium: how far it reaches from the center, as a share of the radius; above 1 all is calcium.
         cavity: radius of an air-filled cavity as a share of ``radius``; 0 for none.
+        shape: the outlined shape, a row of ``nodule_shapes.npz``; None for a ball with lobes.
         lobulation: how far lobes stand out, as a share of ``radius``.
         roughness: irregularity of the surface, as a share of ``radius``.
-        spicules: how many.
+        spicules: number of short cones that radiate from the surface.
+        strands: number of long thin ones.
+        bronchi: number of air-filled bronchi inside.
+        bubbles: number of small bubbles of air inside.
+        halo: width of ground glass around it, mm.
         blur: additional softness of the margin, mm.
     """
 
     radius: float
-    kind: str
-    density_hu: float
-    glass_hu: float
-    calcium_hu: float | None
-    cavity: float
-    lobulation: float
-    roughness: float
-    spicules: int
-    blur: float
+    kind: str = SOLID
+    density_hu: float = 30.0
+    glass_hu: float = -600.0
+    calcium_hu: float | None = None
+    calcium: float = 0.0
+    cavity: float = 0.0
+    shape: int | None = None
+    lobulation: float = 0.0
+    roughness: float = 0.05
+    spicules: int = 0
+    strands: int = 0
+    bronchi: int = 0
+    bubbles: int = 0
+    halo: float = 0.0
+    blur: float = 0.0
+
+
+@functools.cache
+def _shapes() -> dict[str, NDArray[np.generic]]:
+    """Outlines of LIDC-IDRI's nodules; nodule_shapes.txt says where they are from."""
+    with np.load(Path(__file__).with_name("nodule_shapes.npz")) as file:
+        return {name: file[name] for name in file.files}
 
 
 def draw_nodule(rng: np.random.Generator) -> Nodule:
@@ -59,143 +82,38 @@ def draw_nodule(rng: np.random.Generator) -> Nodule:
     Returns:
         The nodule.
     """
-    radius = float(np.interp(rng.random(), _DIAMETER_SHARE, _DIAMETER_MM)) / 2
+    radius = float(np.exp(np.interp(rng.random() ** _TOWARDS_LARGE, [0, 1], np.log(_DIAMETER_MM)))) / 2
     kind = str(rng.choice(list(_KIND_SHARES), p=list(_KIND_SHARES.values())))
     if kind != SOLID:
         radius = max(radius, float(rng.uniform(2.5, 5)))
-    spiculated = rng.random() < np.interp(radius, [2.5, 5, 10], [0.05, 0.25, 0.5])
-    lobulated = rng.random() < np.interp(radius, [2.5, 5, 10], [0.15, 0.4, 0.6])
-    calcified = kind == SOLID and rng.random() < 0.09
-    hollow = radius > 2.8 and kind == SOLID and not calcified and rng.random() < 0.2
+    solid = kind == SOLID
+
+    def chance(*shares: float) -> bool:
+        return bool(rng.random() < np.interp(radius, [2.5, 5, 10], shares))
+
+    outlined = np.flatnonzero(np.abs(np.log(_shapes()["diameter_mm"].astype(float) / (2 * radius))) < _OTHER_SIZE)
+    outlined = outlined if rng.random() < _OUTLINED_SHARE else outlined[:0]
+    calcified = solid and rng.random() < 0.13
+    hollow = radius > 2.8 and not calcified and chance(0.2, 0.2, 0.17)
+    airy = not hollow and not calcified and chance(0.0, 0.15, 0.3)
     return Nodule(
         radius=radius,
         kind=kind,
-        density_hu=float(rng.normal(20, 45)),
-        glass_hu=float(rng.uniform(-650, -350)),
-        calcium_hu=float(rng.uniform(180, 900)) if calcified else None,
-        cavity=float(rng.uniform(0.25, 0.85)) if hollow else 0.0,
-        lobulation=float(rng.uniform(0.15, 0.55)) if lobulated else 0.0,
-        roughness=float(rng.uniform(0.03, 0.20)),
-        spicules=int(rng.integers(5, 18)) if spiculated else 0,
-        blur=float(rng.uniform(0, 0.4) if kind == SOLID else rng.uniform(0.2, 0.9)),
+        density_hu=float(rng.uniform(-60, 110)),
+        glass_hu=float(rng.uniform(-700, -350)),
+        calcium_hu=float(rng.uniform(180, 1400)) if calcified else None,
+        calcium=float(rng.choice([rng.uniform(0.4, 0.95), 2.0])) if calcified else 0.0,
+        cavity=float(rng.uniform(0.25, 0.88)) if hollow else 0.0,
+        shape=int(rng.choice(outlined)) if len(outlined) else None,
+        lobulation=float(rng.uniform(0.15, 0.7)) if chance(0.2, 0.5, 0.8) else 0.0,
+        roughness=float(rng.uniform(0.03, 0.22)),
+        spicules=int(rng.integers(8, 50)) if chance(0.05, 0.35, 0.6) else 0,
+        strands=int(rng.integers(1, 8)) if chance(0.1, 0.35, 0.55) else 0,
+        bronchi=int(rng.integers(1, 4)) if airy and rng.random() < 0.6 else 0,
+        bubbles=int(rng.integers(1, 7)) if airy else 0,
+        halo=float(rng.uniform(1, 6)) if chance(0.0, 0.08, 0.15) else 0.0,
+        blur=float(rng.uniform(0, rng.choice([0.4, 1.2])) if solid else rng.uniform(0.2, 0.9)),
     )
-
-
-def blend(volume: FloatArray, block: tuple[slice, slice, slice], share: FloatArray, hu: FloatArray | float) -> None:
-    """Paint tissue into a volume where it is denser than what is there.
-
-    Args:
-        volume: HU (z, y, x), changed in place.
-        block: where to paint.
-        share: of each of the block's voxels that the tissue fills.
-        hu: of the tissue.
-    """
-    there = volume[block]
-    np.maximum(there, there + (hu - there) * share, out=there)
-
-
-def _radius_map(
-    rng: np.random.Generator, nodule: Nodule, position: tuple[FloatArray, FloatArray, FloatArray]
-) -> tuple[FloatArray, FloatArray]:
-    """Distance from the centre in a randomly turned, slightly oval frame, and the direction-dependent radius."""
-    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-    axes = np.exp(rng.normal(0, 0.18, 3))
-    axes /= np.prod(axes) ** (1 / 3)
-    x, y, z = position
-    turned = [
-        (t[0] * x + t[1] * y + t[2] * z) / np.float32(a) for t, a in zip(turn.astype(np.float32), axes, strict=True)
-    ]
-    distance = np.sqrt(sum(t * t for t in turned) + np.float32(1e-6))
-    radius = np.full(distance.shape, nodule.radius, dtype=np.float32)
-    if nodule.lobulation > 0:
-        for lobe in rng.normal(size=(int(rng.integers(4, 9)), 3)):
-            lobe = (lobe / np.linalg.norm(lobe)).astype(np.float32)
-            cosine = sum(part * t for part, t in zip(lobe, turned, strict=True)) / distance
-            radius += np.float32(nodule.radius * nodule.lobulation) * (np.exp((cosine - 1) * 7) - np.float32(0.09))
-    return distance.astype(np.float32), radius
-
-
-def paint_nodule(
-    rng: np.random.Generator,
-    volume: FloatArray,
-    grid: VoxelGrid,
-    center: NDArray[np.float64],
-    nodule: Nodule,
-    sigma: float,
-) -> float:
-    """Paint a nodule.
-
-    Args:
-        rng: source of randomness for its shape.
-        volume: HU (z, y, x), changed in place.
-        grid: the voxels.
-        center: its centre (3,), (x, y, z) in mm.
-        nodule: its properties.
-        sigma: standard deviation of the scanner's blur, mm.
-
-    Returns:
-        The diameter of a ball of the same volume, mm.
-    """
-    found = neighbourhood(grid, center, nodule.radius * 1.9 + 5)
-    if found is None:
-        return 2 * nodule.radius
-    block, position = found
-    distance, radius = _radius_map(rng, nodule, position)
-    cells = tuple(max(2, round(4.0 * (s.stop - s.start) * abs(step) / (2 * nodule.radius) / 3))
-                  for s, step in zip(block, grid.step[::-1], strict=True))  # fmt: skip
-    roughness = smooth_noise(rng, distance.shape, (cells[0], cells[1], cells[2]))
-    roughness += 0.5 * smooth_noise(rng, distance.shape, (2 * cells[0], 2 * cells[1], 2 * cells[2]))
-    depth = distance - radius * (1 + np.float32(nodule.roughness) * roughness)
-    body = depth
-    blur = float(np.hypot(sigma, nodule.blur))
-    if nodule.spicules:
-        depth = np.minimum(depth, _spicules(rng, nodule, position))
-    if nodule.kind == SOLID:
-        uneven_hu = nodule.density_hu + 20 * roughness
-        blend(volume, block, share_inside(depth, blur), uneven_hu)
-    else:
-        mottled = nodule.glass_hu + 45 * smooth_noise(rng, distance.shape, (cells[0] * 3, cells[1] * 3, cells[2] * 3))
-        blend(volume, block, share_inside(depth, blur), mottled)
-    if nodule.kind == PART_SOLID:
-        core = rng.uniform(0.35, 0.75) * nodule.radius
-        shift = rng.normal(0, 0.2, 3) * nodule.radius
-        offset = sum((p - np.float32(s)) ** 2 for p, s in zip(position, shift, strict=True))
-        uneven = np.sqrt(offset) - np.float32(core) * (1 + np.float32(0.25) * roughness)
-        blend(volume, block, share_inside(uneven.astype(np.float32), sigma), nodule.density_hu)
-    if nodule.calcium_hu is not None:
-        part = rng.uniform(0.4, 1.05)
-        blend(volume, block, share_inside(distance - np.float32(part) * radius, sigma), nodule.calcium_hu)
-    if nodule.cavity > 0:
-        shift = rng.normal(0, 0.12, 3) * nodule.radius
-        offset = np.sqrt(sum((p - np.float32(s)) ** 2 for p, s in zip(position, shift, strict=True)))
-        hole = offset - np.float32(nodule.cavity) * radius * (1 + np.float32(0.15) * roughness)
-        there = volume[block]
-        there += (np.float32(-950) - there) * share_inside(hole.astype(np.float32), sigma)
-    voxel = abs(float(np.prod(grid.step)))
-    filled = float(share_inside(body, sigma).sum()) * voxel
-    return float(np.clip(2 * (3 * filled / (4 * np.pi)) ** (1 / 3), 3.0, 33.0))
-
-
-def _spicules(
-    rng: np.random.Generator, nodule: Nodule, position: tuple[FloatArray, FloatArray, FloatArray]
-) -> FloatArray:
-    """Distance to thin cones that radiate from the nodule."""
-    x, y, z = position
-    result = np.full(np.broadcast_shapes(x.shape, y.shape, z.shape), 99, dtype=np.float32)
-    for way in rng.normal(size=(nodule.spicules, 3)):
-        way = (way / np.linalg.norm(way)).astype(np.float32)
-        length = np.float32(nodule.radius + rng.uniform(1.0, 0.8 * nodule.radius + 3))
-        along = way[0] * x + way[1] * y + way[2] * z
-        held = np.clip(along, 0, length)
-        away = np.sqrt((x - held * way[0]) ** 2 + (y - held * way[1]) ** 2 + (z - held * way[2]) ** 2)
-        thickness = np.float32(rng.uniform(0.5, 1.0)) * (1 - np.float32(0.8) * held / length)
-        result = np.minimum(result, away - thickness)
-    return result
-
-
-def soften(volume: FloatArray, kernel: tuple[float, ...]) -> FloatArray:
-    """Average neighbouring slices with ``kernel``, as slices that are thicker than their distance do."""
-    return np.asarray(ndimage.convolve1d(volume, np.asarray(kernel, dtype=np.float32), axis=0, mode="nearest"))
 
 
 def draw_micronodule(rng: np.random.Generator) -> Nodule:
@@ -207,5 +125,163 @@ def draw_micronodule(rng: np.random.Generator) -> Nodule:
     Returns:
         The nodule.
     """
-    calcium = float(rng.uniform(180, 900)) if rng.random() < 0.2 else None
-    return Nodule(float(rng.uniform(0.6, 1.3)), SOLID, float(rng.normal(25, 35)), 0, calcium, 0, 0, 0.05, 0, 0.1)
+    calcified = rng.random() < 0.2
+    return Nodule(
+        radius=float(rng.uniform(0.6, 1.3)),
+        density_hu=float(rng.normal(25, 35)),
+        calcium_hu=float(rng.uniform(180, 900)) if calcified else None,
+        calcium=2.0,
+        blur=0.1,
+    )
+
+
+def _ball(rng: np.random.Generator, nodule: Nodule, turned: list[FloatArray]) -> FloatArray:
+    """Distance to the surface of a slightly oval ball with lobes and notches, mm, negative inside."""
+    axes = np.exp(rng.normal(0, 0.18, 3))
+    axes /= np.prod(axes) ** (1 / 3)
+    x, y, z = (t / np.float32(a) for t, a in zip(turned, axes, strict=True))
+    distance = np.sqrt(x * x + y * y + z * z + np.float32(1e-6))
+    radius = np.full(distance.shape, nodule.radius, dtype=np.float32)
+    if nodule.lobulation > 0:
+        for lobe in rng.normal(size=(int(rng.integers(4, 9)), 3)):
+            way = (lobe / np.linalg.norm(lobe)).astype(np.float32)
+            cosine = (way[0] * x + way[1] * y + way[2] * z) / distance
+            radius += np.float32(nodule.radius * nodule.lobulation) * (np.exp((cosine - 1) * 7) - np.float32(0.09))
+    return np.asarray(distance - radius, dtype=np.float32)
+
+
+def _outlined(rng: np.random.Generator, nodule: Nodule, turned: list[FloatArray]) -> FloatArray:
+    """Distance to the surface of an outlined shape, mm, negative inside."""
+    shapes = _shapes()
+    mask = np.unpackbits(shapes["mask"][nodule.shape].astype(np.uint8)).reshape((_SHAPE_POINTS,) * 3).astype(bool)
+    mask = np.pad(mask, 5)
+    depth = ndimage.distance_transform_edt(~mask) - ndimage.distance_transform_edt(mask)
+    depth = ndimage.gaussian_filter(depth, 0.8).astype(np.float32)
+    step = 2 * nodule.radius / float(shapes["diameter_points"][nodule.shape])
+    middle = (mask.shape[0] - 1) / 2
+    stretch = np.exp(rng.normal(0, 0.12, 3))
+    index = [np.asarray(t / np.float32(step * s) + np.float32(middle)) for t, s in zip(turned, stretch, strict=True)]
+    return ndimage.map_coordinates(depth, index, order=1, mode="nearest") * np.float32(step)
+
+
+def _rays(
+    rng: np.random.Generator, count: int, start: float, length: NDArray[np.float64], radius: NDArray[np.float64]
+) -> Branches:
+    """Draw ``count`` bent, tapering tubes that radiate from ``start`` mm off the center."""
+    way = rng.normal(size=(count, 3))
+    way /= np.linalg.norm(way, axis=1, keepdims=True)
+    bend = rng.normal(0, 0.06, (count, 3)) * length[:, None]
+    end = way * (start + length)[:, None]
+    return Branches(way * start, end, bend, radius, 0.25 * radius, np.ones(count, dtype=np.int64))
+
+
+def _cover(grid: VoxelGrid, block: tuple[slice, slice, slice], center: NDArray[np.float64], tubes: Branches,
+           sigma: float) -> FloatArray:  # fmt: skip
+    """Share of each of the block's voxels that ``tubes``, positions relative to ``center``, fill."""
+    cover = np.zeros(tuple(s.stop - s.start for s in block), dtype=np.float32)
+    first = [start + step * s.start for start, step, s in zip(grid.start, grid.step, block[::-1], strict=True)]
+    part = VoxelGrid((first[0], first[1], first[2]), grid.step, (cover.shape[0], cover.shape[1], cover.shape[2]))
+    points, radii, _ = tubes.sample(0.5)
+    paint_tubes(cover, part, points + center, radii, sigma, _profile())
+    return cover
+
+
+_profile = functools.cache(tube_profile)
+
+
+def paint_nodule(
+    rng: np.random.Generator,
+    volume: FloatArray,
+    grid: VoxelGrid,
+    center: NDArray[np.float64],
+    nodule: Nodule,
+    sigma: float,
+) -> NDArray[np.float64]:
+    """Paint a nodule.
+
+    Args:
+        rng: source of randomness for its shape.
+        volume: HU (z, y, x), changed in place.
+        grid: the voxels.
+        center: where (3,), (x, y, z) in mm.
+        nodule: its properties.
+        sigma: standard deviation of the scanner's blur, mm.
+
+    Returns:
+        What can be told from the tissue around it: center (x, y, z) and diameter of a ball of the same volume, mm (4,).
+    """
+    r = nodule.radius
+    reach = 1.8 * r
+    if nodule.shape is not None:  # a shape nearly fills its cube
+        reach = r * (_SHAPE_POINTS + 2) / float(_shapes()["diameter_points"][nodule.shape])
+    found = neighbourhood(grid, center, reach + 3 + nodule.halo)
+    if found is None:
+        return np.array([*center, 2 * r])
+    block, position = found
+    x, y, z = position
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32)
+    turned = [t[0] * x + t[1] * y + t[2] * z for t in turn]
+    surface = _ball(rng, nodule, turned) if nodule.shape is None else _outlined(rng, nodule, turned)
+    cells = [
+        int(np.clip(round(4 * (s.stop - s.start) * abs(step) / (2 * r) / 3), 2, 30))
+        for s, step in zip(block, grid.step[::-1], strict=True)
+    ]
+    roughness = smooth_noise(rng, surface.shape, (cells[0], cells[1], cells[2]))
+    roughness += 0.5 * smooth_noise(rng, surface.shape, (2 * cells[0], 2 * cells[1], 2 * cells[2]))
+    body = surface - np.float32(r * nodule.roughness) * roughness
+    blur = float(np.hypot(sigma, nodule.blur))
+    there = volume[block]
+    empty = np.clip((-there - np.float32(200)) / 300, 0, 1)  # lung, where a nodule can be seen
+    filled = share_inside(body, blur)
+
+    hu: FloatArray | float = nodule.density_hu + 20 * roughness
+    if nodule.kind != SOLID:
+        hu = nodule.glass_hu + 45 * smooth_noise(rng, body.shape, (cells[0] * 3, cells[1] * 3, cells[2] * 3))
+    if nodule.halo:
+        blend(volume, block, share_inside(body - np.float32(nodule.halo / 2), nodule.halo / 2), nodule.glass_hu)
+    blend(volume, block, filled, hu)
+    if nodule.kind == PART_SOLID:
+        core = body + np.float32(rng.uniform(0.25, 0.65) * r) * (1 + np.float32(0.25) * roughness)
+        blend(volume, block, share_inside(core, sigma), nodule.density_hu)
+    for count, longest, thickest in ((nodule.spicules, 0.7 * r + 3, 0.8 + 0.12 * r), (nodule.strands, 18.0, 1.0)):
+        if count:
+            length = 0.3 * r + rng.uniform(1.0, longest, count)
+            radius = rng.uniform(0.4, thickest, count)
+            around = neighbourhood(grid, center, 0.8 * r + float(length.max()) + 2)
+            if around is not None:
+                share = _cover(grid, around[0], center, _rays(rng, count, 0.8 * r, length, radius), sigma)
+                blend(volume, around[0], share, nodule.density_hu - (250 if nodule.kind == GROUND_GLASS else 0))
+    if nodule.calcium_hu is not None:
+        blend(volume, block, share_inside(body + np.float32((1 - nodule.calcium) * r), sigma) * filled,
+              nodule.calcium_hu)  # fmt: skip
+    air = np.zeros_like(body)
+    if nodule.cavity > 0:
+        shift = rng.normal(0, 0.15, 3) * r
+        away = np.sqrt(sum((p - np.float32(s)) ** 2 for p, s in zip(position, shift, strict=True)))
+        hole = away - np.float32(nodule.cavity * r) * (1 + np.float32(0.2) * roughness)
+        # A wall of any thickness, but a wall.
+        air = share_inside(np.maximum(hole, body + np.float32(rng.uniform(0.6, 1.5))).astype(np.float32), sigma)
+    if nodule.bronchi:
+        length = rng.uniform(0.6, 1.6, nodule.bronchi) * r
+        tubes = _rays(rng, nodule.bronchi, 0.1 * r, length, rng.uniform(0.7, 1.6, nodule.bronchi))
+        air = np.maximum(air, _cover(grid, block, center, tubes, sigma))
+    if nodule.bubbles:
+        tubes = _rays(rng, nodule.bubbles, float(rng.uniform(0.1, 0.8)) * r, np.full(nodule.bubbles, 0.2),
+                      rng.uniform(0.5, 0.7 + 0.16 * r, nodule.bubbles))  # fmt: skip
+        air = np.maximum(air, _cover(grid, block, center, tubes, sigma))
+    there += np.minimum(np.float32(-930) - there, 0) * air
+    return _measure((filled * empty).astype(np.float32), position, center, abs(float(np.prod(grid.step))))
+
+
+def _measure(seen: FloatArray, position: tuple[FloatArray, ...], center: NDArray[np.float64], voxel: float
+             ) -> NDArray[np.float64]:  # fmt: skip
+    """Center and equivalent diameter (4,) of what is ``seen``, shares of voxels of ``voxel`` cubic mm."""
+    total = float(seen.sum())
+    offset = [float((seen * p).sum()) / max(total, 1e-6) for p in position]
+    diameter = 2 * (3 * total * voxel / (4 * np.pi)) ** (1 / 3)
+    return np.array([*(center + offset), np.clip(diameter, 3.0, 33.0)])
+
+
+def soften(volume: FloatArray, kernel: tuple[float, ...]) -> FloatArray:
+    """Average neighbouring slices with ``kernel``, as slices that are thicker than their distance do."""
+    return np.asarray(ndimage.convolve1d(volume, np.asarray(kernel, dtype=np.float32), axis=0, mode="nearest"))

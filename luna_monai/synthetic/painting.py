@@ -118,6 +118,19 @@ def neighbourhood(
     return (slices[2], slices[1], slices[0]), (relative[0], relative[1], relative[2])
 
 
+def blend(volume: FloatArray, block: tuple[slice, slice, slice], share: FloatArray, hu: FloatArray | float) -> None:
+    """Paint tissue into a volume where it is denser than what is there.
+
+    Args:
+        volume: HU (z, y, x), changed in place.
+        block: where to paint.
+        share: of each of the block's voxels that the tissue fills.
+        hu: of the tissue.
+    """
+    there = volume[block]
+    np.maximum(there, there + (hu - there) * share, out=there)
+
+
 def share_inside(distance: FloatArray, sigma: float) -> FloatArray:
     """Turn signed distances (mm, negative inside) into the share of a voxel that is inside, blurred by ``sigma`` mm."""
     return np.clip(0.5 - distance / np.float32(2.5 * sigma), 0, 1)

@@ -10,9 +10,9 @@ from threadpoolctl import threadpool_limits
 
 from luna_monai.synthetic.candidates import Points, choose_candidates, collect_places, paint_nodules
 from luna_monai.synthetic.lookalikes import Canvas, paint_lookalikes
-from luna_monai.synthetic.pulmonary import draw_tubes
 from luna_monai.synthetic.setting import draw_setting
 from luna_monai.synthetic.tissue import compose, scan_volume
+from luna_monai.synthetic.vessels import draw_tubes
 
 
 @dataclass(frozen=True)

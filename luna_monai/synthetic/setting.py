@@ -1,4 +1,4 @@
-"""The frame of one scan: who is scanned, how, and where the voxels lie in the patient."""
+"""The frame of one scan: who is scanned, how (as in LUNA16), and where the voxels lie in the patient."""
 
 from __future__ import annotations
 
@@ -7,9 +7,104 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from luna_monai.synthetic.acquisition import Acquisition, draw_acquisition
 from luna_monai.synthetic.anatomy import Body, Thorax, build_thorax, draw_body
 from luna_monai.synthetic.sampling import CoarseGrid, VoxelGrid
+
+# Measured on LUNA16's 888 headers. In-plane spacing is the reconstruction diameter over 512 voxels: 0.46 to 0.98 mm,
+# median 0.70 mm.
+_FIELD_OF_VIEW_MM = np.array([270, 290, 300, 320, 340, 350, 360, 380, 400, 420, 440, 460, 480], dtype=np.float64)
+_FIELD_OF_VIEW_SHARE = np.array([3, 5, 11, 15, 13, 5, 21, 10, 9, 4, 2, 1, 1], dtype=np.float64)
+# Distance of slices, and how often it occurs.
+_SLICE_SPACING_MM = np.array([0.5, 0.625, 0.7, 0.75, 1.0, 1.25, 1.7999999523162842, 2.0, 2.5])
+_SLICE_SPACING_SHARE = np.array([12, 130, 30, 5, 108, 220, 67, 35, 281], dtype=np.float64)
+# Length of the scan along z: 231 to 385 mm (1st and 99th percentile), median 318 mm.
+_COVERAGE_MM = (318.0, 32.0)
+# World coordinates of the volume's centre: x close to 0; y close to 0 in 83 %, near -160 mm in 17 % (the table's
+# height is part of the coordinate there). The lowest slice is near -337 mm, with wide tails.
+_CENTER_X_MM = (-0.4, 11.0)
+_CENTER_Y_MM = ((0.0, 14.0), (-160.0, 22.0))
+_CENTER_Y_SHIFTED_SHARE = 0.17
+_FIRST_SLICE_MM = (-337.0, 60.0)
+# 14 of 888 scans have the direction cosines -1 0 0 0 -1 0 0 0 1: patients lying on their front.
+_FLIPPED_SHARE = 14 / 888
+
+
+@dataclass(frozen=True)
+class Acquisition:
+    """One scan's grid and image quality.
+
+    Args:
+        shape: voxels along (z, y, x).
+        spacing: distance of voxels along (x, y, z), mm.
+        center: world position of the full scan's centre, LPS (x, y, z), mm.
+        flipped: whether x and y run from left to right and from posterior to anterior.
+        oversampling: fine slices that are averaged to one slice, so that thick slices show partial volumes.
+        sigma: standard deviation of the in-plane point spread, mm.
+        noise_hu: standard deviation of the noise in soft tissue, HU.
+        streaks: how much more of the noise runs from left to right, as at low dose; 0 for none.
+        overshoot: by how much a sharp kernel exaggerates edges; 0 for none.
+        noise_cutoff: spatial frequency where the kernel cuts the noise off, cycles per mm.
+        thick_slices: whether slices are thicker than their distance, so that neighbours share what they show.
+        padding_hu: value outside the reconstruction circle, HU.
+    """
+
+    shape: tuple[int, int, int]
+    spacing: tuple[float, float, float]
+    center: tuple[float, float, float]
+    flipped: bool
+    oversampling: int
+    sigma: float
+    noise_hu: float
+    noise_cutoff: float
+    streaks: float
+    overshoot: float
+    thick_slices: bool
+    padding_hu: int
+
+    @property
+    def direction(self) -> tuple[float, float, float]:
+        """Signs of the x, y and z axis: the diagonal of the direction cosines."""
+        return (-1.0, -1.0, 1.0) if self.flipped else (1.0, 1.0, 1.0)
+
+
+def draw_acquisition(rng: np.random.Generator, in_plane: int, slices: int | None) -> Acquisition:
+    """Draw one scan's grid and image quality as LUNA16 has them.
+
+    Args:
+        rng: source of randomness.
+        in_plane: voxels along x and along y.
+        slices: voxels along z; as many as the whole thorax needs when None.
+
+    Returns:
+        The acquisition.
+    """
+    field_of_view = rng.choice(_FIELD_OF_VIEW_MM, p=_FIELD_OF_VIEW_SHARE / _FIELD_OF_VIEW_SHARE.sum())
+    in_plane_spacing = float(field_of_view) / 512
+    slice_spacing = float(rng.choice(_SLICE_SPACING_MM, p=_SLICE_SPACING_SHARE / _SLICE_SPACING_SHARE.sum()))
+    coverage = float(np.clip(rng.normal(*_COVERAGE_MM), 231, 385))
+    center_y = _CENTER_Y_MM[int(rng.random() < _CENTER_Y_SHIFTED_SHARE)]
+    sharp = rng.random() < 0.35
+    # Thin slices hold fewer photons, sharp kernels let more noise through.
+    noise = rng.lognormal(np.log(20.0), 0.6) * (1.25 / max(slice_spacing, 0.8)) ** 0.5 * (2.2 if sharp else 1.0)
+    return Acquisition(
+        shape=(slices or round(coverage / slice_spacing), in_plane, in_plane),
+        spacing=(in_plane_spacing, in_plane_spacing, slice_spacing),
+        center=(
+            float(rng.normal(*_CENTER_X_MM)),
+            float(rng.normal(*center_y)),
+            float(rng.normal(*_FIRST_SLICE_MM)) + coverage / 2,
+        ),
+        flipped=bool(rng.random() < _FLIPPED_SHARE),
+        oversampling=2 if slice_spacing > 1.3 else 1,
+        sigma=float(rng.uniform(0.35, 0.5) if sharp else rng.uniform(0.45, 0.7)),
+        noise_hu=float(np.clip(noise, 6, 110)),
+        noise_cutoff=float(rng.uniform(0.55, 0.8) if sharp else rng.uniform(0.28, 0.45)),
+        streaks=float(rng.uniform(1, 8)) if rng.random() < 0.3 else 0.0,
+        overshoot=float(rng.uniform(0.1, 0.9)) if sharp else 0.0,
+        thick_slices=bool(slice_spacing < 1.8 and rng.random() < 0.5),
+        padding_hu=int(rng.choice([-2048, -2000, -1024])),
+    )
+
 
 _COARSE_MM = 3.0
 # A whole thorax fits into the field of view from here on; smaller ones are targeted on a part of a lung.

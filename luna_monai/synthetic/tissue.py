@@ -4,13 +4,83 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft, ndimage
 
 from luna_monai.synthetic.nodules import soften
 from luna_monai.synthetic.painting import share_inside, tile_slices
-from luna_monai.synthetic.pulmonary import Tubes
 from luna_monai.synthetic.sampling import FloatArray, SliceSampler, smooth_noise
 from luna_monai.synthetic.setting import Setting
-from luna_monai.synthetic.texture import lung_texture, scanner_noise
+from luna_monai.synthetic.vessels import Tubes
+
+_TILE = (40, 192, 192)
+
+
+def _frequencies(step: tuple[float, float, float]) -> tuple[FloatArray, FloatArray]:
+    """In-plane and axial frequencies of a tile's real FFT, cycles per mm, for voxels of ``step`` (x, y, z) mm."""
+    z, y = fft.fftfreq(_TILE[0], abs(step[2])), fft.fftfreq(_TILE[1], abs(step[1]))
+    x = fft.rfftfreq(_TILE[2], abs(step[0]))
+    in_plane = np.sqrt(y[None, :, None] ** 2 + x[None, None, :] ** 2)
+    return in_plane.astype(np.float32), np.abs(z)[:, None, None].astype(np.float32)
+
+
+def _filtered(rng: np.random.Generator, gain: FloatArray) -> FloatArray:
+    """Draw white noise, filter it and bring it to unit variance."""
+    white = rng.standard_normal(_TILE, dtype=np.float32)
+    noise = fft.irfftn(fft.rfftn(white) * gain, s=_TILE)
+    return np.asarray(noise / noise.std(), dtype=np.float32)
+
+
+def scanner_noise(
+    rng: np.random.Generator, step: tuple[float, float, float], cutoff: float, thickness: float, streaks: float = 0.0
+) -> FloatArray:
+    """Draw noise as filtered back-projection leaves it.
+
+    The power grows with the frequency, as the ramp filter has it, until the kernel cuts it off (Riederer, Pelc and
+    Chesler, Physics in Medicine and Biology 23, 1978); part of it is broad, from scatter and beam hardening.
+
+    Args:
+        rng: source of randomness.
+        step: distance of voxels (x, y, z), mm.
+        cutoff: where the kernel cuts off, cycles per mm.
+        thickness: of the slices, mm.
+        streaks: how many times as strong noise that runs along x is added, as where many photons are absorbed.
+
+    Returns:
+        Periodic noise of unit variance (z, y, x).
+    """
+    in_plane, axial = _frequencies(step)
+    power = (in_plane + 0.15 * np.float32(cutoff)) * np.exp(-((in_plane / np.float32(cutoff)) ** 2))
+    along = np.exp(-((axial * np.float32(0.8 * thickness)) ** 2))
+    gain = np.sqrt(power) * along
+    if streaks > 0:
+        across = np.abs(fft.rfftfreq(_TILE[2], abs(step[0])))[None, None, :].astype(np.float32)
+        gain = gain * (1 + np.float32(streaks) * np.exp(-((across / np.float32(0.04)) ** 2)))
+    return _filtered(rng, gain)
+
+
+def lung_texture(
+    rng: np.random.Generator, step: tuple[float, float, float], fine_hu: float, coarse_hu: float, emphysema: float
+) -> FloatArray:
+    """Draw the texture of the parenchyma: small vessels below resolution, lobules, and holes of emphysema.
+
+    Args:
+        rng: source of randomness.
+        step: distance of voxels (x, y, z), mm.
+        fine_hu: standard deviation of what is about 2 mm large, HU.
+        coarse_hu: standard deviation of what is about 10 mm large, HU.
+        emphysema: severity, 0 for none to 1.
+
+    Returns:
+        Periodic deviation from the mean (z, y, x), HU.
+    """
+    in_plane, axial = _frequencies(step)
+    squared = in_plane**2 + axial**2
+    texture = np.float32(fine_hu) * _filtered(rng, np.exp(-squared * np.float32(2.0)))
+    texture += np.float32(coarse_hu) * _filtered(rng, np.exp(-squared * np.float32(70.0)))
+    if emphysema > 0:
+        holes = _filtered(rng, np.exp(-squared * np.float32(35.0)))
+        texture -= np.float32(75) * np.clip((holes - np.float32(1.6 - 1.6 * emphysema)) * 2, 0, 1)
+    return texture
 
 
 def compose(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> FloatArray:
@@ -129,7 +199,7 @@ def scan_volume(rng: np.random.Generator, setting: Setting, volume: FloatArray) 
     elif acquisition.thick_slices:
         volume = soften(volume, (0.25, 0.5, 0.25))
     thickness = max(acquisition.spacing[2], 1.0) * (1.6 if acquisition.thick_slices else 1.0)
-    tile = scanner_noise(rng, acquisition.spacing, acquisition.noise_cutoff, thickness)
+    tile = scanner_noise(rng, acquisition.spacing, acquisition.noise_cutoff, thickness, acquisition.streaks)
     z_axis, height = setting.slices.axis(2), setting.body.height
     outside = None
     if setting.whole_thorax:
@@ -138,8 +208,10 @@ def scan_volume(rng: np.random.Generator, setting: Setting, volume: FloatArray) 
     voxels = np.empty(acquisition.shape, dtype=np.int16)
     for z, noise in enumerate(tile_slices(tile, acquisition.shape)):
         hu = volume[z * fine : (z + 1) * fine].mean(axis=0) if fine > 1 else volume[z]
+        if acquisition.overshoot:
+            hu = hu + acquisition.overshoot * (hu - ndimage.gaussian_filter(hu, 0.8 / acquisition.spacing[0]))
         shoulders = 1 + 1.2 * np.clip(z_axis[z] / height - 0.85, 0, 0.4)
-        amount = np.float32(acquisition.noise_hu * shoulders) * (0.55 + 0.45 * np.clip((hu + 900) / 800, 0, 1))
+        amount = np.float32(acquisition.noise_hu * shoulders) * (0.65 + 0.35 * np.clip((hu + 900) / 800, 0, 1))
         hu = np.rint(hu + amount * noise)
         if outside is not None:
             hu[outside] = acquisition.padding_hu

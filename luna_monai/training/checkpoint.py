@@ -1,27 +1,27 @@
-"""The full state of a run: saved each epoch, and taken up again after a stop."""
+"""The full state of a run: saved each epoch, and restored when a run is resumed."""
 
 from __future__ import annotations
 
+import io
 import logging
-import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from luna_monai.errors import LunaError
-from luna_monai.training.atomic import save_tensors
+from luna_monai.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS_CHECKPOINT = "checkpoint-previous.pt"
+_FORMAT = 2  # of the content
 
 
 class Stateful(Protocol):
-    """What a checkpoint can hold: modules, optimizers, schedulers, generators' owners, counters."""
+    """What a checkpoint can hold: modules, optimizers, schedulers, counters."""
 
     def state_dict(self) -> Any:
         """Return the state, made of tensors, numbers, text, lists and dicts."""
@@ -41,120 +41,73 @@ def unwrap(network: torch.nn.Module) -> torch.nn.Module:
     return getattr(network, "_orig_mod", network)
 
 
-def random_state() -> dict[str, Any]:
-    """Return the states of the random number generators of Python, NumPy and torch, as tensors and numbers."""
-    version, internal, gauss = random.getstate()
-    numpy = np.random.get_state(legacy=False)  # noqa: NPY002 - libraries may still use the global generator
-    return {
-        "python": {"version": version, "internal": torch.tensor(internal), "gauss": gauss},
-        "numpy": {
-            "bit_generator": numpy["bit_generator"],
-            "key": torch.from_numpy(numpy["state"]["key"].astype(np.int64)),
-            "pos": int(numpy["state"]["pos"]),
-            "has_gauss": int(numpy["has_gauss"]),
-            "gauss": float(numpy["gauss"]),
-        },
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
+def save_tensors(path: Path, content: Any) -> None:
+    """``torch.save`` to a file that is there whole or not at all."""
+    # Into memory first: on a full disk torch.save itself fails with a RuntimeError that does not name the cause.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_bytes(path, buffer.getvalue())
 
 
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put all generators back to where :func:`random_state` found them.
-
-    Args:
-        state: what it returned. Where the number of GPUs is another one now, those that were there before count.
-    """
-    python, numpy = state["python"], state["numpy"]
-    random.setstate((python["version"], tuple(python["internal"].tolist()), python["gauss"]))
-    key = numpy["key"].numpy().astype(np.uint32)
-    np.random.set_state(  # noqa: NPY002
-        (numpy["bit_generator"], key, numpy["pos"], numpy["has_gauss"], numpy["gauss"])
-    )
-    torch.set_rng_state(state["torch"])
-    for number, gpu in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(gpu, number)
-
-
-def save_checkpoint(folder: Path, epoch: int, iteration: int, objects: Mapping[str, Stateful]) -> None:
+def save_checkpoint(folder: Path, content: Mapping[str, Any], objects: Mapping[str, Stateful]) -> None:
     """Save the state of a run, keeping the checkpoint before it as ``checkpoint-previous.pt``.
 
+    ignite's ``Checkpoint(DiskSaver(atomic=True), n_saved=2)`` has a number in each name, where the newest one is to be
+    found as ``checkpoint.pt``, and does not flush to disk before it renames.
+
     Args:
         folder: the run's folder.
-        epoch: the last epoch that is complete.
-        iteration: iterations done in all epochs.
-        objects: what to save the state of, by name.
+        content: ``epoch``, ``iteration``, and what else describes the run.
+        objects: whose states to save, by name.
 
     Raises:
-        LunaError: when the file can't be written.
+        LunaError: when a file cannot be written.
     """
-    content = {
-        "epoch": epoch,
-        "iteration": iteration,
-        "random": random_state(),
-        "state": {name: item.state_dict() for name, item in objects.items()},
-    }
     path = folder / CHECKPOINT
-    new = folder / f".{CHECKPOINT}.new"
-    save_tensors(new, content)
-    # Were the run killed between these two, the previous checkpoint would be the one that is found.
     if path.exists():
-        path.replace(folder / PREVIOUS_CHECKPOINT)
-    new.replace(path)
+        write_bytes(folder / PREVIOUS_CHECKPOINT, path.read_bytes())
+    state = {name: item.state_dict() for name, item in objects.items()}
+    save_tensors(path, {"format": _FORMAT, **content, "state": state})
 
 
-def read_checkpoint(folder: Path) -> dict[str, Any]:
-    """Read the newest checkpoint of a run that is whole; a damaged one is named in the log.
+def restore_checkpoint(
+    folder: Path, objects: Mapping[str, Stateful], check: Callable[[dict[str, Any]], None]
+) -> dict[str, Any]:
+    """Restore a run from its newest checkpoint that is whole; a damaged one is named in the log.
 
     Args:
         folder: the run's folder.
+        objects: as for :func:`save_checkpoint`.
+        check: called with the content; raises a ``LunaError`` where the run is another one.
 
     Returns:
-        ``epoch``, ``iteration``, ``random`` and ``state``, as :func:`save_checkpoint` wrote them, on the CPU.
+        The content.
 
     Raises:
-        LunaError: when there is none, or none can be read.
+        LunaError: when there is no checkpoint, none can be restored, or it is that of another run.
     """
-    damaged = []
-    for name in (CHECKPOINT, PREVIOUS_CHECKPOINT):
-        path = folder / name
-        if not path.is_file():
-            continue
+    found = [path for path in (folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT) if path.is_file()]
+    reasons = []
+    for path in found:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            if not isinstance(content, dict) or not {"epoch", "iteration", "random", "state"} <= content.keys():
-                raise ValueError("it is no checkpoint of a run")
-        except Exception as error:  # torch.load raises whatever its zip, pickle and tensor readers do
-            damaged.append(str(path))
-            logger.warning("%s is damaged and not used (%s)", path, str(error).splitlines()[0] if str(error) else error)
-            continue
-        return content
-    if damaged:
-        raise LunaError(f"{' and '.join(damaged)}: damaged, there is nothing to resume from; start without resume")
-    raise LunaError(f"{folder}: no {CHECKPOINT} in this folder, there is nothing to resume from")
-
-
-def restore_checkpoint(content: Mapping[str, Any], objects: Mapping[str, Stateful], source: Path) -> None:
-    """Put the state of a run back into its objects; random states are set by :func:`set_random_state`.
-
-    Args:
-        content: what :func:`read_checkpoint` returned.
-        objects: the same names as when it was saved.
-        source: the run's folder, for messages.
-
-    Raises:
-        LunaError: when the checkpoint holds other objects, or an object refuses its state.
-    """
-    state = content["state"]
-    if state.keys() != objects.keys():
-        raise LunaError(
-            f"{source}: the checkpoint holds {', '.join(state)}; this configuration has {', '.join(objects)}. "
-            "Resume with the configuration that the run was started with"
-        )
-    for name, item in objects.items():
-        try:
-            item.load_state_dict(state[name])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise LunaError(
-                f"{source}: the checkpoint's {name} does not fit this configuration ({str(error).splitlines()[0]})"
-            ) from error
+            if content["format"] != _FORMAT:
+                raise ValueError("not a checkpoint of this version of luna-monai")
+            state = content["state"]
+            if state.keys() != objects.keys():
+                raise ValueError(f"it holds {', '.join(state)}; this configuration has {', '.join(objects)}")
+            check(content)
+            for name, item in objects.items():
+                item.load_state_dict(state[name])
+        except LunaError:
+            raise
+        except Exception as error:  # torch.load and each object raise exceptions of their own
+            reasons.append(f"{path} ({(str(error).splitlines() or [type(error).__name__])[0].rstrip(':')})")
+            logger.warning("Damaged, not used: %s", reasons[-1])
+        else:
+            return content  # type: ignore[no-any-return]
+    raise LunaError(
+        f"cannot resume from {' or '.join(reasons)}; start without resume"
+        if reasons
+        else f"{folder}: no {CHECKPOINT} in this folder, cannot resume; start without resume"
+    )

@@ -1,4 +1,4 @@
-"""The book's lines about an epoch, and where the model failed worst."""
+"""The book's lines about an epoch, and the last lines of a run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import ignite.distributed as idist
 import pandas as pd
 from ignite.engine import Engine, Events
 
-from luna_monai.training.best_epoch import BestEpoch
-from luna_monai.training.froc import FROC_METRICS
+from luna_monai.training.metrics import FROC_METRICS
+from luna_monai.training.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +44,12 @@ def epoch_lines(epoch: int, split: str, metrics: Mapping[str, float], book: bool
     Args:
         epoch: its number.
         split: ``"trn"`` or ``"val"``.
-        metrics: what :func:`~luna_monai.metrics.per_class.per_class_metrics` returned.
+        metrics: metrics of :class:`~luna_monai.training.metrics.CandidateMetrics`, and of
+            :class:`~luna_monai.training.metrics.FrocMetrics` where there are any.
         book: the book's three lines only.
 
     Returns:
-        Lines of text: all samples, negatives, positives, how good the ranking is, and LUNA16's score where
-        :class:`~luna_monai.training.froc.FrocMetrics` has computed it.
+        Lines of text: all samples, negatives, positives, ranking metrics, and LUNA16's score.
     """
 
     def number(name: str, form: str, width: int) -> str:
@@ -74,7 +74,7 @@ def epoch_lines(epoch: int, split: str, metrics: Mapping[str, float], book: bool
         }
         values = ", ".join(f"{number(name, '.4f', 6)} {title}" for title, name in shown.items())
         lines.append(f"E{epoch} {split:8} {values}")
-        if "cpm" in metrics:
+        if FROC_METRICS[-1] in metrics:
             sensitivities = " ".join(number(name, ".3f", 5) for name in FROC_METRICS[1:])
             lines.append(
                 f"E{epoch} {split:8} {number('cpm', '.4f', 6)} CPM, sensitivity {sensitivities} "
@@ -83,22 +83,22 @@ def epoch_lines(epoch: int, split: str, metrics: Mapping[str, float], book: bool
     return lines
 
 
-class WorstCandidates:
-    """Lists, at the end of a run, where the best epoch's validation was most wrong.
+class RunSummary:
+    """Logs, at the end of a run, the best epoch's worst errors and results in validation, and where everything is.
+
+    List it last among the ``train_handlers``.
 
     Args:
-        candidates: the candidate table, indexed by row: ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS,
-            mm), ``diameter_mm``.
-        best_epoch: knows the best epoch and its records.
-        count: how many false negatives, and how many false positives.
+        candidates: the validation part of the candidate table, indexed by row: ``seriesuid``, ``coordX``, ``coordY``,
+            ``coordZ`` (world, LPS, mm), ``diameter_mm``.
+        run_state: knows the folder, the best epoch and its records.
+        count: number of false negatives, and of false positives, to list.
         threshold: a probability above it is a decision for class 1.
     """
 
-    def __init__(
-        self, candidates: pd.DataFrame, best_epoch: BestEpoch, count: int = 10, threshold: float = 0.5
-    ) -> None:
+    def __init__(self, candidates: pd.DataFrame, run_state: RunState, count: int = 10, threshold: float = 0.5) -> None:
         self.candidates = candidates
-        self.best_epoch = best_epoch
+        self.run_state = run_state
         self.count = count
         self.threshold = threshold
 
@@ -106,24 +106,53 @@ class WorstCandidates:
         """Register with a trainer."""
         engine.add_event_handler(Events.COMPLETED, self._log)
 
-    def _log(self) -> None:
-        records = self.best_epoch.records
-        if records is None or idist.get_rank() != 0:
+    def _log(self, engine: Engine) -> None:
+        if idist.get_rank() != 0:
             return
-        for is_nodule, title in ((1, "false negatives"), (0, "false positives")):
-            wrong = (records["class"] == is_nodule) & ((records["probability"] > self.threshold) != bool(is_nodule))
-            worst = records[wrong].sort_values("probability", ascending=bool(is_nodule), kind="stable")
-            shown = worst.head(self.count)
-            logger.info(
-                "Validation of E%s, %s: %d of %d, %s",
-                self.best_epoch.epoch,
-                title,
-                len(worst),
-                (records["class"] == is_nodule).sum(),
-                f"the worst {len(shown)}:" if len(shown) else "none to show",
-            )
-            for line in worst_lines(shown, self.candidates) if len(shown) else ():
-                logger.info(line)
+        state, records = self.run_state, self.run_state.best_records
+        if records is None:
+            logger.info("No best epoch: the validation metrics are undefined")
+        else:
+            for is_nodule, title in ((True, "false negatives"), (False, "false positives")):
+                self._log_worst(records, is_nodule, title)
+            self._log_results(records, engine.state.epoch)
+        places = {
+            "Weights:     ": state.output_dir / "model.pt",
+            "Metrics:     ": state.output_dir / "metrics.csv",
+            "Predictions: ": state.output_dir / "predictions" / "val.csv",
+            "Plots:       tensorboard --logdir ": state.output_dir / "runs",
+        }
+        for text, path in places.items():
+            if path.exists():
+                logger.info("%s%s", text, path)
+
+    def _log_results(self, records: pd.DataFrame, epochs: int) -> None:
+        called, is_nodule = records["probability"] > self.threshold, records["class"] == 1
+        scans = self.candidates["seriesuid"].nunique()
+        logger.info(
+            "Best epoch: %s of %d, %.1f%% of the validation candidates correct",
+            self.run_state.best_epoch, epochs, 100 * (called == is_nodule).mean(),
+        )  # fmt: skip
+        logger.info(
+            "  it finds %d of %d nodule candidates (%s) at %.1f false positives per scan in %d scans; ROC AUC %.4f",
+            (called & is_nodule).sum(),
+            is_nodule.sum(),
+            f"{100 * called[is_nodule].mean():.0f}%" if is_nodule.any() else "n/a",
+            (called & ~is_nodule).sum() / scans,
+            scans,
+            self.run_state.best_metrics.get("roc_auc", math.nan),
+        )
+
+    def _log_worst(self, records: pd.DataFrame, is_nodule: bool, title: str) -> None:
+        of_class = records[(records["class"] == 1) == is_nodule]
+        wrong = of_class[(of_class["probability"] > self.threshold) != is_nodule]
+        shown = wrong.sort_values("probability", ascending=is_nodule, kind="stable").head(self.count)
+        logger.info(
+            "Validation of E%s, %s: %d of %d, %s", self.run_state.best_epoch, title, len(wrong), len(of_class),
+            f"the worst {len(shown)}:" if len(shown) else "none to show",
+        )  # fmt: skip
+        for line in worst_lines(shown, self.candidates) if len(shown) else ():
+            logger.info(line)
 
 
 def worst_lines(records: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
@@ -136,17 +165,11 @@ def worst_lines(records: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
     Returns:
         A header line and a line for each record, with its place in world coordinates (LPS, mm).
     """
-    places = candidates.loc[records["row"]].reset_index(drop=True)
-    records = records.reset_index(drop=True)
-    widest = max(places["seriesuid"].str.len().max(), len("series"))
-    header = (
-        f"{'series':{widest}} {'x mm':>8} {'y mm':>8} {'z mm':>8} {'diameter mm':>11} {'probability':>11} {'loss':>8}"
-    )
-    lines = [header]
-    for place, record in zip(places.to_dict("records"), records.to_dict("records"), strict=True):
-        position = " ".join(f"{place[axis]:8.1f}" for axis in ("coordX", "coordY", "coordZ"))
-        lines.append(
-            f"{place['seriesuid']:{widest}} {position} {place['diameter_mm']:11.1f} "
-            f"{record['probability']:11.4f} {record['loss']:8.4f}"
-        )
-    return lines
+    table = records.join(candidates.drop(columns="class", errors="ignore"), on="row")
+    widest = max(table["seriesuid"].str.len().max(), len("series"))
+    header = f"{'x mm':>8} {'y mm':>8} {'z mm':>8} {'diameter mm':>11} {'probability':>11} {'loss':>8}"
+    return [f"{'series':{widest}} {header}"] + [
+        f"{row.seriesuid:{widest}} {row.coordX:8.1f} {row.coordY:8.1f} {row.coordZ:8.1f} {row.diameter_mm:11.1f} "
+        f"{row.probability:11.4f} {row.loss:8.4f}"
+        for row in table.itertuples()
+    ]

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
+from luna_monai.data.annotations import read_findings
+from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, evaluate_froc
 from luna_monai.metrics.per_class import METRIC_NAMES, per_class_metrics
 from luna_monai.metrics.records import CandidateRecords
+
+logger = logging.getLogger(__name__)
+
+#: Names in ``engine.state.metrics``: the CPM, and the sensitivity at each of LUNA16's rates of false positives.
+FROC_METRICS = ("cpm", *(f"sensitivity/{rate:g}" for rate in FALSE_POSITIVES_PER_SCAN))
+
+_LOSS_EVERY = 50  # iterations: reading the loss waits for the GPU
 
 
 class CandidateMetrics:
     """Records every sample of an epoch and computes all of ``METRIC_NAMES`` at its end.
 
-    Meant as the one entry of ``key_train_metric`` or ``key_val_metric`` of a MONAI engine with ``decollate=False``::
-
-        key_val_metric:
-          roc_auc: {_target_: luna_monai.training.CandidateMetrics, drop_duplicates: true}
-
-    The name chosen there is what the engine compares; all others are in ``engine.state.metrics`` beside it, and the
-    records are ``engine.state.records``, a table with ``row``, ``class``, ``probability`` and ``loss``.
+    Meant as the one entry of ``key_train_metric`` or ``key_val_metric`` of a MONAI engine with ``decollate=False``; see
+    :func:`key_metric`. All metrics are in ``engine.state.metrics``, and the records are ``engine.state.records``, a
+    table with ``row``, ``class``, ``probability`` and ``loss``.
 
     Args:
         loss_function: gives the (N,) losses of (N, 2) logits and (N,) labels; cross entropy when None. A module of
@@ -53,14 +63,11 @@ class CandidateMetrics:
         Raises:
             LunaError: when there is no metric of that name.
         """
-        if name not in METRIC_NAMES:
-            raise LunaError(f"key metric {name!r}: no such metric; there are {', '.join(METRIC_NAMES)}")
-        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        if name not in (*METRIC_NAMES, *FROC_METRICS):
+            raise LunaError(f"key_metric: no metric {name!r}; metrics are {', '.join((*METRIC_NAMES, *FROC_METRICS))}")
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: self.records.reset())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._complete)
-
-    def _start(self) -> None:
-        self.records.reset()
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._complete, name)
 
     @torch.no_grad()
     def _update(self, engine: Engine) -> None:
@@ -69,33 +76,106 @@ class CandidateMetrics:
         loss = self.loss_function(logits, label)
         if loss.shape != label.shape:
             raise LunaError(
-                f"the loss function of CandidateMetrics must give one loss a sample, {tuple(label.shape)}, and gave "
-                f"{tuple(loss.shape)}; set reduction: none"
+                f"loss_function: expected one loss per sample, {tuple(label.shape)}, found {tuple(loss.shape)}; set "
+                "loss_function#reduction=none"
             )
         self.records.append(engine.state.batch["row"], label, logits.softmax(dim=1)[:, 1], loss)
 
-    def _complete(self, engine: Engine) -> None:
+    def _complete(self, engine: Engine, name: str) -> None:
         frame = self.records.to_frame()
         self.records.reset()
         engine.state.records = frame
-        engine.state.metrics.update(
-            per_class_metrics(frame["class"], frame["probability"], frame["loss"], self.threshold)
-        )
+        metrics = per_class_metrics(frame["class"], frame["probability"], frame["loss"], self.threshold)
+        engine.state.metrics.update(metrics)
+        engine.state.metrics.setdefault(name, math.nan)  # one of FROC_METRICS, which come later, in validation only
 
 
-def is_better(current: float, best: float, smaller: bool = False) -> bool:
-    """Tell whether a metric has improved; the ``metric_cmp_fn`` of a MONAI engine.
+def key_metric(name: str, loss_function: Callable, drop_duplicates: bool = False) -> dict[str, CandidateMetrics]:
+    """Make the ``key_train_metric`` or ``key_val_metric`` of a MONAI engine.
 
     Args:
-        current: this epoch's value.
-        best: the best so far.
-        smaller: whether the smaller value wins, as for a loss.
-
-    Returns:
-        False when ``current`` is NaN; else True when ``best`` is NaN or worse. Equal values are no improvement.
+        name: the metric that decides which epoch is the best: one of ``METRIC_NAMES`` or ``FROC_METRICS``.
+        loss_function: see :class:`CandidateMetrics`.
+        drop_duplicates: see :class:`CandidateMetrics`.
     """
-    if math.isnan(current):
-        return False
-    if math.isnan(best):
-        return True
-    return current < best if smaller else current > best
+    return {name: CandidateMetrics(loss_function, drop_duplicates=drop_duplicates)}
+
+
+class FrocMetrics:
+    """Evaluates an epoch's records as LUNA16 does and adds ``FROC_METRICS`` to the engine's metrics.
+
+    The nodules are those of the annotations: one without a candidate counts as missed, and several candidates on one
+    nodule count once. All metrics are NaN without an annotated nodule in these scans, or where a probability is not
+    finite. List it before the handlers that show or write metrics.
+
+    Args:
+        candidates: the candidates that are validated, indexed by row; their scans are evaluated.
+        dataset_dir: folder with ``annotations.csv`` and, if there is one, ``annotations_excluded.csv``.
+
+    Raises:
+        LunaError: when one of these tables is damaged, or the first is missing.
+    """
+
+    def __init__(self, candidates: pd.DataFrame, dataset_dir: str | Path) -> None:
+        self.places = candidates[["seriesuid", *COORDINATES]]
+        self.seriesuids = sorted(candidates["seriesuid"].unique())
+        annotations, excluded = read_findings(dataset_dir)
+        self.annotations = annotations[annotations["seriesuid"].isin(self.seriesuids)]
+        self.excluded = None if excluded is None else excluded[excluded["seriesuid"].isin(self.seriesuids)]
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator that has :class:`CandidateMetrics`."""
+        engine.add_event_handler(
+            Events.EPOCH_COMPLETED, lambda: engine.state.metrics.update(self.evaluate(engine.state.records))
+        )
+
+    def evaluate(self, records: pd.DataFrame) -> dict[str, float]:
+        """Compute the metrics.
+
+        Args:
+            records: ``row`` and ``probability`` of each candidate.
+
+        Returns:
+            A value for each of ``FROC_METRICS``.
+        """
+        if not np.isfinite(records["probability"]).all():
+            return dict.fromkeys(FROC_METRICS, math.nan)
+        submission = self.places.loc[records["row"]].assign(probability=records["probability"].to_numpy())
+        result = evaluate_froc(submission, self.annotations, self.excluded, self.seriesuids)
+        return dict(zip(FROC_METRICS, [result.cpm, *result.sensitivity.tolist()], strict=True))
+
+
+class CheckLoss:
+    """Ends a run whose training loss is not finite, within some iterations; ignite's ``TerminateOnNan`` ends it as if
+    it were done, and waits for the GPU in each iteration.
+
+    Args:
+        keep_going: only log one line, as the book's training does not stop.
+    """
+
+    def __init__(self, keep_going: bool = False) -> None:
+        self.keep_going = keep_going
+        self._losses: list[torch.Tensor] = []
+        self._said = False
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._check)
+
+    def _collect(self, engine: Engine) -> None:
+        self._losses.append(engine.state.output[CommonKeys.LOSS].detach().mean())
+        if engine.state.iteration % _LOSS_EVERY == 0:
+            self._check(engine)
+
+    def _check(self, engine: Engine) -> None:
+        finite = torch.stack(self._losses).isfinite().tolist() if self._losses else []
+        first = engine.state.iteration - len(finite) + 1
+        self._losses.clear()
+        if all(finite) or self._said:
+            return
+        text = f"E{engine.state.epoch}: the training loss is not finite from iteration {first + finite.index(False)} on"
+        if not self.keep_going:
+            raise LunaError(f"{text}; lower optimizer#lr, or look for damaged scans with 'luna-monai doctor'")
+        self._said = True
+        logger.warning("%s", text)

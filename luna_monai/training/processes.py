@@ -12,17 +12,19 @@ from functools import lru_cache
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import torch
 import torch.distributed
+from ignite.engine import Engine, Events
+from ignite.utils import manual_seed
 from monai.data import DistributedSampler
 from torch.nn.parallel import DistributedDataParallel
 
 from luna_monai.errors import LunaError
-from luna_monai.networks.batch_norm import synchronize_batch_norm
 
 logger = logging.getLogger(__name__)
 
-#: How long processes wait for those that are still filling the cache or judging scans.
+#: How long processes wait for those that are still filling the cache or classifying candidates.
 _WAIT = timedelta(days=2)
 
 
@@ -32,9 +34,9 @@ class Launched:
 
     Attributes:
         rank: its number among all processes, from 0.
-        world_size: how many processes there are, on all machines.
+        world_size: number of processes, on all machines.
         local_rank: its number among those of this machine, from 0.
-        local_world_size: how many processes are on this machine.
+        local_world_size: number of processes on this machine.
     """
 
     rank: int = 0
@@ -44,7 +46,7 @@ class Launched:
 
 
 def launched() -> Launched:
-    """Tell which of how many processes this one is; without torchrun it is the only one.
+    """Read which of the processes this one is from torchrun's variables; without torchrun it is the only one.
 
     Reference:
         https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
@@ -89,7 +91,7 @@ def start_processes(device: torch.device) -> None:
     if gpu:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if gpu else "gloo", device_id=device if gpu else None)
-    # Made now, for who is connected notices at once when another machine's process ends; torchrun doesn't tell.
+    # Made now: a connected process notices at once when another machine's process ends; torchrun does not tell.
     _patient_group(torch.distributed.group.WORLD)
     process = launched()
     if process.rank > 0:
@@ -102,7 +104,7 @@ def stop_processes() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
         _patient_group.cache_clear()
-        idist.sync()  # ignite would go on asking the group that it has seen
+        idist.sync()  # ignite would continue to ask the group that it has seen
 
 
 def wait_for_all() -> None:
@@ -113,7 +115,7 @@ def wait_for_all() -> None:
 
 
 def gather_objects(value: Any) -> list[Any] | None:
-    """Bring what each process has to the first one, which waits for days if need be.
+    """Collect a value of each process in the first one, which waits for days if need be.
 
     Args:
         value: anything that can be pickled.
@@ -147,12 +149,12 @@ def share_of_batch(batch_size: int) -> int:
         Candidates in the batch of each.
 
     Raises:
-        LunaError: when it can't be divided evenly.
+        LunaError: when it cannot be divided evenly.
     """
     processes = launched().world_size
     if batch_size % processes:
         raise LunaError(
-            f"batch_size {batch_size} can't be divided evenly among {processes} processes: it is the batch of all of "
+            f"batch_size {batch_size} cannot be divided evenly among {processes} processes: it is the batch of all of "
             f"them together; set it to a multiple of {processes}, such as {-(-batch_size // processes) * processes}"
         )
     return batch_size // processes
@@ -162,22 +164,23 @@ def share_of_cores(workers: int) -> int:
     """Divide the worker processes of a machine among those of its processes that torchrun has started.
 
     Args:
-        workers: how many the machine is to have; 0 works without.
+        workers: number for the machine; 0 works without.
 
     Returns:
-        How many each may start; at least 1, unless there are to be none.
+        Number for each; at least 1, unless there are to be none.
     """
     return min(workers, max(workers // launched().local_world_size, 1))
 
 
 def data_parallel(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Let all processes train one network, as one process with all their batches together would.
+    """Let all processes train one network with ``DistributedDataParallel``, which averages their gradients.
 
-    Gradients are averaged by ``DistributedDataParallel``, and batch normalisation takes the statistics of all batches,
-    see :func:`~luna_monai.networks.batch_norm.synchronize_batch_norm`.
+    On GPUs batch normalization takes the statistics of all processes (``torch.nn.SyncBatchNorm``). On CPUs, for which
+    torch has no such module, each process normalizes by its own part of the batch, and the running statistics are those
+    of the first one.
 
     Args:
-        network: with the same weights in each process; its batch normalisations are replaced.
+        network: with the same weights in each process; its batch normalizations are replaced on GPUs.
         device: where it runs.
 
     Returns:
@@ -186,20 +189,60 @@ def data_parallel(network: torch.nn.Module, device: torch.device) -> torch.nn.Mo
     """
     if not torch.distributed.is_initialized():
         return network
-    network = synchronize_batch_norm(network, device)
+    gpu = device.type == "cuda"
+    if gpu:
+        network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
     # Of one input channel there are several sets of strides for the same layout, and the warning takes them for two.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides", category=UserWarning)
-    # The buffers are the same everywhere already. Sent around in each forward pass, they would also make a process
-    # wait for others that have fewer validation batches.
-    return DistributedDataParallel(
-        network, device_ids=[device] if device.type == "cuda" else None, forward_sync_buffers=False
-    )
+    # On GPUs the buffers are the same everywhere already.
+    return DistributedDataParallel(network, device_ids=[device] if gpu else None, forward_sync_buffers=not gpu)
+
+
+class BroadcastBuffers:
+    """Gives all processes the first one's running statistics before each validation; see :func:`data_parallel`.
+
+    Args:
+        network: the network.
+    """
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network = network
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.STARTED, self._broadcast)
+
+    def _broadcast(self) -> None:
+        if torch.distributed.is_initialized():
+            for buffer in self.network.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+
+class SeedEachEpoch:
+    """Seeds the generators of Python, NumPy and torch at the start of each epoch, by seed, epoch and process.
+
+    A resumed run then draws the numbers that it would have drawn, and processes draw different ones.
+
+    Args:
+        seed: the seed of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
+
+    def _seed(self, engine: Engine) -> None:
+        sequence = np.random.SeedSequence([self.seed, engine.state.epoch, idist.get_rank()])
+        manual_seed(int(sequence.generate_state(1)[0]))
 
 
 def evaluation_sampler(dataset: Sized, name: str = "validation candidates") -> DistributedSampler:
     """Divide samples that are evaluated among the processes: each is read by exactly one of them.
 
-    Samplers for training repeat samples to give each process as many, which would count some twice here.
+    Samplers for training repeat samples to give each process the same number, which would count some twice here.
 
     Args:
         dataset: the samples.

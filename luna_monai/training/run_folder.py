@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import logging
+import os
+import socket
 import tempfile
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,28 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import ignite.distributed as idist
+import numpy as np
 import pandas as pd
 import torch
 import yaml
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
+from monai.handlers import LrScheduleHandler, ValidationHandler
 
+from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.files import write_bytes
-from luna_monai.training.atomic import save_table, save_tensors
-from luna_monai.training.best_epoch import BestEpoch
+from luna_monai.files import write_bytes, write_table
 from luna_monai.training.checkpoint import (
     CHECKPOINT,
     PREVIOUS_CHECKPOINT,
     Stateful,
-    read_checkpoint,
     restore_checkpoint,
     save_checkpoint,
-    set_random_state,
+    save_tensors,
     unwrap,
 )
-from luna_monai.training.samples import TrainingSamples
-from luna_monai.training.tensorboard import TIME_FORMAT
+from luna_monai.training.config import check_resumable
+from luna_monai.training.run_state import TIME_FORMAT, RunState
 
 logger = logging.getLogger(__name__)
 
@@ -40,23 +44,37 @@ MODEL = "model.pt"
 METRICS = "metrics.csv"
 PREDICTIONS = "predictions"
 CONFIG = "config.yaml"
-#: Sections of the configuration that a checkpoint brings back as they were when the run began.
-_RESTORED = ("optimizer", "lr_scheduler")
-#: What moves in the state of a learning-rate schedule; all else is as it was made.
-_MOVING = {"last_epoch", "best", "num_bad_epochs", "cooldown_counter", "T_cur", "T_i"}
+LOCK = ".lock"
 
 #: What :class:`RunFolder` writes.
 RESULTS = (MODEL, CHECKPOINT, PREVIOUS_CHECKPOINT, METRICS, PREDICTIONS, CONFIG)
+_MADE_OF_THEM = ("report.html", "evaluation")  # by luna-monai report and evaluate
 
 PREDICTION_COLUMNS = (
     "row", "seriesuid", "coordX", "coordY", "coordZ", "class", "diameter_mm", "probability", "loss",
 )  # fmt: skip
 
 
-def set_aside_previous_run(output_dir: str | Path) -> Path | None:
-    """Move what an earlier run left in a folder to ``previous-TIME`` inside it, so that nothing is lost.
+def write_predictions(path: Path, records: pd.DataFrame, candidates: pd.DataFrame) -> None:
+    """Write the probability and loss of each candidate, in the order of the candidate table.
 
-    TensorBoard's ``runs`` stay, because each run has its own there.
+    Args:
+        path: the CSV file.
+        records: ``row``, ``class``, ``probability`` and ``loss``.
+        candidates: the candidate table, indexed by row.
+
+    Raises:
+        LunaError: when the file cannot be written.
+    """
+    places = candidates.drop(columns="class", errors="ignore")
+    table = records.sort_values("row", kind="stable").join(places, on="row")
+    write_table(path, table[list(PREDICTION_COLUMNS)])
+
+
+def set_aside_previous_run(output_dir: Path) -> Path | None:
+    """Move the files of an earlier run, and what was made of them, to ``previous-TIME`` inside the folder.
+
+    TensorBoard's ``runs`` stay, because each run has its own folders there.
 
     Args:
         output_dir: folder of the run; need not exist.
@@ -65,178 +83,219 @@ def set_aside_previous_run(output_dir: str | Path) -> Path | None:
         The new folder, or None when there was nothing to move.
 
     Raises:
-        LunaError: when it can't be moved.
+        LunaError: when they cannot be moved.
     """
-    output_dir = Path(output_dir)
     if not any((output_dir / name).exists() for name in RESULTS):
         return None
     stem = f"previous-{datetime.now().strftime(TIME_FORMAT)}"
     try:
-        previous = output_dir / stem
-        number = 1
-        while previous.exists():
-            number += 1
-            previous = output_dir / f"{stem}-{number}"
+        names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
+        previous = next(path for path in map(output_dir.joinpath, names) if not path.exists())
         previous.mkdir()
-        for name in RESULTS:
+        for name in (*RESULTS, *_MADE_OF_THEM):
             if (output_dir / name).exists():
                 (output_dir / name).rename(previous / name)
     except OSError as error:
-        raise LunaError(f"{output_dir}: the earlier run there can't be moved ({error.strerror or error})") from error
+        raise LunaError(f"{output_dir}: the earlier run there cannot be moved ({error.strerror or error})") from error
     logger.info("%s holds an earlier run: moved to %s", output_dir, previous)
     return previous
-
-
-def write_predictions(path: Path, records: pd.DataFrame, candidates: pd.DataFrame) -> None:
-    """Write what a model said about each candidate, in the order of the candidate table.
-
-    Args:
-        path: the CSV file.
-        records: ``row``, ``class``, ``probability`` and ``loss``.
-        candidates: the candidate table, indexed by row.
-
-    Raises:
-        LunaError: when the file can't be written.
-    """
-    places = candidates.drop(columns="class", errors="ignore")
-    table = records.sort_values("row", kind="stable").join(places, on="row")
-    save_table(path, table[list(PREDICTION_COLUMNS)])
 
 
 class RunFolder:
     """Writes a run's folder at the end of each epoch, every file whole or not at all.
 
     - ``model.pt``: ``state_dict`` of the best epoch, of the last one as long as none is the best;
-    - ``predictions/trn.csv`` and ``val.csv``: what the model said in that epoch;
+    - ``predictions/trn.csv`` and ``val.csv``: the predictions of that epoch, where they are finite;
     - ``metrics.csv``: a row for each epoch and split, undefined values empty;
     - ``config.yaml``: the configuration, at the start; the bundle runs again from it;
     - ``checkpoint.pt``: all that a resumed run needs, and ``checkpoint-previous.pt``, the epoch before.
 
-    List it last among the ``train_handlers``, after the validation. The files of an earlier run in the same folder are
-    moved aside when training starts, see :func:`set_aside_previous_run`. Only the first process of several writes.
+    List it after the validation and the learning-rate schedule among the ``train_handlers``. The files of an earlier
+    run in the same folder are moved aside when training starts, see :func:`set_aside_previous_run`; when the same
+    trainer runs again, it continues its own. Only the first process of several writes.
 
     Args:
-        output_dir: the folder.
+        run_state: its folder is the folder of the run.
         network: the network that is trained.
         optimizer: its optimizer.
         candidates: the candidate table, indexed by row.
-        training_samples: counts the samples.
-        best_epoch: knows the best epoch; listed among the validator's handlers.
         validator: the engine that validates; None when nothing does.
         lr_scheduler: its learning-rate schedule, if there is one.
-        extra: what else has a state, by name: a gradient scaler, a sampler, the TensorBoard run.
-        resume: go on from the checkpoint in the folder.
+        extra: what else has a state, by name.
+        resume: continue from the checkpoint in the folder.
         config: the configuration of the run, for ``config.yaml``; none is written when None.
     """
 
     def __init__(
         self,
-        output_dir: str | Path,
+        run_state: RunState,
         network: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         candidates: pd.DataFrame,
-        training_samples: TrainingSamples,
-        best_epoch: BestEpoch,
         validator: Evaluator | None = None,
         lr_scheduler: Stateful | None = None,
         extra: Mapping[str, Stateful] | None = None,
         resume: bool = False,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.output_dir = Path(output_dir)
+        self.output_dir = run_state.output_dir
+        self.run_state = run_state
         self.network = network
         self.candidates = candidates
-        self.training_samples = training_samples
-        self.best_epoch = best_epoch
         self.validator = validator
         self.resume = resume
-        self.config = config
-        self._rows: list[dict[str, Any]] = []
+        self.config = None if config is None else dict(config)
         self._objects: dict[str, Stateful] = {
             "network": unwrap(network),
             "optimizer": optimizer,
-            "training_samples": training_samples,
-            "best_epoch": best_epoch,
+            "run_state": run_state,
             **({} if lr_scheduler is None else {"lr_scheduler": lr_scheduler}),
             **(extra or {}),
         }
+        # What expressions have made of the settings, such as the length of a schedule.
+        self._made = {
+            f"{name}#{key}": value
+            for name, item in {"lr_scheduler": lr_scheduler}.items()
+            for key, value in ({} if item is None else item.state_dict()).items()
+            if isinstance(value, bool | int | float | str)
+        }
+        self._started = False
+        self._lock = -1
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        self.training_samples.attach(engine)
+        self.run_state.attach(engine)
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+        engine.add_event_handler(Events.COMPLETED, self._unlock)
 
     def _start(self, engine: Engine) -> None:
-        if self.resume:
-            self._resume(engine)
-        elif idist.get_rank() == 0:
+        first = idist.get_rank() == 0
+        if first:
+            self._prepare()
+        if self.resume and not self._started:
+            content = restore_checkpoint(self.output_dir, self._objects, self._check_same_run)
+            engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
+            logger.info("%s: resumed after epoch %d", self.output_dir, content["epoch"])
+            if first and self.run_state.history:  # the file may hold more, or be damaged
+                write_table(self.output_dir / METRICS, pd.DataFrame(self.run_state.history))
+        elif first and not self._started:
             set_aside_previous_run(self.output_dir)
-        if idist.get_rank() == 0:
-            self._check_writable()
-            if self.config is not None:
-                text = yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
-                write_bytes(self.output_dir / CONFIG, text.encode())
+        if first and self.config is not None:
+            text = yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
+            write_bytes(self.output_dir / CONFIG, text.encode())
+        self._started = True
 
-    def _check_writable(self) -> None:
+    def _prepare(self) -> None:
         try:
             self.output_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.output_dir / LOCK)
             with tempfile.TemporaryFile(dir=self.output_dir):
                 pass
-            for path in self.output_dir.rglob(".*.tmp"):  # what a killed run was writing
-                path.unlink(missing_ok=True)
+            for name in (*RESULTS, f"{PREDICTIONS}/trn.csv", f"{PREDICTIONS}/val.csv"):  # left by a killed run
+                path = self.output_dir / name
+                for temporary in path.parent.glob(f".{path.name}.????????.tmp"):
+                    temporary.unlink(missing_ok=True)
         except OSError as error:
             raise LunaError(
-                f"{self.output_dir}: can't be written ({error.strerror or error}); choose another output_dir"
+                f"{self.output_dir}: cannot be written ({error.strerror or error}); choose another output_dir"
             ) from error
 
-    def _resume(self, engine: Engine) -> None:
-        content = read_checkpoint(self.output_dir)
-        self._check_restored_settings(content["state"])
-        restore_checkpoint(content, self._objects, self.output_dir)
-        # Other processes keep the states that their own seeds gave them, or all would draw the same numbers.
-        if idist.get_rank() == 0:
-            set_random_state(content["random"])
-        engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
-        self._rows = _read_rows(self.output_dir / METRICS, content["epoch"])
-        predictions = self.output_dir / PREDICTIONS / "val.csv"
-        if self.best_epoch.epoch is not None and predictions.is_file():
-            records = pd.read_csv(predictions, usecols=["row", "class", "probability", "loss"])
-            self.best_epoch.records = records.astype({"probability": "float32", "loss": "float32"})
-        logger.info("%s: resumed after epoch %d", self.output_dir, content["epoch"])
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
-    def _check_restored_settings(self, state: Mapping[str, Any]) -> None:
-        path = self.output_dir / CONFIG
-        if self.config is None or not path.is_file():
-            return
-        recorded = yaml.safe_load(path.read_text(encoding="utf-8"))
-        schedule = self._objects.get("lr_scheduler")
-        before = _settings(recorded, state.get("lr_scheduler", {}))
-        now = _settings(self.config, {} if schedule is None else schedule.state_dict())
-        for key in sorted(before.keys() | now.keys()):
-            if before.get(key) != now.get(key):
-                raise LunaError(
-                    f"{path}: the run began with {key} {before.get(key)}, and this configuration makes it "
-                    f"{now.get(key)}; a resumed run goes on as it began. Resume with the settings of then, or start "
-                    f"anew from its weights with finetune={self.output_dir / MODEL}"
-                )
+    def _check_same_run(self, content: Mapping[str, Any]) -> None:
+        if self.config is not None and content["config"] is not None:
+            check_resumable(content["config"], self.config, self.output_dir)
+        check_resumable(content["made"], self._made, self.output_dir)
+        check_resumable(content["candidates"], _fingerprint(self.candidates), self.output_dir)
 
     def _write(self, engine: Engine) -> None:
         if idist.get_rank() != 0:
             return
-        epoch = engine.state.epoch
+        state, epoch = self.run_state, engine.state.epoch
         engines = engines_of_epoch(engine, self.validator)
         # The checkpoint comes last: after a kill before it, the resumed run does this epoch and its files again.
-        if self.best_epoch.epoch in (None, epoch):
+        if state.best_epoch in (None, epoch):
             save_tensors(self.output_dir / MODEL, unwrap(self.network).state_dict())
             for split, source in engines.items():
-                path = self.output_dir / PREDICTIONS / f"{split}.csv"
-                write_predictions(path, source.state.records, self.candidates)
-        samples = self.training_samples.count
+                if np.isfinite(source.state.records["probability"]).all():
+                    write_predictions(
+                        self.output_dir / PREDICTIONS / f"{split}.csv", source.state.records, self.candidates
+                    )
         for split, source in engines.items():
-            self._rows.append({"epoch": epoch, "split": split, "samples": samples, **_scalars(source.state.metrics)})
-        save_table(self.output_dir / METRICS, pd.DataFrame(self._rows))
-        save_checkpoint(self.output_dir, epoch, engine.state.iteration, self._objects)
+            numbers = {name: value for name, value in source.state.metrics.items() if isinstance(value, Real)}
+            state.history.append({"epoch": epoch, "split": split, "samples": state.samples, **numbers})
+        write_table(self.output_dir / METRICS, pd.DataFrame(state.history))
+        content = {
+            "epoch": epoch,
+            "iteration": engine.state.iteration,
+            "config": self.config,
+            "made": self._made,
+            "candidates": _fingerprint(self.candidates),
+        }
+        save_checkpoint(self.output_dir, content, self._objects)
+
+
+class Validation(ValidationHandler):
+    """MONAI's ``ValidationHandler``, which also validates the last epoch.
+
+    Args:
+        interval: validate every N epochs.
+        validator: the evaluator.
+    """
+
+    def __init__(self, interval: int, validator: Evaluator) -> None:
+        super().__init__(interval, validator)
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(
+            Events.EPOCH_COMPLETED(
+                event_filter=lambda engine, epoch: epoch % self.interval == 0 or epoch == engine.state.max_epochs
+            ),
+            self,
+        )
+
+
+class LrSchedule(LrScheduleHandler):
+    """MONAI's ``LrScheduleHandler``, which also takes ``ReduceLROnPlateau`` and no schedule at all.
+
+    ``ReduceLROnPlateau`` steps after each validation, on its ``loss/all`` where ``mode`` is ``min``, else on the key
+    metric.
+
+    Args:
+        lr_scheduler: None for a constant learning rate.
+        validator: the evaluator, which has run before.
+        epoch_level: step after each epoch; else after each batch.
+    """
+
+    def __init__(self, lr_scheduler: Any, validator: Evaluator, run_state: RunState, epoch_level: bool = True) -> None:
+        super().__init__(lr_scheduler, print_lr=False, epoch_level=epoch_level)
+        self.validator = validator
+        self.run_state = run_state
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        if self.lr_scheduler is None:
+            return
+        if self._needs_metric and not self.epoch_level:
+            raise LunaError("lr_scheduler: ReduceLROnPlateau steps after validations; set lr_scheduler_by_epoch=true")
+        super().attach(engine)
+
+    @property
+    def _needs_metric(self) -> bool:
+        return isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+
+    def __call__(self, engine: Engine) -> None:
+        """Step."""
+        if not self._needs_metric:
+            super().__call__(engine)
+        elif "val" in engines_of_epoch(engine, self.validator):
+            name = "loss/all" if self.lr_scheduler.mode == "min" else self.run_state.key_metric
+            self.lr_scheduler.step(self.validator.state.metrics[name])
 
 
 def engines_of_epoch(trainer: Engine, validator: Engine | None) -> dict[str, Engine]:
@@ -247,23 +306,31 @@ def engines_of_epoch(trainer: Engine, validator: Engine | None) -> dict[str, Eng
     return engines
 
 
-def _settings(config: Mapping[str, Any], schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """List what a checkpoint brings back; of the schedule also what expressions have made, such as its length."""
-    sections = pd.json_normalize({name: config.get(name) for name in _RESTORED}, sep="#").to_dict("records")[0]
-    made = {
-        f"lr_scheduler#{key}": value
-        for key, value in schedule.items()
-        if isinstance(value, bool | int | float | str) and key not in _MOVING and not key.startswith("_")
-    }
-    return {str(key): value for key, value in sections.items()} | made
+def _fingerprint(candidates: pd.DataFrame) -> dict[str, Any]:
+    rows = pd.util.hash_pandas_object(candidates[["seriesuid", *COORDINATES, "class"]]).to_numpy()
+    name = "candidates (the table on disk)"
+    return {name: f"{len(rows)} rows, SHA-256 {hashlib.sha256(rows.tobytes()).hexdigest()[:16]}"}
 
 
-def _scalars(metrics: Mapping[str, Any]) -> dict[str, Real]:
-    return {name: value for name, value in metrics.items() if isinstance(value, Real)}
+def _lock(path: Path) -> int:
+    """Lock a file until this process ends or closes its descriptor; no lock outlives its process."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(file, 1000).decode(errors="replace")
+        os.close(file)
+        if owner == _this_process():  # a trainer of this process that has failed
+            return -1
+        raise LunaError(
+            f"{path.parent}: in use by {owner or 'another process'}; wait for it, or choose another output_dir"
+        ) from None
+    except OSError as error:
+        logger.debug("%s: this file system has no locks (%s)", path, error)
+    os.ftruncate(file, 0)
+    os.write(file, _this_process().encode())
+    return file
 
 
-def _read_rows(path: Path, last_epoch: int) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    table = pd.read_csv(path)
-    return table[table["epoch"] <= last_epoch].to_dict("records")  # type: ignore[return-value]
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"

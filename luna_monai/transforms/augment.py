@@ -10,7 +10,13 @@ from luna_monai.errors import LunaError
 
 
 def resample_candidates(
-    image: torch.Tensor, *, flip: torch.Tensor, scale: torch.Tensor, rotate: torch.Tensor, shift: torch.Tensor
+    image: torch.Tensor,
+    *,
+    flip: torch.Tensor,
+    scale: torch.Tensor,
+    rotate: torch.Tensor,
+    shift: torch.Tensor,
+    stretch: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Flip, then scale, then rotate, then shift each candidate of a batch about its centre, in one resampling.
 
@@ -20,15 +26,15 @@ def resample_candidates(
         scale: (N,), how many times larger everything becomes.
         rotate: (N,), degrees in the plane of the slices, from the x axis towards the y axis.
         shift: (N, 3), voxels along z, y and x, towards higher indices.
+        stretch: (N,), how many times larger everything becomes along z alone, beside ``scale``; 1 when None.
 
     Returns:
         A batch of the same shape and type: trilinear, with the voxels of the border repeated outside.
     """
     # The plane of the slices and the axis across them do not mix, so trilinear interpolation is bilinear in the plane,
     # one grid for all slices, and then linear across them: the same values in a sixth of the time.
-    return _resample_across(
-        _resample_plane(image, flip[:, 1:], scale, rotate, shift[:, 1:]), flip[:, 0], scale, shift[:, 0]
-    )
+    plane = _resample_plane(image, flip[:, 1:], scale, rotate, shift[:, 1:])
+    return _resample_across(plane, flip[:, 0], scale if stretch is None else scale * stretch, shift[:, 0])
 
 
 def _resample_plane(
@@ -62,8 +68,18 @@ def _resample_across(image: torch.Tensor, flip: torch.Tensor, scale: torch.Tenso
     return torch.matmul(weights[:, None], image.flatten(3)).reshape(image.shape)
 
 
+def _mean_of_three(image: torch.Tensor, axis: int, step: int = 1) -> torch.Tensor:
+    """Mean of each voxel and its two neighbors ``step`` voxels away; beyond the border, of the voxel itself."""
+    total, rest = image.clone(), image.shape[axis] - step
+    for start in (0, step):
+        total.narrow(axis, step - start, rest).add_(image.narrow(axis, start, rest))
+        border = 0 if start == 0 else rest
+        total.narrow(axis, border, step).add_(image.narrow(axis, border, step))
+    return total.div_(3)
+
+
 class RandAugmentCandidates(RandomizableTrait):
-    """Flips, shifts, scales and rotates candidates, and adds an offset and noise (chapter 12.6).
+    """Flips, shifts, scales and rotates candidates, and adds an offset and noise (chapter 12.6); changes the scanner.
 
     Each candidate of a batch gets its own random values. All spatial changes are one resampling, trilinear, with the
     voxels of the border repeated outside. Random numbers come from torch's global generator of the batch's device.
@@ -76,6 +92,12 @@ class RandAugmentCandidates(RandomizableTrait):
             voxels within them, so there is no rotation out of the plane.
         offset: largest offset, to either side, in HU.
         noise: largest standard deviation of Gaussian noise, in HU; each candidate's is drawn between 0 and this.
+        stretch: largest change of size along z alone, beside ``scale``: slices further apart or closer.
+        sharpen: how far a reconstruction kernel may differ: 1 is from the mean over 3 x 3 voxels of a slice to as
+            much sharper.
+        thicken: largest share that a slice takes of each of its neighbors, below 0.5.
+        correlated: whether noise has the texture of a scanner: for each candidate a mixture of white noise, of coarse
+            noise and of streaks along x.
         hu_range: what the result is clipped to, in HU.
 
     Raises:
@@ -90,12 +112,18 @@ class RandAugmentCandidates(RandomizableTrait):
         rotate: float = 0.0,
         offset: float = 0.0,
         noise: float = 0.0,
+        stretch: float = 0.0,
+        sharpen: float = 0.0,
+        thicken: float = 0.0,
+        correlated: bool = False,
         hu_range: tuple[float, float] = (-1000.0, 1000.0),
     ) -> None:
         strengths = {"shift": shift, "scale": scale, "rotate": rotate, "offset": offset, "noise": noise}
+        strengths |= {"stretch": stretch, "sharpen": sharpen, "thicken": thicken}
+        below = {"scale": 1, "stretch": 1, "thicken": 0.5}
         for name, value in strengths.items():
-            if value < 0 or (name == "scale" and value >= 1):
-                limits = "at least 0 and below 1" if name == "scale" else "at least 0"
+            if value < 0 or value >= below.get(name, float("inf")):
+                limits = f"at least 0 and below {below[name]}" if name in below else "at least 0"
                 raise LunaError(f"augmentation: {name} must be {limits}, found {value}")
         self.flip = flip
         self.shift = shift
@@ -103,6 +131,10 @@ class RandAugmentCandidates(RandomizableTrait):
         self.rotate = rotate
         self.offset = offset
         self.noise = noise
+        self.stretch = stretch
+        self.sharpen = sharpen
+        self.thicken = thicken
+        self.correlated = correlated
         self.hu_range = hu_range
 
     @torch.no_grad()
@@ -116,15 +148,19 @@ class RandAugmentCandidates(RandomizableTrait):
             A batch of the same shape, type and strides.
         """
         given = image
-        if self.shift or self.scale or self.rotate:
+        if self.shift or self.scale or self.rotate or self.stretch:
             image = self._resample(image)
         elif self.flip:
             image = self._flip(image)
+        if self.sharpen:
+            image = torch.lerp(image, _mean_of_three(_mean_of_three(image, 3), 4), self._uniform(image, self.sharpen))
+        if self.thicken:
+            image = torch.lerp(image, _mean_of_three(image, 2), 3 * self._uniform(image, self.thicken).abs())
         if self.offset or self.noise:
             change = self._uniform(image, self.offset)
             if self.noise:
                 deviation = self._uniform(image, self.noise).abs()
-                change = torch.randn_like(image).mul_(deviation).add_(change)
+                change = self._noise(image).mul_(deviation).add_(change)
             image = image + change
         # A batch of one channel is contiguous in both layouts, but a GPU picks its kernels by the strides: batch
         # normalisation gives a channel a single block of threads where they are not those of channels_last_3d.
@@ -133,6 +169,18 @@ class RandAugmentCandidates(RandomizableTrait):
     def _uniform(self, image: torch.Tensor, largest: float, *shape: int) -> torch.Tensor:
         shape = shape or (1,) * (image.dim() - 1)
         return (torch.rand((len(image), *shape), device=image.device, dtype=image.dtype) * 2 - 1) * largest
+
+    def _noise(self, image: torch.Tensor) -> torch.Tensor:
+        white = torch.randn_like(image)
+        if not self.correlated:
+            return white
+        # Each part has about unit variance, and so has their mixture.
+        shares = torch.stack([self._uniform(image, 1.0).abs() ** power for power in (1, 1, 3)]) + 1e-3
+        shares = shares / shares.square().sum(dim=0).sqrt()
+        # Noise of another place is as good as new, and costs less.
+        coarse = _mean_of_three(_mean_of_three(white.flip(2), 3), 4).mul_(3)
+        streaks = _mean_of_three(_mean_of_three(white.flip(3), 4), 4, step=3).mul_(3)
+        return white.mul_(shares[0]).addcmul_(coarse, shares[1]).addcmul_(streaks, shares[2])
 
     def _flip(self, image: torch.Tensor) -> torch.Tensor:
         for axis in (2, 3, 4):
@@ -148,4 +196,5 @@ class RandAugmentCandidates(RandomizableTrait):
             scale=1 + self._uniform(image, self.scale, 1)[:, 0],
             rotate=self._uniform(image, self.rotate, 1)[:, 0],
             shift=self._uniform(image, self.shift, 3),
+            stretch=1 + self._uniform(image, self.stretch, 1)[:, 0] if self.stretch else None,
         )

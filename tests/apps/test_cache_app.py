@@ -36,8 +36,8 @@ def test_status(filled, capsys):
     text = capsys.readouterr().out
     assert "needed: 1 of 2 series" in text
     assert "missing: 1 series" in text
-    assert "CT: subset1/1.2.3.1.raw is 268,800 bytes" in text
-    assert "its series is not among those with a CT and candidates" in text
+    assert "the CT has changed" in text
+    assert "1 files are of series that are not in this dataset; they stay" in text
 
 
 def test_verify_finds_a_flipped_byte(filled, capsys):
@@ -70,9 +70,12 @@ def test_gc_removes_what_no_configuration_needs(filled, tmp_path, capsys):
     assert "ClipIntensityRanged.clipper.a_max 400 -> 1000" in text
     assert "--yes removes these 3 files" in text
     assert {file.path for file in cached_files(cache_dir)} == everything
+    other = cache_dir / f"9.9.{'0' * 16}.{'1' * 16}.pt"
+    other.write_text("of another dataset")
     (cache_dir / "notes.txt").write_text("not ours")
     assert run_app(LunaCacheApp, ["gc", *options, "--yes"]) == 0
-    assert len(list(cached_files(cache_dir))) == 3
+    assert len(list(cached_files(cache_dir))) == 4
+    other.unlink()
     assert (cache_dir / "notes.txt").exists()
     assert run_app(LunaCacheApp, ["status", *options]) == 0
     assert "needed: 3 of 3 series" in capsys.readouterr().out

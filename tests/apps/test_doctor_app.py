@@ -24,6 +24,7 @@ def dataset(tmp_path: Path) -> Path:
         (tmp_path / "subset0" / f"{uid}.mhd").write_text(HEADER.format(uid))
         (tmp_path / "subset0" / f"{uid}.raw").write_bytes(bytes(64 * 64 * 40 * 2))
     (tmp_path / "annotations.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n1.1,10,10,10,5\n")
+    (tmp_path / "annotations_excluded.csv").write_text("seriesuid,coordX,coordY,coordZ\n")
     (tmp_path / "candidates.csv").write_text(
         "seriesuid,coordX,coordY,coordZ,class\n1.1,10,10,10,1\n1.1,20,20,20,0\n1.2,20,20,20,0\n"
     )

@@ -28,9 +28,11 @@ def test_subsets_shards_and_the_rest(make_dataset, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--shard", "0/2"], "--shard 0/2: expected K/N with K from 1 to N"),
-        (["--subsets", "1;2"], "--subsets 1;2: expected numbers and ranges"),
+        (["--subsets", "1;2"], "--subsets 1;2: expected numbers and rising ranges"),
         (["--subsets", "9"], "subsets 9: no scans with candidates there"),
-        (["--num-workers", "-1"], "--num-workers -1"),
+        (["--subsets", "5-2"], "--subsets 5-2: expected numbers and rising ranges"),
+        (["--subsets", "0-1000000000"], "--subsets 0-1000000000: expected numbers"),
+        (["--num-workers", "-1"], "-1 pre-cache workers: 0 or more"),
         (["--cache-dir", "null", "--dry-run"], "cache_dir is null"),
     ],
 )

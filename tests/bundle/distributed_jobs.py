@@ -10,11 +10,21 @@ import os
 import sys
 from pathlib import Path
 
+import torch
 from monai.bundle import ConfigWorkflow
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.launcher import LaunchConfig, elastic_launch
 
+from luna_monai.networks import LunaModel
+
 CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
+
+
+def network_without_batch_statistics():
+    """Make a network whose numbers are those of one process on CPUs too."""
+    network = LunaModel()
+    network.tail_batchnorm = torch.nn.GroupNorm(1, 1)
+    return network
 
 
 def run(job):

@@ -72,7 +72,7 @@ def test_split_by_series(small_run, tmp_path):
 
 def test_early_stopping(small_run, tmp_path):
     # The number of non-nodules never grows, so no epoch is better than the first.
-    small_run(max_epochs=5, patience=2, **{"best_epoch#key_metric": "count/neg"})
+    small_run(max_epochs=5, patience=2, key_metric="count/neg")
     assert pd.read_csv(tmp_path / "run" / "metrics.csv")["epoch"].max() == 3
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["epoch"] == 3
 

@@ -29,6 +29,7 @@ def folder(write_dataset, tmp_path_factory):
         "precision": "float32",
         "precache_workers": 2,
         "device": "$torch.device('cpu')",
+        "network_def": {"_target_": "distributed_jobs.network_without_batch_statistics"},
     }
     same = {"train#augmentation": None}
     # Inductor, the default, takes a minute for what this backend takes as it is.
@@ -51,6 +52,7 @@ def folder(write_dataset, tmp_path_factory):
         job("resumed", 0, max_epochs=3, resume=True),
         job("resumed", 2, max_epochs=4, resume=True),
         job("held", 2, cache_on_device=True, max_epochs=1, **same),
+        job("book", 2, max_epochs=1, network_def={"_target_": "luna_monai.networks.LunaModel"}),
         job("compiled", 2, compile=True, max_epochs=1, **same, **quickly_compiled),
         job("evaluated-by-two", 2, recorded, "evaluating", weights=str(folder / "two" / "model.pt")),
         job("evaluated-by-one", 0, recorded, "evaluating", weights=str(folder / "two" / "model.pt")),
@@ -88,6 +90,12 @@ def test_metrics_are_those_of_one_process(folder):
 @pytest.mark.parametrize("name", ["held", "compiled"])
 def test_metrics_with_candidates_on_the_device_and_with_a_compiled_network(folder, name):
     pd.testing.assert_frame_equal(metrics(folder / name), metrics(folder / "two")[:2], rtol=0, atol=1e-4)
+
+
+def test_batch_normalization_by_each_process(folder):
+    table = metrics(folder / "book")
+    assert table["loss/all"].notna().all()
+    assert table.loc[1, ["count/neg", "count/pos"]].sum() == 21
 
 
 def test_weights_are_those_of_one_process(folder):
@@ -138,7 +146,7 @@ def test_resuming_with_another_number_of_processes(folder):
     assert table["samples"].tolist() == [18, 18, 36, 36, 54, 54, 72, 72]
     checkpoint = torch.load(folder / "resumed" / "checkpoint.pt", weights_only=True)
     assert (checkpoint["epoch"], checkpoint["iteration"]) == (4, 12)
-    assert checkpoint["state"]["training_samples"] == {"count": 72}
+    assert checkpoint["state"]["run_state"]["samples"] == 72
 
 
 def test_evaluation(folder):

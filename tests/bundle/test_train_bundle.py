@@ -132,7 +132,13 @@ def test_validation_has_no_gradients_and_eval_mode(small_run, monkeypatch):
 def test_val_interval(small_run, tmp_path):
     small_run(max_epochs=3, val_interval=2)
     metrics = pd.read_csv(tmp_path / "run" / "metrics.csv")
-    assert metrics[["epoch", "split"]].to_numpy().tolist() == [[1, "trn"], [2, "trn"], [2, "val"], [3, "trn"]]
+    assert metrics[["epoch", "split"]].to_numpy().tolist() == [
+        [1, "trn"],
+        [2, "trn"],
+        [2, "val"],
+        [3, "trn"],
+        [3, "val"],
+    ]
 
 
 def test_validation_without_nodules_is_undefined_and_the_lowest_loss_wins(small_run, make_dataset, tmp_path, caplog):

@@ -1,6 +1,9 @@
 """The cache gives the book's voxels, cold and warm, and never a stale, damaged or half-written series."""
 
+import datetime
+import functools
 import hashlib
+import importlib
 import os
 import threading
 import time
@@ -10,9 +13,12 @@ import pandas as pd
 import psutil
 import pytest
 import torch
+from monai.engines import SupervisedTrainer
+from monai.transforms import Lambdad, Transform
 
 import luna_monai.data.cache
 from luna_monai.data import CandidateDataset, CandidateLoader, Precache, SeriesCache, read_candidates, series_items
+from luna_monai.data.cache_files import cached_files, transform_hashing
 from luna_monai.errors import LunaError
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
@@ -27,7 +33,9 @@ def transforms(a_max=1000, spatial_size=(32, 48, 48)):
 
 def open_dataset(dataset_dir, cache_dir, **kwargs):
     candidates = read_candidates(dataset_dir)
-    return CandidateDataset(candidates, SeriesCache(series_items(candidates), transforms(**kwargs), cache_dir))
+    return CandidateDataset(
+        candidates, SeriesCache(series_items(candidates, dataset_dir), transforms(**kwargs), cache_dir)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +91,30 @@ def test_threads_do_not_change_the_order(make_dataset, tmp_path):
     assert orders[0] == orders[1] != sorted(orders[0])
 
 
+def test_shuffling_without_a_sampler_follows_seed_and_epoch(make_dataset, tmp_path):
+    dataset = open_dataset(make_dataset(), tmp_path / "cache")
+
+    def orders(seed, epochs, first=1):
+        seen = []
+        trainer = SupervisedTrainer(
+            device="cpu",
+            max_epochs=epochs,
+            train_data_loader=CandidateLoader(dataset, batch_size=12, shuffle=True, seed=seed),
+            network=None,
+            optimizer=None,
+            loss_function=None,
+            iteration_update=lambda engine, batch: seen.extend(batch["row"].tolist()),
+        )
+        trainer.state.epoch = first - 1  # as a resumed run begins
+        trainer.run()
+        return seen
+
+    two = orders(1, 2)
+    assert orders(1, 2, first=2) == two[36:] != two[:36]
+    assert sorted(two[:36]) == list(range(36)) != two[:36]
+    assert orders(2, 1) != two[:36]
+
+
 def test_reading_ahead_moves_no_random_numbers_and_ends_with_the_loop(make_dataset, tmp_path):
     dataset = open_dataset(make_dataset(), tmp_path / "cache")
     torch.manual_seed(1)
@@ -93,8 +125,10 @@ def test_reading_ahead_moves_no_random_numbers_and_ends_with_the_loop(make_datas
         break
     assert torch.equal(torch.get_rng_state(), before)
     assert threading.active_count() == threads
-    with pytest.raises(LunaError, match="num_workers must be 0 or more, found -1"):
+    with pytest.raises(LunaError, match="num_workers must be 0 to 256 threads, found -1"):
         CandidateLoader(dataset, num_workers=-1)
+    with pytest.raises(LunaError, match="found 10000"):
+        CandidateLoader(dataset, num_workers=10_000)
 
 
 def test_items_and_batches_agree(make_dataset, tmp_path):
@@ -116,7 +150,7 @@ def test_items_and_batches_agree(make_dataset, tmp_path):
 def test_candidates_held_on_a_device(make_dataset, tmp_path, monkeypatch):
     folder = make_dataset()
     candidates = read_candidates(folder)
-    cache = SeriesCache(series_items(candidates), transforms(), tmp_path / "cache")
+    cache = SeriesCache(series_items(candidates, folder), transforms(), tmp_path / "cache")
     part = candidates[candidates.index % 3 == 1]
     files, held = CandidateDataset(part, cache), CandidateDataset(part, cache, device="cpu")
     order = torch.randperm(len(part)).tolist()
@@ -139,8 +173,9 @@ def test_a_device_without_the_memory_is_told(make_dataset, tmp_path, monkeypatch
 
 
 def test_splits_share_the_cache(make_dataset, tmp_path):
-    candidates = read_candidates(make_dataset())
-    cache = SeriesCache(series_items(candidates), transforms(), tmp_path / "cache")
+    folder = make_dataset()
+    candidates = read_candidates(folder)
+    cache = SeriesCache(series_items(candidates, folder), transforms(), tmp_path / "cache")
     whole = CandidateDataset(candidates, cache)
     part = CandidateDataset(candidates[candidates.index % 5 == 3], cache)
     for item in (part[index] for index in range(len(part))):
@@ -197,13 +232,78 @@ def test_changed_candidates_are_cut_again(make_dataset, tmp_path):
 
 
 def test_lambda_in_a_cached_transform_is_refused(make_dataset, tmp_path):
-    from monai.transforms import Lambdad
+    folder = make_dataset()
+    items = series_items(read_candidates(folder), folder)
 
-    candidates = read_candidates(make_dataset())
-    with pytest.raises(LunaError, match=r"whose changes can't be seen"):
-        SeriesCache(
-            series_items(candidates), [*transforms(), Lambdad("image", lambda image: image)], tmp_path / "cache"
-        )
+    class Local(Transform):
+        def __call__(self, data):
+            return data
+
+    for transform in (Lambdad("image", lambda image: image), Local()):
+        with pytest.raises(LunaError, match=r"whose changes cannot be seen"):
+            SeriesCache(items, [*transforms(), transform], tmp_path / "cache")
+
+
+def test_changed_source_of_a_transform_is_a_new_key(make_dataset, tmp_path, monkeypatch):
+    folder = make_dataset()
+    items = series_items(read_candidates(folder), folder)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = (
+        "from monai.transforms import Transform\n\ndef change(image):\n    return image + 1\n\n"
+        "class Change(Transform):\n    def __call__(self, data):\n"
+        "        return data | {'image': change(data['image'])}\n"
+    )
+    images = []
+    for source in (text, text.replace("+ 1", "+ 20")):
+        (tmp_path / "of_a_user.py").write_text(source)
+        module = importlib.reload(importlib.import_module("of_a_user"))
+        cache = SeriesCache(items, [*transforms(), module.Change()], tmp_path / "cache")
+        assert len(cache.missing()) == 3
+        Precache(cache).run()
+        images.append(cache[0]["image"].clone())
+    assert torch.equal(images[1], images[0] + 19)
+
+
+def test_parameters_of_partials_and_slots_are_seen():
+    def hash_with(value):
+        return transform_hashing([Lambdad("image", functools.partial(np.add, value)), datetime.date(2020, 1, value)])
+
+    assert hash_with(1) == hash_with(1) != hash_with(2)
+
+
+def test_voxels_changed_under_the_same_size_and_time_are_cut_again(make_dataset, tmp_path):
+    folder = make_dataset()
+    before = open_dataset(folder, tmp_path / "cache")
+    Precache(before.cache).run()
+    image = before[0]["image"].clone()
+    raw = folder / "subset2" / f"{before[0]['seriesuid']}.raw"
+    status = raw.stat()
+    (np.fromfile(raw, dtype=np.int16) // 2).tofile(raw)
+    os.utime(raw, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = open_dataset(folder, tmp_path / "cache")
+    assert len(after.cache.missing()) == 1
+    assert not torch.equal(after[0]["image"], image)
+
+
+def test_file_truncated_while_in_use_is_cut_again(make_dataset, tmp_path, caplog):
+    dataset = open_dataset(make_dataset(), tmp_path / "cache")
+    loader = CandidateLoader(dataset, batch_size=36)
+    expected = next(iter(loader))["image"].clone()
+    truncate(dataset.cache.path_of(1))
+    assert torch.equal(next(iter(loader))["image"], expected)
+    assert f"{dataset.cache.path_of(1)}: truncated while in use" in caplog.text
+
+
+def test_series_whose_uids_differ_only_in_what_a_name_cannot_hold(make_dataset, tmp_path):
+    folder = make_dataset(scans=2)
+    items = series_items(read_candidates(folder), folder)
+    same = [{**items[0], "seriesuid": uid} for uid in ("a/b", "a_b", "a:b", "a", "a" * 300)]
+    cache = SeriesCache(same, transforms(), tmp_path / "cache")
+    Precache(cache).run()
+    names = [file.path.name for file in cached_files(tmp_path / "cache")]
+    assert len(names) == len({name.casefold().split(".")[0] for name in names}) == 5
+    assert max(map(len, names)) < 110
+    assert cache.missing() == []
 
 
 def empty(path):
@@ -276,7 +376,7 @@ def test_half_unpacked_dataset_is_one_line_before_the_work(make_dataset, fault):
     folder = make_dataset(scans=2)
     message = fault(folder)
     with pytest.raises(LunaError, match=message):
-        series_items(read_candidates(folder))
+        series_items(read_candidates(folder), folder)
 
 
 def test_error_in_a_worker_is_one_line(make_dataset, tmp_path):
@@ -296,5 +396,5 @@ def test_error_in_a_worker_is_one_line(make_dataset, tmp_path):
 
 def test_cache_folder_that_is_a_file(make_dataset, tmp_path):
     (tmp_path / "cache").write_text("")
-    with pytest.raises(LunaError, match="can't be used as cache folder"):
+    with pytest.raises(LunaError, match="cannot be used as cache folder"):
         open_dataset(make_dataset(), tmp_path / "cache")

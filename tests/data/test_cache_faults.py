@@ -24,10 +24,8 @@ from luna_monai.data import (
     read_candidates,
     series_items,
 )
-from luna_monai.data.cache import build_series
-from luna_monai.data.cache_files import cached_files, find_damage
-from luna_monai.data.inventory import verify
-from luna_monai.data.manifest import is_complete, read_manifest
+from luna_monai.data.cache_files import build_series, cached_files, find_damage
+from luna_monai.data.inventory import is_complete, read_manifest, verify
 from luna_monai.errors import LunaError
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
@@ -55,7 +53,9 @@ def fill_and_report(dataset_dir, cache_dir, num_workers, options):
 
 def open_dataset(dataset_dir, cache_dir, **kwargs):
     candidates = read_candidates(dataset_dir)
-    return CandidateDataset(candidates, SeriesCache(series_items(candidates), transforms(**kwargs), cache_dir))
+    return CandidateDataset(
+        candidates, SeriesCache(series_items(candidates, dataset_dir), transforms(**kwargs), cache_dir)
+    )
 
 
 def assert_same_voxels(dataset_dir, cache_dir):
@@ -218,7 +218,7 @@ def test_read_only_cache(make_dataset, small_disk):
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     assert Precache(open_dataset(folder, disk).cache, num_workers=2).run() == 0
     assert_same_voxels(folder, disk)
-    with pytest.raises(LunaError, match="3 of 3 series are missing and the folder can't be written"):
+    with pytest.raises(LunaError, match="3 of 3 series are missing and the folder cannot be written"):
         Precache(open_dataset(folder, disk, a_max=400).cache).run()
     with pytest.raises(LunaError, match="Read-only file system; choose a cache_dir that you may write to"):
         open_dataset(folder, disk, a_max=400)[0]

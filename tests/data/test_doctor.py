@@ -11,8 +11,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from luna_monai.data.doctor import LUNA16_SUBSETS, examine_dataset
-from luna_monai.data.doctor_findings import CODES, ERROR, INFORMATION, WARNING, Finding
+from luna_monai.data.doctor import CODES, ERROR, INFORMATION, LUNA16_SUBSETS, WARNING, Finding, examine_dataset
 from luna_monai.errors import LunaError
 
 SHAPE = (34, 50, 48)
@@ -39,6 +38,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "annotations.csv").write_text(
         "seriesuid,coordX,coordY,coordZ,diameter_mm\n" + "".join(f"{uid},{nodule},6.5\n" for uid in SCANS)
     )
+    (folder / "annotations_excluded.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n")
     (folder / "candidates.csv").write_text(
         "seriesuid,coordX,coordY,coordZ,class\n"
         + "".join(f"{uid},{nodule},1\n{uid},-80,-100,-190,0\n{uid},-85,-100,-190,0\n" for uid in SCANS)
@@ -124,7 +124,14 @@ TROUBLE = {
         "there is no 1.1.mhd",
         set(),
     ),
-    "extra zraw": (write("subset0/1.1.zraw", "x"), WARNING, "orphan-voxels", "subset0/1.1.zraw", "another file", set()),
+    "extra zraw": (
+        write("subset0/1.1.zraw", "x"),
+        WARNING,
+        "orphan-voxels",
+        "subset0/1.1.zraw",
+        "names another file",
+        set(),
+    ),
     "truncated raw": (truncate(RAW, 1000), ERROR, "bad-scan", HEADER, "found 1000 bytes of voxels", set()),
     "empty raw": (truncate(RAW, 0), ERROR, "bad-scan", HEADER, "found 0 bytes of voxels", set()),
     "header lies": (substitute(HEADER, "48 50 34", "48 50 35"), ERROR, "bad-scan", HEADER, "says 168000", set()),
@@ -135,7 +142,7 @@ TROUBLE = {
         ERROR,
         "shared-voxels",
         "subset0/1.2.mhd",
-        "1.1.mhd both point to 1.2.raw",
+        "1.1.mhd both name 1.2.raw",
         {"orphan-voxels"},
     ),
     "series twice": (
@@ -162,7 +169,7 @@ TROUBLE = {
         "none of LUNA16's subset0 … subset9",
         set(),
     ),
-    "hidden copies": (write("subset0/._1.1.mhd", "x"), WARNING, "stray-file", "subset0/._1.1.mhd", "no CT", set()),
+    "hidden copies": (write("subset0/._1.1.mhd", "x"), WARNING, "stray-file", "subset0/._1.1.mhd", "not a CT", set()),
     "thick slices": (
         substitute(HEADER, "0.69999999999999996 0.69999999999999996 1.25", "0.7 0.7 1.25e1"),
         WARNING,
@@ -212,6 +219,14 @@ TROUBLE = {
         "line 3: 'coordX' must be a number, found 'x'",
         set(),
     ),
+    "no excluded": (
+        unlink("annotations_excluded.csv"),
+        WARNING,
+        "no-excluded",
+        "annotations_excluded.csv",
+        "no",
+        set(),
+    ),
     "damaged excluded": (
         write("annotations_excluded.csv", "a,b\n1,2\n"),
         ERROR,
@@ -233,7 +248,7 @@ TROUBLE = {
         ERROR,
         "bad-diameter",
         "annotations.csv data row 4",
-        "diameter_mm is 0",
+        "is 0 mm",
         {"nodule-without-candidate"},
     ),
     "candidate outside": (
@@ -265,7 +280,7 @@ TROUBLE = {
         ERROR,
         "contradictory-rows",
         "annotations.csv 1.1",
-        "data rows 1, 4 say diameter_mm 6.5, 9",
+        "data rows 1, 4 have diameter_mm 6.5, 9",
         set(),
     ),
     "nodule without candidate": (
@@ -297,7 +312,7 @@ TROUBLE = {
         ERROR,
         "no-ct",
         "candidates.csv",
-        "not one of its 1 rows has its CT",
+        "none of its 1 rows has its CT",
         {"no-candidates", "nodule-without-candidate"},
     ),
     "list names more": (
@@ -360,7 +375,7 @@ def test_a_missing_scan_of_ten_subsets_is_an_error(dataset: Path) -> None:
 
 
 def test_an_empty_folder_and_none(tmp_path: Path) -> None:
-    assert {code for _, code in wrong(examine_dataset(tmp_path))} == {"no-scans", "bad-table"}
+    assert {code for _, code in wrong(examine_dataset(tmp_path))} == {"no-scans", "bad-table", "no-excluded"}
     with pytest.raises(LunaError, match="nowhere: no such folder"):
         examine_dataset(tmp_path / "nowhere")
 
@@ -479,6 +494,7 @@ def test_full_size_in_time(tmp_path: Path) -> None:
     candidates.loc[:1185, "class"] = 1
     candidates.to_csv(tmp_path / "candidates.csv", index=False)
     nodules.to_csv(tmp_path / "annotations.csv", index=False)
+    nodules[:0].to_csv(tmp_path / "annotations_excluded.csv", index=False)
     start = time.perf_counter()
     findings = examine_dataset(tmp_path, expect_complete=True)
     seconds = time.perf_counter() - start

@@ -4,17 +4,19 @@ import json
 import logging
 import os
 import signal
+import time
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 from monai.transforms import Transform
 
 from luna_monai.data import Precache, SeriesCache, read_candidates, series_items
-from luna_monai.data.cache import build_series
-from luna_monai.data.cache_files import cached_files
-from luna_monai.data.manifest import MANIFEST, is_complete, read_manifest, write_manifest
+from luna_monai.data.cache_files import build_series, cached_files
+from luna_monai.data.inventory import MANIFEST, is_complete, read_manifest, write_manifest
 from luna_monai.errors import LunaError
+from luna_monai.files import atomic_write
 from luna_monai.training import enumerate_with_estimate
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
@@ -25,7 +27,7 @@ def open_cache(dataset_dir, cache_dir, a_max=1000, spatial_size=(32, 48, 48), mo
         CropCandidatesd("image", spatial_size),
         ClipIntensityRanged("image", -1000, a_max),
     ]
-    return SeriesCache(series_items(read_candidates(dataset_dir)), [*transforms, *more], cache_dir)
+    return SeriesCache(series_items(read_candidates(dataset_dir), dataset_dir), [*transforms, *more], cache_dir)
 
 
 class KillWorker(Transform):
@@ -41,7 +43,7 @@ def test_plan(make_dataset, tmp_path):
     plan = Precache(cache).plan()
     assert (plan.series, plan.total_series, plan.candidates) == ([0, 1, 3], 4, 27)
     assert 27 * 147_456 <= plan.bytes_needed <= 27 * 147_456 * 1.01
-    assert plan.worker_bytes >= 2 * 40 * 56 * 60 + 9 * 147_456
+    assert plan.worker_bytes >= 9 * 147_456
     assert plan.bytes_free > 0
 
 
@@ -53,8 +55,8 @@ def test_memory_of_a_worker_is_that_of_the_uncompressed_scan(make_dataset, tmp_p
         ).plan()
         for kind, shape in sizes.items()
     }
-    assert plans["zraw"].worker_bytes >= 2 * 256 * 64 * 64
-    assert plans["zraw"].worker_bytes == pytest.approx(plans["raw"].worker_bytes, rel=0.01)
+    # Voxels of the raw file are mapped and take no memory.
+    assert plans["zraw"].worker_bytes == plans["raw"].worker_bytes + 2 * 256 * 64 * 64
 
 
 def test_dry_run_tells_the_time_and_leaves_nothing(make_dataset, tmp_path, caplog):
@@ -121,6 +123,34 @@ def test_killed_worker_is_one_line(make_dataset, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_too_many_workers_are_refused_before_the_work(make_dataset, tmp_path, monkeypatch):
+    memory = psutil.virtual_memory()._replace(available=4_000_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    cache = open_cache(make_dataset(scans=4), tmp_path / "cache")
+    with pytest.raises(LunaError, match=r"4 pre-cache workers need 7.12 MB of memory, 4 MB are available; use 2 at"):
+        Precache(cache, num_workers=10_000).run()
+    with pytest.raises(LunaError, match="-1 pre-cache workers"):
+        Precache(cache, num_workers=-1)
+
+
+def test_files_of_dead_processes_go_and_others_stay(make_dataset, tmp_path):
+    cache = open_cache(make_dataset(), tmp_path / "cache")
+    Precache(cache).run()
+    left = cache.cache_dir / f".{cache.path_of(0).name}.01234567.luna.tmp"
+    foreign = cache.cache_dir / ".other.0123.tmp"
+    for path in (left, foreign):
+        path.write_bytes(b"half")
+        os.utime(path, (1, 1))
+    with atomic_write(cache.cache_dir / "manifest.json") as file:
+        file.write(b"{}")
+        file.flush()
+        time.sleep(0.2)  # a file is older than this before it counts as abandoned
+        assert Precache(cache).run() == 0  # nothing to cut
+        assert not left.exists()
+        assert len(list(cache.cache_dir.glob(".*.luna.tmp"))) == 1  # in use
+    assert foreign.exists()
+
+
 def test_manifest_tells_what_is_there(make_dataset, tmp_path):
     folder = make_dataset(scans=3, candidates=10)
     for a_max in (1000, 400):
@@ -128,7 +158,7 @@ def test_manifest_tells_what_is_there(make_dataset, tmp_path):
     manifest = json.loads((tmp_path / "cache" / MANIFEST).read_text())
     assert [manifest[f"{name}_total"] for name in ("series", "files", "candidates")] == [3, 6, 60]
     assert manifest["bytes_total"] == sum(file.path.stat().st_size for file in cached_files(tmp_path / "cache"))
-    limits = {entry["transforms"][2]["clipper"]["a_max"] for entry in manifest["configurations"].values()}
+    limits = {entry[2]["clipper"]["a_max"] for entry in manifest["configurations"].values()}
     assert limits == {400, 1000}
     for name, entry in manifest["files"].items():
         assert entry["bytes"] == (tmp_path / "cache" / name).stat().st_size
@@ -162,9 +192,7 @@ def test_manifest_follows_the_files(make_dataset, tmp_path):
 
 
 def changed_a_max(folder):
-    return {
-        "a_max": 400
-    }, "3 series: cut again, because of other transforms: ClipIntensityRanged.clipper.a_max 1000 -> 400"
+    return {"a_max": 400}, "3 series are cut again: ClipIntensityRanged.clipper.a_max 1000 -> 400"
 
 
 def changed_size(folder):
@@ -175,23 +203,20 @@ def changed_ct(folder):
     raw = folder / "subset1" / "1.2.3.1.raw"
     (np.fromfile(raw, dtype=np.int16) // 2).tofile(raw)
     os.utime(raw, ns=(1, 1))
-    return (
-        {},
-        "1.2.3.1: cut again, because of other CT: subset1/1.2.3.1.raw is 268,800 bytes of 1970-01-01 00:00:00, was",
-    )
+    return {}, "1 series are cut again: the CT has changed"
 
 
 def changed_row(folder):
     table = pd.read_csv(folder / "candidates.csv")
     table.loc[0, "coordZ"] += 2.5
     table.to_csv(folder / "candidates.csv", index=False)
-    return {}, "1.2.3.0: cut again, because of other candidates: 12, 1 of them new; 12 before, 1 of them gone"
+    return {}, "1 series are cut again: its candidates have changed"
 
 
 def more_rows(folder):
     table = pd.read_csv(folder / "candidates.csv")
     pd.concat([table, table.iloc[[0]]]).to_csv(folder / "candidates.csv", index=False)
-    return {}, "1.2.3.0: cut again, because of other candidates: 13, 1 of them new; 12 before, 0 of them gone"
+    return {}, "1 series are cut again: its candidates have changed"
 
 
 @pytest.mark.parametrize("change", [changed_a_max, changed_size, changed_ct, changed_row, more_rows])
@@ -199,7 +224,7 @@ def test_log_says_what_has_changed(make_dataset, tmp_path, caplog, change):
     caplog.set_level(logging.INFO)
     folder = make_dataset()
     Precache(open_cache(folder, tmp_path / "cache")).run()
-    assert "because" not in caplog.text
+    assert "cut again" not in caplog.text
     options, expected = change(folder)
     Precache(open_cache(folder, tmp_path / "cache", **options)).run()
     assert expected in caplog.text

@@ -82,7 +82,7 @@ def real_crops(luna16_mini):
         CropCandidatesd(keys="image", spatial_size=(32, 48, 48)),
         ClipIntensityRanged(keys="image", a_min=-1000, a_max=1000),
     ]
-    dataset = CandidateDataset(candidates, SeriesCache(series_items(candidates), transforms, None))
+    dataset = CandidateDataset(candidates, SeriesCache(series_items(candidates, luna16_mini), transforms, None))
     return dataset.__getitems__(range(16)).stacked["image"].float()
 
 

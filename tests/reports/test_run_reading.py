@@ -59,7 +59,7 @@ def damage(path, old, new):
         (lambda run: damage(run / "metrics.csv", "trn", "train"), "'split' must be trn or val, found 'train'"),
         (
             lambda run: damage(run / "metrics.csv", "1,trn,165,", "1,trn,165,oops"),
-            "line 2: 'loss/all' must be a number",
+            "data row 1: 'loss/all' must be a number or empty, found",
         ),
         (lambda run: (run / "config.yaml").write_text("a: [1"), "config.yaml: not readable as YAML"),
         (lambda run: (run / "config.yaml").write_text("- 1"), "config.yaml: expected keys and values, found list"),
@@ -82,6 +82,16 @@ def test_impossible_values_are_named(run_folder, column, value, message):
     table.to_csv(path, index=False)
     with pytest.raises(LunaError, match=f"val.csv: '{column}' must be {message}, found {value:g} in data row 4"):
         read_run(run_folder)
+
+
+def test_undefined_predictions_are_nan(run_folder):
+    path = run_folder / "predictions" / "val.csv"
+    table = pd.read_csv(path, dtype={"seriesuid": str})
+    table.loc[[2, 5], ["probability", "loss"]] = np.nan
+    table.to_csv(path, index=False)
+    validation = read_run(run_folder).validation
+    assert np.flatnonzero(validation["probability"].isna()).tolist() == [2, 5]
+    assert validation["seriesuid"].tolist() == table["seriesuid"].tolist()
 
 
 def test_missing_folder_and_empty_predictions(run_folder, tmp_path):

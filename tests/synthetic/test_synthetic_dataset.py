@@ -106,7 +106,8 @@ def test_nodules_are_denser_than_the_lung_around_them(small_dataset):
     ("change", "message"),
     [
         ({"scans": 0}, "scans must be at least 1, found 0"),
-        ({"candidates_per_scan": 0}, "candidates_per_scan must be at least 1"),
+        ({"candidates_per_scan": 0}, "candidates_per_scan must be between 1 and 100000, found 0"),
+        ({"candidates_per_scan": 10**9}, "candidates_per_scan must be between 1 and 100000, found 1000000000"),
         ({"nodules_per_scan": -1.0}, "nodules_per_scan must be between 0 and 100, found -1"),
         ({"nodules_per_scan": float("nan")}, "nodules_per_scan must be between"),
         ({"seed": -1}, "seed must be at least 0"),

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy import ndimage, spatial
 
-from luna_monai.synthetic.acquisition import draw_acquisition
 from luna_monai.synthetic.anatomy import build_thorax, draw_body
 from luna_monai.synthetic.candidates import NEGATIVE_SHARES, PLACE_SHARES
 from luna_monai.synthetic.nodules import Nodule, draw_nodule, paint_nodule
 from luna_monai.synthetic.painting import paint_tubes, tube_profile
 from luna_monai.synthetic.sampling import CoarseGrid, SliceSampler, VoxelGrid, smooth_noise
 from luna_monai.synthetic.scan import ScanOptions, generate_scan
-from luna_monai.synthetic.texture import lung_texture, scanner_noise
+from luna_monai.synthetic.setting import draw_acquisition
+from luna_monai.synthetic.tissue import lung_texture, scanner_noise
 from luna_monai.synthetic.vessels import airways_beside, grow_tree
 
 

@@ -8,7 +8,7 @@ import pytest
 from ignite.engine import Engine
 
 from luna_monai.metrics.per_class import per_class_metrics
-from luna_monai.training import BestEpoch, WorstCandidates
+from luna_monai.training import RunState, RunSummary
 from luna_monai.training.console import epoch_lines
 
 
@@ -54,21 +54,21 @@ def records_of(candidates, probability):
     )
 
 
-def log_worst(candidates, records, caplog):
+def log_worst(candidates, records, caplog, folder):
     caplog.set_level(logging.INFO, logger="luna_monai")
-    best_epoch = BestEpoch()
-    best_epoch.update(3, {"roc_auc": 0.5, "loss/all": 0.7}, records)
+    state = RunState(folder)
+    state.update(3, {"roc_auc": 0.5, "loss/all": 0.7}, records)
     engine = Engine(lambda *_: None)
-    WorstCandidates(candidates, best_epoch).attach(engine)
+    RunSummary(candidates, state).attach(engine)
     engine.run([0])
     return [record.getMessage() for record in caplog.records if record.name.startswith("luna_monai")]
 
 
-def test_worst_candidates(candidates, caplog):
+def test_worst_candidates(candidates, caplog, tmp_path):
     probability = [row / 100 for row in range(48)]
     probability[7] = 0.9  # a nodule that is found
     probability[20:35] = [0.6 + row / 100 for row in range(15)]
-    lines = log_worst(candidates, records_of(candidates, probability), caplog)
+    lines = log_worst(candidates, records_of(candidates, probability), caplog, tmp_path)
     assert lines[0] == "Validation of E3, false negatives: 7 of 8, the worst 7:"
     assert lines[1].split() == ["series", "x", "mm", "y", "mm", "z", "mm", "diameter", "mm", "probability", "loss"]
     assert [float(line.split()[5]) for line in lines[2:9]] == pytest.approx([row / 100 for row in range(7)])
@@ -81,27 +81,31 @@ def test_worst_candidates(candidates, caplog):
         "0.7400",
         "0.7000",
     ]
-    assert len(lines) == 9 + 2 + 10
+    assert lines[21].startswith("Best epoch: 3 of 1, ")
 
 
-def test_nothing_wrong(candidates, caplog):
-    lines = log_worst(candidates, records_of(candidates, candidates["class"] * 0.98 + 0.01), caplog)
-    assert lines == [
+def test_nothing_wrong(candidates, caplog, tmp_path):
+    lines = log_worst(candidates, records_of(candidates, candidates["class"] * 0.98 + 0.01), caplog, tmp_path)
+    assert lines[:2] == [
         "Validation of E3, false negatives: 0 of 8, none to show",
         "Validation of E3, false positives: 0 of 40, none to show",
     ]
 
 
-def test_table_is_aligned(candidates, caplog):
-    lines = log_worst(candidates, records_of(candidates, 0.2), caplog)
+def test_table_is_aligned(candidates, caplog, tmp_path):
+    lines = log_worst(candidates, records_of(candidates, 0.2), caplog, tmp_path)
     table = lines[1:10]
     ends = {tuple(match.end() for match in re.finditer(r"\S+", line))[-1] for line in table}
     assert len(ends) == 1
 
 
-def test_without_validation(candidates, caplog):
+def test_without_validation_and_files(candidates, caplog, tmp_path):
     caplog.set_level(logging.INFO, logger="luna_monai")
+    (tmp_path / "model.pt").touch()
     engine = Engine(lambda *_: None)
-    WorstCandidates(candidates, BestEpoch()).attach(engine)
+    RunSummary(candidates, RunState(tmp_path)).attach(engine)
     engine.run([0])
-    assert not [record for record in caplog.records if record.name.startswith("luna_monai")]
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("luna_monai")] == [
+        "No best epoch: the validation metrics are undefined",
+        f"Weights:     {tmp_path / 'model.pt'}",
+    ]

@@ -16,8 +16,7 @@ from luna_monai.apps import crossval
 from luna_monai.data import CandidateDataset
 from luna_monai.errors import LunaError, find_luna_error
 from luna_monai.networks import LunaModel
-from luna_monai.networks.batch_norm import synchronize_batch_norm
-from luna_monai.training import AutocastInferer, PrepareCandidateBatch, inferer
+from luna_monai.training import PrepareCandidateBatch, data_parallel, processes
 from luna_monai.transforms import RandAugmentCandidates
 
 ELSEWHERE = torch.device("meta")
@@ -143,23 +142,6 @@ def test_too_little_memory_is_one_line_that_says_what_to_do():
     )
 
 
-def test_a_precision_that_takes_too_much_memory_is_not_chosen(monkeypatch, caplog):
-    class Large(torch.nn.Linear):
-        def forward(self, image):
-            result = super().forward(image)
-            if result.dtype == torch.float32:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return result
-
-    caplog.set_level("INFO", logger="luna_monai")
-    monkeypatch.setattr(inferer, "is_bfloat16_fast", lambda device: True)
-    monkeypatch.setattr(inferer, "_times", {})
-    infer = AutocastInferer("cpu")
-    infer(torch.ones(2, 2), Large(2, 2))
-    assert infer.dtype == torch.bfloat16
-    assert "took too much memory in float32 and" in caplog.text
-
-
 def test_folds_in_several_processes_keep_to_their_gpus(monkeypatch):
     monkeypatch.setattr("luna_monai.training.local_device", lambda: torch.device("cuda:2"))
     monkeypatch.setattr(crossval, "load_workflow", lambda *_: None)
@@ -182,13 +164,15 @@ def test_no_tensor_has_more_elements_than_a_gpu_can_count(candidates, parts):
     assert (len(sizes), whole) == (8 * parts, [candidates])
 
 
-def test_batch_normalisation_of_several_gpus_keeps_what_the_optimizer_has():
+def test_batch_normalization_of_several_gpus_keeps_what_the_optimizer_has(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(processes, "DistributedDataParallel", lambda network, **_: network)
     network = LunaModel().to(memory_format=torch.channels_last_3d)
     before = dict(network.named_parameters()) | dict(network.named_buffers())
     image = torch.randn(2, 1, 32, 48, 48) * 500
     with torch.inference_mode():
         expected = network.eval()(image)
-        synchronized = synchronize_batch_norm(network, torch.device("cuda:0"))
+        synchronized = data_parallel(network, torch.device("cuda:0"))
         assert torch.equal(synchronized(image), expected)
     assert synchronized is network
     assert isinstance(network.tail_batchnorm, torch.nn.SyncBatchNorm)

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
 
 from luna_monai.networks import LunaModel
-from luna_monai.training import AutocastInferer, PrepareCandidateBatch, current_config, inferer, time_precisions
+from luna_monai.training import AutocastInferer, PrepareCandidateBatch, has_bfloat16
 
 
 def test_batch_stays_int16_until_it_is_on_the_device():
@@ -54,94 +53,37 @@ def test_bfloat16_computes_in_bfloat16():
     assert seen == [torch.bfloat16, torch.float32]
 
 
-@pytest.fixture
-def with_bfloat16(monkeypatch):
-    """Pretend that this processor has bfloat16, and let nothing be remembered."""
-    monkeypatch.setattr(inferer, "is_bfloat16_fast", lambda device: True)
-    monkeypatch.setattr(inferer, "_times", {})
-
-
 @pytest.mark.parametrize(
-    ("float32", "bfloat16", "chosen"), [(0.1, 0.06, torch.bfloat16), (0.06, 0.1, torch.float32), (1, 1, torch.bfloat16)]
+    ("capabilities", "dtype"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True, "avx2": True}, torch.float32),
+        ({}, torch.float32),
+    ],
 )
-def test_the_faster_precision_is_chosen_once_and_named(with_bfloat16, monkeypatch, caplog, float32, bfloat16, chosen):
+def test_precision_is_what_the_processor_has(monkeypatch, caplog, capabilities, dtype):
     caplog.set_level("INFO", logger="luna_monai")
-    calls = []
-
-    def timed(network, inputs):
-        calls.append(len(inputs))
-        return {"float32": float32, "bfloat16": bfloat16}
-
-    monkeypatch.setattr(inferer, "time_precisions", timed)
-    infer, network = AutocastInferer("cpu"), torch.nn.Linear(2, 2)
-    infer(torch.zeros(5, 2), network)
-    infer(torch.zeros(5, 2), network)
-    assert (infer.dtype, calls) == (chosen, [5])
-    (line,) = caplog.messages
-    assert f"precision: {str(chosen).removeprefix('torch.')} on cpu" in line
-    assert f"{1000 * float32:.1f} ms in float32 and {1000 * bfloat16:.1f} ms in bfloat16" in line
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert AutocastInferer("cpu").dtype == dtype
+    assert caplog.messages == [f"precision: {str(dtype).removeprefix('torch.')} on cpu (auto)"]
 
 
-def test_timing_changes_nothing(with_bfloat16):
-    network = torch.nn.Sequential(
-        torch.nn.Flatten(), torch.nn.BatchNorm1d(8), torch.nn.Dropout(), torch.nn.Linear(8, 2)
-    )
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    inputs = torch.randn(6, 2, 2, 2)
-    random = torch.get_rng_state()
-    for training in (True, False):
-        assert min(time_precisions(network.train(training), inputs).values()) > 0
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-    assert all(parameter.grad is None for parameter in network.parameters())
+@pytest.mark.parametrize("supported", [True, False])
+def test_precision_is_what_the_gpu_has(monkeypatch, supported):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
+    assert has_bfloat16(torch.device("cuda")) is supported
 
 
-def test_a_configured_precision_is_named(caplog):
-    caplog.set_level("INFO", logger="luna_monai")
-    AutocastInferer("cpu", "float32")
-    assert caplog.messages == ["precision: float32 on cpu, as configured"]
-
-
-def test_a_resumed_run_keeps_its_precision(with_bfloat16, monkeypatch):
-    monkeypatch.setattr(inferer, "time_precisions", lambda *_: {"float32": 0.1, "bfloat16": 0.2})
-    before, network = AutocastInferer("cpu"), torch.nn.Linear(2, 2)
-    before(torch.zeros(5, 2), network)
-    monkeypatch.setattr(inferer, "time_precisions", lambda *_: {"float32": 0.2, "bfloat16": 0.1})
+def test_a_resumed_run_keeps_its_precision(monkeypatch):
+    before = AutocastInferer("cpu", "float32")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": True})
     after = AutocastInferer("cpu")
+    assert after.dtype == torch.bfloat16
     after.load_state_dict(before.state_dict())
-    after(torch.zeros(5, 2), network)
-    assert after.dtype == before.dtype == torch.float32
-    demanded = AutocastInferer("cpu", "bfloat16")
-    demanded.load_state_dict(before.state_dict())
-    assert demanded.dtype == torch.bfloat16
+    assert after.dtype == torch.float32
 
 
 def test_unknown_precision():
     with pytest.raises(ValueError, match="precision must be auto, bfloat16 or float32, found 'half'"):
         AutocastInferer("cpu", "half")
-
-
-def test_current_config_is_merged_and_absolute(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    parser = ConfigParser(
-        {
-            "imports": ["$from luna_monai.training import current_config"],
-            "_meta_": {"version": "1"},
-            "dataset_dir": "data/luna",
-            "cache_dir": None,
-            "output_dir": "$'a' + 'b'",
-            "lr": 1,
-            "recorded": "$current_config()",
-        }
-    )
-    parser.update({"lr": 2})
-    config = parser.get_parsed_content("recorded")
-    assert config["lr"] == 2
-    assert config["dataset_dir"] == str(tmp_path / "data" / "luna")
-    assert (config["cache_dir"], config["output_dir"]) == (None, "$'a' + 'b'")
-    assert "_meta_" not in config
-
-
-def test_current_config_outside_a_configuration():
-    with pytest.raises(RuntimeError, match="works only inside an expression"):
-        current_config()

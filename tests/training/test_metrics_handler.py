@@ -5,7 +5,7 @@ import torch
 
 from luna_monai.errors import LunaError
 from luna_monai.metrics.per_class import per_class_metrics
-from luna_monai.training import CandidateMetrics, TrainingSamples
+from luna_monai.training import CandidateMetrics, CheckLoss, RunState
 
 
 def test_records_are_what_the_network_said(make_network, make_evaluator, candidates):
@@ -57,19 +57,30 @@ def test_own_loss_function(make_network, make_evaluator, candidates):
 def test_loss_that_is_reduced(make_network, make_evaluator, candidates):
     metrics = CandidateMetrics(loss_function=torch.nn.CrossEntropyLoss())
     evaluator = make_evaluator(candidates, make_network(), key_val_metric={"roc_auc": metrics})
-    with pytest.raises(LunaError, match="set reduction: none"):
+    with pytest.raises(LunaError, match="set loss_function#reduction=none"):
         evaluator.run(1)
 
 
 def test_unknown_key_metric(make_network, make_evaluator, candidates):
-    with pytest.raises(LunaError, match=r"key metric 'auc': no such metric; there are loss/all, .*roc_auc"):
+    with pytest.raises(LunaError, match=r"key_metric: no metric 'auc'; metrics are loss/all, .*roc_auc"):
         make_evaluator(candidates, make_network(), key_val_metric={"auc": CandidateMetrics()})
 
 
-def test_training_samples(make_network, make_trainer, candidates):
-    samples, resumed = TrainingSamples(), TrainingSamples()
-    make_trainer(candidates[:45], make_network(), max_epochs=3, train_handlers=[samples]).run()
-    assert samples.count == 3 * 45  # the last batch of an epoch has 5
-    resumed.load_state_dict(samples.state_dict())
-    make_trainer(candidates[:45], make_network(), max_epochs=1, train_handlers=[resumed]).run()
-    assert resumed.count == 4 * 45
+def test_training_samples(make_network, make_trainer, candidates, tmp_path):
+    state = RunState(tmp_path)
+    make_trainer(candidates[:45], make_network(), max_epochs=3, train_handlers=[state]).run()
+    assert state.samples == 3 * 45  # the last batch of an epoch has 5
+
+
+@pytest.mark.parametrize("keep_going", [False, True])
+def test_a_loss_that_is_not_finite(make_network, make_trainer, candidates, caplog, keep_going):
+    network = make_network()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e30)
+    check = CheckLoss(keep_going)
+    trainer = make_trainer(candidates, network, max_epochs=3, optimizer=optimizer, train_handlers=[check])
+    if keep_going:
+        trainer.run()
+        assert sum("the training loss is not finite" in message for message in caplog.messages) == 1
+    else:
+        with pytest.raises(LunaError, match=r"E1: the training loss is not finite from iteration [2-6] on; lower opt"):
+            trainer.run()

@@ -9,14 +9,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.pr_curve.metadata import PLUGIN_NAME
 from tensorboard.util.tensor_util import make_ndarray
 
-from luna_monai.training import CandidateMetrics, TensorBoardHandler, TensorBoardRun, TrainingSamples
+from luna_monai.training import CandidateMetrics, RunState, TensorBoardHandler
 from luna_monai.training.tensorboard import write_distributions
 
 
 @pytest.fixture
 def board(tmp_path):
     """Return a TensorBoard run that is closed at the end."""
-    board = TensorBoardRun(tmp_path, "prefix", "comment", started=datetime(2020, 7, 1, 1, 2, 3))
+    board = RunState(tmp_path, tb_prefix="prefix", comment="comment", started=datetime(2020, 7, 1, 1, 2, 3))
     yield board
     board.close()
 
@@ -86,13 +86,12 @@ def test_only_undefined_probabilities(board):
 
 @pytest.mark.parametrize("book", [False, True])
 def test_scalars(board, book, make_network, make_trainer, candidates):
-    samples = TrainingSamples()
     make_trainer(
         candidates,
         make_network(),
         max_epochs=1,
         key_train_metric={"roc_auc": CandidateMetrics()},
-        train_handlers=[samples, TensorBoardHandler(board, "trn", samples, book=book)],
+        train_handlers=[TensorBoardHandler(board, "trn", book=book)],
     ).run()
     names = set(read_events(board.folder("trn")).Tags()["scalars"])
     six = {f"{what}/{group}" for what in ("loss", "correct") for group in ("all", "neg", "pos")}
@@ -101,9 +100,3 @@ def test_scalars(board, book, make_network, make_trainer, candidates):
     else:
         assert six | {"pr/recall", "pr/f1_score", "roc_auc", "average_precision"} <= names
         assert not [name for name in names if "count" in name]
-
-
-def test_a_resumed_run_has_the_same_folders(board, tmp_path):
-    resumed = TensorBoardRun(tmp_path, "prefix", "comment")
-    resumed.load_state_dict(board.state_dict())
-    assert resumed.folder("trn") == board.folder("trn")

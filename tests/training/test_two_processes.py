@@ -10,7 +10,7 @@ import torch.multiprocessing
 from ignite.engine import Engine
 
 from luna_monai.metrics.records import CandidateRecords
-from luna_monai.training import AutocastInferer, TrainingSamples, inferer
+from luna_monai.training import AutocastInferer, BroadcastBuffers, RunState
 
 
 def work(rank, folder):
@@ -33,39 +33,21 @@ def work(rank, folder):
         empty.append(rows, rows % 2, rows / 10, rows + 0.5)
     empty.to_frame().to_pickle(f"{folder}/{rank}-empty.pkl")
 
-    samples = TrainingSamples()
-    engine = Engine(lambda _, batch: {"label": torch.zeros(batch)})
-    samples.attach(engine)
-    engine.run([len(rows), 1], max_epochs=2)
-    pd.Series([samples.count]).to_pickle(f"{folder}/{rank}-count.pkl")
-    choices = {name: choose(**{key: value[rank] for key, value in case.items()}) for name, case in HARDWARE.items()}
-    pd.Series(choices).to_pickle(f"{folder}/{rank}-precision.pkl")
-    if rank == 0:
-        # The other one has nothing to evaluate.
-        alone = choose(able=True, float32=1, bfloat16=2, network=torch.nn.Linear(2, 2).eval())
-        pd.Series([alone]).to_pickle(f"{folder}/evaluation.pkl")
+    state = RunState(folder)
+    trainer = Engine(lambda _, batch: {"label": torch.zeros(batch)})
+    state.attach(trainer)
+    trainer.run([len(rows), 1], max_epochs=2)
+    pd.Series([state.samples]).to_pickle(f"{folder}/{rank}-count.pkl")
+    # The second processor has no bfloat16.
+    with mock.patch("torch.cpu.get_capabilities", return_value={"amx_bf16": rank == 0}):
+        pd.Series([AutocastInferer("cpu").state_dict()["dtype"]]).to_pickle(f"{folder}/{rank}-precision.pkl")
+    network = torch.nn.BatchNorm3d(1)
+    network.running_mean.fill_(rank + 1)
+    evaluator = Engine(lambda *_: None)
+    BroadcastBuffers(network).attach(evaluator)
+    evaluator.run([0])
+    pd.Series([network.running_mean.item()]).to_pickle(f"{folder}/{rank}-mean.pkl")
     torch.distributed.destroy_process_group()
-
-
-# What each of the two processes finds: whether it computes in bfloat16, and the seconds in either precision.
-HARDWARE = {
-    "the same": {"able": (True, True), "float32": (2, 2), "bfloat16": (1, 1)},
-    "the second is slower, and slower in bfloat16": {"able": (True, True), "float32": (2, 4), "bfloat16": (1, 5)},
-    "the first is slower, and faster in bfloat16": {"able": (True, True), "float32": (6, 2), "bfloat16": (5, 3)},
-    "the first has no bfloat16": {"able": (False, True), "float32": (2, 2), "bfloat16": (1, 1)},
-    "the second has no bfloat16": {"able": (True, False), "float32": (2, 2), "bfloat16": (1, 1)},
-}
-
-
-def choose(able, float32, bfloat16, network=None):
-    """Let the precision be chosen as if this process's device were such."""
-    with (
-        mock.patch.object(inferer, "is_bfloat16_fast", return_value=able),
-        mock.patch.object(inferer, "time_precisions", return_value={"float32": float32, "bfloat16": bfloat16}),
-    ):
-        chosen = AutocastInferer("cpu")
-        chosen(torch.zeros(5, 2), network or torch.nn.Linear(2, 2))
-    return chosen.state_dict()["dtype"]
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +82,9 @@ def test_samples_of_all_processes_are_counted(folder, rank):
     assert pd.read_pickle(folder / f"{rank}-count.pkl").item() == 2 * (3 + 1 + 2 + 1)
 
 
-def test_the_precision_is_that_of_all_processes(folder):
-    """All take the same way and the same precision, which the slowest process or the least able one decides."""
-    first, second = (pd.read_pickle(folder / f"{rank}-precision.pkl").tolist() for rank in (0, 1))
-    assert first == second == ["bfloat16", "float32", "bfloat16", "float32", "float32"]
+def test_the_precision_is_one_that_all_processors_have(folder):
+    assert [pd.read_pickle(folder / f"{rank}-precision.pkl").item() for rank in (0, 1)] == ["float32"] * 2
 
 
-def test_a_process_that_evaluates_waits_for_no_other(folder):
-    assert pd.read_pickle(folder / "evaluation.pkl").item() == "float32"
+def test_running_statistics_are_those_of_the_first_process(folder):
+    assert [pd.read_pickle(folder / f"{rank}-mean.pkl").item() for rank in (0, 1)] == [1, 1]

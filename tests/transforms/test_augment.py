@@ -167,6 +167,47 @@ def test_offset_and_noise_are_in_hu():
     assert noisy.mean().abs() < 1
 
 
+def test_noise_of_a_scanner_is_as_strong_and_is_not_white():
+    torch.manual_seed(0)
+    zeros = torch.zeros(200, 1, 8, 24, 24)
+    white, textured = (RandAugmentCandidates(flip=False, noise=50.0, correlated=c)(zeros) for c in (False, True))
+    assert 45 < textured.std(dim=(1, 2, 3, 4)).max() < 60
+    assert textured.mean().abs() < 1
+
+    def neighbors(noise, axis):
+        ahead, behind = noise.narrow(axis, 1, 23), noise.narrow(axis, 0, 23)
+        return float((ahead * behind).mean() / noise.square().mean())
+
+    assert abs(neighbors(white, 4)) < 0.02
+    assert neighbors(textured, 4) > neighbors(textured, 3) > 0.1
+
+
+def test_kernels_and_thick_slices_change_edges_alone():
+    torch.manual_seed(0)
+    step = torch.zeros(300, 1, 16, 16, 16)
+    step[..., 8:] = 100
+    sharpened = RandAugmentCandidates(flip=False, sharpen=1.0)(step)
+    assert torch.allclose(sharpened[..., :6], step[..., :6], atol=1e-3)
+    assert sharpened[..., 8].max() > 120
+    assert sharpened[..., 8].min() < 80
+    across = step.movedim(4, 2)
+    thick = RandAugmentCandidates(flip=False, thicken=0.3)(across)
+    assert torch.allclose(thick[:, :, 10:], across[:, :, 10:], atol=1e-3)
+    assert thick[:, :, 8].min() == pytest.approx(70, abs=2)
+    assert thick[:, :, 8].max() <= 100 + 1e-3
+
+
+def test_stretch_is_along_z_alone(image):
+    given = {"flip": torch.zeros(1, 3, dtype=torch.bool), "shift": torch.zeros(1, 3), "rotate": torch.zeros(1)}
+    stretched = resample_candidates(image, scale=torch.ones(1), stretch=torch.full((1,), 1.3), **given)
+    scaled = resample_candidates(image, scale=torch.full((1,), 1.3), **given)
+    plain = resample_candidates(image, scale=torch.ones(1), **given)
+    assert not torch.allclose(stretched[0, 0, :, 24, 24], plain[0, 0, :, 24, 24], atol=1)
+    middle = scaled[0, 0, 15:17].mean(dim=0)
+    assert not torch.allclose(stretched[0, 0, 15:17].mean(dim=0), middle, atol=1)
+    assert torch.allclose(stretched[0, 0, 15:17].mean(dim=0), plain[0, 0, 15:17].mean(dim=0), atol=30)
+
+
 def test_result_stays_in_range_and_keeps_type_and_memory_format():
     torch.manual_seed(0)
     augment = RandAugmentCandidates(shift=3, scale=0.1, rotate=180, offset=20, noise=20)
@@ -197,7 +238,7 @@ def test_only_training_is_augmented(image):
     assert not torch.equal(trained, validated)
 
 
-@pytest.mark.parametrize(("strength", "value"), [("shift", -1), ("scale", 1.0), ("noise", -0.1)])
+@pytest.mark.parametrize(("strength", "value"), [("shift", -1), ("scale", 1.0), ("noise", -0.1), ("thicken", 0.5)])
 def test_impossible_strengths(strength, value):
     with pytest.raises(LunaError, match=f"augmentation: {strength} must be at least 0.*found {value}"):
         RandAugmentCandidates(**{strength: value})

@@ -1,0 +1,99 @@
+"""How many nodules of real patients some weights find: 85 of LUNA16 beside the negatives of two LUNA16 scans.
+
+    OMP_NUM_THREADS=1 python benchmarks/real_nodules.py NODULES LUNA16_MINI WEIGHTS [WEIGHTS ...]
+
+NODULES is an ``.npz`` with ``hu`` int16 (n, 32, 48, 48) and ``diameter_mm`` (n,); LUNA16_MINI a dataset folder. A rate
+of false positives per scan is that of the dataset's negatives: with two scans, 4 per scan are its 8 highest.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from common import open_cache, show
+from sklearn.metrics import roc_auc_score
+
+from luna_monai.data import CandidateDataset, CandidateLoader
+from luna_monai.networks import LunaModel, with_weights
+
+RATES = (4, 1)
+SIZES = {"all": (0, 99), "10-20 mm": (10, 20), "20 mm on": (20, 99)}
+
+
+def read_dataset(folder: Path) -> tuple[torch.Tensor, pd.DataFrame]:
+    """Return the candidates of a dataset folder, int16 (n, 1, 32, 48, 48), and their table."""
+    table, cache = open_cache(folder, None)
+    loader = CandidateLoader(CandidateDataset(table, cache), batch_size=64)
+    return torch.cat([batch["image"] for batch in loader]), table
+
+
+@torch.inference_mode()
+def logit_margins(network: torch.nn.Module, images: torch.Tensor, flips: bool) -> np.ndarray:
+    """Return the log odds of a nodule (n,); with ``flips`` the mean over the eight flips of a window."""
+    axes = [[a for a in (2, 3, 4) if bits >> (a - 2) & 1] for bits in range(8 if flips else 1)]
+    margins = []
+    for batch in images.split(64):
+        batch = batch.float().to(memory_format=torch.channels_last_3d)
+        logits = torch.stack([network(batch.flip(a) if a else batch) for a in axes]).mean(dim=0)
+        margins.append(logits[:, 1] - logits[:, 0])
+    return torch.cat(margins).double().numpy()
+
+
+def sensitivities(found: np.ndarray, diameter: np.ndarray) -> list[str]:
+    """Return the share of nodules found, of all and by size."""
+    parts = [found[(diameter >= low) & (diameter < high)] for low, high in SIZES.values()]
+    return [f"{100 * part.mean():.0f} %" if len(part) else "-" for part in parts]
+
+
+def cuts(negatives: np.ndarray, scans: int) -> list[float]:
+    """Return the log odds above which 0, then each of ``RATES`` negatives per scan pass (0: a probability of 1/2)."""
+    ranked = np.sort(negatives)[::-1]
+    return [0.0, *(float(ranked[rate * scans]) for rate in RATES)]
+
+
+def held_out(network: torch.nn.Module, images: torch.Tensor, table: pd.DataFrame, flips: bool) -> list[str]:
+    """Return the sensitivities on a dataset by its own negatives, a nodule found by its best hit."""
+    margin, negative = logit_margins(network, images, flips), (table["class"] == 0).to_numpy()
+    hits = table[~negative].assign(margin=margin[~negative])
+    best = hits.groupby(["seriesuid", "diameter_mm"])["margin"].max()
+    thresholds = cuts(margin[negative], table["seriesuid"].nunique())[1:]
+    return [f"{100 * (best > cut).mean():.0f} %" for cut in thresholds] + [f"{roc_auc_score(~negative, margin):.4f}"]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("nodules", type=Path)
+    parser.add_argument("dataset", type=Path)
+    parser.add_argument("weights", nargs="+", type=Path)
+    parser.add_argument("--flips", action="store_true", help="the mean over the eight flips of a window")
+    parser.add_argument("--held-out", type=Path, help="a dataset folder whose nodules count by its own negatives")
+    arguments = parser.parse_args()
+
+    nodules = np.load(arguments.nodules)
+    diameter, real = nodules["diameter_mm"], torch.from_numpy(nodules["hu"])[:, None]
+    own, own_table = read_dataset(arguments.dataset)
+    negative = (own_table["class"] == 0).to_numpy()
+    synthetic = read_dataset(arguments.held_out) if arguments.held_out else None
+    header = ["weights", *(f"{cut}: {size}" for cut in ("P > 0.5", "4 FP", "1 FP") for size in SIZES)]
+    header += ["AUC", "own at 4", "own at 1"] + (["held out at 4", "at 1", "AUC"] if synthetic else [])
+    rows = []
+    for path in arguments.weights:
+        network = with_weights(LunaModel(), path).to(memory_format=torch.channels_last_3d).eval()
+        margin, mine = (logit_margins(network, images, arguments.flips) for images in (real, own))
+        thresholds = cuts(mine[negative], own_table["seriesuid"].nunique())
+        row = [path.stem, *(share for cut in thresholds for share in sensitivities(margin > cut, diameter))]
+        row.append(f"{roc_auc_score(~negative, mine):.4f}")
+        best = own_table[~negative].assign(margin=mine[~negative]).query("diameter_mm > 0")
+        best = best.groupby(["seriesuid", "diameter_mm"])["margin"].max()
+        row += [f"{(best > cut).sum()} of {len(best)}" for cut in thresholds[1:]]
+        rows.append(row + (held_out(network, *synthetic, arguments.flips) if synthetic else []))
+    show(header, rows)
+
+
+if __name__ == "__main__":
+    main()
