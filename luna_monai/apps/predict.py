@@ -107,7 +107,7 @@ class LunaPredictApp(App):
         if len(scans) != 1:
             raise LunaError(f"one SCAN is needed, found {', '.join(map(repr, scans)) or 'none'}; a CSV file lists many")
         given = given_settings(arguments, [text for text in texts if text not in scans], "inference")
-        given |= given_options({"scan": scans[0], "bundle_root": str(bundle_dir())})
+        given |= given_options({"scan": scans[0], "bundle_root": None if "weights" in given else str(bundle_dir())})
         if not any(given.get(name) for name in ("output", "report", "explain")):
             raise LunaError("no output: name a file with --output, such as predictions.json, --report or --explain")
         check_paths(SCAN=scans[0], candidates=arguments.candidates, weights=arguments.weights)

@@ -269,9 +269,10 @@ def _check_effect(
 ) -> None:
     from monai.bundle import ConfigParser
 
-    base = ConfigParser.load_config_file(bundle_dir() / "configs" / f"{kind}.yaml")
+    base = _as_recorded(ConfigParser.load_config_file(bundle_dir() / "configs" / f"{kind}.yaml"))
     used_before = {name.split("#")[0] for key, value in base.items() for _, name in _references(value, key)}
     used = {name.split("#")[0] for _, name in references}
+    config = _as_recorded(dict(config))
     changed = [key for key in config if config[key] != base.get(key, config[key])] if given is None else given
     for key in changed:
         is_new = given is not None and "#" not in key and key not in base and key not in used
