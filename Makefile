@@ -26,8 +26,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(DEMO)/luna/candidates.csv: | $(VENV)/.installed
-	$(BIN)/luna-monai synth $(DEMO)/luna --scans 40 --in-plane 256 \
-		--candidates-per-scan 130 --nodules-per-scan 22 --num-workers $(WORKERS)
+	$(BIN)/luna-monai synth $(DEMO)/luna --scans 32 --in-plane 256 --slices 112 \
+		--candidates-per-scan 170 --nodules-per-scan 24 --num-workers $(WORKERS)
 
 demo: $(VENV)/.installed $(DEMO)/luna/candidates.csv
 	$(BIN)/luna-monai precache $(DEMO_CONFIG)

@@ -28,13 +28,13 @@ import psutil
 import torch
 from book_loop import BookLoop
 from ignite.engine import Engine, Events
+from memory import memory_in_use
 from monai.bundle import ConfigWorkflow
 from monai.engines import Trainer
 
 from benchmarks.speed import Roofline, roofline, time_in_turn
 from luna_monai.apps.workflow import config_files, given_options, load_workflow, parse_override
 from luna_monai.data.datasets import CandidateDataset
-from luna_monai.data.timing import memory_in_use
 from luna_monai.errors import unwrapped_luna_errors
 from luna_monai.training import ThroughputHandler
 

@@ -15,9 +15,9 @@ import psutil
 from common import show, write_dataset
 from ignite.engine import Events
 from loops import quiet
+from memory import memory_in_use
 
 from luna_monai.apps.workflow import config_files, load_workflow
-from luna_monai.data.timing import memory_in_use
 from luna_monai.training import ThroughputHandler
 
 

@@ -110,7 +110,7 @@ class LunaPredictApp(App):
         given |= given_options({"scan": scans[0], "bundle_root": None if "weights" in given else str(bundle_dir())})
         if not any(given.get(name) for name in ("output", "report", "explain")):
             raise LunaError("no output: name a file with --output, such as predictions.json, --report or --explain")
-        check_paths(SCAN=scans[0], candidates=arguments.candidates, weights=arguments.weights)
+        check_paths(SCAN=scans[0])
         if arguments.distributed is not None and not is_launched():
             launch(self, arguments.distributed)
             return 0

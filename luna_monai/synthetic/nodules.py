@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,8 @@ from luna_monai.synthetic.painting import blend, neighbourhood, paint_tubes, sha
 from luna_monai.synthetic.sampling import FloatArray, VoxelGrid, smooth_noise
 from luna_monai.synthetic.vessels import Branches
 
-# Diameters are about even over their logarithm. LUNA16 has few large nodules, and a network that is trained on few
-# finds few; they look least like each other, so there are a few more of them still.
+# Diameters are about even over their logarithm. LUNA16 has few large nodules, and a network that is trained on few of
+# them finds few; no two of them look alike, so there are a few more of them still.
 _DIAMETER_MM = (3.0, 33.0)
 _TOWARDS_LARGE = 0.8
 SOLID, PART_SOLID, GROUND_GLASS = "solid", "part-solid", "ground-glass"
@@ -67,7 +68,7 @@ class Nodule:
 
 
 @functools.cache
-def _shapes() -> dict[str, NDArray[np.generic]]:
+def _shapes() -> dict[str, NDArray[Any]]:
     """Outlines of LIDC-IDRI's nodules; nodule_shapes.txt says where they are from."""
     with np.load(Path(__file__).with_name("nodule_shapes.npz")) as file:
         return {name: file[name] for name in file.files}
@@ -153,7 +154,7 @@ def _ball(rng: np.random.Generator, nodule: Nodule, turned: list[FloatArray]) ->
 def _outlined(rng: np.random.Generator, nodule: Nodule, turned: list[FloatArray]) -> FloatArray:
     """Distance to the surface of an outlined shape, mm, negative inside."""
     shapes = _shapes()
-    mask = np.unpackbits(shapes["mask"][nodule.shape].astype(np.uint8)).reshape((_SHAPE_POINTS,) * 3).astype(bool)
+    mask = np.unpackbits(shapes["mask"][nodule.shape]).reshape((_SHAPE_POINTS,) * 3).astype(bool)
     mask = np.pad(mask, 5)
     depth = ndimage.distance_transform_edt(~mask) - ndimage.distance_transform_edt(mask)
     depth = ndimage.gaussian_filter(depth, 0.8).astype(np.float32)

@@ -6,7 +6,6 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "batch": ["AutocastInferer", "PrepareCandidateBatch", "has_bfloat16"],
-        "console": ["ConsoleHandler", "RunSummary"],
         "evaluation": ["EvaluationFolder"],
         "metrics": ["FROC_METRICS", "CandidateMetrics", "CheckLoss", "FrocMetrics", "key_metric"],
         "processes": [
@@ -26,7 +25,7 @@ __all__, __getattr__ = lazy_exports(
         "progress": ["ProgressHandler", "ThroughputHandler", "enumerate_with_estimate"],
         "run_folder": ["LrSchedule", "RunFolder", "Validation"],
         "run_state": ["EarlyStopping", "RunState"],
-        "tensorboard": ["TensorBoardHandler"],
+        "logs": ["ConsoleHandler", "RunSummary", "TensorBoardHandler"],
         "tracking": ["MLflowTracking"],
     },
 )

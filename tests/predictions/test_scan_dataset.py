@@ -16,6 +16,7 @@ from luna_monai.errors import LunaError
 from luna_monai.predictions import CandidateList, ScanDataset, ScanLoader
 from luna_monai.predictions import scan_dataset as prediction_scans
 from luna_monai.scans import list_scans
+from luna_monai.transforms import CropCandidates, CropCandidatesd, LoadScand
 
 
 @pytest.mark.parametrize(("listed", "examined"), [(False, False), (False, True), (True, False), (True, True)])
@@ -80,3 +81,32 @@ def test_a_sampler_and_a_bad_number() -> None:
     assert len(loader) == 2
     with pytest.raises(LunaError, match="num_workers must not be negative, found -1"):
         ScanLoader(Slow(), -1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "direction", [(-1, 0, 0, 0, -1, 0, 0, 0, 1), (1, 0, 0, 0, 1, 0, 0, 0, -1), (0, 1, 0, 1, 0, 0, 0, 0, 1)]
+)
+@pytest.mark.parametrize("orientation", ["LPS", None])
+def test_training_and_prediction_cut_the_same_voxels(
+    tmp_path: Path, direction: tuple[float, ...], orientation: str | None
+) -> None:
+    image = sitk.GetImageFromArray(np.random.default_rng(0).integers(-1000, 1000, (60, 64, 70)).astype(np.float32))
+    image[20, 30, 25] = float("nan")
+    image.SetDirection(direction)
+    image.SetSpacing((0.7, 0.7, 1.25))
+    path = tmp_path / "scan.mhd"
+    sitk.WriteImage(image, str(path))
+    corners = [
+        image.TransformContinuousIndexToPhysicalPoint(index) for index in ((20, 30, 25), (1.5, 2.5, 50), (66, 9, 3))
+    ]
+    pd.DataFrame(corners, columns=["coordX", "coordY", "coordZ"]).to_csv(tmp_path / "points.csv", index=False)
+    candidates = CandidateList(tmp_path / "points.csv")
+    item = ScanDataset(list_scans(path), candidates, orientation=orientation)[0]
+    trained = LoadScand("image", orientation)({"image": str(path), "center_xyz": item["points"].numpy()})
+    trained = CropCandidatesd("image", (32, 48, 48))(trained)
+    np.testing.assert_array_equal(trained["center_irc"], item["centers"])
+    np.testing.assert_array_equal(
+        trained["image"], CropCandidates((32, 48, 48))(item["image"], item["centers"].numpy())
+    )
+    assert item["image"].isfinite().all()
+    assert item["warnings"] == ("1 voxels are not finite numbers; they count as air",)

@@ -23,12 +23,11 @@ def rng():
 GRID = VoxelGrid((-20.0, -20.0, -20.0), (0.5, 0.5, 1.0), (41, 81, 81))
 
 
-def nodule(**changes):
-    properties = {
-        "radius": 6.0, "kind": "solid", "density_hu": 30.0, "glass_hu": -600.0, "calcium_hu": None, "cavity": 0.0,
-        "lobulation": 0.0, "roughness": 0.05, "spicules": 0, "blur": 0.0,
-    }  # fmt: skip
-    return Nodule(**{**properties, **changes})
+def paint(rng, **changes):
+    """Paint a nodule of 12 mm in lung and return the volume and what is reported of it."""
+    volume = np.full(GRID.shape, -850, dtype=np.float32)
+    row = paint_nodule(rng, volume, GRID, np.zeros(3), Nodule(**{"radius": 6.0, **changes}), 0.5)
+    return volume, row
 
 
 def test_acquisitions_are_distributed_as_in_luna16():
@@ -73,6 +72,9 @@ def test_scanner_noise_has_its_kernel(rng):
 
     assert soft.std() == pytest.approx(1, abs=1e-3)
     assert neighbours(soft) > neighbours(sharp) + 0.2
+    low_dose = scanner_noise(rng, (0.7, 0.7, 1.25), 0.7, 1.25, streaks=6.0)
+    assert low_dose.std() == pytest.approx(1, abs=1e-3)
+    assert neighbours(low_dose) > neighbours(sharp) + 0.1
 
 
 def test_emphysema_makes_holes(rng):
@@ -118,13 +120,23 @@ def test_tree_reaches_every_leaf_and_is_one_piece(rng):
     assert (gap > 0.8 * airways.end_radius).all()
 
 
-def test_nodule_has_the_diameter_that_is_reported(rng):
-    for radius in (2.0, 4.0, 9.0):
-        volume = np.full(GRID.shape, -850, dtype=np.float32)
-        diameter = paint_nodule(rng, volume, GRID, np.zeros(3), nodule(radius=radius), 0.5)
-        filled = np.clip((volume + 850) / 880, 0, 1).sum() * 0.25
-        assert diameter == pytest.approx(2 * (3 * filled / (4 * np.pi)) ** (1 / 3), rel=0.06)
-        assert diameter == pytest.approx(2 * radius, rel=0.12)
+def test_nodule_has_the_diameter_and_center_that_are_reported(rng):
+    for radius, shape in ((2.0, None), (4.0, None), (9.0, None), (4.0, 10), (7.0, 200)):
+        volume, row = paint(rng, radius=radius, shape=shape)
+        share = np.clip((volume + 850) / 880, 0, 1)
+        assert row[3] == pytest.approx(2 * (3 * share.sum() * 0.25 / (4 * np.pi)) ** (1 / 3), rel=0.06)
+        assert row[3] == pytest.approx(2 * radius, rel=0.2)
+        axes = GRID.axis(0)[None, None], GRID.axis(1)[None, :, None], GRID.axis(2)[:, None, None]
+        center = [float((share * axis).sum() / share.sum()) for axis in axes]
+        np.testing.assert_allclose(row[:3], center, atol=0.3)
+
+
+def test_what_a_wall_hides_is_not_measured(rng):
+    volume = np.full(GRID.shape, -850, dtype=np.float32)
+    volume[:, :, :40] = 40
+    row = paint_nodule(rng, volume, GRID, np.zeros(3), Nodule(radius=6.0), 0.5)
+    assert row[3] == pytest.approx(12 / 2 ** (1 / 3), rel=0.1)
+    assert row[0] == pytest.approx(6 * 3 / 8, abs=0.7)
 
 
 @pytest.mark.parametrize(
@@ -133,33 +145,40 @@ def test_nodule_has_the_diameter_that_is_reported(rng):
         ({}, 0, 60),
         ({"kind": "ground-glass"}, -760, -450),
         ({"kind": "part-solid"}, -760, 60),
-        ({"calcium_hu": 500.0}, 400, 510),
+        ({"calcium_hu": 500.0, "calcium": 0.8}, 400, 510),
         ({"cavity": 0.6}, -960, -850),
     ],
 )
 def test_kinds_of_nodules(rng, changes, low, high):
-    volume = np.full(GRID.shape, -850, dtype=np.float32)
-    paint_nodule(rng, volume, GRID, np.zeros(3), nodule(**changes), 0.5)
+    volume, _ = paint(rng, **changes)
     center = volume[19:22, 38:43, 38:43]
     assert low <= np.median(center) <= high
     assert volume[0, 0, 0] == -850
 
 
-def test_spicules_radiate(rng):
-    plain, spiky = (np.full(GRID.shape, -850, dtype=np.float32) for _ in range(2))
-    paint_nodule(np.random.default_rng(1), plain, GRID, np.zeros(3), nodule(), 0.5)
-    paint_nodule(np.random.default_rng(1), spiky, GRID, np.zeros(3), nodule(spicules=12), 0.5)
+@pytest.mark.parametrize("rays", [{"spicules": 30}, {"strands": 12}])
+def test_spicules_and_strands_radiate(rays):
+    plain, spiky = (paint(np.random.default_rng(1), **changes)[0] for changes in ({}, rays))
     x, y, z = GRID.axis(0)[None, None], GRID.axis(1)[None, :, None], GRID.axis(2)[:, None, None]
     far = np.sqrt(x**2 + y**2 + z**2) > 8
     assert (plain[far] > -800).sum() == 0
     assert (spiky[far] > -800).sum() > 20
 
 
-def test_diameters_are_distributed_as_in_luna16():
+@pytest.mark.parametrize("air", [{"bronchi": 3}, {"bubbles": 6}])
+def test_air_inside_a_nodule(air):
+    plain, airy = (paint(np.random.default_rng(1), **changes)[0] for changes in ({}, air))
+    assert (airy[plain > -100] < -300).sum() > 3
+
+
+def test_diameters_are_about_even_over_their_logarithm():
     rng = np.random.default_rng(2)
-    diameters = [2 * draw_nodule(rng).radius for _ in range(4000)]
-    # A little larger in the middle, because those of ground glass are never as small as the smallest solid ones.
-    np.testing.assert_allclose(np.percentile(diameters, [25, 50, 75, 95]), [5.3, 6.9, 9.70, 18.95], rtol=0.06)
+    drawn = [draw_nodule(rng) for _ in range(4000)]
+    diameters = np.array([2 * nodule.radius for nodule in drawn])
+    assert 3 <= diameters.min() < diameters.max() <= 33
+    shares = np.histogram(diameters, [3, 6, 12, 24, 33.1])[0] / len(diameters)
+    np.testing.assert_allclose(shares, [0.18, 0.33, 0.33, 0.16], atol=0.03)
+    assert 0.4 < np.mean([nodule.shape is not None for nodule in drawn]) < 0.7
 
 
 def test_thorax_has_two_lungs_of_human_size(rng):

@@ -1,4 +1,4 @@
-"""Tests of luna_monai.training.tensorboard."""
+"""Tests of luna_monai.training.logs."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from tensorboard.plugins.pr_curve.metadata import PLUGIN_NAME
 from tensorboard.util.tensor_util import make_ndarray
 
 from luna_monai.training import CandidateMetrics, RunState, TensorBoardHandler
-from luna_monai.training.tensorboard import write_distributions
+from luna_monai.training.logs import write_distributions
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ def test_console_lines(make_run, tmp_path, caplog):
         assert re.search(rf"^E1 {split}_pos  \d\.\d{{4}} loss, [ \d]{{3}}\.\d% correct \(\d of 4\)$", text, re.M)
     order = [text.index(part) for part in ("E1 Training ----/3, starting", "E1 trn ", "E1 Validation ", "E1 val ")]
     assert order == sorted(order)
-    assert f"Validation of E{run.state.best_epoch}, false negatives: " in text
+    assert f"Best epoch: {run.state.best_epoch} of 2, " in text
 
 
 def test_validation_with_one_class(make_run, candidates, tmp_path, caplog):
@@ -300,12 +300,12 @@ def test_resume_from_the_previous_checkpoint(make_run, tmp_path, caplog):
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
 
 
-def test_resume_of_a_finished_run_lists_the_worst_candidates(make_run, tmp_path, caplog):
+def test_resume_of_a_finished_run_shows_its_results(make_run, tmp_path, caplog):
     make_run(tmp_path).trainer.run()
     caplog.set_level(logging.INFO, logger="luna_monai")
     before = (tmp_path / "metrics.csv").read_text()
     make_run(tmp_path, resume=True).trainer.run()
-    assert "false positives: " in caplog.text
+    assert "false positives per scan in" in caplog.text
     assert (tmp_path / "metrics.csv").read_text() == before
 
 

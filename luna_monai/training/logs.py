@@ -1,17 +1,26 @@
-"""The book's lines about an epoch, and the last lines of a run."""
+"""What a run shows: the book's console lines, TensorBoard (chapters 11.6, 11.9 and 12.4), and the last lines."""
 
 from __future__ import annotations
 
 import logging
 import math
 from collections.abc import Mapping
+from numbers import Real
+from typing import TYPE_CHECKING
 
 import ignite.distributed as idist
+import numpy as np
 import pandas as pd
 from ignite.engine import Engine, Events
+from monai.engines import Trainer
 
+from luna_monai.errors import LunaError
+from luna_monai.metrics.per_class import BOOK_METRICS, COUNTS
 from luna_monai.training.metrics import FROC_METRICS
 from luna_monai.training.run_state import RunState
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -84,22 +93,19 @@ def epoch_lines(epoch: int, split: str, metrics: Mapping[str, float], book: bool
 
 
 class RunSummary:
-    """Logs, at the end of a run, the best epoch's worst errors and results in validation, and where everything is.
+    """Logs, at the end of a run, the best epoch's results in validation, and where everything is.
 
-    List it last among the ``train_handlers``.
+    List it last among the ``train_handlers``. ``luna-monai report`` shows the worst errors.
 
     Args:
-        candidates: the validation part of the candidate table, indexed by row: ``seriesuid``, ``coordX``, ``coordY``,
-            ``coordZ`` (world, LPS, mm), ``diameter_mm``.
+        candidates: the validation part of the candidate table, indexed by row.
         run_state: knows the folder, the best epoch and its records.
-        count: number of false negatives, and of false positives, to list.
         threshold: a probability above it is a decision for class 1.
     """
 
-    def __init__(self, candidates: pd.DataFrame, run_state: RunState, count: int = 10, threshold: float = 0.5) -> None:
+    def __init__(self, candidates: pd.DataFrame, run_state: RunState, threshold: float = 0.5) -> None:
         self.candidates = candidates
         self.run_state = run_state
-        self.count = count
         self.threshold = threshold
 
     def attach(self, engine: Engine) -> None:
@@ -113,8 +119,6 @@ class RunSummary:
         if records is None:
             logger.info("No best epoch: the validation metrics are undefined")
         else:
-            for is_nodule, title in ((True, "false negatives"), (False, "false positives")):
-                self._log_worst(records, is_nodule, title)
             self._log_results(records, engine.state.epoch)
         places = {
             "Weights:     ": state.output_dir / "model.pt",
@@ -143,33 +147,66 @@ class RunSummary:
             self.run_state.best_metrics.get("roc_auc", math.nan),
         )
 
-    def _log_worst(self, records: pd.DataFrame, is_nodule: bool, title: str) -> None:
-        of_class = records[(records["class"] == 1) == is_nodule]
-        wrong = of_class[(of_class["probability"] > self.threshold) != is_nodule]
-        shown = wrong.sort_values("probability", ascending=is_nodule, kind="stable").head(self.count)
-        logger.info(
-            "Validation of E%s, %s: %d of %d, %s", self.run_state.best_epoch, title, len(wrong), len(of_class),
-            f"the worst {len(shown)}:" if len(shown) else "none to show",
-        )  # fmt: skip
-        for line in worst_lines(shown, self.candidates) if len(shown) else ():
-            logger.info(line)
 
+class TensorBoardHandler:
+    """Writes an epoch's metrics, precision-recall curve and histograms, over the number of training samples seen.
 
-def worst_lines(records: pd.DataFrame, candidates: pd.DataFrame) -> list[str]:
-    """Format records as a table.
+    MONAI's ``TensorBoardStatsHandler`` makes its folder before there is anything to write. List one among the trainer's
+    handlers (it also closes the run's files at the end) and one among the evaluator's.
 
     Args:
-        records: ``row``, ``probability`` and ``loss``.
-        candidates: the candidate table, indexed by row.
-
-    Returns:
-        A header line and a line for each record, with its place in world coordinates (LPS, mm).
+        run_state: the run's samples and folders, shared by both.
+        split: ``"trn"`` or ``"val"``.
+        book: write the book's six scalars only.
     """
-    table = records.join(candidates.drop(columns="class", errors="ignore"), on="row")
-    widest = max(table["seriesuid"].str.len().max(), len("series"))
-    header = f"{'x mm':>8} {'y mm':>8} {'z mm':>8} {'diameter mm':>11} {'probability':>11} {'loss':>8}"
-    return [f"{'series':{widest}} {header}"] + [
-        f"{row.seriesuid:{widest}} {row.coordX:8.1f} {row.coordY:8.1f} {row.coordZ:8.1f} {row.diameter_mm:11.1f} "
-        f"{row.probability:11.4f} {row.loss:8.4f}"
-        for row in table.itertuples()
-    ]
+
+    def __init__(self, run_state: RunState, split: str, book: bool = False) -> None:
+        self.run_state = run_state
+        self.split = split
+        self.book = book
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer or evaluator that has :class:`~luna_monai.training.metrics.CandidateMetrics`."""
+        if isinstance(engine, Trainer):
+            self.run_state.attach(engine)
+        if idist.get_rank() != 0:
+            return
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+        if isinstance(engine, Trainer):
+            engine.add_event_handler(Events.COMPLETED, lambda _: self.run_state.close())
+
+    def _write(self, engine: Engine) -> None:
+        step = self.run_state.samples
+        try:
+            writer = self.run_state.writer(self.split)
+            for name, value in engine.state.metrics.items():
+                wanted = name in BOOK_METRICS if self.book else name not in COUNTS
+                if wanted and isinstance(value, Real) and not math.isnan(value):
+                    writer.add_scalar(name, value, step)
+            write_distributions(writer, engine.state.records, step)
+            writer.flush()
+        except OSError as error:
+            folder = self.run_state.folder(self.split)
+            raise LunaError(f"{folder}: TensorBoard's files cannot be written ({error.strerror or error})") from error
+
+
+def write_distributions(writer: SummaryWriter, records: pd.DataFrame, step: int) -> None:
+    """Write the precision-recall curve ``pr`` and the histograms ``is_neg`` and ``is_pos``, as the book does.
+
+    The histograms leave out confident correct predictions: negatives of at most 0.01 and positives of at least 0.99.
+    Empty ones are left out.
+
+    Args:
+        writer: where to.
+        records: ``class`` and ``probability`` of each sample.
+        step: number of training samples seen.
+    """
+    records = records[np.isfinite(records["probability"])]
+    label, probability = records["class"].to_numpy(), records["probability"].to_numpy()
+    if len(records):
+        writer.add_pr_curve("pr", label, probability, step)
+    bins = [edge / 50 for edge in range(51)]
+    unsure = {"is_neg": (label == 0) & (probability > 0.01), "is_pos": (label == 1) & (probability < 0.99)}
+    for name, mask in unsure.items():
+        if mask.any():
+            writer.add_histogram(name, probability[mask], step, bins=bins)

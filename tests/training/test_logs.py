@@ -1,7 +1,6 @@
-"""Tests of luna_monai.training.console."""
+"""Tests of luna_monai.training.logs."""
 
 import logging
-import re
 
 import pandas as pd
 import pytest
@@ -9,7 +8,7 @@ from ignite.engine import Engine
 
 from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.training import RunState, RunSummary
-from luna_monai.training.console import epoch_lines
+from luna_monai.training.logs import epoch_lines
 
 
 def book_lines(epoch, mode, metrics):
@@ -54,49 +53,18 @@ def records_of(candidates, probability):
     )
 
 
-def log_worst(candidates, records, caplog, folder):
+def test_summary(candidates, caplog, tmp_path):
     caplog.set_level(logging.INFO, logger="luna_monai")
-    state = RunState(folder)
-    state.update(3, {"roc_auc": 0.5, "loss/all": 0.7}, records)
+    state = RunState(tmp_path)
+    probability = [0.9] * 2 + [0.1] * 6 + [0.6] * 3 + [0.2] * 37
+    state.update(3, {"roc_auc": 0.75, "loss/all": 0.7}, records_of(candidates, probability))
     engine = Engine(lambda *_: None)
     RunSummary(candidates, state).attach(engine)
-    engine.run([0])
-    return [record.getMessage() for record in caplog.records if record.name.startswith("luna_monai")]
-
-
-def test_worst_candidates(candidates, caplog, tmp_path):
-    probability = [row / 100 for row in range(48)]
-    probability[7] = 0.9  # a nodule that is found
-    probability[20:35] = [0.6 + row / 100 for row in range(15)]
-    lines = log_worst(candidates, records_of(candidates, probability), caplog, tmp_path)
-    assert lines[0] == "Validation of E3, false negatives: 7 of 8, the worst 7:"
-    assert lines[1].split() == ["series", "x", "mm", "y", "mm", "z", "mm", "diameter", "mm", "probability", "loss"]
-    assert [float(line.split()[5]) for line in lines[2:9]] == pytest.approx([row / 100 for row in range(7)])
-    assert lines[9] == "Validation of E3, false positives: 15 of 40, the worst 10:"
-    worst = candidates.loc[34]
-    assert lines[11].split() == [
-        worst["seriesuid"],
-        *(f"{worst[axis]:.1f}" for axis in ("coordX", "coordY", "coordZ")),
-        "0.0",
-        "0.7400",
-        "0.7000",
+    engine.run([0], max_epochs=4)
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("luna_monai")] == [
+        "Best epoch: 3 of 4, 81.2% of the validation candidates correct",
+        "  it finds 2 of 8 nodule candidates (25%) at 1.0 false positives per scan in 3 scans; ROC AUC 0.7500",
     ]
-    assert lines[21].startswith("Best epoch: 3 of 1, ")
-
-
-def test_nothing_wrong(candidates, caplog, tmp_path):
-    lines = log_worst(candidates, records_of(candidates, candidates["class"] * 0.98 + 0.01), caplog, tmp_path)
-    assert lines[:2] == [
-        "Validation of E3, false negatives: 0 of 8, none to show",
-        "Validation of E3, false positives: 0 of 40, none to show",
-    ]
-
-
-def test_table_is_aligned(candidates, caplog, tmp_path):
-    lines = log_worst(candidates, records_of(candidates, 0.2), caplog, tmp_path)
-    table = lines[1:10]
-    ends = {tuple(match.end() for match in re.finditer(r"\S+", line))[-1] for line in table}
-    assert len(ends) == 1
 
 
 def test_without_validation_and_files(candidates, caplog, tmp_path):
