@@ -72,7 +72,7 @@ def scan_list(cache: SeriesCache, candidates: pd.DataFrame) -> list[dict[str, An
     """
     label = candidates.groupby("seriesuid")["class"].max()
     items = (item for item in cache.data if item["seriesuid"] in label.index)
-    return [{"image": item["image"], "label": int(label[item["seriesuid"]])} for item in items]
+    return [{"image": str(item["image"].path), "label": int(label[item["seriesuid"]])} for item in items]
 
 
 class CandidateDataset(torch.utils.data.Dataset):
