@@ -17,6 +17,7 @@ import monai.bundle.__main__
 import pandas as pd
 import pytest
 import torch
+import yaml
 from monai.bundle import ConfigWorkflow
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
 from monai.fl.client import MonaiAlgo
@@ -85,7 +86,20 @@ def test_versions_are_the_tested_ones(repository, metadata):
     named |= metadata["required_packages_version"]
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     needed = [re.split(r"[^\w.-]", text)[0] for text in project["dependencies"]]
-    assert named == {name: tested[name] for name in needed}
+    assert named == {name: tested[name] for name in needed} | {"luna-monai": metadata["version"]}
+
+
+def test_monai_loads_the_network_of_the_bundle(repository, pretrained):
+    network = monai.bundle.load("bundle", model=LunaModel(), source="local", bundle_dir=str(repository))
+    expected = torch.load(pretrained, weights_only=True)
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+
+
+def test_the_readme_says_what_hugging_face_needs(repository):
+    text = (repository / "bundle" / "README.md").read_text(encoding="utf-8")
+    front = yaml.safe_load(text.split("---\n")[1])
+    assert (front["license"], front["library_name"]) == ("apache-2.0", "monai")
+    assert front["tags"]
 
 
 def test_metadata_say_what_matters(metadata):
