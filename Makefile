@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS := $(shell nproc 2>/dev/null || echo 1)
+WORKERS := $(shell $(PYTHON) -c "import os; print(os.cpu_count())" 2>/dev/null || echo 1)
 DEMO := data-unversioned/demo
 DEMO_CONFIG := --config synthetic --config demo
 
@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(DEMO)/luna/candidates.csv: | $(VENV)/.installed
 	$(BIN)/luna-monai synth $(DEMO)/luna --scans 32 --in-plane 256 --slices 112 \
-		--candidates-per-scan 170 --nodules-per-scan 24 --workers $(WORKERS)
+		--candidates-per-scan 170 --nodules-per-scan 24 --num-workers $(WORKERS)
 
 demo: $(VENV)/.installed $(DEMO)/luna/candidates.csv
 	$(BIN)/luna-monai precache $(DEMO_CONFIG)

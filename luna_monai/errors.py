@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -13,29 +15,46 @@ class LunaError(Exception):
 
 
 def find_luna_error(error: BaseException) -> LunaError | None:
-    """Find the :class:`LunaError` behind an exception.
+    """Find what a user can act on behind an exception.
 
     MONAI wraps what goes wrong inside a transform or a configured component into exceptions of its own, and a
-    DataLoader sends the text of a worker's traceback; the cause that a user can act on is inside. That a GPU's memory
-    does not suffice is such a cause too.
+    DataLoader sends the text of a worker's traceback. Only explicit causes count: an exception that is raised while
+    another one is handled is a fault of its own.
 
     Args:
         error: any exception.
 
     Returns:
-        The first ``LunaError`` along the chain of causes, its message free of worker tracebacks, or None.
+        The first ``LunaError`` along the chain of causes, its message free of worker tracebacks; or one about GPU
+        memory that is used up, or about a component of the configuration that cannot be made; else None.
     """
-    seen: set[int] = set()
     current: BaseException | None = error
-    while current is not None and id(current) not in seen:
+    while current is not None:
         if isinstance(current, LunaError):
             return LunaError(str(current).rsplit("LunaError: ", 1)[-1].strip())
         if type(current).__name__ == "OutOfMemoryError":  # torch's, which takes a second to import
             reason = ". ".join(str(current).split(". ")[:3])
             return LunaError(f"{reason}; set batch_size lower, or cache_on_device to false where it is true")
-        seen.add(id(current))
-        current = current.__cause__ or current.__context__
-    return None
+        current = current.__cause__
+    return _component_error(error)
+
+
+def _component_error(error: BaseException) -> LunaError | None:
+    """Name the key, the class and the reason where MONAI could not make a part of a configuration."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    resolving = [frame.f_locals for frame in frames if frame.f_code.co_name == "_resolve_one_item"]
+    if not resolving:
+        return None
+    key, item = resolving[-1]["id"].replace("::", "#"), resolving[-1].get("item")
+    config = getattr(item, "config", None)
+    is_step = re.fullmatch(r"\w+#\d+", key) and isinstance(config, str)
+    if is_step and error.__cause__ is not None:  # a step of the run failed while it ran
+        return None
+    target = f"{config['_target_']}: " if isinstance(config, dict) and "_target_" in config else ""
+    reason = error.__cause__ or error
+    text = " ".join(str(reason).split()) or "no reason given"
+    kind = "" if isinstance(reason, ValueError | RuntimeError) else f"{type(reason).__name__}: "
+    return LunaError(f"{key}: {target}{kind}{text[:400]}")
 
 
 @contextmanager
@@ -45,9 +64,9 @@ def unwrapped_luna_errors() -> Iterator[None]:
         yield
     except Exception as error:
         found = find_luna_error(error)
-        if found is None:
+        if found is None or found is error:
             raise
-        raise found from None
+        raise found from error
 
 
 def install_one_line_errors() -> None:
@@ -58,10 +77,10 @@ def install_one_line_errors() -> None:
     """
     previous = sys.excepthook
 
-    def excepthook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    def excepthook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         found = find_luna_error(error)
         if found is None:
-            previous(kind, error, traceback)
+            previous(kind, error, trace)
         else:
             sys.stderr.write(f"error: {found}\n")
 

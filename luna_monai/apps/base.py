@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -38,6 +39,7 @@ class App(ABC):
             formatter_class=_HelpFormatter,
         )
         self.add_arguments(parser)
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         parse = parser.parse_intermixed_args if self.intermixed else parser.parse_args
         self.sys_argv = sys.argv[1:] if sys_argv is None else [str(value) for value in sys_argv]
         self.cli_args = parse(self.sys_argv)
@@ -81,5 +83,7 @@ def run_app(app_class: type[App], sys_argv: Sequence[object] | None = None) -> i
         found = find_luna_error(error)
         if found is None:
             raise
+        if app.cli_args.debug:
+            traceback.print_exception(error)
         sys.stderr.write(f"luna-monai {app.name}: error: {found}\n")
         return 1

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_monai.apps.base import App, run_app
-from luna_monai.apps.workflow import add_config_arguments, config_files, given_options, load_workflow
+from luna_monai.apps.base import App
+from luna_monai.apps.workflow import add_config_arguments, config_files, given_settings, load_workflow
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.files import readable_size
 from luna_monai.share import configs_dir
@@ -104,8 +103,7 @@ class LunaCacheApp(App):
         return 0
 
     def _parser(self, overlays: list[str]) -> ConfigParser:
-        options = {"dataset_dir": self.cli_args.dataset_dir, "cache_dir": self.cli_args.cache_dir}
-        return load_workflow("precache", config_files(overlays), given_options(options)).parser
+        return load_workflow("precache", config_files(overlays), given_settings(self.cli_args)).parser
 
     def _cache_dir(self) -> Path:
         """Find the folder without looking at the dataset, which need not be at hand."""
@@ -177,7 +175,3 @@ def _remove(folder: Path, paths: list[Path]) -> None:
             raise LunaError(f"{path}: cannot be removed ({error.strerror})") from None
     logger.info("removed %d files from %s", len(paths), folder)
     write_manifest(folder)
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaCacheApp))

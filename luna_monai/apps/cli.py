@@ -6,6 +6,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
 #: Command name -> (module in luna_monai.apps, class, one line for ``--help``).
 COMMANDS = {
@@ -14,9 +15,9 @@ COMMANDS = {
     "precache": ("precache", "LunaPrecacheApp", "cut all candidates of a dataset into the cache"),
     "cache": ("cache", "LunaCacheApp", "what the cache holds, whether it is whole, what can go"),
     "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
-    "evaluate": ("evaluate", "LunaEvaluateApp", "judge weights: metrics, calibration, thresholds"),
+    "evaluate": ("evaluate", "LunaEvaluateApp", "evaluate weights: metrics, calibration, thresholds"),
     "predict": ("predict", "LunaPredictApp", "nodule probabilities for any chest CT"),
-    "crossval": ("crossval", "LunaCrossvalApp", "train and judge a model for each fold"),
+    "crossval": ("crossval", "LunaCrossvalApp", "train and evaluate a model for each fold"),
     "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
     "export": ("export", "LunaExportApp", "write the network as TorchScript or ONNX"),
     "report": ("report", "LunaReportApp", "show a run's curves and mistakes in one HTML file"),
@@ -38,9 +39,14 @@ def main(sys_argv: Sequence[str] | None = None) -> int:
         epilog="commands:\n" + "\n".join(f"  {name:10} {entry[2]}" for name, entry in COMMANDS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"luna-monai {version('luna-monai')}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="see below; each has its own --help")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's arguments")
-    parsed = parser.parse_args(sys_argv)
+    arguments = sys.argv[1:] if sys_argv is None else sys_argv
+    if not arguments:
+        parser.print_help()
+        return 0
+    parsed = parser.parse_args(arguments)
     module_name, class_name, _ = COMMANDS[parsed.command]
     from luna_monai.apps.base import run_app
 

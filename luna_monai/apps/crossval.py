@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import json
 import logging
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
+from luna_monai.apps.settings import schema
 from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
+from luna_monai.apps.trust import read_config
 from luna_monai.apps.workflow import (
     add_config_arguments,
     add_overrides_argument,
     config_files,
-    given_options,
+    given_settings,
     load_workflow,
-    parse_override,
     run_workflow,
 )
 from luna_monai.errors import LunaError, unwrapped_luna_errors
@@ -36,12 +35,6 @@ logger = logging.getLogger(__name__)
 #: In a fold's folder: written when the fold has been trained to its end, with the settings it was trained with.
 DONE = "fold.json"
 
-# Keys that may differ between the processes that share a cross-validation.
-_MACHINE_KEYS = (
-    "dataset_dir", "cache_dir", "output_dir", "fold", "resume", "num_workers", "precache_workers", "comment",
-    "tb_prefix", "device", "tracking_uri", "experiment_name",
-)  # fmt: skip
-
 
 class LunaCrossvalApp(App):
     """Train a model for each fold, and judge them together on the scans that each has not seen.
@@ -54,8 +47,8 @@ class LunaCrossvalApp(App):
     description = (
         "Cross-validate: for each LUNA16 subset a fresh model that is trained on the others, in OUTPUT_DIR/foldN; then "
         "the predictions of all folds together, as one submission with LUNA16's score. May be interrupted and run "
-        "again. Several processes and machines may work on one OUTPUT_DIR: each takes the next fold that nobody has. "
-        "Processes of torchrun fill the cache together first; the first one waits for all folds and shows the results."
+        "again. Machines that share OUTPUT_DIR can train different --folds. Processes of torchrun fill the cache "
+        "together, then train one fold each at a time."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -66,7 +59,7 @@ class LunaCrossvalApp(App):
             "--folds", default=None, metavar="0,1,2", help="train these only (default: all that have scans)"
         )
         parser.add_argument("--batch-size", type=int, default=None, help="candidates in a batch")
-        parser.add_argument("--epochs", type=int, default=None, help="epochs to train for")
+        parser.add_argument("--epochs", dest="max_epochs", type=int, default=None, help="epochs to train for")
         parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
         add_distributed_argument(parser, "train as many folds at once in")
         add_overrides_argument(parser)
@@ -88,16 +81,7 @@ class LunaCrossvalApp(App):
             return 0
         output_dir = Path(arguments.output_dir)
         files = config_files(arguments.config)
-        given = given_options(
-            {
-                "dataset_dir": arguments.dataset_dir,
-                "cache_dir": arguments.cache_dir,
-                "num_workers": arguments.num_workers,
-                "batch_size": arguments.batch_size,
-                "max_epochs": arguments.epochs,
-            }
-        )
-        given |= dict(parse_override(text) for text in arguments.overrides if text)
+        given = given_settings(argparse.Namespace(**vars(arguments) | {"output_dir": None}), arguments.overrides)
         for key in ("fold", "resume", "output_dir", "finetune"):
             if key in given:
                 raise LunaError(f"{key}={given[key]}: crossval sets this key itself, for each fold; leave it out")
@@ -109,50 +93,50 @@ class LunaCrossvalApp(App):
             all_folds = _folds_of(workflow, candidates)
         folds = all_folds if arguments.folds is None else _parse_folds(arguments.folds, all_folds)
         if is_launched():
-            given.setdefault("device", f"$torch.device('{_fill_cache_together(files, given)}')")
-        for fold in folds:
-            self._take(fold, output_dir, files, given)
-        if is_launched():
-            if _is_quiet():
-                return 0  # the first process puts the results together
-            for fold in folds:
-                if not (output_dir / f"fold{fold}" / DONE).is_file():
-                    logger.info("Fold %d: waiting for the process that trains it", fold)
-                    # Its lock is free when it is done, or has been left unfinished: then it goes on here.
-                    self._take(fold, output_dir, files, given, wait=True)
-        done = [fold for fold in all_folds if (output_dir / f"fold{fold}" / DONE).is_file()]
-        if done != all_folds:
-            missing = ", ".join(str(fold) for fold in all_folds if fold not in done)
-            logger.info("Folds still to be trained: %s; results come with the last one", missing)
-            return 0
-        from luna_monai.reports.crossval import write_results
+            given.setdefault("device", str(_fill_cache_together(files, given)))
+        process = _process()
+        for fold in folds[process.rank :: process.world_size]:
+            _train(fold, output_dir, files, given)
+        if process.rank > 0:
+            return 0  # the first process puts the results together
+        while is_launched() and not all(_is_done(output_dir, fold) for fold in folds):
+            time.sleep(1)  # torchrun ends this process when another one fails
+        done = [fold for fold in all_folds if _is_done(output_dir, fold)]
+        missing = [fold for fold in all_folds if fold not in done]
+        if done:
+            from luna_monai.reports.crossval import write_results
 
-        write_results(
-            output_dir, done, candidates, workflow.parser.get_parsed_content("scans"), bootstrap=arguments.bootstrap
-        )
+            scans = workflow.parser.get_parsed_content("scans")
+            write_results(output_dir, done, candidates, scans, bootstrap=arguments.bootstrap, missing=missing)
+        if not missing:
+            return 0
+        for fold in all_folds:
+            begun = "begun" if (output_dir / f"fold{fold}" / "config.yaml").is_file() else "not begun"
+            logger.info("Fold %d: %s", fold, "done" if fold in done else begun)
+        logger.info("Folds still to be trained: %s; all results come with the last one", ", ".join(map(str, missing)))
         return 0
 
-    def _take(
-        self, fold: int, output_dir: Path, files: Sequence[str], given: Mapping[str, Any], wait: bool = False
-    ) -> None:
-        folder = output_dir / f"fold{fold}"
-        with _lock(output_dir / f".fold{fold}.lock", wait) as mine:
-            if not mine:
-                logger.info("Fold %d: another process has taken it", fold)
-                return
-            resume = (folder / "checkpoint.pt").is_file() or (folder / "checkpoint-previous.pt").is_file()
-            settings = {"fold": fold, "output_dir": literal(str(folder)), "comment": f"fold{fold}", "resume": resume}
-            workflow = _load(files, {**given, **settings})
-            recorded = _recorded_settings(workflow)
-            _check_same_settings(recorded, output_dir)
-            if (folder / DONE).is_file():
-                logger.info("Fold %d: done", fold)
-                return
-            logger.info("Fold %d: %s", fold, "going on" if resume else "starting from fresh weights")
-            train_fold(workflow, fold, output_dir)
-            from luna_monai.files import write_json
 
-            write_json(folder / DONE, {"fold": fold, "settings": recorded})
+def _train(fold: int, output_dir: Path, files: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Train a fold to its end, unless it is done; go on where it was interrupted."""
+    from luna_monai.files import write_json
+
+    folder = output_dir / f"fold{fold}"
+    resume = (folder / "checkpoint.pt").is_file() or (folder / "checkpoint-previous.pt").is_file()
+    settings = {"fold": fold, "output_dir": literal(str(folder)), "comment": f"fold{fold}", "resume": resume}
+    workflow = _load(files, {**given, **settings})
+    recorded = json.loads(json.dumps(dict(workflow.parser["configuration"])))  # as it is compared with
+    _check_same_settings(recorded, output_dir)
+    if _is_done(output_dir, fold):
+        logger.info("Fold %d: done", fold)
+        return
+    logger.info("Fold %d: %s", fold, "going on" if resume else "starting from fresh weights")
+    train_fold(workflow, fold, output_dir)
+    write_json(folder / DONE, {"fold": fold, "settings": recorded})
+
+
+def _is_done(output_dir: Path, fold: int) -> bool:
+    return (output_dir / f"fold{fold}" / DONE).is_file()
 
 
 def train_fold(workflow: ConfigWorkflow, fold: int, output_dir: Path) -> None:
@@ -202,16 +186,16 @@ def assert_fresh(network: torch.nn.Module, optimizer: torch.optim.Optimizer, fol
         raise LunaError(f"fold {fold}: must start from fresh weights, but {', and '.join(signs)}")
 
 
-def _is_quiet() -> bool:
+def _process() -> Any:
     from luna_monai.training import launched
 
-    return launched().rank > 0
+    return launched()
 
 
 def _load(files: Sequence[str], given: Mapping[str, Any]) -> ConfigWorkflow:
     workflow = load_workflow("training", files, given)
     # Of several processes the first alone logs, and the bundle has just set up the log.
-    if _is_quiet():
+    if _process().rank > 0:
         logging.getLogger().setLevel(logging.WARNING)
     return workflow
 
@@ -232,7 +216,7 @@ def _fill_cache_together(files: Sequence[str], given: Mapping[str, Any]) -> torc
     if device.type == "cuda":
         torch.cuda.set_device(device)  # else each process would take some memory of the first GPU too
     together = [*files, *distributed_overlay()]
-    run_workflow(load_workflow("precache", together, {**given, "device": "$torch.device('cpu')"}))
+    run_workflow(load_workflow("precache", together, {**given, "device": "cpu"}))
     return device
 
 
@@ -261,42 +245,36 @@ def _parse_folds(text: str, all_folds: Sequence[int]) -> list[int]:
     return folds
 
 
-def _recorded_settings(workflow: ConfigWorkflow) -> dict[str, Any]:
-    config = {key: value for key, value in workflow.parser.get().items() if key not in (*_MACHINE_KEYS, "_meta_")}
-    # A copy, because resolving changes the configuration in place; by JSON, because that is what it is compared with.
-    return json.loads(json.dumps(config))  # type: ignore[no-any-return]
-
-
 def _check_same_settings(settings: Mapping[str, Any], output_dir: Path) -> None:
-    for path in sorted(output_dir.glob(f"fold*/{DONE}")):
+    """Refuse settings that change the result of a fold, against every fold that is done or has begun."""
+    properties = schema("train")["properties"]
+    for path in sorted(output_dir.glob("fold*")):
+        recorded = _recorded(path)
+        for key in sorted(settings.keys() | recorded.keys()) if recorded else ():
+            may_differ = properties.get(key, {}).get("mayDiffer", False)
+            may_differ |= key == "max_epochs" and not (path / DONE).is_file()  # a fold that has begun may become longer
+            if not may_differ and settings.get(key) != recorded.get(key):
+                name, was, now = _difference(key, recorded.get(key), settings.get(key))
+                raise LunaError(
+                    f"{path} was trained with other settings: {name} was {was}, is {now}; "
+                    "use the same for all folds, or another --output-dir"
+                )
+
+
+def _recorded(folder: Path) -> dict[str, Any]:
+    """Return the settings of a fold that is done or has begun; nothing where it has not."""
+    done, config = folder / DONE, folder / "config.yaml"
+    if done.is_file():
         try:
-            other = json.loads(path.read_text(encoding="utf-8"))["settings"]
+            return dict(json.loads(done.read_text(encoding="utf-8"))["settings"])
         except (OSError, ValueError, KeyError, TypeError):
-            raise LunaError(f"{path}: damaged; delete {path.parent} to train this fold again") from None
-        if settings != other:
-            differing = sorted(key for key in settings.keys() | other.keys() if settings.get(key) != other.get(key))
-            raise LunaError(
-                f"{path.parent} was trained with other settings ({', '.join(differing)}); "
-                "use the same for all folds, or another --output-dir"
-            )
+            raise LunaError(f"{done}: damaged; delete {folder} to train this fold again") from None
+    return dict(read_config(config)) if config.is_file() else {}
 
 
-@contextlib.contextmanager
-def _lock(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold a file lock, which ends with the process however that ends; yield whether it was free, or wait for it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    except OSError as error:
-        raise LunaError(f"{path.parent}: can't be written ({error.strerror}); choose another --output-dir") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaCrossvalApp))
+def _difference(key: str, was: Any, now: Any) -> tuple[str, Any, Any]:
+    """Find the first part of two values that differs."""
+    if isinstance(was, dict) and isinstance(now, dict):
+        part = next(name for name in [*now, *was] if was.get(name) != now.get(name))
+        return _difference(f"{key}#{part}", was.get(part), now.get(part))
+    return key, json.dumps(was), json.dumps(now)

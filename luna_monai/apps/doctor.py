@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 from luna_monai.data.doctor import ERROR, INFORMATION, WARNING, Finding, examine_dataset
+from luna_monai.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class LunaDoctorApp(App):
         parser.add_argument(
             "--expect-complete", action="store_true", help="count anything less than all 888 scans as an error"
         )
-        parser.add_argument("--json", action="store_true", help="write everything that was found as JSON")
+        parser.add_argument("--json", metavar="FILE", help="write everything that was found to this file")
 
     def main(self) -> int:
         """Examine and report.
@@ -60,9 +60,8 @@ class LunaDoctorApp(App):
             num_workers=arguments.num_workers,
         )
         if arguments.json:
-            sys.stdout.write(format_json(arguments.dataset_dir, findings) + "\n")
-        else:
-            logger.info("%s", format_report(findings))
+            write_bytes(arguments.json, f"{format_json(arguments.dataset_dir, findings)}\n".encode())
+        logger.info("%s", format_report(findings))
         return int(any(finding.severity == ERROR for finding in findings))
 
 
@@ -111,7 +110,3 @@ def format_json(dataset_dir: str, findings: Sequence[Finding]) -> str:
         "findings": [{**asdict(each), "title": each.title, "advice": each.advice} for each in findings],
     }
     return json.dumps(content, indent=2, ensure_ascii=False)
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaDoctorApp))

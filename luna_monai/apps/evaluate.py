@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
 from luna_monai.apps.trust import run_config
 from luna_monai.apps.workflow import (
@@ -17,8 +16,8 @@ from luna_monai.apps.workflow import (
     add_overrides_argument,
     config_files,
     given_options,
+    given_settings,
     load_workflow,
-    parse_override,
     run_workflow,
 )
 from luna_monai.errors import LunaError
@@ -82,20 +81,11 @@ class LunaEvaluateApp(App):
             files[0] = run_config(source, files[1:])
             output_dir = output_dir or str(source / "evaluation")
         files += [*distributed_overlay(), str(bundle_dir() / "configs" / "evaluate.yaml")]
-        given = given_options(
-            {
-                "weights": str(weights.resolve()),
-                "dataset_dir": arguments.dataset_dir,
-                "cache_dir": arguments.cache_dir,
-                "output_dir": output_dir,
-                "num_workers": arguments.num_workers,
-                "fold": arguments.fold,
-            }
-        )
+        given = given_settings(arguments, arguments.overrides)
+        given |= given_options({"weights": str(weights.resolve()), "output_dir": output_dir})
         if arguments.all_scans:
-            given["evaluated"] = "@candidates"
-            given["split"] = ["@candidates", "@candidates"]  # which may be a single subset
-        given |= dict(parse_override(text) for text in arguments.overrides)
+            # Both parts are all candidates, which may be of a single subset.
+            given |= {"evaluated": "@candidates", "split": ["@candidates", "@candidates"]}
         if arguments.distributed is not None and not is_launched():
             launch(self, arguments.distributed)
             return 0
@@ -166,7 +156,3 @@ def _store_calibration(path: Path, metadata: dict[str, Any], results: Path) -> N
     }
     write_json(path, metadata)
     logger.info("Calibration and thresholds stored in %s", path)
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaEvaluateApp))

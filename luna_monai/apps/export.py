@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 from luna_monai.apps.trust import run_config
-from luna_monai.apps.workflow import add_overrides_argument, config_files, given_options, load_workflow, parse_override
+from luna_monai.apps.workflow import add_overrides_argument, check_paths, config_files, given_settings, load_workflow
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.share import bundle_dir
 
@@ -38,8 +37,6 @@ class LunaExportApp(App):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        from luna_monai.networks.exports import FORMATS
-
         parser.add_argument(
             "run_or_weights",
             nargs="?",
@@ -47,7 +44,7 @@ class LunaExportApp(App):
             metavar="RUN_OR_WEIGHTS",
             help="folder of a run, or a model.pt, checkpoint.pt or .state of the book (default: the bundle's weights)",
         )
-        parser.add_argument("--format", choices=tuple(FORMATS), required=True, help="which runtime")
+        parser.add_argument("--format", choices=("torchscript", "onnx"), required=True, help="which runtime")
         parser.add_argument(
             "--output",
             default=None,
@@ -55,9 +52,9 @@ class LunaExportApp(App):
             help="where to (default: the name of the weights with .ts or .onnx, in the run's folder or here)",
         )
         parser.add_argument(
-            "--dataset-dir", default=None, help="compare on candidates of this dataset (default: of a synthetic scan)"
+            "--dataset-dir", help="compare on candidates of this dataset (default: of a synthetic scan)"
         )
-        parser.add_argument("--candidates", type=int, default=64, help="compare on so many candidates")
+        parser.add_argument("--candidates", dest="count", type=int, default=64, help="candidates to compare on")
         parser.add_argument("--config", action="append", default=[], metavar="YAML", help="as of 'luna-monai train'")
         add_overrides_argument(parser)
 
@@ -68,6 +65,7 @@ class LunaExportApp(App):
             LunaError: when weights, data or configuration are bad, a package is missing, or the export says something
                 else than PyTorch does.
         """
+        check_paths(RUN=self.cli_args.run_or_weights, dataset_dir=self.cli_args.dataset_dir)
         import torch
 
         from luna_monai.files import sha256_of, write_bytes
@@ -75,15 +73,14 @@ class LunaExportApp(App):
         from luna_monai.networks.runtimes import load_network
 
         arguments = self.cli_args
-        if arguments.candidates < 1:
-            raise LunaError(f"--candidates {arguments.candidates}: at least 1")
+        if arguments.count < 1:
+            raise LunaError(f"--candidates {arguments.count}: at least 1")
         weights, files, folder = self._source()
         suffix = FORMATS[arguments.format]
         output = Path(arguments.output or folder / weights.with_suffix(suffix).name)
         if output.suffix.lower() != suffix:
             raise LunaError(f"--output {output}: the name of an {arguments.format} file must end in {suffix}")
-        options = given_options({"dataset_dir": arguments.dataset_dir}) | {"cache_dir": None}
-        options |= dict(parse_override(text) for text in arguments.overrides)
+        options = {"cache_dir": None, **given_settings(arguments, arguments.overrides)}
         with tempfile.TemporaryDirectory(prefix="luna-monai-export-") as temporary, unwrapped_luna_errors():
             parser = load_workflow("training", files, options).parser
             network = load_network(weights, parser.get_parsed_content("network_def"))
@@ -91,9 +88,7 @@ class LunaExportApp(App):
             written = export_network(network, arguments.format, Path(temporary) / output.name, metadata)
             exported = load_network(written[0], network)
             given = arguments.dataset_dir is not None
-            images = (
-                _candidates_of(parser, arguments.candidates) if given else _synthetic_candidates(arguments.candidates)
-            )
+            images = _candidates_of(parser, arguments.count) if given else _synthetic_candidates(arguments.count)
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's types lack it
             comparison = compare_networks(network, exported, images)
             differences = (
@@ -145,7 +140,3 @@ def _candidates_of(parser: ConfigParser, count: int) -> torch.Tensor:
     dataset = CandidateDataset(table, parser.get_parsed_content("cache"))
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
     return dataset.__getitems__(rows.tolist()).stacked["image"].float()
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaExportApp))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
 import pandas as pd
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 from luna_monai.data.annotations import WITHOUT_EXCLUDED, read_finding_table
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
@@ -170,7 +169,3 @@ def format_froc(result: FrocResult) -> str:
     lines += ["", f"{'false positives per scan':26}{rates}"]
     lines += [f"{name:26}" + "".join(f"{value:8.4f}" for value in values) for name, values in rows.items()]
     return "\n".join([*lines, "", summary])
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaFrocApp))

@@ -5,11 +5,17 @@ from __future__ import annotations
 import argparse
 import logging
 import re
-import sys
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 from luna_monai.apps.torchrun import is_launched
-from luna_monai.apps.workflow import add_config_arguments, given_options, run_bundle
+from luna_monai.apps.workflow import (
+    add_config_arguments,
+    config_files,
+    given_options,
+    given_settings,
+    load_workflow,
+    run_workflow,
+)
 from luna_monai.errors import LunaError
 
 logger = logging.getLogger(__name__)
@@ -54,15 +60,12 @@ class LunaPrecacheApp(App):
             shard = [process.rank, process.world_size]
             logger.info("torchrun: this process does shard %d/%d", shard[0] + 1, shard[1])
             workers = share_of_cores(available_cores()) if workers is None else workers
-        options = {
-            "dataset_dir": arguments.dataset_dir,
-            "cache_dir": arguments.cache_dir,
-            "precache_workers": workers,
-            "precacher#subsets": None if arguments.subsets is None else parse_subsets(arguments.subsets),
-            "precacher#shard": shard,
-        }
+        subsets = None if arguments.subsets is None else parse_subsets(arguments.subsets)
+        options = {"precache_workers": workers, "precacher#subsets": subsets, "precacher#shard": shard}
+        arguments.num_workers = None  # that of training
+        given = given_settings(arguments) | given_options(options)
         run_id = "precache_plan" if arguments.dry_run else "precache"
-        run_bundle(run_id, arguments.config, given_options(options))
+        run_workflow(load_workflow(run_id, config_files(arguments.config), given))
         return 0
 
 
@@ -91,7 +94,3 @@ def parse_subsets(text: str) -> list[int]:
             raise LunaError(f"--subsets {text}: expected numbers and rising ranges of subsets, for example 0,2,5-7")
         subsets.update(range(int(found[1]), int(found[2] or found[1]) + 1))
     return sorted(subsets)
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaPrecacheApp))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
-from luna_monai.apps.workflow import given_options, load_workflow, parse_override, run_workflow
+from luna_monai.apps.workflow import check_paths, given_options, given_settings, load_workflow, run_workflow
 from luna_monai.errors import LunaError
 from luna_monai.share import bundle_dir
 
@@ -107,33 +106,14 @@ class LunaPredictApp(App):
         scans = [text for text in texts if "=" not in text or Path(text).exists()]
         if len(scans) != 1:
             raise LunaError(f"one SCAN is needed, found {', '.join(map(repr, scans)) or 'none'}; a CSV file lists many")
-        options = {
-            "scan": scans[0],
-            "output": arguments.output or None,
-            "output_dir": arguments.output_dir,
-            "threshold": arguments.threshold,
-            "max_findings": arguments.max_findings,
-            "anonymous": arguments.anonymous,
-            "report": arguments.report,
-            "explain": arguments.explain,
-            "candidates": arguments.candidates,
-            "coordinates": arguments.coordinates,
-            "seriesuid": arguments.seriesuid,
-            "weights": arguments.weights,
-            "batch_size": arguments.batch_size,
-            "num_workers": arguments.num_workers,
-            "bundle_root": str(bundle_dir()),
-        }
-        given = given_options(options) | dict(parse_override(text) for text in texts if text not in scans)
+        given = given_settings(arguments, [text for text in texts if text not in scans], "inference")
+        given |= given_options({"scan": scans[0], "bundle_root": None if "weights" in given else str(bundle_dir())})
         if not any(given.get(name) for name in ("output", "report", "explain")):
             raise LunaError("no output: name a file with --output, such as predictions.json, --report or --explain")
+        check_paths(SCAN=scans[0])
         if arguments.distributed is not None and not is_launched():
             launch(self, arguments.distributed)
             return 0
         files = [str(Path(bundle_dir()) / "configs" / "inference.yaml"), *distributed_overlay("inference")]
-        run_workflow(load_workflow("run", files, given, workflow_type="infer"))
+        run_workflow(load_workflow("run", files, given, kind="inference"))
         return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaPredictApp))

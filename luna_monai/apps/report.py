@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from pathlib import Path
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes
 from luna_monai.reports.page import build_report
@@ -66,7 +65,3 @@ class LunaReportApp(App):
             logger.info("%s", note)
         logger.info("report: %s (%.1f MB)", output, len(content) / 1e6)
         return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaReportApp))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ class LunaSynthApp(App):
         parser.add_argument("--candidates-per-scan", type=int, default=620, help="candidates a scan")
         parser.add_argument("--nodules-per-scan", type=float, default=1.34, help="mean number of nodules a scan")
         parser.add_argument("--seed", type=int, default=0, help="decides everything that is random")
-        parser.add_argument("--workers", type=int, default=0, help="processes that generate scans; 0 for this one only")
+        parser.add_argument("--num-workers", type=int, default=0, help="processes that generate scans; 0 for this one")
         parser.add_argument(
             "--in-plane",
             type=int,
@@ -59,13 +58,9 @@ class LunaSynthApp(App):
             candidates_per_scan=arguments.candidates_per_scan,
             nodules_per_scan=arguments.nodules_per_scan,
             seed=arguments.seed,
-            workers=arguments.workers,
+            workers=arguments.num_workers,
             in_plane=arguments.in_plane,
             slices=arguments.slices,
         )
         logger.info("use it with: luna-monai train --dataset-dir %s", path)
         return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaSynthApp))

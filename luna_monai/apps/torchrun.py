@@ -43,16 +43,19 @@ def add_distributed_argument(parser: argparse.ArgumentParser, what: str) -> None
         type=int,
         const=_ALL_GPUS,
         metavar="N",
-        help=f"{what} N processes of this machine, each with a GPU of its own or a part of the cores; as many as there "
-        "are GPUs without N. For several machines use 'torchrun ... -m luna_monai' instead",
+        help=f"{what} N processes of this machine, each with its own GPU or a part of the cores; N defaults to the "
+        "number of GPUs. For several machines use 'torchrun ... -m luna_monai' instead",
     )
 
 
 def is_launched() -> bool:
     """Tell whether torchrun has started this process, by ``--distributed`` or by hand."""
-    import torch.distributed
+    return "TORCHELASTIC_RUN_ID" in os.environ  # as torch.distributed.is_torchelastic_launched, which takes a second
 
-    return torch.distributed.is_torchelastic_launched()
+
+def cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def distributed_overlay(work: str = "train") -> list[str]:
@@ -89,14 +92,13 @@ def launch(app: App, processes: int) -> None:
     processes = gpus if processes < 0 else processes
     if processes < 1:
         raise LunaError(f"--distributed {processes}: at least 1 process")
-    cores = len(os.sched_getaffinity(0))
     if gpus and processes > gpus:
         raise LunaError(
             f"--distributed {processes}: this machine has {gpus} GPUs, and each process needs one of its own"
         )
-    if processes > 2 * cores:
-        raise LunaError(f"--distributed {processes}: that is far more processes than the {cores} cores of this machine")
-    threads = max(cores // processes, 1)
+    if processes > 2 * cores():
+        raise LunaError(f"--distributed {processes}: too many for the {cores()} cores of this machine")
+    threads = max(cores() // processes, 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with _signal_handlers_kept(), _logging_disabled(), tempfile.TemporaryDirectory(prefix="luna-monai-") as logs:
         options = ["--standalone", "--nproc-per-node", str(processes), "--local-ranks-filter", "0", "--log-dir", logs]
@@ -135,9 +137,9 @@ def _reason(failures: dict[int, ProcessFailure], processes: int) -> Exception:
 
 @contextmanager
 def _signal_handlers_kept() -> Iterator[None]:
-    kept = {
-        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-    }
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # Windows has the first two
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    kept = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
     finally:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from luna_monai.apps.base import App, run_app
+from luna_monai.apps.base import App
 from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
-from luna_monai.apps.workflow import add_config_arguments, given_options, parse_override, run_bundle
+from luna_monai.apps.workflow import (
+    add_config_arguments,
+    check_paths,
+    config_files,
+    default,
+    given_settings,
+    load_workflow,
+    run_workflow,
+)
 from luna_monai.errors import LunaError
+from luna_monai.literals import literal
 from luna_monai.share import bundle_dir
 
 
@@ -29,10 +37,10 @@ class LunaTrainingApp(App):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the book's options and ours."""
         add_config_arguments(parser)
-        parser.add_argument("--output-dir", default=None, help="folder of the run (default: the configuration's)")
-        parser.add_argument("--fold", type=int, default=None, help="LUNA16 subset to validate on")
-        parser.add_argument("--batch-size", type=int, default=None, help="candidates in a batch")
-        parser.add_argument("--epochs", type=int, default=None, help="epochs to train for")
+        parser.add_argument("--output-dir", help=f"folder of the run {default('output_dir')}")
+        parser.add_argument("--fold", type=int, help=f"LUNA16 subset to validate on {default('fold')}")
+        parser.add_argument("--batch-size", type=int, help=f"candidates in a batch {default('batch_size')}")
+        parser.add_argument("--epochs", dest="max_epochs", type=int, help=f"number of epochs {default('max_epochs')}")
         parser.add_argument("--resume", action="store_true", default=None, help="go on from OUTPUT_DIR/checkpoint.pt")
         parser.add_argument(
             "--finetune",
@@ -61,27 +69,13 @@ class LunaTrainingApp(App):
         comments = [text for text in arguments.comment_and_overrides if "=" not in text]
         if len(comments) > 1:
             raise LunaError(f"one comment at most, found {', '.join(map(repr, comments))}; overrides are key=value")
-        options = {
-            "dataset_dir": arguments.dataset_dir,
-            "cache_dir": arguments.cache_dir,
-            "output_dir": arguments.output_dir,
-            "num_workers": arguments.num_workers,
-            "batch_size": arguments.batch_size,
-            "max_epochs": arguments.epochs,
-            "fold": arguments.fold,
-            "resume": arguments.resume,
-            "finetune": arguments.finetune,
-            "tb_prefix": arguments.tb_prefix,
-            "comment": comments[0] if comments else None,
-        }
-        given = dict(parse_override(text) for text in arguments.comment_and_overrides if "=" in text)
+        check_paths(dataset_dir=arguments.dataset_dir, finetune=arguments.finetune)
+        files = config_files(arguments.config)
+        given = {"comment": literal(comments[0])} if comments else {}
+        given |= given_settings(arguments, [text for text in arguments.comment_and_overrides if "=" in text])
         if arguments.distributed is not None and not is_launched():
             launch(self, arguments.distributed)
             return 0
         tracking = [] if arguments.tracking is None else [str(bundle_dir() / "configs" / "mlflow.yaml")]
-        run_bundle("training", [*arguments.config, *tracking, *distributed_overlay()], given_options(options) | given)
+        run_workflow(load_workflow("training", [*files, *tracking, *distributed_overlay()], given))
         return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_app(LunaTrainingApp))

@@ -33,8 +33,8 @@ def run_config(run: Path, overlays: Sequence[str]) -> str:
     if not path.is_file():
         raise LunaError(f"{run}: no config.yaml in this folder, so it is not the folder of a run")
     shipped = [*(bundle_dir() / "configs").glob("*.yaml"), *configs_dir().glob("*.yaml"), *map(Path, overlays)]
-    trusted = {code for file in shipped for code in _code_in(_read(file))}
-    for key, value in _code_in(_read(path)):
+    trusted = {code for file in shipped for code in _code_in(read_config(file))}
+    for key, value in _code_in(read_config(path)):
         if (key, value) not in trusted:
             raise LunaError(
                 f"{path}: {key}: {value!r} is code that does not come with luna-monai, and is not run. If you trust "
@@ -43,15 +43,24 @@ def run_config(run: Path, overlays: Sequence[str]) -> str:
     return str(path)
 
 
-def _read(path: Path) -> Any:
+def read_config(path: Path) -> Mapping[str, Any]:
+    """Read a configuration as MONAI reads it, so that what is checked is what runs.
+
+    Raises:
+        LunaError: when it cannot be read, is empty, or holds no keys.
+    """
     from monai.bundle import ConfigParser
 
     try:
-        content = ConfigParser.load_config_file(path)  # as MONAI reads it, so that what is checked is what runs
+        content = ConfigParser.load_config_file(path)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
+        raise LunaError(f"{path}{line}: not valid YAML ({error.problem}); indent with spaces, not tabs") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise LunaError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
+        raise LunaError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, Mapping):
-        raise LunaError(f"{path}: expected keys and values, found {type(content).__name__}")
+        found = "nothing" if content is None else f"a {type(content).__name__}"
+        raise LunaError(f"{path}: expected keys and values, such as 'max_epochs: 3', found {found}")
     return content
 
 

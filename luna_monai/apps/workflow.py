@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from luna_monai.apps.settings import checked, is_text, keys_of, nearest, schema
+from luna_monai.apps.trust import read_config
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.literals import literals
 from luna_monai.share import bundle_dir, configs_dir
@@ -36,10 +38,38 @@ def add_config_arguments(
         help="overlay on the bundle's train.yaml: a file, or the name of one in configs/ (may be repeated); it may run "
         "code, so use only files that you trust",
     )
-    parser.add_argument("--dataset-dir", default=None, help="LUNA16 dataset folder (default: the configuration's)")
-    parser.add_argument("--cache-dir", default=None, help="folder of the cache, or null (default: the configuration's)")
+    parser.add_argument("--dataset-dir", help=f"LUNA16 dataset folder {default('dataset_dir')}")
+    parser.add_argument("--cache-dir", help=f"folder of the cache, or null for none {default('cache_dir')}")
     if workers is not None:
-        parser.add_argument("--num-workers", type=int, default=None, help=f"{workers} (default: the configuration's)")
+        number = "" if workers.startswith("processes") else default("num_workers")
+        parser.add_argument("--num-workers", type=int, help=f"{workers} {number or '(default: one for each core)'}")
+
+
+def check_paths(**paths: str | None) -> None:
+    """Refuse options that name a file or folder that is not there, before anything takes time.
+
+    Args:
+        paths: by the name of the option; None where it was not given.
+
+    Raises:
+        LunaError: naming the option and the path.
+    """
+    for name, path in paths.items():
+        if path not in (None, "null") and not Path(path).exists():
+            option = "" if name.isupper() else f"--{name.replace('_', '-')} "
+            raise LunaError(f"{option}{path}: no such file or folder")
+
+
+def default(key: str) -> str:
+    """Write the value of a key in train.yaml for the help of an option."""
+    value = _defaults()[key]
+    return f"(default: {'null' if value is None else value}, or as --config says)"
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    text = (bundle_dir() / "configs" / "train.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # type: ignore[no-any-return]
 
 
 def add_overrides_argument(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +100,7 @@ def config_files(overlays: Sequence[str]) -> list[str]:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split ``key=value``, the value in YAML.
+    """Split ``key=value``, the value in YAML. Paths and free text are literal, other values may be expressions.
 
     Raises:
         LunaError: when it is not of that form.
@@ -79,11 +109,11 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not separator or not key:
         raise LunaError(f"{text!r}: an override has the form key=value, for example fold=3")
     try:
-        content = yaml.safe_load(value)
-        # What is not written as an expression or a reference is literal: MONAI would make 'out::7' of 'out#7'.
-        return key, content if str(content).startswith(("$", "@", "%")) else literals(content)
+        content = value if value.startswith(("$", "@", "%")) else yaml.safe_load(value)  # no plain YAML
     except yaml.YAMLError:
         raise LunaError(f"{text!r}: the value is not valid YAML") from None
+    is_code = str(content).startswith(("$", "@", "%")) and not is_text(key)
+    return key.replace("::", "#"), content if is_code else literals(content)
 
 
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,58 +123,72 @@ def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
         options: values by key of the configuration; None where the option was not given. Text is literal: MONAI's
             parser evaluates nothing in it.
     """
-    given = {key: value for key, value in options.items() if value is not None}
+    given = {key: value for key, value in options.items() if value not in (None, [])}
     return {key: None if value == "null" else literals(value) for key, value in given.items()}
 
 
-def run_bundle(run_id: str, overlays: Sequence[str], overrides: Mapping[str, Any]) -> None:
-    """Run a part of the bundle in this process, as ``python -m monai.bundle run RUN_ID`` does in one of its own.
+def given_settings(arguments: argparse.Namespace, overrides: Sequence[str] = (), kind: str = "train") -> dict[str, Any]:
+    """Collect what was given for keys of the configuration.
 
     Args:
-        run_id: ``training``, ``precache``, …
-        overlays: configurations to lay over ``train.yaml``.
-        overrides: values by key; nested keys are joined by ``#``.
+        arguments: of a command; those that are named like a key are for it.
+        overrides: texts of the form ``key=value``.
+        kind: ``train`` or ``inference``.
+
+    Returns:
+        Values by key.
 
     Raises:
-        LunaError: for a key that the configuration does not have, and for bad data.
+        LunaError: when an override has another form.
     """
-    run_workflow(load_workflow(run_id, config_files(overlays), overrides))
+    keys = schema(kind)["properties"]
+    options = {key: value for key, value in vars(arguments).items() if key in keys}
+    return given_options(options) | dict(map(parse_override, overrides))
 
 
 def load_workflow(
-    run_id: str, files: Sequence[str], overrides: Mapping[str, Any], workflow_type: str = "train"
+    run_id: str, files: Sequence[str], overrides: Mapping[str, Any], kind: str = "train"
 ) -> ConfigWorkflow:
-    """Read configurations, merge them and apply overrides, without making anything yet.
+    """Read configurations, merge them, apply overrides and check the result, without making anything yet.
 
     Args:
         run_id: ``training``, ``precache``, …
         files: configurations, each laid over those before it.
         overrides: values by key; nested keys are joined by ``#``.
-        workflow_type: ``train`` or ``infer``, by which MONAI looks for the keys that a bundle must have.
+        kind: ``train`` or ``inference``.
 
     Returns:
         MONAI's workflow; its ``parser`` holds the configuration.
 
     Raises:
-        LunaError: for a key that the configuration does not have.
+        LunaError: for a file that cannot be read, and for all that :func:`~luna_monai.apps.settings.checked` refuses.
     """
     from monai.bundle import ConfigWorkflow
+    from monai.bundle.utils import merge_kv
 
+    contents = [read_config(Path(file)) for file in files]
     logging.getLogger("monai.bundle.workflows").addFilter(_is_of_use)
     workflow = ConfigWorkflow(
-        config_file=list(files),
+        config_file=files[0],
         meta_file=str(bundle_dir() / "configs" / "metadata.json"),
         logging_file=str(bundle_dir() / "configs" / "logging.conf"),
         run_id=run_id,
-        workflow_type=workflow_type,
+        workflow_type={"train": "train", "inference": "infer"}[kind],
     )
-    known = set(_keys(workflow.parser.get()))
-    for key in overrides:
-        if key.replace("::", "#") not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"the keys are in {files[0]}"
-            raise LunaError(f"{key!r} is not a key of the configuration; {hint}")
-    workflow.parser.update(dict(overrides))
+    parser = workflow.parser
+    for source, settings in [*zip(files[1:], contents[1:], strict=True), ("", overrides)]:
+        for key, value in settings.items():
+            name = str(key).removeprefix("+")
+            try:
+                if str(key).startswith("+") and name not in parser:
+                    raise KeyError(name)
+                merge_kv(parser, key, value)
+            except (KeyError, IndexError, ValueError, TypeError):
+                hint = nearest(name.replace("::", "#"), keys_of(parser.get()))
+                raise LunaError(
+                    f"{source and f'{source}: '}{key!r} is not a key of the configuration; {hint}"
+                ) from None
+    parser["configuration"] = checked(parser, kind, overrides)
     return workflow
 
 
@@ -161,20 +205,5 @@ def run_workflow(workflow: ConfigWorkflow) -> None:
 
 
 def _is_of_use(record: logging.LogRecord) -> bool:
-    # MONAI warns about every overlay that is not in the bundle's own folder; here that is how experiments are made. And
-    # it says for every configuration that is read, some commands read one a fold, where it has set up the log from.
-    text = record.getMessage()
-    return "Not all config files are in" not in text and "Setting logging properties" not in text
-
-
-def _keys(config: Any, prefix: str = "") -> Iterator[str]:
-    entries: Iterator[tuple[Any, Any]] = iter(())
-    if isinstance(config, Mapping):
-        entries = iter(config.items())
-    elif isinstance(config, list):
-        entries = iter(enumerate(config))
-    for key, value in entries:
-        if key == "_meta_":
-            continue
-        yield f"{prefix}{key}"
-        yield from _keys(value, f"{prefix}{key}#")
+    # It is said for every configuration that is read, and some commands read one for each fold.
+    return "Setting logging properties" not in record.getMessage()

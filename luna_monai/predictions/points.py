@@ -1,4 +1,4 @@
-"""A list of candidates to be judged, in whatever coordinates it is written."""
+"""A list of candidates to classify, in whatever coordinates it is written."""
 
 from __future__ import annotations
 

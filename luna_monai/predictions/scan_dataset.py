@@ -16,9 +16,9 @@ from luna_monai.errors import LunaError
 from luna_monai.predictions.points import CandidateList, points_of
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.header import ScanHeader
-from luna_monai.scans.hounsfield import AIR, voxels_sha256
 from luna_monai.scans.scan import read_scan
 from luna_monai.scans.sources import ScanSource
+from luna_monai.scans.voxels import AIR, voxels_sha256
 
 #: Slices of LUNA16's scans are no further apart, in mm.
 THICKEST_SLICES = 2.5

@@ -5,11 +5,10 @@ from luna_monai.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
-        "geometry": ["Geometry"],
+        "geometry": ["Geometry", "orient"],
         "header": ["ScanHeader"],
-        "hounsfield": ["AIR", "voxels_sha256"],
-        "orientation": ["orient"],
         "scan": ["Scan", "read_header", "read_scan"],
+        "voxels": ["AIR", "voxels_sha256"],
         "sources": ["SUFFIXES", "ScanSource", "find_scans", "list_scans"],
     },
 )

@@ -24,8 +24,8 @@ from pydicom.uid import (
 
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.hounsfield import AIR
 from luna_monai.scans.itk import itk_errors
+from luna_monai.scans.voxels import AIR
 
 #: CTs with all slices in one file.
 MULTI_FRAME_CT = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)

@@ -19,7 +19,7 @@ from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.header import ScanHeader
 from luna_monai.scans.sources import scan_name
-from luna_monai.scans.voxel_file import MAX_COMPRESSION, inflate_voxels, map_voxels
+from luna_monai.scans.voxels import MAX_COMPRESSION, inflate_voxels, map_voxels
 
 DTYPES = {
     "MET_CHAR": "i1",

@@ -25,7 +25,7 @@ from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.header import ScanHeader
 from luna_monai.scans.sources import scan_name
-from luna_monai.scans.voxel_file import CHUNK_BYTES, GZIP_MAGIC, MAX_COMPRESSION, inflate_voxels, map_voxels
+from luna_monai.scans.voxels import CHUNK_BYTES, GZIP_MAGIC, MAX_COMPRESSION, inflate_voxels, map_voxels
 
 #: The longer of the two versions' headers; extensions are skipped.
 HEADER_BYTES = 540

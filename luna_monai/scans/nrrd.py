@@ -18,7 +18,7 @@ from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.header import ScanHeader
 from luna_monai.scans.itk import itk_errors
 from luna_monai.scans.sources import scan_name
-from luna_monai.scans.voxel_file import MAX_COMPRESSION, inflate_voxels, map_voxels
+from luna_monai.scans.voxels import MAX_COMPRESSION, inflate_voxels, map_voxels
 
 #: No header is longer.
 MAX_HEADER_BYTES = 65536

@@ -10,11 +10,10 @@ import psutil
 
 from luna_monai.errors import LunaError
 from luna_monai.files import readable_size
-from luna_monai.scans.geometry import Geometry
+from luna_monai.scans.geometry import Geometry, check_orientation, orient
 from luna_monai.scans.header import ScanHeader
-from luna_monai.scans.hounsfield import as_hounsfield
-from luna_monai.scans.orientation import check_orientation, orient
 from luna_monai.scans.sources import SUFFIXES, ScanSource, suffix_of
+from luna_monai.scans.voxels import as_hounsfield
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "batch": ["AutocastInferer", "PrepareCandidateBatch", "has_bfloat16"],
-        "config": ["current_config"],
         "evaluation": ["EvaluationFolder"],
         "metrics": ["FROC_METRICS", "CandidateMetrics", "CheckLoss", "FrocMetrics", "key_metric"],
         "processes": [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from luna_monai.errors import LunaError
-from luna_monai.literals import literal, text_of
 from luna_monai.share import bundle_dir
 
 #: Keys that may differ when a run is resumed: places, the machine, and when to stop.
@@ -19,32 +17,6 @@ _MAY_DIFFER = {
     "cache_on_device", "compile", "val_batch_size", "max_epochs", "patience", "resume", "finetune", "comment",
     "tb_prefix", "tracking_uri", "experiment_name", "run_name", "save_execute_config",
 }  # fmt: skip
-
-
-def current_config() -> dict[str, Any]:
-    """Return the configuration that is being resolved: all files merged, all overrides applied.
-
-    Call it from a ``$`` expression of a configuration. MONAI 1.6 hands an expression only what is resolved already,
-    and ``python -m monai.bundle run`` keeps its parser to itself; so the parser is taken from the caller.
-
-    Returns:
-        The merged configuration without metadata, ready to be written as YAML and run again. Relative paths under keys
-        that end in ``_dir`` or ``_file`` are absolute.
-
-    Raises:
-        RuntimeError: when no ``ConfigParser`` is resolving this call.
-    """
-    parsers = (frame.frame.f_locals.get("self") for frame in inspect.stack(context=0))
-    parser = next((found for found in parsers if isinstance(found, ConfigParser)), None)
-    if parser is None:
-        raise RuntimeError("current_config() works only inside an expression of a bundle configuration")
-    config = {key: value for key, value in parser.get().items() if key != "_meta_"}
-    for key, value in config.items():
-        text = text_of(value)
-        if key.endswith(("_dir", "_file")) and isinstance(text, str):
-            is_expression = text == value and text.startswith(("$", "@", "%"))
-            config[key] = value if is_expression else literal(str(Path(text).resolve()))
-    return config
 
 
 def check_resumable(was: Mapping[str, Any], now: Mapping[str, Any], source: Path) -> None:

@@ -144,7 +144,7 @@ class RunFolder:
         self.candidates = candidates
         self.validator = validator
         self.resume = resume
-        self.config = config
+        self.config = None if config is None else dict(config)
         self._objects: dict[str, Stateful] = {
             "network": unwrap(network),
             "optimizer": optimizer,

@@ -10,8 +10,8 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
+from luna_monai.scans.geometry import check_orientation
 from luna_monai.scans.header import ScanHeader
-from luna_monai.scans.orientation import check_orientation
 from luna_monai.scans.scan import read_scan
 from luna_monai.scans.sources import ScanSource
 

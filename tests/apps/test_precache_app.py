@@ -32,7 +32,7 @@ def test_subsets_shards_and_the_rest(make_dataset, tmp_path, capsys):
         (["--subsets", "9"], "subsets 9: no scans with candidates there"),
         (["--subsets", "5-2"], "--subsets 5-2: expected numbers and rising ranges"),
         (["--subsets", "0-1000000000"], "--subsets 0-1000000000: expected numbers"),
-        (["--num-workers", "-1"], "-1 pre-cache workers: 0 or more"),
+        (["--num-workers", "-1"], "precache_workers: must be integer, at least 0, at most 1024, found -1"),
         (["--cache-dir", "null", "--dry-run"], "cache_dir is null"),
     ],
 )

@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from monai.bundle import ConfigParser
 
 from luna_monai.networks import LunaModel
-from luna_monai.training import AutocastInferer, PrepareCandidateBatch, current_config, has_bfloat16
+from luna_monai.training import AutocastInferer, PrepareCandidateBatch, has_bfloat16
 
 
 def test_batch_stays_int16_until_it_is_on_the_device():
@@ -88,29 +87,3 @@ def test_a_resumed_run_keeps_its_precision(monkeypatch):
 def test_unknown_precision():
     with pytest.raises(ValueError, match="precision must be auto, bfloat16 or float32, found 'half'"):
         AutocastInferer("cpu", "half")
-
-
-def test_current_config_is_merged_and_absolute(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    parser = ConfigParser(
-        {
-            "imports": ["$from luna_monai.training import current_config"],
-            "_meta_": {"version": "1"},
-            "dataset_dir": "data/luna",
-            "cache_dir": None,
-            "output_dir": "$'a' + 'b'",
-            "lr": 1,
-            "recorded": "$current_config()",
-        }
-    )
-    parser.update({"lr": 2})
-    config = parser.get_parsed_content("recorded")
-    assert config["lr"] == 2
-    assert config["dataset_dir"] == str(tmp_path / "data" / "luna")
-    assert (config["cache_dir"], config["output_dir"]) == (None, "$'a' + 'b'")
-    assert "_meta_" not in config
-
-
-def test_current_config_outside_a_configuration():
-    with pytest.raises(RuntimeError, match="works only inside an expression"):
-        current_config()

@@ -1,0 +1,65 @@
+"""The console script: its commands, its version, and what it does without torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+from luna_monai.apps import LunaTrainingApp
+from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import COMMANDS, main
+from luna_monai.apps.torchrun import cores, is_launched
+
+
+def test_without_a_command_it_shows_them(capsys):
+    assert main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("luna-monai ")
+
+
+def test_help_names_the_values_of_the_configuration(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for line in ("candidates in a batch (default: 32,", "or null for none (default: data-"):
+        assert line in text
+
+
+def test_debug_shows_the_traceback(tmp_path, capsys):
+    arguments = ["--dataset-dir", tmp_path / "nowhere", "--cache-dir", "null"]
+    assert run_app(LunaTrainingApp, [*arguments, "--debug"]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" in error
+    assert error.splitlines()[-1].startswith("luna-monai train: error: ")
+
+
+def test_no_torch_before_paths_are_checked():
+    code = """
+import sys
+from luna_monai.apps.cli import main
+for arguments in (["predict", "nowhere.nii.gz", "--output", "a.csv"], ["evaluate", "nowhere"], ["export", "nowhere",
+                  "--format", "onnx"], ["train", "--dataset-dir", "nowhere"], ["train", "--config", "nowhere"]):
+    assert main(arguments) == 1, arguments
+    assert "torch" not in sys.modules, arguments
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("\n") == 5
+    assert done.stderr.count("nowhere") >= 5
+
+
+def test_names_that_windows_lacks(monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.delattr("signal.SIGHUP", raising=False)
+    monkeypatch.delattr("signal.SIGQUIT", raising=False)
+    from luna_monai.apps.torchrun import _signal_handlers_kept
+
+    with _signal_handlers_kept():
+        assert cores() >= 1
+    assert not is_launched()

@@ -1,0 +1,203 @@
+"""Malformed settings: one table of what is given, and the one line that it gives; nothing is made before."""
+
+import pytest
+import yaml
+from monai.bundle import ConfigParser
+
+from luna_monai.apps.settings import check_settings
+from luna_monai.apps.trust import read_config
+from luna_monai.apps.workflow import load_workflow, parse_override
+from luna_monai.errors import LunaError, find_luna_error, unwrapped_luna_errors
+from luna_monai.share import bundle_dir, configs_dir
+
+TRAIN = bundle_dir() / "configs" / "train.yaml"
+INFERENCE = bundle_dir() / "configs" / "inference.yaml"
+
+#: key=value on the command line of train -> the line, or the value that it becomes.
+TRAINING = [
+    # keys
+    ("max_epoch=3", r"'max_epoch' is not a key of the configuration; did you mean 'max_epochs'\?"),
+    ("optimiser={}", r"'optimiser' is not a key of the configuration; did you mean 'optimizer'\?"),
+    ("optimiser#lr=1", r"'optimiser#lr' is not a key of the configuration; did you mean 'optimizer#lr'\?"),
+    ("train#datalaoder#x=1", "'train#datalaoder#x' is not a key of the configuration; did you mean 'train#dataloader"),
+    ("train#extra=1", "'train#extra' is not a key of the configuration; did you mean"),
+    ("optimizer#learning_rate=1", "'optimizer#learning_rate' is not a key .*torch.optim.Adam has no such argument"),
+    ("max_epochs#a=1", "'max_epochs#a' is not a key"),
+    ("train#handlers#99=1", "'train#handlers#99' is not a key"),
+    ("optimizer#weight_decay=0.01", 0.01),
+    ("network_def#split_size=2", 2),
+    ("train#dataloader#drop_last=true", True),
+    # types and ranges
+    ("optimizer#lr=1e-3", 0.001),
+    ("train#sampler#ratio=1E2", 100.0),
+    ("max_epochs=2.5", "max_epochs: must be integer, at least 1, found 2.5"),
+    ("max_epochs=0", "max_epochs: must be integer, at least 1, found 0"),
+    ("max_epochs=true", "max_epochs: must be integer, at least 1, found true"),
+    ("max_epochs=null", "max_epochs: must be integer, at least 1, found null"),
+    ("max_epochs=[1]", r"max_epochs: must be integer, at least 1, found \[1\]"),
+    ("batch_size=0", "batch_size: must be integer, at least 1, found 0"),
+    ("batch_size=big", 'batch_size: must be integer, at least 1, found "big"'),
+    ("val_interval=0", "val_interval: must be integer, at least 1, found 0"),
+    ("samples_per_epoch=0", "samples_per_epoch: must be integer or null, at least 1, found 0"),
+    ("seed=-1", "seed: must be integer, at least 0, at most 4294967295, found -1"),
+    ("fold=-1", "fold: must be integer, at least 0, found -1"),
+    ("num_workers=10000", "num_workers: must be integer, at least 0, at most 1024, found 10000"),
+    ("num_workers=-1", "num_workers: must be integer, at least 0, at most 1024, found -1"),
+    ("precision=float16", 'precision: must be one of auto, bfloat16, float32, found "float16"'),
+    ("device=gpu", "device: must be cpu, mps, cuda or cuda:0, found"),
+    ("cache_dir=3", "cache_dir: must be string or null, found 3"),
+    ("cache_dir=null", None),
+    ("dataset_dir=null", "dataset_dir: must be string, found null"),
+    ("resume=maybe", 'resume: must be boolean, found "maybe"'),
+    ("outside_volume=ignore", "outside_volume: must be one of error, drop"),
+    ("train#augmentation#shift=-1", "train#augmentation#shift: must be number, at least 0, found -1"),
+    ("train#augmentation#flip=sometimes", "train#augmentation#flip: must be boolean"),
+    ("train#augmentation=null", None),
+    ("train#sampler#ratio=0", "train#sampler#ratio: must be number or null, more than 0, found 0"),
+    ("train#deterministic_transforms#1#spatial_size=[32, 48]", "spatial_size: must be array, found .* items"),
+    ("train#deterministic_transforms#1#spatial_size=[0, 1, 1]", "spatial_size#0: must be integer, at least 1, found 0"),
+    ("network_def#conv_channels=0", "network_def#conv_channels: must be integer, at least 1, found 0"),
+    ("train#handlers=null", "train#handlers: must be array, found null"),
+    ("train#dataloader=null", "train#dataloader: must be section with _target_, found null"),
+    ("train=null", "train: must be section"),
+    ("validate#dataset=3", "validate#dataset: must be section with _target_, found 3"),
+    # sections and references
+    ("optimizer={lr: 0.01}", r"optimizer: .* replaces the whole section .* write 'optimizer#lr: …' in a file"),
+    ("optimizer#_target_=torch.optim.Adamm", "optimizer#_target_: there is no class or function 'torch.optim.Adamm'"),
+    ("optimizer#_target_=nowhere.Adam", "optimizer#_target_: there is no class or function 'nowhere.Adam'"),
+    ("lr_scheduler#_target_=torch.optim.lr_scheduler.ReduceLROnPlateau", "_target_: ReduceLROnPlateau needs a metric"),
+    ("batch_size=@batchsize", "batch_size: there is no key 'batchsize' to refer to; did you mean 'batch_size'"),
+    ("batch_size=@val_batch_size val_batch_size=@batch_size", "batch_size: refers to itself, by @"),
+    ("optimizer#lr=@optimizer", "optimizer.*: refers to itself"),
+    # the form
+    ("=3", "an override has the form key=value"),
+    ("fold", "an override has the form key=value"),
+    ("fold=[1", "the value is not valid YAML"),
+]  # fmt: skip
+
+
+def load(*texts, files=(str(TRAIN),), kind="train", run_id="training"):
+    return load_workflow(run_id, list(files), dict(map(parse_override, texts)), kind).parser
+
+
+@pytest.mark.parametrize(("given", "expected"), TRAINING)
+def test_settings_of_training(given, expected):
+    texts = given.split(" ") if "@" in given else [given]
+    if isinstance(expected, str):
+        with pytest.raises(LunaError, match=expected) as caught:
+            load(*texts)
+        assert "\n" not in str(caught.value)
+    else:
+        assert load(*texts)[given.partition("=")[0]] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("batch_sise=3", "'batch_sise' is not a key of the configuration; did you mean 'batch_size'"),
+        ("batch_size=0", "batch_size: must be integer, at least 1, found 0"),
+        ("precision=half", "precision: must be one of"),
+        ("spatial_size=[32]", "spatial_size: must be array, found"),
+        ("coordinates=mm", "coordinates: must be one of lps, ras, voxel"),
+        ("weights=null", "weights: must be string, found null"),
+        ("proposer#max_candidates=0", "proposer#max_candidates: must be integer, at least 1"),
+        ("explain_findings=many", "explain_findings: must be integer"),
+        ("proposer=null", "proposer: must be section with _target_, found null"),
+    ],
+)
+def test_settings_of_prediction(given, expected):
+    with pytest.raises(LunaError, match=expected):
+        load(given, files=[str(INFERENCE)], kind="inference", run_id="run")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", r"overlay.yaml: expected keys and values, such as 'max_epochs: 3', found nothing"),
+        ("# only a comment\n", "overlay.yaml: expected keys and values"),
+        ("- max_epochs\n", "overlay.yaml: expected keys and values, .* found a list"),
+        ("fold: 1\nsplit:\n\tfold: 2\n", "overlay.yaml, line 3: not valid YAML"),
+        ("max_epoch: 3", "'max_epoch' is not a key of the configuration; did you mean 'max_epochs'"),
+        ("optimiser: {_target_: torch.optim.SGD}", "'optimiser' is not a key of the configuration"),
+        ("optimizer: {lr: 0.01}", "optimizer: .* replaces the whole section"),
+        ("nothing#here: 1", "overlay.yaml: 'nothing#here' is not a key of the configuration"),
+        ("+nothing: [1]", r"overlay.yaml: '\+nothing' is not a key of the configuration"),
+        ("optimizer#lr: '@rate'", "optimizer#lr: there is no key 'rate' to refer to"),
+        ("rate: 1e-2\noptimizer#lr: '@rate'", None),  # a new key that something refers to
+        ("mine: ['$print(1)']", None),  # steps of a run
+    ],
+)
+def test_overlays(tmp_path, text, expected):
+    path = tmp_path / "overlay.yaml"
+    path.write_text(text)
+    if expected is None:
+        assert load(files=[str(TRAIN), str(path)])
+    else:
+        with pytest.raises(LunaError, match=expected):
+            load(files=[str(TRAIN), str(path)])
+
+
+def test_all_shipped_configurations_pass():
+    for path in configs_dir().glob("*.yaml"):
+        load(files=[str(TRAIN), str(path)])
+        load("weights=w.pt", files=[str(TRAIN), str(path), str(TRAIN.parent / "evaluate.yaml")])
+    for name in ("train", "inference"):
+        extra = TRAIN.parent / f"multi_gpu_{name}.yaml"
+        load(files=[str(TRAIN.parent / f"{name}.yaml"), str(extra)], kind=name)
+
+
+def test_an_option_without_effect_says_so():
+    files = [str(TRAIN), str(configs_dir() / "book_ch11.yaml")]
+    with pytest.raises(LunaError, match="fold: has no effect here"):
+        load("fold=2", files=files)
+
+
+def test_the_same_through_monai(monkeypatch):
+    def through_monai(**overrides):
+        parser = ConfigParser(read_config(TRAIN) | overrides)
+        parser.globals["check_settings"] = check_settings
+        with unwrapped_luna_errors():
+            return parser.get_parsed_content("configuration"), parser
+
+    for overrides, expected in (
+        ({"max_epoch": 3}, "'max_epoch' is not a key of the configuration; did you mean 'max_epochs'"),
+        ({"max_epochs": 2.5}, "max_epochs: must be integer"),
+        ({"seed": -1}, "seed: must be integer, at least 0"),
+        ({"optimizer": {"lr": 1}}, "optimizer: .* replaces the whole section"),
+    ):
+        with pytest.raises(LunaError, match=expected):
+            through_monai(**overrides)
+    configuration, parser = through_monai(cache_dir="null", device="cpu", output_dir="out")
+    assert configuration["cache_dir"] is parser.get_parsed_content("cache_dir") is None
+    assert str(parser.get_parsed_content("device")) == configuration["device"] == "cpu"
+    assert configuration["output_dir"].startswith("/")
+    assert yaml.safe_load(yaml.safe_dump(dict(configuration)))["configuration"] == "$check_settings('train')"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("optimizer#lr", -1, "optimizer: torch.optim.Adam: Invalid learning rate: -1"),
+        ("network_def#in_channels", "$1 / 0", "network_def#in_channels: ZeroDivisionError: division by zero"),
+        ("optimizer#lr", "$undefined", "optimizer#lr: NameError: name 'undefined' is not defined"),
+    ],
+)
+def test_what_cannot_be_made_is_one_line_with_key_class_and_reason(key, value, expected):
+    parser = load_workflow("training", [str(TRAIN)], {key: value}).parser
+    with pytest.raises(LunaError) as caught, unwrapped_luna_errors():
+        parser.get_parsed_content("optimizer")
+    assert str(caught.value) == expected
+
+
+def test_faults_of_the_program_are_not_hidden():
+    parser = ConfigParser({"run": ["$[][1]"]})
+    with pytest.raises(RuntimeError) as caught:
+        parser.get_parsed_content("run::0")
+    assert find_luna_error(caught.value) is None  # a step that fails while it runs
+
+
+@pytest.mark.parametrize("handled", ["raise KeyError('a bug') from None", "raise KeyError('a bug')"])
+def test_an_exception_while_a_luna_error_is_handled_is_not_that_error(handled):
+    with pytest.raises(KeyError) as caught:
+        exec(f"try:\n    raise LunaError('bad row')\nexcept LunaError:\n    {handled}")
+    assert find_luna_error(caught.value) is None
