@@ -30,12 +30,11 @@ def make_loops(
     """Return a bare loop and the bundle's trainer, both for so many iterations with batches of 4, and their device."""
     overrides = {
         "dataset_dir": str(dataset_dir), "cache_dir": str(cache_dir), "output_dir": str(output_dir), "batch_size": 4,
-        "samples_per_epoch": 4 * iterations, "max_epochs": repeats + 2, "val_interval": repeats + 3,
+        "samples_per_epoch": 4 * iterations, "max_epochs": repeats + 2,
         "network_def": NETWORK, "network": "$@network_def.to(@device)", "precision": "float32",
         "train#augmentation": None,
     }  # fmt: skip
-    if not handlers:
-        overrides["train#handlers"] = []
+    overrides |= {"val_interval": repeats + 3} if handlers else {"train#handlers": []}
     workflow = load_workflow("training", config_files([]), overrides)
     get = workflow.parser.get_parsed_content
     workflow.initialize()

@@ -152,7 +152,7 @@ def time_training(
         get("precacher").run()
         with quiet(), epoch_by_epoch(trainer) as train:
             seconds = time_in_turn({BOOK: book.train, OURS: train}, repeats)
-        get("tensorboard").close()
+        get("run_state").close()
         return _times(workflow, "train", seconds, samples, batch_size, throughput)
 
 

@@ -56,7 +56,7 @@ def loops(folder: Path, samples: int, rounds: int) -> Iterator[dict[str, Callabl
                 get("precacher").run()
                 with epoch_by_epoch(get("train#trainer")) as train:
                     yield train, get
-                get("tensorboard").close()
+                get("run_state").close()
 
     with bundle("float32") as (plain, get), bundle("auto") as (fast, _):
         book = BookLoop(get("train#dataset"), samples, get("batch_size"), 0, get("device"))

@@ -131,11 +131,16 @@ def test_help_is_quick_and_lists_every_command(tmp_path):
     assert min(durations) < 0.3
 
 
-@pytest.mark.parametrize("arguments", [["nosuch"], []])
-def test_unknown_command_is_a_usage_error(arguments, tmp_path):
-    result = run(sys.executable, "-m", "luna_monai", *arguments, cwd=tmp_path)
+def test_unknown_command_is_a_usage_error(tmp_path):
+    result = run(sys.executable, "-m", "luna_monai", "nosuch", cwd=tmp_path)
     assert result.returncode == 2
     assert "usage: luna-monai" in result.stderr
+
+
+def test_without_a_command_the_commands_are_shown(tmp_path):
+    result = run(sys.executable, "-m", "luna_monai", cwd=tmp_path)
+    assert result.returncode == 0
+    assert "export" in result.stdout
 
 
 @pytest.mark.parametrize("module", ["luna_monai.apps.synth", "luna_monai.apps.froc", "luna_monai.synthetic"])

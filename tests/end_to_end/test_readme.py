@@ -26,6 +26,8 @@ RUN_ELSEWHERE = {
     "make demo": "test_demo below",
     "make test": ".ci/run",
     "make install": ".ci/run",
+    "luna-monai precache --config synthetic --config demo": "test_demo below",
+    "luna-monai train --config synthetic --config demo": "test_demo below",
     "python3 -m venv .venv": "make install",
     ".venv/bin/pip install torch==2.13.0": "make install",
     ".venv/bin/pip install --constraint constraints.txt --editable .[dev]": "make install",

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from luna_monai.data import read_candidates
+from luna_monai.data import DatasetScans, read_candidates
 from luna_monai.errors import LunaError
 from luna_monai.reports.crossval import write_results
 
@@ -30,7 +30,7 @@ def folds(make_dataset, tmp_path):
 def test_all_folds(folds, caplog):
     folder, candidates, dataset = folds
     caplog.set_level(logging.INFO)
-    write_results(folder, [0, 1, 2], candidates, 20, dataset_dir=dataset)
+    write_results(folder, [0, 1, 2], candidates, DatasetScans(dataset), 20)
     content = json.loads((folder / "crossval.json").read_text())
     assert [row["fold"] for row in content["folds"]] == [0, 1, 2, "mean", "std", "pooled"]
     assert [row["scans"] for row in content["folds"]] == [1, 1, 1, None, None, 3]
@@ -43,19 +43,19 @@ def test_all_folds(folds, caplog):
 
 def test_some_folds_have_a_page(folds):
     folder, candidates, dataset = folds
-    write_results(folder, [0, 2], candidates, 0, missing=[1], dataset_dir=dataset)
+    write_results(folder, [0, 2], candidates, DatasetScans(dataset), 0, missing=[1])
     assert "Folds that are not trained yet: 1." in (folder / "crossval.html").read_text()
     assert pd.read_csv(folder / "folds.csv")["fold"].tolist() == ["0", "2", "mean", "std", "pooled"]
     assert not (folder / "submission.csv").exists()
     with pytest.raises(LunaError, match=r"other candidates \(16 predictions for 24 candidates\)"):
-        write_results(folder, [0, 2], candidates, 0, dataset_dir=dataset)
+        write_results(folder, [0, 2], candidates, DatasetScans(dataset), 0)
 
 
 def test_scans_without_candidates_count_in_each_fold_as_in_all(folds):
     folder, candidates, dataset = folds
     for suffix in (".mhd", ".raw"):  # a second scan in subset 1, which no candidate is in
         (dataset / "subset1" / f"9.9{suffix}").write_bytes((dataset / "subset1" / f"1.2.3.1{suffix}").read_bytes())
-    write_results(folder, [0, 1, 2], candidates, 0, dataset_dir=dataset)
+    write_results(folder, [0, 1, 2], candidates, DatasetScans(dataset), 0)
     assert pd.read_csv(folder / "folds.csv", index_col="fold")["scans"].dropna().tolist() == [1, 2, 1, 4]
 
 
@@ -66,4 +66,4 @@ def test_a_diverged_fold_is_named(folds):
     with pytest.raises(
         LunaError, match=r"fold1/predictions/val\.csv: 8 of 8 probabilities are NaN.*of fold 1 diverged"
     ):
-        write_results(folder, [0, 1, 2], candidates, 0, dataset_dir=dataset)
+        write_results(folder, [0, 1, 2], candidates, DatasetScans(dataset), 0)
