@@ -891,7 +891,10 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
             [place / "a.mhd", "--output", "x.dcm"],
             r"x\.dcm is not written: .*a\.mhd: .*refers to DICOM slices, and this",
         ),
-        ([place / "a.mhd", "--output", "x.csv", "--threshold", 1.5], r"threshold must be a probability .*, found 1\.5"),
+        (
+            [place / "a.mhd", "--output", "x.csv", "--threshold", 1.5],
+            r"threshold: must be number or null, .*, found 1\.5",
+        ),
         ([place / "a.mhd", "--output", "x.csv", "--max-findings", -1], r"max_findings must not be negative, found -1"),
         ([place / "list.csv", "--output", "x.dcm"], r"x\.dcm: holds one scan, and there are 2"),
         ([place / "a.mhd", "--report", "x.pdf"], r"x\.pdf: the name of a report ends with \.html"),
