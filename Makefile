@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS := $(shell nproc 2>/dev/null || echo 1)
+WORKERS := $(shell $(PYTHON) -c "import os; print(os.cpu_count())" 2>/dev/null || echo 1)
 DEMO := data-unversioned/demo
 DEMO_CONFIG := --config synthetic --config demo
 

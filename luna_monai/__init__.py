@@ -2,4 +2,16 @@
 
 from importlib.metadata import version
 
+from luna_monai.lazy import lazy_exports
+
 __version__ = version("luna-monai")
+__all__, __getattr__ = lazy_exports(
+    __name__,
+    {
+        "classifier": ["NoduleClassifier", "load"],
+        "data": ["LunaDataset", "read_candidates"],
+        "errors": ["LunaError"],
+        "networks": ["LunaModel"],
+        "scans": ["read_scan"],
+    },
+)

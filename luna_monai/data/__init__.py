@@ -7,7 +7,14 @@ __all__, __getattr__ = lazy_exports(
     {
         "cache": ["SeriesCache", "series_items"],
         "candidates": ["DatasetScans", "read_candidates", "subset_of"],
-        "datasets": ["CandidateBatch", "CandidateDataset", "CandidateLoader", "collate_candidates", "scan_list"],
+        "datasets": [
+            "CandidateBatch",
+            "CandidateDataset",
+            "CandidateLoader",
+            "LunaDataset",
+            "collate_candidates",
+            "scan_list",
+        ],
         "doctor": ["Finding", "examine_dataset"],
         "precache": ["Precache", "PrecachePlan", "available_cores"],
         "samplers": ["BalancedSampler"],

@@ -18,8 +18,6 @@ from luna_monai.scans import ScanHeader, find_scans, read_header
 
 logger = logging.getLogger(__name__)
 
-#: The default dataset folder, as in the book.
-DATASET_DIR = "data-unversioned/part2/luna"
 #: Looked for in this order: the book and its row counts use the first.
 CANDIDATE_FILES = ("candidates.csv", "candidates_V2.csv")
 
@@ -141,7 +139,9 @@ def read_candidates(
     keys = [series_rank, candidates["diameter_mm"], candidates["class"]]
     # lexsort takes the most significant key last, and keeps the file order of equal rows as the book's sort does.
     order = np.lexsort([-np.asarray(key) for key in [*(candidates[axis] for axis in reversed(COORDINATES)), *keys]])
-    return candidates.iloc[order].reset_index(drop=True)
+    table = candidates.iloc[order].reset_index(drop=True)
+    table.attrs["dataset_dir"] = str(dataset_dir)
+    return table
 
 
 def _candidates_path(dataset_dir: Path, candidates_file: str | None) -> Path:

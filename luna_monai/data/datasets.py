@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,12 @@ import torch
 from monai.data import DataLoader
 from torch.utils.data import DistributedSampler
 
-from luna_monai.data.cache import SeriesCache
+from luna_monai.data.cache import SeriesCache, series_items
+from luna_monai.data.candidates import DatasetScans, read_candidates
+from luna_monai.data.splits import split_by_stride
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
+from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +72,7 @@ def scan_list(cache: SeriesCache, candidates: pd.DataFrame) -> list[dict[str, An
     """
     label = candidates.groupby("seriesuid")["class"].max()
     items = (item for item in cache.data if item["seriesuid"] in label.index)
-    return [{"image": item["image"], "label": int(label[item["seriesuid"]])} for item in items]
+    return [{"image": str(item["image"].path), "label": int(label[item["seriesuid"]])} for item in items]
 
 
 class CandidateDataset(torch.utils.data.Dataset):
@@ -176,6 +180,58 @@ class CandidateDataset(torch.utils.data.Dataset):
             part, center_irc[index] = self.cache.read(self._series[chosen], self._position[chosen])
             image[index.to(device)] = part.to(device)
         return image, torch.from_numpy(self.label).to(device), center_irc
+
+
+class LunaDataset(torch.utils.data.Dataset):
+    """The dataset of the book (chapter 10.5), for its readers: the candidates of a LUNA16 folder as tuples.
+
+    Item ``i`` is ``(candidate_t, pos_t, series_uid, center_irc)``: float32 (1, 32, 48, 48) in HU clipped to
+    [-1000, 1000]; int64 (2,), (is no nodule, is nodule); text; int64 (3,), the voxel of the center, z, y, x. As in the
+    book, scans are not turned to LPS.
+
+    Args:
+        dataset_dir: LUNA16 dataset folder.
+        val_stride: every ``val_stride``-th candidate is for validation; 0 for no split.
+        is_val_set: the validation part; the training part, or all candidates without a split, when False.
+        series_uid: only the candidates of this scan.
+        cache_dir: folder of the cache; None crops candidates when they are asked for.
+
+    Raises:
+        LunaError: when the folder or its tables are missing or damaged, or nothing is left.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str | Path,
+        val_stride: int = 0,
+        is_val_set: bool | None = None,
+        series_uid: str | None = None,
+        *,
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        scans = DatasetScans(dataset_dir)
+        candidates = read_candidates(scans)
+        steps = [LoadScand("image", orientation=None), CropCandidatesd("image", (32, 48, 48))]
+        cache = SeriesCache(
+            series_items(candidates, scans), [*steps, ClipIntensityRanged("image", -1000, 1000)], cache_dir
+        )
+        part = candidates if series_uid is None else candidates[candidates["seriesuid"] == series_uid]
+        if val_stride > 0:
+            part = split_by_stride(part, val_stride)[1 if is_val_set else 0]
+        elif is_val_set:
+            raise LunaError("is_val_set needs a val_stride of at least 1")
+        if part.empty:
+            raise LunaError(f"{dataset_dir}: no candidates" + (f" of {series_uid}" if series_uid else ""))
+        self.candidates = part
+        self._dataset = CandidateDataset(part, cache)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, str, torch.Tensor]:
+        item = self._dataset[index]
+        label = torch.tensor([1 - item["label"], item["label"]])
+        return item["image"].float(), label, item["seriesuid"], item["center_irc"]
 
 
 class CandidateLoader(DataLoader):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from luna_monai.data.candidates import DATASET_DIR, DatasetScans, subset_of
+from luna_monai.data.candidates import DatasetScans, subset_of
 from luna_monai.data.tables import read_table
 from luna_monai.errors import LunaError
 
@@ -66,25 +66,29 @@ def split_by_series_stride(
 def split_by_subset(
     candidates: pd.DataFrame,
     fold: int,
-    dataset_dir: str | Path | DatasetScans = DATASET_DIR,
     patients_file: str | Path | None = None,
+    dataset_dir: str | Path | DatasetScans | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split by LUNA16's own subsets, the folds of its ten-fold cross-validation: no scan is in both parts.
 
     Args:
         candidates: the table of :func:`~luna_monai.data.read_candidates`.
         fold: the subset to validate on; all others are for training.
-        dataset_dir: the LUNA16 dataset folder of the table.
         patients_file: keep the scans of one patient together, see :func:`read_patients`: all of them count to the
             lowest of their subsets, so that each scan is still validated in exactly one fold.
+        dataset_dir: the LUNA16 dataset folder of the table; when None, the one that ``read_candidates`` has noted in
+            ``candidates.attrs``, which pandas keeps in selections but not in a merge.
 
     Returns:
         Training and validation part, each with its rows' index in ``candidates``.
 
     Raises:
-        LunaError: when the fold has no candidates with a CT on disk, no other subset has, or the patient of a scan is
-            unknown.
+        LunaError: when the fold has no candidates with a CT on disk, no other subset has, the patient of a scan is
+            unknown, or the dataset folder of the table is.
     """
+    dataset_dir = candidates.attrs.get("dataset_dir") if dataset_dir is None else dataset_dir
+    if dataset_dir is None:
+        raise LunaError("the dataset folder of the candidate table is unknown; pass dataset_dir")
     scans = DatasetScans.of(dataset_dir)
     dataset_dir = scans.dataset_dir
     subsets = folds_of(candidates, scans, patients_file)

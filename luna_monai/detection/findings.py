@@ -23,6 +23,15 @@ SOFT_TISSUE_HU, CAVITY_HU = -300, -800
 #: Less soft tissue than this part of a finding is ground glass; more than the second one is solid.
 LITTLE_SOLID, MOSTLY_SOLID = 0.1, 0.7
 
+#: Measurements of a finding that are numbers, with the digits that people are shown.
+SIZES = {
+    "diameter_mm": 1,
+    "long_axis_mm": 1,
+    "short_axis_mm": 1,
+    "volume_mm3": 0,
+    "mean_hu": 0,
+    "pleura_distance_mm": 1,
+}
 Attenuation = Literal["solid", "part-solid", "ground-glass"]
 Side = Literal["left", "right"]
 
@@ -197,19 +206,23 @@ def find_findings(
 
 
 def findings_table(findings: Sequence[Finding], seriesuid: str) -> pd.DataFrame:
-    """Make rows of a submission of findings, for LUNA16's evaluation of proposals.
+    """Make a table of findings, whose first columns are a submission for LUNA16's evaluation of proposals.
 
     Args:
         findings: of a scan.
         seriesuid: of the scan.
 
     Returns:
-        ``seriesuid``, ``coordX``, ``coordY``, ``coordZ``, ``probability``, one row a finding.
+        One row a finding: ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (LPS, mm), ``probability``, ``SIZES``,
+        ``attenuation``, ``lung`` and ``candidates``, their number. What is not known is NaN or None.
     """
-    positions = np.array([finding.position for finding in findings], dtype=float).reshape(-1, 3)
-    table = pd.DataFrame(positions, columns=COORDINATES)
-    table.insert(0, "seriesuid", seriesuid)
-    return table.assign(probability=np.array([finding.probability for finding in findings], dtype=float))
+    names = [*SIZES, "attenuation", "lung"]
+    rows = [
+        (seriesuid, *one.position, one.probability, *(getattr(one, name) for name in names), len(one.candidates))
+        for one in findings
+    ]
+    table = pd.DataFrame(rows, columns=["seriesuid", *COORDINATES, "probability", *names, "candidates"])
+    return table.astype(dict.fromkeys((*COORDINATES, "probability", *SIZES), float))
 
 
 def _describe(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from luna_monai.detection.findings import Finding
+from luna_monai.detection.findings import SIZES, Finding
 from luna_monai.predictions.model import ModelFacts
 from luna_monai.scans.geometry import Geometry
 
@@ -18,15 +18,6 @@ from luna_monai.scans.geometry import Geometry
 COLUMNS = (
     "seriesuid", "coordX", "coordY", "coordZ", "index_z", "index_y", "index_x", "probability", "probability_calibrated",
 )  # fmt: skip
-#: Measurements of a finding that are numbers, with the digits that people are shown.
-SIZES = {
-    "diameter_mm": 1,
-    "long_axis_mm": 1,
-    "short_axis_mm": 1,
-    "volume_mm3": 0,
-    "mean_hu": 0,
-    "pleura_distance_mm": 1,
-}
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,8 @@ import pandas as pd
 
 from luna_monai import files
 from luna_monai.data.tables import COORDINATES
-from luna_monai.predictions.result import SIZES, ScanPrediction, describe_findings
+from luna_monai.detection.findings import SIZES, findings_table
+from luna_monai.predictions.result import ScanPrediction, describe_findings
 
 MARKUPS_SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -49,14 +50,12 @@ def write_findings(path: Path, predictions: Sequence[ScanPrediction]) -> None:
 
 
 def _findings_table(prediction: ScanPrediction, count: int) -> pd.DataFrame:
-    columns = ["seriesuid", "finding", *COORDINATES, "probability", "probability_calibrated"]
-    columns += [*SIZES, "attenuation", "lung", "candidates"]
-    rows = describe_findings(prediction)[:count]
-    table = pd.DataFrame(rows, columns=columns)
-    table["seriesuid"], table["finding"] = prediction.seriesuid, range(1, count + 1)
-    for axis, name in enumerate(COORDINATES):
-        table[name] = [row["position"][axis] for row in rows]
-    return table.astype(dict.fromkeys((*COORDINATES, "probability", "probability_calibrated", *SIZES), float))
+    table = findings_table(prediction.findings[:count], prediction.seriesuid)
+    first = [finding.candidates[0] for finding in prediction.findings[:count]]
+    calibrated = prediction.candidates["probability_calibrated"].to_numpy(float)[first]
+    table.insert(table.columns.get_loc("probability") + 1, "probability_calibrated", calibrated)
+    table.insert(1, "finding", range(1, len(table) + 1))
+    return table
 
 
 def write_json_file(path: Path, predictions: Sequence[ScanPrediction]) -> None:

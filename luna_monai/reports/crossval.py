@@ -17,8 +17,8 @@ from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evalua
 from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports import layout
 from luna_monai.reports.charts import froc_chart
-from luna_monai.reports.environment import render_page
 from luna_monai.reports.figures import COLOURS, froc_figure, plot_froc, to_png
+from luna_monai.reports.layout import render_page
 
 logger = logging.getLogger(__name__)
 

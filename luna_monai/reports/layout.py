@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import jinja2
 import pandas as pd
 from markupsafe import Markup
+
+from luna_monai import __version__
 
 UNDEFINED = "n/a"
 
@@ -159,3 +162,23 @@ def data_address(png: bytes) -> str:
 def _sort_key(value: float) -> float:
     # Undefined values sort below all others, and JSON-like attributes know no NaN.
     return float(value) if math.isfinite(value) else -1e308
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Fill in a page.
+
+    Args:
+        template: name of the file in ``templates/``.
+        values: what it shows; a name that is missing is an error.
+
+    Returns:
+        An HTML document without any reference to something outside it.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("luna_monai.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(version=__version__, **values)

@@ -16,8 +16,7 @@ from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports import layout, results
 from luna_monai.reports.cases import error_cases, mistakes_table
 from luna_monai.reports.charts import calibration_charts, cpm_sentence, ranking_charts, training_charts
-from luna_monai.reports.environment import render_page
-from luna_monai.reports.layout import Table
+from luna_monai.reports.layout import Table, render_page
 from luna_monai.reports.run import Run
 
 #: Columns of metrics.csv that the table of epochs shows, as far as they are there, and their digits.

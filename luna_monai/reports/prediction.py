@@ -18,8 +18,8 @@ from luna_monai.predictions.outputs import check_writable
 from luna_monai.predictions.result import ScanPrediction, describe_findings
 from luna_monai.predictions.volumes import instance_of
 from luna_monai.reports import layout, overlay
-from luna_monai.reports.environment import render_page
 from luna_monai.reports.finding_pictures import FIELD_MM, Stack, finding_stacks
+from luna_monai.reports.layout import render_page
 from luna_monai.scans.geometry import Geometry
 
 #: Rows of all tables together; findings that are shown have a row in any case.

@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
+_LONG_WAIT = 0.05  # share of an epoch: above it the log says what to change
 _SILENCE_S = 30  # a line comes at least this often
 
 
@@ -53,7 +54,7 @@ class EstimateLines:
     def step(self) -> None:
         """Note one more iteration done, and log a line when it is time for one."""
         self._current += 1
-        due = self._current == self._next
+        due = self._current == self._next and self.total is not None
         if due:
             self._next *= self.backoff
         if (due or time.time() - self._said >= _SILENCE_S) and self._current > self.warm_up:
@@ -139,25 +140,21 @@ class ThroughputHandler:
 
     Args:
         run_state: TensorBoard's folders and the samples seen; nothing is written there when None.
-        split: ``"trn"`` or ``"val"``.
-        limit: share of the time, from 0 to 1, spent waiting for data, above which the log says what to change.
 
     Attributes:
         epochs: a dict for each epoch: ``samples_per_second`` of all processes together; ``data_wait``, a percentage,
             the mean of all processes; and on GPUs ``device_memory_mb``, the highest of the epoch.
     """
 
-    def __init__(self, run_state: RunState | None = None, split: str = "trn", limit: float = 0.05) -> None:
+    def __init__(self, run_state: RunState | None = None) -> None:
         self.run_state = run_state
-        self.split = split
-        self.limit = limit
         self.epochs: list[dict[str, float]] = []
         self._gpu: Any = None
         self._started = self._asked = self._waited = 0.0
         self._samples = 0
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer or evaluator."""
+        """Register with an engine."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)
         engine.add_event_handler(Events.GET_BATCH_STARTED, self._ask)
         engine.add_event_handler(Events.GET_BATCH_COMPLETED, self._get)
@@ -195,17 +192,17 @@ class ThroughputHandler:
             return
         memory = f", {found['device_memory_mb']:,.0f} MB on the GPU" if self._gpu else ""
         logger.info(
-            "E%d %-8s %.1f samples/s, %.1f%% of the time waiting for data%s",
-            engine.state.epoch, self.split, found["samples_per_second"], found["data_wait"], memory,
+            "E%d trn      %.1f samples/s, %.1f%% of the time waiting for data%s",
+            engine.state.epoch, found["samples_per_second"], found["data_wait"], memory,
         )  # fmt: skip
-        if wait > self.limit:
+        if wait > _LONG_WAIT:
             more = "cache_on_device=true, where the candidates fit into the GPU's memory, or a larger num_workers"
             logger.info(
                 "The loader is the limit: set %s", more if self._gpu else "cache_dir (on a fast disk) and num_workers=2"
             )
         if self.run_state is not None:
             for name, value in found.items():
-                self.run_state.writer(self.split).add_scalar(f"throughput/{name}", value, self.run_state.samples)
+                self.run_state.writer("trn").add_scalar(f"throughput/{name}", value, self.run_state.samples)
 
 
 def _to_text(timestamp: float) -> str:

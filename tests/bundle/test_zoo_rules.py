@@ -6,16 +6,22 @@ import math
 import re
 import shlex
 import shutil
+import sys
 import tomllib
+from pathlib import Path
 
 import fire
 import jsonschema
 import mlflow
 import monai.bundle.__main__
+import pandas as pd
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.bundle.properties import InferProperties, MetaProperties, TrainProperties
+from monai.fl.client import MonaiAlgo
+from monai.fl.utils.constants import ExtraItems, ModelType
+from monai.fl.utils.exchange_object import ExchangeObject
 from monai.utils import path_to_sqlite_uri
 
 import luna_monai
@@ -214,3 +220,33 @@ def test_properties_that_applications_ask_for(copied_bundle, kind, properties):
     assert workflow.check_properties() == []
     assert isinstance(workflow.network_def, LunaModel)
     assert workflow.evaluator is not None
+
+
+@pytest.mark.filterwarnings("ignore:executing the bundle config:UserWarning")
+def test_monais_federated_client(copied_bundle, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlflow", None)  # it gives a run_name, and asks for no tracking
+    options = {
+        "dataset_dir": "luna",
+        "cache_dir": "cache",
+        "output_dir": "output",
+        "batch_size": 8,
+        "precache_workers": 0,
+    }
+    client = MonaiAlgo(
+        ".",
+        config_train_filename="configs/train.yaml",
+        train_kwargs=options | {"precache_workers": 0},
+        config_evaluate_filename=None,
+        best_model_filepath="output/model.pt",
+    )
+    client.initialize({"client_name": "clinic"})
+    for _ in range(2):
+        weights = {name: value.clone() for name, value in client.trainer.network.state_dict().items()}
+        client.train(ExchangeObject(weights=weights), {})
+    best = client.get_weights({ExtraItems.MODEL_TYPE: ModelType.BEST_MODEL}).weights
+    assert best.keys() == client.trainer.network.state_dict().keys()
+    table = pd.read_csv("output/metrics.csv")
+    assert table["epoch"].tolist() == [1, 1, 2, 2]
+    assert not list((copied_bundle / "output").glob("*previous-2*"))
+    for data in (client.train_workflow.train_dataset_data, client.train_workflow.val_dataset_data):
+        assert [(Path(item["image"]).suffix, item["label"]) for item in data] == [(".mhd", 1)]

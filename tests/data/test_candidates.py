@@ -103,7 +103,7 @@ def test_full_size_in_three_seconds(tmp_path, shared_data):
     assert (len(train), len(validation)) == (495_958, 55_107)
     assert (candidates.loc[: 1186 - 1, "class"] == 1).all()
     for fold in range(10):
-        train, validation = split_by_subset(candidates, fold, tmp_path)
+        train, validation = split_by_subset(candidates, fold)
         assert not set(train["seriesuid"]) & set(validation["seriesuid"])
         assert validation["seriesuid"].nunique() in (88, 89)
 
@@ -220,19 +220,21 @@ def test_missing_dataset_folder(tmp_path):
 def test_split_by_subset_names_the_folds_that_have_scans(make_dataset):
     folder = make_dataset(scans=3, candidates=5)
     candidates = read_candidates(folder)
-    train, validation = split_by_subset(candidates, 1, folder)
+    train, validation = split_by_subset(candidates, 1)
     assert set(validation["seriesuid"]) == {"1.2.3.1"}
     assert set(train["seriesuid"]) == {"1.2.3.0", "1.2.3.2"}
     with pytest.raises(LunaError, match=r"fold 7: no scan with candidates in .*subset7; folds with scans: 0, 1, 2"):
-        split_by_subset(candidates, 7, folder)
-    with pytest.raises(LunaError, match=r"data-unversioned/part2/luna: no such folder"):
-        split_by_subset(candidates, 1)
+        split_by_subset(candidates, 7)
+    copied = pd.DataFrame(candidates.to_dict("list"))
+    assert set(split_by_subset(copied, 1, dataset_dir=folder)[1]["seriesuid"]) == {"1.2.3.1"}
+    with pytest.raises(LunaError, match="the dataset folder of the candidate table is unknown; pass dataset_dir"):
+        split_by_subset(copied, 1)
 
 
 def test_split_by_subset_needs_something_to_train_on(make_dataset):
     folder = make_dataset(scans=1, candidates=5)
     with pytest.raises(LunaError, match="nothing is left to train on"):
-        split_by_subset(read_candidates(folder), 0, folder)
+        split_by_subset(read_candidates(folder), 0)
 
 
 @pytest.mark.parametrize("val_stride", [0, 1, -3])

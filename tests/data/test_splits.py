@@ -66,13 +66,13 @@ def test_subsets_by_patient(make_dataset, tmp_path):
     path = tmp_path / "mapping.csv"
     lines = ["PatientID,SeriesInstanceUID", "A,1.2.3.0", "B,1.2.3.1", "C,1.2.3.2", "B,1.2.3.3", "Z,1.2.3.99"]
     path.write_text("\n".join(lines) + "\n")
-    assert scans(split_by_subset(candidates, 1, folder)[1]) == [1]
-    validated = [scans(split_by_subset(candidates, fold, folder, path)[1]) for fold in (0, 1, 2)]
+    assert scans(split_by_subset(candidates, 1, dataset_dir=folder)[1]) == [1]
+    validated = [scans(split_by_subset(candidates, fold, path, folder)[1]) for fold in (0, 1, 2)]
     assert validated == [[0], [1, 3], [2]]
-    training, validation = split_by_subset(candidates, 1, folder, path)
+    training, validation = split_by_subset(candidates, 1, path, folder)
     assert (scans(training), scans(validation)) == ([0, 2], [1, 3])
     with pytest.raises(LunaError, match=r"fold 3: no scan with candidates in .*; folds with scans: 0, 1, 2$"):
-        split_by_subset(candidates, 3, folder, path)
+        split_by_subset(candidates, 3, path, folder)
 
 
 def test_unknown_and_contradictory_patients(candidates, patients_file):

@@ -153,12 +153,15 @@ def test_scans_without_lungs_or_candidates() -> None:
 
 def test_findings_as_rows_of_a_submission() -> None:
     rows = findings_table([Finding((1.0, 2.0, 3.0), 0.9, (4, 2)), Finding((5.0, 6.0, 7.0), 0.1, (0,))], "1.2.3")
-    assert rows.to_csv(index=False).splitlines() == [
+    submission = rows[["seriesuid", "coordX", "coordY", "coordZ", "probability"]]
+    assert submission.to_csv(index=False).splitlines() == [
         "seriesuid,coordX,coordY,coordZ,probability",
         "1.2.3,1.0,2.0,3.0,0.9",
         "1.2.3,5.0,6.0,7.0,0.1",
     ]
-    assert len(findings_table([], "1.2.3")) == 0
+    assert rows["candidates"].tolist() == [2, 1]
+    assert rows["diameter_mm"].isna().all()
+    assert findings_table([], "1.2.3").columns.equals(rows.columns)
 
 
 def test_arguments_that_do_not_belong_together_are_refused() -> None:

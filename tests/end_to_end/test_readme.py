@@ -1,4 +1,4 @@
-"""Every command in the README, and in ``make demo``, is run here, on data small enough for a test."""
+"""Every command of the README, its pages in docs/ and ``make demo`` is run here, on data small enough for a test."""
 
 import json
 import re
@@ -16,10 +16,16 @@ import SimpleITK as sitk
 from luna_monai.apps.cli import main
 from luna_monai.scans import read_scan
 
+#: In this order, for some commands use what others have written.
+PAGES = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("data", "training", "book", "evaluation", "prediction", "installation")),
+]
 #: Run by make itself, by .ci/run, or by the test named.
 RUN_ELSEWHERE = {
     "make demo": "test_demo below",
     "make test": ".ci/run",
+    "make install": ".ci/run",
     "python3 -m venv .venv": "make install",
     ".venv/bin/pip install torch==2.13.0": "make install",
     ".venv/bin/pip install --constraint constraints.txt --editable .[dev]": "make install",
@@ -57,8 +63,8 @@ def workplace(repository, tmp_path, monkeypatch, write_dataset, write_dicom):
     """Return a folder that looks like a checkout, with small data where the README has them."""
     for name in ("bundle", "configs"):
         shutil.copytree(repository / name, tmp_path / name)
-    readme = (repository / "README.md").read_text()
-    for name, text in re.findall(r"```yaml\n# (configs/\S+)\n(.*?)```", readme, flags=re.DOTALL):
+    pages = "".join((repository / page).read_text(encoding="utf-8") for page in PAGES)
+    for name, text in re.findall(r"```yaml\n# (configs/\S+)\n(.*?)```", pages, flags=re.DOTALL):
         (tmp_path / name).write_text(text.replace("max_epochs: 30", "max_epochs: 1"))
     for name in ("part2/luna", "small", "synthetic/luna", "held-out", "rare"):
         write_dataset(tmp_path / "data-unversioned" / name, scans=2, candidates=12)
@@ -117,15 +123,17 @@ def run(words, folder):
 @pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning")
 # torchrun leaves it open.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO name='/dev/null'")
-def test_every_command_of_the_readme(repository, workplace):
-    ran = []
-    for words in commands_of((repository / "README.md").read_text()):
-        if " ".join(words) in RUN_ELSEWHERE:
-            continue
-        status = run(words, workplace)
-        # The doctor's dataset here is not all of LUNA16, and of noise: it says so with status 1.
-        assert status == 0 or words[1] == "doctor", shlex.join(words)
-        ran.append(words[1])
+def test_every_command_of_the_readme_and_its_pages(repository, workplace):
+    ran, done = [], []
+    for page in PAGES:
+        for words in commands_of((repository / page).read_text(encoding="utf-8")):
+            if " ".join(words) in RUN_ELSEWHERE or words in done:
+                continue
+            status = run(words, workplace)
+            # The doctor's dataset here is not all of LUNA16, and of noise: it says so with status 1.
+            assert status == 0 or words[1] == "doctor", f"{page}: {shlex.join(words)}"
+            ran.append(words[1])
+            done.append(words)
     assert {"synth", "train", "precache", "doctor", "froc", "-m"} <= set(ran)
 
 
@@ -150,6 +158,6 @@ def test_demo(repository, workplace, capsys):
 
 
 def test_pictures_and_files_named_in_the_readme_exist(repository):
-    text = (repository / "README.md").read_text()
-    for name in re.findall(r"!?\[[^\]]*\]\(([^)#]+)\)", text):
-        assert name.startswith("http") or (repository / name).exists(), name
+    for page in [repository / "README.md", *(repository / "docs").glob("*.md")]:
+        for name in re.findall(r"!?\[[^\]]*\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert name.startswith("http") or (page.parent / name).exists(), f"{page.name}: {name}"

@@ -1,0 +1,110 @@
+"""Findings in a scan with one call, from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from luna_monai.detection import BlobProposer, FindingFinder, findings_table
+from luna_monai.errors import LunaError
+from luna_monai.networks import LunaModel, load_network
+from luna_monai.predictions.inferer import CandidateInferer
+from luna_monai.predictions.model import default_weights
+from luna_monai.predictions.scan_dataset import ScanDataset
+from luna_monai.scans import ScanSource, list_scans
+from luna_monai.share import bundle_dir
+from luna_monai.transforms import ClipIntensityRange
+
+_SPATIAL_SIZE = (32, 48, 48)
+
+
+class NoduleClassifier:
+    """A trained network that finds and classifies nodule candidates in CT scans.
+
+    Research software. Not for clinical use.
+
+    Args:
+        weights: ``"bundle"`` for those that come with the package, a run's ``model.pt`` or ``checkpoint.pt``, the
+            book's ``.state``, or an exported network.
+        device: where the network runs; the GPU if there is one, else the CPU, when None.
+        batch_size: candidates that are classified at once.
+
+    Raises:
+        LunaError: when the weights cannot be read.
+    """
+
+    def __init__(
+        self, weights: str | Path = "bundle", *, device: str | torch.device | None = None, batch_size: int = 128
+    ) -> None:
+        path = default_weights(bundle_dir()) if str(weights) == "bundle" else weights
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.network = load_network(path, LunaModel()).to(self.device, memory_format=torch.channels_last_3d).eval()
+        clip = ClipIntensityRange(-1000, 1000)
+        self.inferer = CandidateInferer(_SPATIAL_SIZE, batch_size, self.device, preprocessing=clip)
+        self.proposer = BlobProposer()
+        self.finder = FindingFinder()
+
+    def __call__(self, scan: str | Path, seriesuid: str | None = None) -> pd.DataFrame:
+        """Find nodules in a scan.
+
+        Args:
+            scan: a file (``.mhd``, ``.mha``, ``.nii``, ``.nii.gz``, ``.nrrd``) or a folder of DICOM files.
+            seriesuid: which series, where there are several.
+
+        Returns:
+            A row for each finding, most probable first: ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (LPS, mm),
+            ``probability``, ``diameter_mm`` and the other measurements of
+            :class:`~luna_monai.detection.findings.Finding`; NaN where none is known.
+
+        Raises:
+            LunaError: when there is no such scan, several to choose from, or a damaged one.
+        """
+        item = self._read(list_scans(scan, seriesuid), scan)
+        probability = self._probability(item["image"], item["centers"])
+        findings = self.finder(
+            item["image"][0].numpy(), item["geometry"], item["points"].numpy(), probability, item["lungs"]
+        )
+        return findings_table(findings, item["header"].seriesuid)
+
+    def classify(self, crops: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Classify crops.
+
+        Args:
+            crops: (n, 32, 48, 48) in HU, z, y, x, the candidate in the middle.
+
+        Returns:
+            (n,) float32, the probability that each is a nodule.
+
+        Raises:
+            LunaError: when the shape is another one, or a voxel is not finite.
+        """
+        batch = torch.as_tensor(np.asarray(crops, dtype=np.float32))
+        if batch.ndim != 4 or batch.shape[1:] != _SPATIAL_SIZE:
+            raise LunaError(f"crops must have the shape (n, 32, 48, 48), found {tuple(batch.shape)}")
+        if not bool(torch.isfinite(batch).all()):
+            raise LunaError("crops have voxels that are not finite; set them to -1000 HU, air")
+        return self._probability(batch[:, None])
+
+    def _read(self, sources: list[ScanSource], path: str | Path) -> dict:
+        if len(sources) > 1:
+            names = ", ".join(str(source.seriesuid or source.path.name) for source in sources[:3])
+            raise LunaError(f"{path}: {len(sources)} scans; choose one with seriesuid, for example {names}")
+        item = ScanDataset(sources, proposer=self.proposer)[0]
+        if "error" in item:
+            raise LunaError(item["error"])
+        return item
+
+    def _probability(self, image: torch.Tensor, centers: torch.Tensor | None = None) -> np.ndarray:
+        with torch.inference_mode():
+            logits = self.inferer(image, self.network, centers=centers)
+        return logits.softmax(dim=1)[:, 1].numpy()
+
+
+def load(
+    weights: str | Path = "bundle", *, device: str | torch.device | None = None, batch_size: int = 128
+) -> NoduleClassifier:
+    """Load a classifier; see :class:`NoduleClassifier`."""
+    return NoduleClassifier(weights, device=device, batch_size=batch_size)
