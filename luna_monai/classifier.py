@@ -41,7 +41,7 @@ class NoduleClassifier:
     ) -> None:
         path = default_weights(bundle_dir()) if str(weights) == "bundle" else weights
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.network = load_network(path, LunaModel()).to(self.device, memory_format=torch.channels_last_3d).eval()
+        self.network = load_network(path, LunaModel()).to(self.device).eval()
         clip = ClipIntensityRange(-1000, 1000)
         self.inferer = CandidateInferer(_SPATIAL_SIZE, batch_size, self.device, preprocessing=clip)
         self.proposer = BlobProposer()

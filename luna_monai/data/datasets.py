@@ -14,6 +14,7 @@ import pandas as pd
 import psutil
 import torch
 from monai.data import DataLoader
+from monai.transforms import MapTransform
 from torch.utils.data import DistributedSampler
 
 from luna_monai.data.cache import SeriesCache, series_items
@@ -211,7 +212,7 @@ class LunaDataset(torch.utils.data.Dataset):
     ) -> None:
         scans = DatasetScans(dataset_dir)
         candidates = read_candidates(scans)
-        steps = [LoadScand("image", orientation=None), CropCandidatesd("image", (32, 48, 48))]
+        steps: list[MapTransform] = [LoadScand("image", orientation=None), CropCandidatesd("image", (32, 48, 48))]
         cache = SeriesCache(
             series_items(candidates, scans), [*steps, ClipIntensityRanged("image", -1000, 1000)], cache_dir
         )

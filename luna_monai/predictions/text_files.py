@@ -53,7 +53,7 @@ def _findings_table(prediction: ScanPrediction, count: int) -> pd.DataFrame:
     table = findings_table(prediction.findings[:count], prediction.seriesuid)
     first = [finding.candidates[0] for finding in prediction.findings[:count]]
     calibrated = prediction.candidates["probability_calibrated"].to_numpy(float)[first]
-    table.insert(table.columns.get_loc("probability") + 1, "probability_calibrated", calibrated)
+    table.insert(1 + list(table.columns).index("probability"), "probability_calibrated", calibrated)
     table.insert(1, "finding", range(1, len(table) + 1))
     return table
 
