@@ -4,11 +4,15 @@
 
 NODULES is an ``.npz`` with ``hu`` int16 (n, 32, 48, 48) and ``diameter_mm`` (n,); LUNA16_MINI a dataset folder. A rate
 of false positives per scan is that of the dataset's negatives: with two scans, 4 per scan are its 8 highest.
+
+``--metadata`` stores the calibration that fits the dataset, and thresholds for its negatives and the nodules, as
+``operating_points`` in a bundle's metadata.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,10 @@ from common import open_cache, show
 from sklearn.metrics import roc_auc_score
 
 from luna_monai.data import CandidateDataset, CandidateLoader
+from luna_monai.files import sha256_of, write_json
+from luna_monai.metrics.calibration import Calibration, log_odds_of_probability
+from luna_monai.metrics.calibration_summary import calibration_summary
+from luna_monai.metrics.operating_points import operating_points
 from luna_monai.networks import LunaModel, with_weights
 
 RATES = (4, 1)
@@ -64,6 +72,34 @@ def held_out(network: torch.nn.Module, images: torch.Tensor, table: pd.DataFrame
     return [f"{100 * (best > cut).mean():.0f} %" for cut in thresholds] + [f"{roc_auc_score(~negative, margin):.4f}"]
 
 
+def store_operating_points(
+    path: Path, weights: Path, nodules: np.ndarray, own: np.ndarray, table: pd.DataFrame
+) -> None:
+    """Store calibration and thresholds of the last weights, from log odds of nodules and the dataset's candidates."""
+    nodules, own = 1 / (1 + np.exp(-nodules)), 1 / (1 + np.exp(-own))
+    target, scans = table["class"].to_numpy(), table["seriesuid"].nunique()
+    summary = calibration_summary(own, target, table["seriesuid"])
+    calibration = Calibration(**summary["calibration"])
+    false = own[target == 0]
+    points = operating_points(
+        np.r_[nodules, false], np.r_[np.ones(len(nodules)), np.zeros(len(false))].astype(int), scans
+    )
+    points = points[(points["kind"] == "sensitivity") | (points["wanted"] * scans >= 1)]
+    points["calibrated_threshold"] = calibration.apply(log_odds_of_probability(points["threshold"]))
+    metadata = json.loads(path.read_text())
+    metadata["operating_points"] = {
+        "weights": weights.name,
+        "weights_sha256": sha256_of(weights),
+        "fitted_on": {"scans": scans, "candidates": len(false) + len(nodules), "nodule_candidates": len(nodules)},
+        "calibration": summary["calibration"],
+        "thresholds": {kind: rows.drop(columns="kind").to_dict("records") for kind, rows in points.groupby("kind")},
+        "expected_calibration_error": {
+            name: summary["reliability"][name]["expected_calibration_error"] for name in ("raw", "calibrated")
+        },
+    }
+    write_json(path, metadata)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,6 +108,7 @@ def main() -> None:
     parser.add_argument("weights", nargs="+", type=Path)
     parser.add_argument("--flips", action="store_true", help="the mean over the eight flips of a window")
     parser.add_argument("--held-out", type=Path, help="a dataset folder whose nodules count by its own negatives")
+    parser.add_argument("--metadata", type=Path, help="metadata.json to store operating points in")
     arguments = parser.parse_args()
 
     nodules = np.load(arguments.nodules)
@@ -92,6 +129,8 @@ def main() -> None:
         best = best.groupby(["seriesuid", "diameter_mm"])["margin"].max()
         row += [f"{(best > cut).sum()} of {len(best)}" for cut in thresholds[1:]]
         rows.append(row + (held_out(network, *synthetic, arguments.flips) if synthetic else []))
+        if arguments.metadata:
+            store_operating_points(arguments.metadata, path, margin, mine, own_table)
     show(header, rows)
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,10 +117,7 @@ def write_dataset(
     try:
         for subset in range(subsets):
             (path / f"subset{subset}").mkdir(exist_ok=True)
-        written: list[_Written | None] = [None] * scans
-        for number, result in _with_progress(_run(tasks, workers), scans):
-            written[number] = result
-        _write_tables(path, [result for result in written if result is not None])
+        _write_tables(path, list(_with_progress(_run(tasks, workers), scans)))
     except OSError as error:
         raise LunaError(f"{error.filename or path}: cannot be written ({error.strerror or error})") from error
     return path
@@ -157,19 +154,16 @@ def _ignore_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _run(tasks: list[_Task], workers: int) -> Iterator[tuple[int, _Written]]:
-    """Write all scans and yield (number, rows) of each when it is written."""
+def _run(tasks: list[_Task], workers: int) -> Iterator[_Written]:
+    """Write all scans and yield the rows of each, in order."""
     if workers == 0:
-        for number, task in enumerate(tasks):
-            yield number, _write_scan(task)
+        yield from map(_write_scan, tasks)
         return
     # Forking a process that has loaded torch, with its threads, can hang.
     context = multiprocessing.get_context("spawn")
     executor = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_ignore_interrupts)
     try:
-        futures = {executor.submit(_write_scan, task): number for number, task in enumerate(tasks)}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        yield from executor.map(_write_scan, tasks)
     except BrokenProcessPool as error:
         raise LunaError(
             "a worker process ended unexpectedly, most often because memory ran out (a scan of 512 x 512 x 600 "
@@ -179,7 +173,7 @@ def _run(tasks: list[_Task], workers: int) -> Iterator[tuple[int, _Written]]:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _with_progress(results: Iterator[tuple[int, _Written]], scans: int) -> Iterator[tuple[int, _Written]]:
+def _with_progress(results: Iterator[_Written], scans: int) -> Iterator[_Written]:
     """Pass ``results`` on, with a progress bar on a terminal and a line now and then otherwise."""
     if sys.stderr.isatty():
         yield from tqdm(results, total=scans, desc="synthetic scans", unit="scan")

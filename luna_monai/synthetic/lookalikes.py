@@ -39,10 +39,7 @@ def paint_plaque(
         normal: unit vector out of the lung (3,).
     """
     breadth, height = rng.uniform(5, 18, 2), rng.uniform(1.2, 4.5)
-    found = neighbourhood(canvas.grid, center, float(breadth.max()) + 3)
-    if found is None:
-        return
-    block, position = found
+    block, position = neighbourhood(canvas.grid, center, float(breadth.max()) + 3)
     frame = np.linalg.qr(np.column_stack([normal, rng.normal(size=(3, 2))]))[0].T.astype(np.float32)
     along = [f[0] * position[0] + f[1] * position[1] + f[2] * position[2] for f in frame]
     flat = np.exp(-((along[1] / breadth[0]) ** 2 + (along[2] / breadth[1]) ** 2) * 2)
@@ -71,10 +68,7 @@ def paint_sheet(
         thickness: half of it, mm.
         hu: of the tissue.
     """
-    found = neighbourhood(canvas.grid, center, max(reach) + 3)
-    if found is None:
-        return
-    block, position = found
+    block, position = neighbourhood(canvas.grid, center, max(reach) + 3)
     frame = np.linalg.qr(np.column_stack([normal + rng.normal(0, 0.25, 3), rng.normal(size=(3, 2))]))[0].T
     along = [f[0] * position[0] + f[1] * position[1] + f[2] * position[2] for f in frame.astype(np.float32)]
     wave = smooth_noise(rng, canvas.volume[block].shape, (3, 3, 3))
@@ -94,10 +88,7 @@ def paint_patch(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.flo
         center: its middle (3,), (x, y, z) in mm.
         radius: how far it reaches, mm.
     """
-    found = neighbourhood(canvas.grid, center, 1.6 * radius)
-    if found is None:
-        return
-    block, position = found
+    block, position = neighbourhood(canvas.grid, center, 1.6 * radius)
     stretch = np.exp(rng.normal(0, 0.35, 3))
     away = np.sqrt(sum((p / np.float32(s)) ** 2 for p, s in zip(position, stretch, strict=True)))
     cells = max(3, round(radius / 2.5))
@@ -116,10 +107,7 @@ def paint_blob(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.floa
         radius: mean radius, mm.
         hu: of the tissue.
     """
-    found = neighbourhood(canvas.grid, center, 1.8 * radius + 2)
-    if found is None:
-        return
-    block, position = found
+    block, position = neighbourhood(canvas.grid, center, 1.8 * radius + 2)
     stretch = np.exp(rng.normal(0, 0.25, 3))
     away = np.sqrt(sum((p / np.float32(s)) ** 2 for p, s in zip(position, stretch, strict=True)))
     distance = away - radius * (1 + 0.12 * smooth_noise(rng, away.shape, (3, 3, 3)))

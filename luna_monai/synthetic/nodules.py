@@ -215,10 +215,7 @@ def paint_nodule(
     reach = 1.8 * r
     if nodule.shape is not None:  # a shape nearly fills its cube
         reach = r * (_SHAPE_POINTS + 2) / float(_shapes()["diameter_points"][nodule.shape])
-    found = neighbourhood(grid, center, reach + 3 + nodule.halo)
-    if found is None:
-        return np.array([*center, 2 * r])
-    block, position = found
+    block, position = neighbourhood(grid, center, reach + 3 + nodule.halo)
     x, y, z = position
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32)
     turned = [t[0] * x + t[1] * y + t[2] * z for t in turn]
@@ -248,10 +245,9 @@ def paint_nodule(
         if count:
             length = 0.3 * r + rng.uniform(1.0, longest, count)
             radius = rng.uniform(0.4, thickest, count)
-            around = neighbourhood(grid, center, 0.8 * r + float(length.max()) + 2)
-            if around is not None:
-                share = _cover(grid, around[0], center, _rays(rng, count, 0.8 * r, length, radius), sigma)
-                blend(volume, around[0], share, nodule.density_hu - (250 if nodule.kind == GROUND_GLASS else 0))
+            around, _ = neighbourhood(grid, center, 0.8 * r + float(length.max()) + 2)
+            share = _cover(grid, around, center, _rays(rng, count, 0.8 * r, length, radius), sigma)
+            blend(volume, around, share, nodule.density_hu - (250 if nodule.kind == GROUND_GLASS else 0))
     if nodule.calcium_hu is not None:
         blend(volume, block, share_inside(body + np.float32((1 - nodule.calcium) * r), sigma) * filled,
               nodule.calcium_hu)  # fmt: skip

@@ -93,8 +93,8 @@ def paint_tubes(
 
 def neighbourhood(
     grid: VoxelGrid, center: NDArray[np.float64], reach: float
-) -> tuple[tuple[slice, slice, slice], tuple[FloatArray, FloatArray, FloatArray]] | None:
-    """Find the voxels around a point.
+) -> tuple[tuple[slice, slice, slice], tuple[FloatArray, FloatArray, FloatArray]]:
+    """Find the voxels around a point, or those next to it when none is within reach.
 
     Args:
         grid: the voxels.
@@ -103,14 +103,12 @@ def neighbourhood(
 
     Returns:
         The block of voxels as slices (z, y, x), and how far its voxels lie from the centre along x (1, 1, nx),
-        y (1, ny, 1) and z (nz, 1, 1), mm; None when no voxel is within reach.
+        y (1, ny, 1) and z (nz, 1, 1), mm.
     """
     slices, relative = [], []
     for dimension in range(3):
         axis = grid.axis(dimension) - center[dimension]
-        inside = np.flatnonzero(np.abs(axis) <= reach)
-        if len(inside) == 0:
-            return None
+        inside = np.flatnonzero(np.abs(axis) <= max(reach, float(np.abs(axis).min())))
         slices.append(slice(int(inside[0]), int(inside[-1]) + 1))
         shape = [1, 1, 1]
         shape[2 - dimension] = len(inside)
