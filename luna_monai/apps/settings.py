@@ -194,8 +194,6 @@ def _fault(error: Any) -> str:
             f"{found} replaces the whole section and has no _target_; to change one value, write "
             f"'{key}#{part}: …' in a file or {key}#{part}=… on the command line"
         )
-    if error.validator == "not":
-        return f"{error.schema['not']['description']}, found {found}"
     limits = error.schema
     if error.validator == "pattern":
         return f"must be {limits['description']}, found {found}"

@@ -65,7 +65,6 @@ TRAINING = [
     ("optimizer={lr: 0.01}", r"optimizer: .* replaces the whole section .* write 'optimizer#lr: …' in a file"),
     ("optimizer#_target_=torch.optim.Adamm", "optimizer#_target_: there is no class or function 'torch.optim.Adamm'"),
     ("optimizer#_target_=nowhere.Adam", "optimizer#_target_: there is no class or function 'nowhere.Adam'"),
-    ("lr_scheduler#_target_=torch.optim.lr_scheduler.ReduceLROnPlateau", "_target_: ReduceLROnPlateau needs a metric"),
     ("batch_size=@batchsize", "batch_size: there is no key 'batchsize' to refer to; did you mean 'batch_size'"),
     ("batch_size=@val_batch_size val_batch_size=@batch_size", "batch_size: refers to itself, by @"),
     ("optimizer#lr=@optimizer", "optimizer.*: refers to itself"),
