@@ -19,7 +19,7 @@ from monai.engines import Trainer
 from network import AS_TRAINED_ON_GPU, ON_CPU, make_step
 from speed import time_in_turn
 
-from luna_monai.apps.workflow import config_files, load_workflow
+from luna_monai.workflow import config_files, load_workflow
 
 NETWORK = "$torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 48 * 48, 2))"
 

@@ -27,9 +27,9 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import RandomSampler
 
-from luna_monai.apps.workflow import config_files
 from luna_monai.data import CandidateDataset, CandidateLoader, Precache
 from luna_monai.training import PrepareCandidateBatch
+from luna_monai.workflow import config_files
 
 AIM = 30_000  # training samples a second on one H200
 _BATCHES = 16  # in a pass through the loader, so that its start does not count for much

@@ -26,11 +26,11 @@ import pandas as pd
 import torch
 from memory import memory_in_use
 
-from luna_monai.apps.workflow import config_files, given_options, load_workflow
 from luna_monai.data.cache import SeriesCache
 from luna_monai.data.datasets import CandidateDataset, CandidateLoader
 from luna_monai.data.precache import Precache
 from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.workflow import config_files, given_options, load_workflow
 
 _SAMPLE_S = 0.05  # between two looks at the memory
 

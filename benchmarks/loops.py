@@ -33,10 +33,10 @@ from monai.bundle import ConfigWorkflow
 from monai.engines import Trainer
 
 from benchmarks.speed import Roofline, roofline, time_in_turn
-from luna_monai.apps.workflow import config_files, given_options, load_workflow, parse_override
 from luna_monai.data.datasets import CandidateDataset
 from luna_monai.errors import unwrapped_luna_errors
 from luna_monai.training import ThroughputHandler
+from luna_monai.workflow import config_files, given_options, load_workflow, parse_override
 
 BOOK = "the book's loop"
 OURS = "luna-monai"

@@ -20,7 +20,7 @@ from loops import epoch_by_epoch, quiet
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from luna_monai.apps.workflow import config_files, load_workflow
+from luna_monai.workflow import config_files, load_workflow
 
 #: Part of the work -> what the names of its operations hold; the first that fits counts.
 PARTS = {

@@ -17,8 +17,8 @@ from ignite.engine import Events
 from loops import quiet
 from memory import memory_in_use
 
-from luna_monai.apps.workflow import config_files, load_workflow
 from luna_monai.training import ThroughputHandler
+from luna_monai.workflow import config_files, load_workflow
 
 
 def memory_held() -> float:

@@ -7,11 +7,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_monai.apps.base import App
-from luna_monai.apps.workflow import add_config_arguments, config_files, given_settings, load_workflow
+from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.files import readable_size
 from luna_monai.share import configs_dir
+from luna_monai.workflow import add_config_arguments, config_files, given_settings, load_workflow
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser

@@ -1,10 +1,13 @@
-"""``luna-monai COMMAND``: finds the command and runs it, without importing torch before it must."""
+"""``luna-monai COMMAND``: what all commands share, and how one is run without importing torch before it must."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import sys
+import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -22,6 +25,85 @@ COMMANDS = {
     "export": ("export", "LunaExportApp", "write the network as TorchScript or ONNX"),
     "report": ("report", "LunaReportApp", "show a run's curves and mistakes in one HTML file"),
 }
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not those that the help explains in words."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False or action.default == []:  # but 0 is shown
+            return action.help
+        return super()._get_help_string(action)
+
+
+class App(ABC):
+    """One command of ``luna-monai``, callable from Python as ``SomeApp(argv).main()``, as in the book.
+
+    Args:
+        sys_argv: the command's arguments; the process's own when None. The book passes numbers too, so every value
+            is turned into a string.
+    """
+
+    name = ""
+    description = ""
+    #: Whether positional arguments may stand between options.
+    intermixed = False
+
+    def __init__(self, sys_argv: Sequence[object] | None = None) -> None:
+        parser = argparse.ArgumentParser(
+            prog=f"luna-monai {self.name}",
+            description=self.description,
+            formatter_class=_HelpFormatter,
+        )
+        self.add_arguments(parser)
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        parse = parser.parse_intermixed_args if self.intermixed else parser.parse_args
+        self.sys_argv = sys.argv[1:] if sys_argv is None else [str(value) for value in sys_argv]
+        self.cli_args = parse(self.sys_argv)
+
+    @abstractmethod
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments on ``parser``."""
+
+    @abstractmethod
+    def main(self) -> int:
+        """Do the work.
+
+        Returns:
+            The exit status: 0, or 1 where the command's answer is that something is wrong.
+
+        Raises:
+            LunaError: when the input is bad.
+        """
+
+
+def run_app(app_class: type[App], sys_argv: Sequence[object] | None = None) -> int:
+    """Run a command as a process would: log to standard output, one line on standard error for bad input.
+
+    Args:
+        app_class: the command.
+        sys_argv: its arguments; the process's own when None.
+
+    Returns:
+        The exit status: the command's own, 1 for bad input, 130 when interrupted.
+    """
+    from luna_monai.errors import find_luna_error
+
+    app = app_class(sys_argv)
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
+    try:
+        return app.main()
+    except KeyboardInterrupt:
+        sys.stderr.write(f"luna-monai {app.name}: interrupted\n")
+        return 130
+    except Exception as error:
+        found = find_luna_error(error)
+        if found is None:
+            raise
+        if app.cli_args.debug:
+            traceback.print_exception(error)
+        sys.stderr.write(f"luna-monai {app.name}: error: {found}\n")
+        return 1
 
 
 def main(sys_argv: Sequence[str] | None = None) -> int:
@@ -48,8 +130,6 @@ def main(sys_argv: Sequence[str] | None = None) -> int:
         return 0
     parsed = parser.parse_args(arguments)
     module_name, class_name, _ = COMMANDS[parsed.command]
-    from luna_monai.apps.base import run_app
-
     app_class = getattr(importlib.import_module(f"luna_monai.apps.{module_name}"), class_name)
     return run_app(app_class, parsed.arguments)
 

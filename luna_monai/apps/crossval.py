@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_monai.apps.base import App
-from luna_monai.apps.settings import schema
-from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
-from luna_monai.apps.trust import read_config
-from luna_monai.apps.workflow import (
+from luna_monai.apps.cli import App
+from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.literals import literal
+from luna_monai.settings import schema
+from luna_monai.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
+from luna_monai.trust import read_config
+from luna_monai.workflow import (
     add_config_arguments,
     add_overrides_argument,
     config_files,
@@ -22,8 +24,6 @@ from luna_monai.apps.workflow import (
     load_workflow,
     run_workflow,
 )
-from luna_monai.errors import LunaError, unwrapped_luna_errors
-from luna_monai.literals import literal
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import groupby
 
-from luna_monai.apps.base import App
+from luna_monai.apps.cli import App
 from luna_monai.data.doctor import ERROR, INFORMATION, WARNING, Finding, examine_dataset
 from luna_monai.files import write_bytes
 

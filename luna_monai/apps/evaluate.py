@@ -8,10 +8,12 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from luna_monai.apps.base import App
-from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
-from luna_monai.apps.trust import run_config
-from luna_monai.apps.workflow import (
+from luna_monai.apps.cli import App
+from luna_monai.errors import LunaError
+from luna_monai.share import bundle_dir
+from luna_monai.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
+from luna_monai.trust import run_config
+from luna_monai.workflow import (
     add_config_arguments,
     add_overrides_argument,
     config_files,
@@ -20,8 +22,6 @@ from luna_monai.apps.workflow import (
     load_workflow,
     run_workflow,
 )
-from luna_monai.errors import LunaError
-from luna_monai.share import bundle_dir
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_monai.apps.base import App
-from luna_monai.apps.trust import run_config
-from luna_monai.apps.workflow import add_overrides_argument, check_paths, config_files, given_settings, load_workflow
+from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.share import bundle_dir
+from luna_monai.trust import run_config
+from luna_monai.workflow import add_overrides_argument, check_paths, config_files, given_settings, load_workflow
 
 if TYPE_CHECKING:
     import torch

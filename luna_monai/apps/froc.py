@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from luna_monai.apps.base import App
+from luna_monai.apps.cli import App
 from luna_monai.data.annotations import WITHOUT_EXCLUDED, read_finding_table
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError

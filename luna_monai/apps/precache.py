@@ -6,9 +6,10 @@ import argparse
 import logging
 import re
 
-from luna_monai.apps.base import App
-from luna_monai.apps.torchrun import is_launched
-from luna_monai.apps.workflow import (
+from luna_monai.apps.cli import App
+from luna_monai.errors import LunaError
+from luna_monai.torchrun import is_launched
+from luna_monai.workflow import (
     add_config_arguments,
     config_files,
     given_options,
@@ -16,7 +17,6 @@ from luna_monai.apps.workflow import (
     load_workflow,
     run_workflow,
 )
-from luna_monai.errors import LunaError
 
 logger = logging.getLogger(__name__)
 

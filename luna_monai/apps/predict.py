@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from luna_monai.apps.base import App
-from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
-from luna_monai.apps.workflow import check_paths, given_options, given_settings, load_workflow, run_workflow
+from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError
 from luna_monai.share import bundle_dir
+from luna_monai.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
+from luna_monai.workflow import check_paths, given_options, given_settings, load_workflow, run_workflow
 
 
 class LunaPredictApp(App):

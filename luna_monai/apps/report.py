@@ -6,7 +6,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from luna_monai.apps.base import App
+from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes
 from luna_monai.reports.page import build_report

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 
-from luna_monai.apps.base import App
+from luna_monai.apps.cli import App
 
 logger = logging.getLogger(__name__)
 

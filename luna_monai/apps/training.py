@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from luna_monai.apps.base import App
-from luna_monai.apps.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
-from luna_monai.apps.workflow import (
+from luna_monai.apps.cli import App
+from luna_monai.errors import LunaError
+from luna_monai.literals import literal
+from luna_monai.share import bundle_dir
+from luna_monai.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
+from luna_monai.workflow import (
     add_config_arguments,
     check_paths,
     config_files,
@@ -15,9 +18,6 @@ from luna_monai.apps.workflow import (
     load_workflow,
     run_workflow,
 )
-from luna_monai.errors import LunaError
-from luna_monai.literals import literal
-from luna_monai.share import bundle_dir
 
 
 class LunaTrainingApp(App):

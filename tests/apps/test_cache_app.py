@@ -2,8 +2,8 @@
 
 import pytest
 
-from luna_monai.apps.base import run_app
 from luna_monai.apps.cache import LunaCacheApp
+from luna_monai.apps.cli import run_app
 from luna_monai.apps.precache import LunaPrecacheApp
 from luna_monai.data.cache_files import cached_files
 

@@ -6,9 +6,8 @@ import sys
 import pytest
 
 from luna_monai.apps import LunaTrainingApp
-from luna_monai.apps.base import run_app
-from luna_monai.apps.cli import COMMANDS, main
-from luna_monai.apps.torchrun import cores, is_launched
+from luna_monai.apps.cli import COMMANDS, main, run_app
+from luna_monai.torchrun import cores, is_launched
 
 
 def test_without_a_command_it_shows_them(capsys):
@@ -58,7 +57,7 @@ def test_names_that_windows_lacks(monkeypatch):
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
     monkeypatch.delattr("signal.SIGHUP", raising=False)
     monkeypatch.delattr("signal.SIGQUIT", raising=False)
-    from luna_monai.apps.torchrun import _signal_handlers_kept
+    from luna_monai.torchrun import _signal_handlers_kept
 
     with _signal_handlers_kept():
         assert cores() >= 1

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from luna_monai.apps import LunaCrossvalApp, LunaFrocApp, LunaTrainingApp, crossval
-from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import run_app
 from luna_monai.apps.crossval import assert_fresh
 from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel

@@ -14,9 +14,9 @@ import torch
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from luna_monai.apps import LunaCrossvalApp, LunaTrainingApp
-from luna_monai.apps.base import run_app
-from luna_monai.apps.torchrun import _reason
+from luna_monai.apps.cli import run_app
 from luna_monai.errors import LunaError
+from luna_monai.torchrun import _reason
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import run_app
 from luna_monai.apps.doctor import LunaDoctorApp
 
 HEADER = (

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from luna_monai.apps import LunaEvaluateApp, LunaFrocApp, LunaTrainingApp
-from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import run_app
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import Calibration, log_odds_of_probability
 from luna_monai.networks import LunaModel

@@ -8,7 +8,7 @@ import yaml
 
 import luna_monai.networks.exports
 from luna_monai.apps import LunaEvaluateApp, LunaExportApp, LunaPredictApp
-from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import run_app
 from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel, load_network
 from luna_monai.networks.exports import FORMATS, export_network

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import run_app
 from luna_monai.apps.froc import LunaFrocApp
 from luna_monai.errors import LunaError
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import run_app
 from luna_monai.apps.precache import LunaPrecacheApp, parse_shard, parse_subsets
 from luna_monai.data.cache_files import cached_files
 from luna_monai.errors import LunaError

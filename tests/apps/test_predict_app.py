@@ -16,7 +16,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from luna_monai.apps import LunaPredictApp
-from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import run_app
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import Calibration, log_odds_of_probability
 from luna_monai.networks import LunaModel
@@ -338,7 +338,7 @@ def test_operating_points_of_these_weights(tmp_path, weights, monkeypatch, voxel
     (bundle / "models").mkdir()
     shutil.copy(weights, bundle / "models" / "model.pt")
     monkeypatch.setattr("luna_monai.apps.predict.bundle_dir", lambda: bundle)
-    monkeypatch.setattr("luna_monai.apps.workflow.bundle_dir", lambda: bundle)
+    monkeypatch.setattr("luna_monai.workflow.bundle_dir", lambda: bundle)
     sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.mhd"))
     arguments = [tmp_path / "a.mhd", "--candidates", write_points(tmp_path / "points.csv", geometry)]
     calibration = {"temperature": 2.0, "intercept": -3.0, "prevalence": 0.01}
@@ -901,13 +901,16 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
         ),
         ([place / "list.csv", "--output", "x.dcm"], r"x\.dcm: holds one scan, and there are 2"),
         ([place / "a.mhd", "--report", "x.pdf"], r"x\.pdf: the name of a report ends with \.html"),
-        ([place / "a.mhd", "--report", "x.html", "report_findings=-1"], r"must not be negative, found -1"),
+        (
+            [place / "a.mhd", "--report", "x.html", "report_findings=-1"],
+            r"report_findings: must be integer, at least 1, found -1",
+        ),
         ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the name of a heat map ends with \.nii\.gz, \.nii"),
         ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: a heat map is of one scan, and there are 2"),
         ([place / "a.mhd", place / "b.nii"], r"one SCAN is needed, found .*a\.mhd.*b\.nii.*; a CSV file lists many"),
         ([place / "a.mhd", "weigths=1"], r"'weigths' is not a key of the configuration; did you mean 'weights'"),
         ([place / "a.mhd", "--seriesuid", "1.2"], r"a\.mhd: a series can be chosen from a folder or a list of scans"),
-        ([place / "a.mhd", "batch_size=0"], r"batch_size must be at least 1, found 0"),
+        ([place / "a.mhd", "batch_size=0"], r"batch_size: must be integer, at least 1, found 0"),
         ([place / "list.csv"], r"none of 2 scans could be classified; the first: .*points\.csv: no column 'seriesuid'"),
     ):
         refused(message, capfd, *arguments, *given)

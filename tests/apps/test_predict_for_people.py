@@ -12,7 +12,7 @@ import torch
 from highdicom.sr import srread
 
 from luna_monai.apps import LunaPredictApp
-from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import run_app
 from luna_monai.networks import LunaModel
 from luna_monai.networks.exports import export_network
 from luna_monai.scans.geometry import Geometry

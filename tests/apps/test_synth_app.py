@@ -3,7 +3,7 @@
 import pandas as pd
 
 from luna_monai.apps import LunaSynthApp
-from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import run_app
 
 
 def test_writes_what_was_asked_for(tmp_path):

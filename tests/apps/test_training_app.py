@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from luna_monai.apps import LunaTrainingApp
-from luna_monai.apps.base import run_app
-from luna_monai.apps.cli import main
+from luna_monai.apps.cli import main, run_app
 from luna_monai.errors import LunaError
 
 

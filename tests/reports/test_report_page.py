@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, precision_score, recall_score, roc_auc_score
 
-from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import run_app
 from luna_monai.apps.report import LunaReportApp
 from luna_monai.errors import LunaError
 

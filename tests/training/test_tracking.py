@@ -13,7 +13,7 @@ import yaml
 from monai.utils import path_to_sqlite_uri
 
 from luna_monai.apps import LunaTrainingApp
-from luna_monai.apps.base import run_app
+from luna_monai.apps.cli import run_app
 from luna_monai.errors import LunaError
 
 mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from luna_monai.apps.settings import checked, is_text, keys_of, nearest, schema
-from luna_monai.apps.trust import read_config
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.literals import literals
+from luna_monai.settings import checked, is_text, keys_of, nearest, schema
 from luna_monai.share import bundle_dir, configs_dir
+from luna_monai.trust import read_config
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
@@ -161,7 +161,7 @@ def load_workflow(
         MONAI's workflow; its ``parser`` holds the configuration.
 
     Raises:
-        LunaError: for a file that cannot be read, and for all that :func:`~luna_monai.apps.settings.checked` refuses.
+        LunaError: for a file that cannot be read, and for all that :func:`~luna_monai.settings.checked` refuses.
     """
     from monai.bundle import ConfigWorkflow
     from monai.bundle.utils import merge_kv

@@ -1,6 +1,6 @@
 """``--distributed``: a command in several processes of this machine, started and watched by torchrun.
 
-``python -m luna_monai.apps.torchrun COMMAND …`` is one of these processes; torchrun runs it.
+``python -m luna_monai.torchrun COMMAND …`` is one of these processes; torchrun runs it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_monai.apps.base import App
+from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError, find_luna_error
 from luna_monai.share import bundle_dir
 
@@ -102,7 +102,7 @@ def launch(app: App, processes: int) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     with _signal_handlers_kept(), _logging_disabled(), tempfile.TemporaryDirectory(prefix="luna-monai-") as logs:
         options = ["--standalone", "--nproc-per-node", str(processes), "--local-ranks-filter", "0", "--log-dir", logs]
-        module = ["--module", "luna_monai.apps.torchrun", app.name]
+        module = ["--module", "luna_monai.torchrun", app.name]
         try:
             torchrun.run(torchrun.parse_args([*options, *module, *app.sys_argv]))
         except ChildFailedError as error:
