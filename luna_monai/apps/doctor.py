@@ -11,7 +11,8 @@ from dataclasses import asdict
 from itertools import groupby
 
 from luna_monai.apps.cli import App
-from luna_monai.data.doctor import ERROR, INFORMATION, WARNING, Finding, examine_dataset
+from luna_monai.data.doctor import examine_dataset
+from luna_monai.data.doctor_codes import ERROR, INFORMATION, WARNING, Finding
 from luna_monai.files import write_bytes
 
 logger = logging.getLogger(__name__)

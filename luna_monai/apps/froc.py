@@ -9,8 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from luna_monai.apps.cli import App
-from luna_monai.data.annotations import WITHOUT_EXCLUDED, read_finding_table
-from luna_monai.data.tables import COORDINATES, read_table
+from luna_monai.data.tables import COORDINATES, WITHOUT_EXCLUDED, read_finding_table, read_table
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json
 from luna_monai.metrics.findings import check_submission

@@ -15,7 +15,8 @@ __all__, __getattr__ = lazy_exports(
             "collate_candidates",
             "scan_list",
         ],
-        "doctor": ["Finding", "examine_dataset"],
+        "doctor": ["examine_dataset"],
+        "doctor_codes": ["Finding"],
         "precache": ["Precache", "PrecachePlan", "available_cores"],
         "samplers": ["BalancedSampler"],
         "splits": [

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from luna_monai.data.annotations import ANNOTATIONS
-from luna_monai.data.tables import COORDINATES, read_table
+from luna_monai.data.tables import ANNOTATIONS, COORDINATES, read_table
 from luna_monai.errors import LunaError
 from luna_monai.scans import ScanHeader, find_scans, read_header
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,15 @@ import pandas as pd
 
 from luna_monai.errors import LunaError
 
+logger = logging.getLogger(__name__)
+
+ANNOTATIONS = "annotations.csv"
+EXCLUDED = "annotations_excluded.csv"
+#: Warning of all commands that evaluate FROC without the excluded findings.
+WITHOUT_EXCLUDED = (
+    f"no {EXCLUDED}: candidates on its findings count as false positives, so sensitivities and CPM are lower than "
+    "LUNA16 computes them"
+)
 COORDINATES = ["coordX", "coordY", "coordZ"]
 
 _ALIASES = {"seriesuid": ("seriesinstanceuid", "series_uid")}
@@ -159,3 +169,34 @@ def _parse(
 def _first(wrong: pd.Series) -> int:
     """Return the first line for which something is true; 0 when there is none."""
     return int(wrong.index[wrong][0]) if wrong.any() else 0
+
+
+def read_findings(dataset_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Read the annotated nodules and the excluded findings of a LUNA16 dataset.
+
+    Args:
+        dataset_dir: LUNA16 dataset folder.
+
+    Returns:
+        The nodules of ``annotations.csv`` and the findings of ``annotations_excluded.csv``, None where that file is
+        missing, which is logged: each ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm) and
+        ``diameter_mm``.
+
+    Raises:
+        LunaError: when a table is damaged, or ``annotations.csv`` is missing.
+    """
+    annotations = read_finding_table(Path(dataset_dir) / ANNOTATIONS, negative_is_usual=False)
+    excluded = Path(dataset_dir) / EXCLUDED
+    if not excluded.is_file():
+        logger.warning("%s: %s", dataset_dir, WITHOUT_EXCLUDED)
+        return annotations, None
+    return annotations, read_finding_table(excluded)
+
+
+def read_finding_table(path: str | Path, *, negative_is_usual: bool = True) -> pd.DataFrame:
+    """Read a table of findings; negative diameters, which count as 10 mm, are usual for excluded findings only."""
+    table = read_table(path, [*COORDINATES, "diameter_mm"])
+    negative = int((table["diameter_mm"] < 0).sum())
+    if negative and not negative_is_usual:
+        logger.warning("%s: %d nodules have a negative diameter_mm; they count as 10 mm wide", path, negative)
+    return table

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from luna_monai.data.annotations import read_findings
 from luna_monai.data.candidates import DatasetScans
+from luna_monai.data.tables import read_findings
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json, write_submission, write_table
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans, rate_name

@@ -10,8 +10,7 @@ import pandas as pd
 import yaml
 
 from luna_monai.data import subset_of
-from luna_monai.data.annotations import ANNOTATIONS, read_findings
-from luna_monai.data.tables import COORDINATES, read_table
+from luna_monai.data.tables import ANNOTATIONS, COORDINATES, read_findings, read_table
 from luna_monai.errors import LunaError
 from luna_monai.literals import text_of
 from luna_monai.scans.sources import find_scans

@@ -13,8 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
-from luna_monai.data.annotations import read_findings
-from luna_monai.data.tables import COORDINATES
+from luna_monai.data.tables import COORDINATES, read_findings
 from luna_monai.errors import LunaError
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, evaluate_froc
 from luna_monai.metrics.per_class import METRIC_NAMES, per_class_metrics

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from luna_monai.data.doctor import CODES, ERROR, INFORMATION, LUNA16_SUBSETS, WARNING, Finding, examine_dataset
+from luna_monai.data.doctor import LUNA16_SUBSETS, examine_dataset
+from luna_monai.data.doctor_codes import CODES, ERROR, INFORMATION, WARNING, Finding
 from luna_monai.errors import LunaError
 
 SHAPE = (34, 50, 48)
