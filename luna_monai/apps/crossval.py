@@ -37,7 +37,7 @@ DONE = "fold.json"
 
 
 class LunaCrossvalApp(App):
-    """Train a model for each fold, and judge them together on the scans that each has not seen.
+    """Train a model for each fold, and evaluate them together on the scans that each has not seen.
 
     Args:
         sys_argv: arguments; see ``luna-monai crossval --help``.

@@ -129,7 +129,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LunaError(f"{path}: can't be read as the metadata.json of a bundle ({error})") from None
+        raise LunaError(f"{path}: cannot be read as the metadata.json of a bundle ({error})") from None
     if not isinstance(content, dict):
         raise LunaError(f"{path}: not the metadata.json of a bundle, expected a JSON object")
     return content

@@ -46,7 +46,7 @@ class LunaSynthApp(App):
             0.
 
         Raises:
-            LunaError: when an argument is out of range or the folder can't be written.
+            LunaError: when an argument is out of range or the folder cannot be written.
         """
         # Generating needs scipy and pandas, which --help does not.
         from luna_monai.synthetic import write_dataset

@@ -10,7 +10,7 @@ from scipy.spatial import KDTree
 
 from luna_monai.detection.lungs import MASK_SPACING, Lungs
 
-#: Every so many voxels of the mask are enough to tell left from right.
+#: Step between the voxels of the mask that are enough to tell left from right.
 COARSE = 2
 #: The smaller lung is at least this part of the larger one.
 SMALLER_LUNG = 0.3

@@ -13,7 +13,7 @@ from luna_monai.synthetic.sampling import FloatArray, VoxelGrid
 _TABLE_STEP = 0.1
 _TABLE_RADII = np.arange(0, 4 + _TABLE_STEP, _TABLE_STEP)
 _TABLE_DISTANCES = np.arange(0, 7 + _TABLE_STEP, _TABLE_STEP)
-# So many voxels at a time that all arrays of one step stay in the processor's cache.
+# Voxels painted at a time: few enough that all arrays of one step stay in the processor's cache.
 _CHUNK = 60_000
 
 
