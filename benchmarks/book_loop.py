@@ -38,7 +38,7 @@ class BookLoop:
     """Network, optimizer and loader as in the book.
 
     Args:
-        candidates: what to train on or to judge.
+        candidates: what to train on or to evaluate.
         samples: how many of them an epoch has; they are repeated where there are fewer.
         batch_size: candidates in a batch.
         num_workers: processes that load batches.
@@ -77,7 +77,7 @@ class BookLoop:
         return self._summary(metrics.to("cpu"))
 
     def validate(self) -> dict[str, float]:
-        """Judge all samples and return the metrics."""
+        """Evaluate all samples and return the metrics."""
         self.model.eval()
         metrics = torch.zeros(3, self.samples, device=self.device)
         with torch.no_grad():

@@ -77,7 +77,7 @@ def time_loading(
         cache: tells the series, the transforms and the disk.
         num_workers: numbers of workers to try.
         batch_sizes: batch sizes to try.
-        max_series: take the first so many series.
+        max_series: number of series to take, the first ones.
 
     Returns:
         The times.

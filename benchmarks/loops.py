@@ -186,7 +186,7 @@ def time_predicting(files: Sequence[str], overrides: Mapping[str, Any], samples:
 
 
 def _from_files(dataset: CandidateDataset) -> CandidateDataset:
-    # The book's loader has workers and pinned memory, which tensors on a GPU can't go through.
+    # The book's loader has workers and pinned memory, which tensors on a GPU cannot go through.
     dataset = copy.copy(dataset)
     dataset.device = None
     return dataset
