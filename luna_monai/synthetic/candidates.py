@@ -55,8 +55,8 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
         tubes: vessels and airways.
 
     Returns:
-        Positions (n, 3), (x, y, z) in mm, under the names of ``NEGATIVE_SHARES``, ``finding`` excepted, of small vessels
-        that a nodule may touch, and of ribs.
+        Positions (n, 3), (x, y, z) in mm, under the names of ``NEGATIVE_SHARES``, ``finding`` excepted, of small
+        vessels that a nodule may touch, and of ribs.
     """
     thorax = setting.thorax
     grid, lung, cavity, diaphragm = thorax.grid, thorax.lung, thorax.cavity, thorax.diaphragm
