@@ -173,7 +173,7 @@ def outside_of(table: pd.DataFrame, scans: Mapping[str, ScanHeader]) -> dict[int
         By the index of the row, its series, position and voxel.
     """
     found = {}
-    positions = table[COORDINATES].to_numpy()
+    positions, index = table[COORDINATES].to_numpy(), table.index.to_numpy()
     for seriesuid, rows in table.groupby("seriesuid", sort=False).indices.items():
         if seriesuid not in scans:
             continue
@@ -183,5 +183,5 @@ def outside_of(table: pd.DataFrame, scans: Mapping[str, ScanHeader]) -> dict[int
         for number in np.flatnonzero(((center_irc < 0) | (center_irc >= geometry.shape)).any(axis=1)):
             world, voxel = (", ".join(f"{value:g}" for value in values[number]) for values in (points, center_irc))
             text = f"{seriesuid} at ({world}) mm = voxel z,y,x ({voxel}) of {geometry.shape}"
-            found[int(table.index[int(rows[number])])] = text
+            found[int(index[np.asarray(rows)[number]])] = text
     return found
