@@ -55,8 +55,8 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
         tubes: vessels and airways.
 
     Returns:
-        Positions (n, 3), (x, y, z) in mm, under the names of ``NEGATIVE_SHARES``, ``finding`` excepted, and those of
-        vessels that a nodule may sit on.
+        Positions (n, 3), (x, y, z) in mm, under the names of ``NEGATIVE_SHARES``, ``finding`` excepted, of small
+        vessels that a nodule may touch, and of ribs.
     """
     thorax = setting.thorax
     grid, lung, cavity, diaphragm = thorax.grid, thorax.lung, thorax.cavity, thorax.diaphragm
@@ -72,6 +72,7 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
         "small vessel": small_vessel[grid.value_at(lung, small_vessel) < -2],
         "bronchus": tubes.airways.end,
         "wall": grid.points_where(surface & (np.abs(cavity) < 5)),
+        "rib": grid.points_where(surface & (thorax.bone < 6)),
         "mediastinum": grid.points_where(surface & (cavity < -14) & (diaphragm > 10)),
         "diaphragm": grid.points_where(surface & (np.abs(diaphragm) < 2)),
         "fissure": _fissure_points(setting),

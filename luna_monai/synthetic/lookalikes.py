@@ -89,11 +89,12 @@ def paint_patch(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.flo
         radius: how far it reaches, mm.
     """
     block, position = neighbourhood(canvas.grid, center, 1.6 * radius)
-    stretch = np.exp(rng.normal(0, 0.35, 3))
+    stretch = np.exp(rng.normal(0, 0.5, 3))
     away = np.sqrt(sum((p / np.float32(s)) ** 2 for p, s in zip(position, stretch, strict=True)))
-    cells = max(3, round(radius / 2.5))
-    mottled = smooth_noise(rng, away.shape, (cells, cells, cells))
-    share = np.clip(1.1 - away / radius + 0.35 * mottled, 0, 1) * np.clip(1.5 - away / radius, 0, 1)
+    # As uneven as it is dense: a smooth round patch is a ground-glass nodule.
+    cells = max(3, round(radius / 2))
+    mottled = smooth_noise(rng, away.shape, (3, 3, 3)) + smooth_noise(rng, away.shape, (cells, cells, cells))
+    share = np.clip(0.8 - away / radius + 0.5 * mottled, 0, 1) * np.clip(1.5 - away / radius, 0, 1)
     blend(canvas.volume, block, share.astype(np.float32), float(rng.uniform(-650, 20)))
 
 
@@ -152,15 +153,18 @@ def paint_lookalikes(
             reach = (float(rng.uniform(*along)), float(rng.uniform(*across)))
             hu = float(rng.uniform(-300, 40))
             paint_sheet(rng, canvas, inner, normal, reach, float(rng.uniform(0.4, thick)), hu)
-    for pool, mean in (("wall", 5), ("lung", 4)):
+    for pool, mean in (("wall", 4), ("lung", 3)):
         for center in pick(pool, mean):
             inner = center - thorax.normal(center[None])[0] * rng.uniform(0, 8)
-            paint_patch(rng, canvas, inner, float(rng.uniform(5, 16)))
+            paint_patch(rng, canvas, inner, float(rng.uniform(7, 18)))
+    # Lymph nodes, ends of ribs and spurs of bone bulge into the lung. A ball that only touches its surface is a nodule.
     blood = thorax.body.contrast_hu
-    for center in pick("mediastinum", 14):
-        paint_blob(rng, canvas, center, float(rng.uniform(2.5, 7)), float(rng.choice([45.0, 45.0, blood])))
-    # Ends of ribs and spurs of bone that stand into the lung.
-    for center in pick("wall", 10):
-        paint_blob(rng, canvas, center + thorax.normal(center[None])[0], float(rng.uniform(2, 6)),
-                   float(rng.uniform(100, 800)))  # fmt: skip
+    for pool, mean, radii, densities in (
+        ("mediastinum", 14, (2.5, 7), (45.0, 45.0, blood)),
+        ("rib", 10, (2.5, 6), (150.0, 400.0, 800.0)),
+    ):
+        for center in pick(pool, mean):
+            radius = float(rng.uniform(*radii))
+            behind = center + thorax.normal(center[None])[0] * radius * rng.uniform(0.55, 1.1)
+            paint_blob(rng, canvas, behind, radius, float(rng.choice(densities)))
     return np.concatenate(placed) if placed else np.zeros((0, 3))

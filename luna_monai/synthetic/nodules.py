@@ -176,8 +176,9 @@ def _rays(
     return Branches(way * start, end, bend, radius, 0.25 * radius, np.ones(count, dtype=np.int64))
 
 
-def _cover(grid: VoxelGrid, block: tuple[slice, slice, slice], center: NDArray[np.float64], tubes: Branches,
-           sigma: float) -> FloatArray:  # fmt: skip
+def _cover(
+    grid: VoxelGrid, block: tuple[slice, slice, slice], center: NDArray[np.float64], tubes: Branches, sigma: float
+) -> FloatArray:
     """Share of each of the block's voxels that ``tubes``, positions relative to ``center``, fill."""
     cover = np.zeros(tuple(s.stop - s.start for s in block), dtype=np.float32)
     first = [start + step * s.start for start, step, s in zip(grid.start, grid.step, block[::-1], strict=True)]
@@ -249,8 +250,9 @@ def paint_nodule(
             share = _cover(grid, around, center, _rays(rng, count, 0.8 * r, length, radius), sigma)
             blend(volume, around, share, nodule.density_hu - (250 if nodule.kind == GROUND_GLASS else 0))
     if nodule.calcium_hu is not None:
-        blend(volume, block, share_inside(body + np.float32((1 - nodule.calcium) * r), sigma) * filled,
-              nodule.calcium_hu)  # fmt: skip
+        blend(
+            volume, block, share_inside(body + np.float32((1 - nodule.calcium) * r), sigma) * filled, nodule.calcium_hu
+        )
     air = np.zeros_like(body)
     if nodule.cavity > 0:
         shift = rng.normal(0, 0.15, 3) * r
@@ -263,15 +265,21 @@ def paint_nodule(
         tubes = _rays(rng, nodule.bronchi, 0.1 * r, length, rng.uniform(0.7, 1.6, nodule.bronchi))
         air = np.maximum(air, _cover(grid, block, center, tubes, sigma))
     if nodule.bubbles:
-        tubes = _rays(rng, nodule.bubbles, float(rng.uniform(0.1, 0.8)) * r, np.full(nodule.bubbles, 0.2),
-                      rng.uniform(0.5, 0.7 + 0.16 * r, nodule.bubbles))  # fmt: skip
+        tubes = _rays(
+            rng,
+            nodule.bubbles,
+            float(rng.uniform(0.1, 0.8)) * r,
+            np.full(nodule.bubbles, 0.2),
+            rng.uniform(0.5, 0.7 + 0.16 * r, nodule.bubbles),
+        )
         air = np.maximum(air, _cover(grid, block, center, tubes, sigma))
     there += np.minimum(np.float32(-930) - there, 0) * air
     return _measure((filled * empty).astype(np.float32), position, center, abs(float(np.prod(grid.step))))
 
 
-def _measure(seen: FloatArray, position: tuple[FloatArray, ...], center: NDArray[np.float64], voxel: float
-             ) -> NDArray[np.float64]:  # fmt: skip
+def _measure(
+    seen: FloatArray, position: tuple[FloatArray, ...], center: NDArray[np.float64], voxel: float
+) -> NDArray[np.float64]:
     """Center and equivalent diameter (4,) of what is ``seen``, shares of voxels of ``voxel`` cubic mm."""
     total = float(seen.sum())
     offset = [float((seen * p).sum()) / max(total, 1e-6) for p in position]
