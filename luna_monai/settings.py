@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from pydoc import locate
 from types import MappingProxyType
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from luna_monai.errors import LunaError
 from luna_monai.literals import literal, text_of
-from luna_monai.share import bundle_dir
+from luna_monai.share import bundle_dir, schema
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
@@ -23,16 +22,6 @@ if TYPE_CHECKING:
 # YAML 1.1 reads 1e-3 as text.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _UNKNOWN = object()
-
-
-@cache
-def schema(kind: str) -> Mapping[str, Any]:
-    """Read the schema of a configuration: ``train`` or ``inference``.
-
-    ``format`` is ``path`` or ``text`` for values that are never expressions on a command line.
-    """
-    path = bundle_dir() / "configs" / f"{kind}.schema.json"
-    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
 
 
 def is_text(key: str) -> bool:

@@ -13,8 +13,8 @@ import yaml
 
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.literals import literals
-from luna_monai.settings import checked, is_text, keys_of, nearest, schema
-from luna_monai.share import bundle_dir, configs_dir
+from luna_monai.settings import checked, is_text, keys_of, nearest
+from luna_monai.share import bundle_dir, configs_dir, schema
 from luna_monai.trust import read_config
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.literals import literal
-from luna_monai.settings import schema
+from luna_monai.share import schema
 from luna_monai.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
 from luna_monai.trust import read_config
 from luna_monai.workflow import (

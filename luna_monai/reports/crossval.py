@@ -19,6 +19,7 @@ from luna_monai.reports import layout
 from luna_monai.reports.charts import froc_chart
 from luna_monai.reports.figures import COLOURS, froc_figure, plot_froc, to_png
 from luna_monai.reports.layout import render_page
+from luna_monai.training.run_files import read_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -123,9 +124,10 @@ def pool_predictions(
     parts = []
     for fold in folds:
         path = output_dir / f"fold{fold}" / "predictions" / "val.csv"
-        if not path.is_file():
-            raise LunaError(f"{path}: no such file; delete {path.parents[1]} to train this fold again")
-        part = pd.read_csv(path, dtype={"seriesuid": str})
+        try:
+            part = read_predictions(path).astype({"class": int})
+        except LunaError as error:
+            raise LunaError(f"{error}; delete {path.parents[1]} to train this fold again") from None
         undefined = int(part["probability"].isna().sum())
         if undefined:
             raise LunaError(

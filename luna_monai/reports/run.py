@@ -10,12 +10,11 @@ import pandas as pd
 import yaml
 
 from luna_monai.data import subset_of
-from luna_monai.data.tables import ANNOTATIONS, COORDINATES, read_findings, read_table
+from luna_monai.data.tables import ANNOTATIONS, read_findings
 from luna_monai.errors import LunaError
 from luna_monai.literals import text_of
 from luna_monai.scans.sources import find_scans
-
-_PREDICTION_NUMBERS = ["row", *COORDINATES, "class", "diameter_mm"]
+from luna_monai.training.run_files import read_metrics, read_predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +74,10 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
     config = _read_config(folder / "config.yaml", notes)
     training = None
     if (predictions / "trn.csv").is_file():
-        training = _read_predictions(predictions / "trn.csv")
+        training = read_predictions(predictions / "trn.csv")
     else:
         notes.append("There are no training predictions, so results by subset cover validation only.")
-    validation = _read_predictions(predictions / "val.csv")
-    if validation.empty:
-        raise LunaError(f"{predictions / 'val.csv'}: a header line and no candidates")
+    validation = read_predictions(predictions / "val.csv")
 
     annotations, excluded, scans = None, None, {}
     dataset = Path(dataset_dir if dataset_dir is not None else str(text_of(config.get("dataset_dir", ""))))
@@ -92,7 +89,7 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
             "The dataset is not at hand, so there is no FROC curve, no result by subset and no picture. "
             "Give its folder with --dataset-dir."
         )
-    return Run(folder, config, _read_metrics(metrics_path), training, validation, annotations, excluded, scans, notes)
+    return Run(folder, config, read_metrics(metrics_path), training, validation, annotations, excluded, scans, notes)
 
 
 def _read_config(path: Path, notes: list[str]) -> dict[str, Any]:
@@ -106,43 +103,3 @@ def _read_config(path: Path, notes: list[str]) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise LunaError(f"{path}: expected keys and values, found {type(config).__name__}")
     return config
-
-
-def _read_metrics(path: Path) -> pd.DataFrame:
-    # Only the epoch is always defined; the other columns may be empty.
-    epochs = read_table(path, ["epoch"], text=["split"])
-    unknown = ~epochs["split"].isin(["trn", "val"])
-    if unknown.any():
-        raise LunaError(f"{path}: 'split' must be trn or val, found {epochs.loc[unknown, 'split'].iloc[0]!r}")
-    names = pd.read_csv(path, nrows=0).columns.drop(["epoch", "split"])
-    return epochs.astype({"epoch": int}).join(_numbers_or_empty(path, list(names)))
-
-
-def _read_predictions(path: Path) -> pd.DataFrame:
-    table = read_table(path, _PREDICTION_NUMBERS)
-    # Both are NaN, and so empty, where training diverged.
-    table = table.join(_numbers_or_empty(path, ["probability", "loss"]))
-    undefined = table["probability"].isna()
-    for column, valid, expected in (
-        ("class", table["class"].isin([0, 1]), "0 or 1"),
-        ("probability", table["probability"].between(0, 1) | undefined, "between 0 and 1"),
-    ):
-        if not valid.all():
-            row = int((~valid).to_numpy().argmax())
-            found = table[column].iloc[row]
-            raise LunaError(f"{path}: {column!r} must be {expected}, found {found:g} in data row {row + 1}")
-    return table.astype({"class": bool, "row": int})
-
-
-def _numbers_or_empty(path: Path, columns: list[str]) -> pd.DataFrame:
-    table = pd.read_csv(path)
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise LunaError(f"{path}: no column {', '.join(map(repr, missing))}")
-    numbers = table[columns].apply(pd.to_numeric, errors="coerce")
-    wrong = numbers.isna() & table[columns].notna()
-    if wrong.any(axis=None):
-        row, column = (int(place[0]) for place in wrong.to_numpy().nonzero())
-        name, found = columns[column], table[columns].iat[row, column]
-        raise LunaError(f"{path}, data row {row + 1}: {name!r} must be a number or empty, found {found!r}")
-    return numbers

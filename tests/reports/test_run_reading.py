@@ -53,14 +53,22 @@ def damage(path, old, new):
     [
         (lambda run: (run / "metrics.csv").unlink(), "metrics.csv: no such file, so there is nothing to report"),
         (lambda run: (run / "predictions" / "val.csv").unlink(), "val.csv: no such file"),
-        (lambda run: (run / "predictions" / "val.csv").write_text(""), "val.csv: the file is empty"),
+        (
+            lambda run: (run / "predictions" / "val.csv").write_text(""),
+            "val.csv: cannot be read .No columns to",
+        ),
         (lambda run: damage(run / "predictions" / "val.csv", "probability", "p"), "val.csv: no column 'probability'"),
         (lambda run: damage(run / "predictions" / "val.csv", "\n0,1.1,", "\n0,1.1,x"), "val.csv, line 2: 'coordX'"),
-        (lambda run: damage(run / "metrics.csv", "trn", "train"), "'split' must be trn or val, found 'train'"),
+        (lambda run: damage(run / "metrics.csv", "trn", "train"), "'split' must be trn or val, found train"),
         (
             lambda run: damage(run / "metrics.csv", "1,trn,165,", "1,trn,165,oops"),
-            "data row 1: 'loss/all' must be a number or empty, found",
+            "line 2: 'loss/all' must be a number, found",
         ),
+        (
+            lambda run: (run / "metrics.csv").write_bytes(b"epoch,split\n1,\xff\n"),
+            "metrics.csv: cannot be read ",
+        ),
+        (lambda run: (run / "metrics.csv").write_text("epoch,split\n1,trn,5\n"), "metrics.csv: cannot be read .Length"),
         (lambda run: (run / "config.yaml").write_text("a: [1"), "config.yaml: not readable as YAML"),
         (lambda run: (run / "config.yaml").write_text("- 1"), "config.yaml: expected keys and values, found list"),
     ],
@@ -80,7 +88,7 @@ def test_impossible_values_are_named(run_folder, column, value, message):
     table = pd.read_csv(path, dtype={"seriesuid": str})
     table.loc[3, column] = value
     table.to_csv(path, index=False)
-    with pytest.raises(LunaError, match=f"val.csv: '{column}' must be {message}, found {value:g} in data row 4"):
+    with pytest.raises(LunaError, match=f"val.csv, line 5: '{column}' must be {message}, found {value:g}"):
         read_run(run_folder)
 
 
@@ -101,5 +109,5 @@ def test_missing_folder_and_empty_predictions(run_folder, tmp_path):
         read_run(run_folder, tmp_path)
     path = run_folder / "predictions" / "val.csv"
     path.write_text(path.read_text().splitlines()[0] + "\n")
-    with pytest.raises(LunaError, match="a header line and no candidates"):
+    with pytest.raises(LunaError, match="a header line and no rows"):
         read_run(run_folder)
