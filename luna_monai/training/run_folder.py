@@ -143,7 +143,7 @@ class RunFolder:
         self._settings = {
             **self.config,
             "candidates (the table on disk)": f"{len(rows)} rows, SHA-256 {digest}",
-            "length of the schedule": {
+            "schedule": {
                 name: value
                 for item in schedule.values()
                 for name, value in item.state_dict().items()

@@ -64,6 +64,7 @@ class MLflowTracking(MLFlowHandler):
         run_name: str | None = None,
     ) -> None:
         self.run_state = run_state
+        self.run_name: str | None = run_name
         values = pd.json_normalize(dict(config), sep="/").to_dict("records")[0]
         plain = {str(key): str(value)[:_LONGEST_PARAM] for key, value in values.items() if not isinstance(value, list)}
         self.params = {"cache_fingerprint": cache.fingerprint, **plain}
