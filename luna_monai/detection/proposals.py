@@ -85,7 +85,7 @@ class BlobProposer:
             return pd.DataFrame(columns=COORDINATES, dtype=float)
         grid, inside = lungs.fine_grid()
         hu: np.ndarray = resample(volume, geometry, grid)
-        found = []
+        found: list[FloatArray] = []
         for level, radii in enumerate(RADII):
             if level > 0:
                 hu, inside = _halved(hu), _halved(inside) > 0.5
