@@ -49,13 +49,13 @@ def check_settings(kind: str) -> Mapping[str, Any]:
     return configuration
 
 
-def checked(parser: ConfigParser, kind: str, given: Iterable[str] = ()) -> Mapping[str, Any]:
+def checked(parser: ConfigParser, kind: str, given: Iterable[str] | None = None) -> Mapping[str, Any]:
     """Check a configuration before anything of it is made, and turn text into numbers, devices and nothing.
 
     Args:
         parser: holds the configuration, which is changed in place.
         kind: ``train`` or ``inference``.
-        given: keys that were given on the command line, which must have an effect.
+        given: keys that were given on the command line, which must have an effect; all changed keys must when None.
 
     Returns:
         The configuration without metadata, ready to be written as YAML and run again; paths are absolute.
@@ -73,7 +73,7 @@ def checked(parser: ConfigParser, kind: str, given: Iterable[str] = ()) -> Mappi
     _check_schema(config, kind, references)
     _check_components(config, parser)
     _check_references(parser, references)
-    _check_effect(config, kind, references, set(given))
+    _check_effect(config, kind, references, given)
     if not is_code(config["device"]):
         parser["device"] = f"$torch.device({config['device']!r})"
     for key in rules:
@@ -223,7 +223,9 @@ def _check_references(parser: ConfigParser, references: set[tuple[str, str]]) ->
         raise LunaError(f"{first}: refers to itself, by @{' @'.join(others)}") from None
 
 
-def _check_effect(config: Mapping[str, Any], kind: str, references: set[tuple[str, str]], given: set[str]) -> None:
+def _check_effect(
+    config: Mapping[str, Any], kind: str, references: set[tuple[str, str]], given: Iterable[str] | None
+) -> None:
     """Refuse changes of keys that train.yaml refers to, and this configuration does not."""
     from monai.bundle import ConfigParser
 
@@ -231,9 +233,10 @@ def _check_effect(config: Mapping[str, Any], kind: str, references: set[tuple[st
     used_before = {name.split("#")[0] for key, value in base.items() for _, name in _references(value, key)}
     used = {name.split("#")[0] for _, name in references}
     recorded = _as_recorded(dict(config))
-    changed = {key for key in recorded if recorded[key] != base.get(key, recorded[key])}
-    for key in sorted(changed | given):
-        if key in used_before - used or (key in given and "#" not in key and key not in base and key not in used):
+    changed = [key for key in recorded if recorded[key] != base.get(key, recorded[key])] if given is None else given
+    for key in changed:
+        is_new = given is not None and "#" not in key and key not in base and key not in used
+        if key in used_before - used or is_new:
             raise LunaError(
                 f"{key}: has no effect here, because nothing in this configuration refers to it; leave it out"
             )

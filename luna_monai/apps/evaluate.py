@@ -44,7 +44,7 @@ class LunaEvaluateApp(App):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
         parser.add_argument(
-            "run",
+            "run_or_weights",
             metavar="RUN",
             help="folder of a run, whose configuration is used too, but for code that is not in the bundle's own; or a "
             "model.pt, checkpoint.pt, a .state of the book, or an exported .ts or .onnx",
@@ -71,10 +71,10 @@ class LunaEvaluateApp(App):
             LunaError: when the run, the weights, the data or the configuration is bad.
         """
         arguments = self.cli_args
-        check_paths(RUN=arguments.run, dataset_dir=arguments.dataset_dir, metadata=arguments.metadata)
+        check_paths(RUN=arguments.run_or_weights, dataset_dir=arguments.dataset_dir, metadata=arguments.metadata)
         if arguments.metadata is not None:
             _read_json(Path(arguments.metadata))
-        source, files = Path(arguments.run), config_files(arguments.config)
+        source, files = Path(arguments.run_or_weights), config_files(arguments.config)
         weights, output_dir = source, arguments.output_dir
         if source.is_dir():
             weights, output_dir = source / "model.pt", output_dir or str(source / "evaluation")

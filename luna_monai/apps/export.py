@@ -38,7 +38,7 @@ class LunaExportApp(App):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
         parser.add_argument(
-            "run",
+            "run_or_weights",
             nargs="?",
             metavar="RUN",
             help="folder of a run, or a model.pt, checkpoint.pt or .state of the book (default: the bundle's weights)",
@@ -63,9 +63,11 @@ class LunaExportApp(App):
                 else than PyTorch does.
         """
         arguments = self.cli_args
-        check_paths(RUN=arguments.run, dataset_dir=arguments.dataset_dir)
+        check_paths(RUN=arguments.run_or_weights, dataset_dir=arguments.dataset_dir)
         files, folder = config_files(arguments.config), Path()
-        weights = bundle_dir() / "models" / "model.pt" if arguments.run is None else Path(arguments.run)
+        weights = (
+            bundle_dir() / "models" / "model.pt" if arguments.run_or_weights is None else Path(arguments.run_or_weights)
+        )
         if weights.is_dir():
             files[0] = run_config(weights, files[1:])
             folder, weights = weights, weights / "model.pt"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from luna_monai.data.tables import COORDINATES
@@ -15,11 +15,18 @@ from luna_monai.errors import LunaError
 METRICS = "metrics.csv"
 PREDICTIONS = "predictions"
 CONFIG = "config.yaml"
-PREDICTION_COLUMNS = ("row", "seriesuid", *COORDINATES, "class", "diameter_mm", "probability", "loss")
+#: Columns of ``predictions/trn.csv`` and ``val.csv``, and their types.
+PREDICTION_COLUMNS: Mapping[str, Any] = {
+    "row": int,
+    "seriesuid": str,
+    **dict.fromkeys(COORDINATES, float),
+    "class": int,
+    **dict.fromkeys(("diameter_mm", "probability", "loss"), float),
+}
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
-    """Read ``metrics.csv``.
+    """Read a run's ``metrics.csv``.
 
     Args:
         path: the file.
@@ -28,55 +35,36 @@ def read_metrics(path: Path) -> pd.DataFrame:
         ``epoch``, ``split`` (``trn`` or ``val``) and numbers, NaN where undefined.
 
     Raises:
-        LunaError: when it is missing or damaged.
+        LunaError: when the file is missing or damaged.
     """
-    table = _read(path, ["epoch", "split"], text="split", defined=["epoch"])
-    _check(path, table, "split", table["split"].isin(["trn", "val"]), "trn or val")
-    return table.astype({"epoch": int})
+    return _read(path, defaultdict(lambda: float, epoch=int, split=str))
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
-    """Read ``predictions/trn.csv`` or ``val.csv``.
+    """Read a run's predictions of one split.
 
     Args:
-        path: the file.
+        path: ``predictions/trn.csv`` or ``val.csv``.
 
     Returns:
-        ``PREDICTION_COLUMNS``: coordinates in LPS, mm; ``class`` is bool; ``probability`` and ``loss`` are NaN where
-        the network's output was.
+        ``row``, ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm), ``class`` (bool), ``diameter_mm``,
+        ``probability`` and ``loss``, NaN where the network's output was.
 
     Raises:
-        LunaError: when it is missing, empty or damaged.
+        LunaError: when the file is missing or damaged, or has no candidate.
     """
-    table = _read(path, PREDICTION_COLUMNS, text="seriesuid", defined=["row", *COORDINATES, "class", "diameter_mm"])
-    probability = table["probability"]
-    _check(path, table, "class", table["class"].isin([0, 1]), "0 or 1")
-    _check(path, table, "probability", probability.between(0, 1) | probability.isna(), "between 0 and 1")
-    return table.astype({"class": bool, "row": int})
+    table = _read(path, PREDICTION_COLUMNS, list(PREDICTION_COLUMNS))
+    wrong = ~table["class"].isin([0, 1]) | ~table["probability"].fillna(0).between(0, 1)
+    wrong |= table[COORDINATES].isna().any(axis=1)
+    if wrong.any() or table.empty:
+        row = f"data row {wrong.to_numpy().argmax() + 1}" if len(table) else "no candidates"
+        raise LunaError(f"{path}: {row}; expected coordinates, a class of 0 or 1 and a probability from 0 to 1")
+    return table.astype({"class": bool})
 
 
-def _read(path: Path, columns: Sequence[str], text: str, defined: Sequence[str]) -> pd.DataFrame:
-    """Read a table of numbers and one column of text; what is not ``defined`` may be empty."""
+def _read(path: Path, types: Mapping[str, Any], columns: list[str] | None = None) -> pd.DataFrame:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            table = pd.read_csv(path, dtype={text: str}, index_col=False)
-    except (OSError, ValueError, pd.errors.ParserWarning) as error:  # pandas' own are ValueErrors
+        return pd.read_csv(path, dtype=types, usecols=columns)
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise LunaError(f"{path}: cannot be read ({reason})") from None
-    missing = [column for column in columns if column not in table]
-    if missing or table.empty:
-        raise LunaError(f"{path}: {f'no column {missing[0]!r}' if missing else 'a header line and no rows'}")
-    _check(path, table, text, table[text].notna(), "text")
-    for column in table.columns.drop(text):
-        numbers = pd.to_numeric(table[column], errors="coerce")
-        valid = np.isfinite(numbers) if column in defined else numbers.notna() | table[column].isna()
-        _check(path, table, column, valid, "a number")
-        table[column] = numbers
-    return table
-
-
-def _check(path: Path, table: pd.DataFrame, column: str, valid: pd.Series, expected: str) -> None:
-    if not valid.all():
-        row = int((~valid).to_numpy().argmax())
-        raise LunaError(f"{path}, line {row + 2}: {column!r} must be {expected}, found {table[column].iat[row]}")
+        raise LunaError(f"{path}: {reason}; expected a table that 'luna-monai train' writes") from None
