@@ -107,10 +107,8 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise LunaError(f"{path}: not a NIfTI file, or its header is damaged ({reason}); copy it again") from error
-    if dtype.kind not in "iuf":
-        raise LunaError(f"{path}: a scan has one number per voxel, found voxels of type {header['datatype']} ({dtype})")
-    if offset < kind.sizeof_hdr:
-        raise LunaError(f"{path}: its header is damaged (vox_offset is {offset}); copy it again")
+    if dtype.kind not in "iuf" or offset < kind.sizeof_hdr:
+        raise LunaError(f"{path}: a scan has one number per voxel, found type {dtype} at byte {offset}")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not math.isfinite(slope):  # the standard's sign for "stored values are HU"
         slope, intercept = 1.0, 0.0
@@ -129,7 +127,7 @@ def read_nifti_header(path: Path) -> NiftiHeader:
         slope=slope,
         intercept=intercept,
     )
-    found, expected = path.stat().st_size, result.offset + result.nbytes
+    found, expected = path.stat().st_size, offset + result.nbytes
     if found * (MAX_COMPRESSION if compressed else 1) < expected:
         raise LunaError(f"{path}: found {found} bytes, but its header says {expected}; it is truncated, copy it again")
     return result
