@@ -175,6 +175,7 @@ def _wanted(rules: Mapping[str, Any]) -> str:
         "minimum": "at least",
         "exclusiveMinimum": "more than",
         "maximum": "at most",
+        "exclusiveMaximum": "below",
         "minItems": "number of items",
     }
     return ", ".join([text, *(f"{words} {rules[name]}" for name, words in limits.items() if name in rules)])
