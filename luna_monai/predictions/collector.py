@@ -94,7 +94,8 @@ class ScanPredictions:
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator over a :class:`~luna_monai.predictions.ScanDataset`."""
-        engine.add_event_handler(Events.STARTED, self._results.clear)
+        # ignite needs a function with a signature.
+        engine.add_event_handler(Events.STARTED, lambda: self._results.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
 
     def check(self) -> None:
