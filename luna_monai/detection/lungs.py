@@ -128,7 +128,9 @@ class Lungs:
         high = np.clip(np.ceil(start + steps * shape) + 1, low + 1, self.mask.shape).astype(int)
         part = self.mask[tuple(map(slice, low, high))].astype(np.float32)
         return np.asarray(
-            ndimage.affine_transform(part, steps, offset=start - low, output_shape=shape, order=1, mode="nearest")
+            ndimage.affine_transform(
+                part, np.diag(steps), offset=start - low, output_shape=shape, order=1, mode="nearest"
+            )
         )
 
 

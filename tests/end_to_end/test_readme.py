@@ -35,6 +35,8 @@ RUN_ELSEWHERE = {
     "['bundle/configs/train.yaml','bundle/configs/multi_gpu_train.yaml'] "
     "--dataset_dir data-unversioned/part2/luna": "test_distributed.py, two processes",
     "tensorboard --logdir data-unversioned/output/runs": "test_tensorboard_page.py",
+    "luna-monai train --dataset-dir data-unversioned/part2/luna --distributed 2": "tests/apps/test_distributed_app.py",
+    "luna-monai train --tracking mlflow --output-dir data-unversioned/tracked": "tests/training/test_tracking.py",
 }
 
 
