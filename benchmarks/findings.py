@@ -29,6 +29,7 @@ from luna_monai.predictions import default_weights
 from luna_monai.scans import Geometry, find_scans, read_scan
 from luna_monai.synthetic.candidates import collect_places
 from luna_monai.synthetic.nodules import draw_nodule, paint_nodule
+from luna_monai.synthetic.painting import Canvas
 from luna_monai.synthetic.setting import draw_setting
 from luna_monai.synthetic.tissue import compose, scan_volume
 from luna_monai.transforms import CropCandidates
@@ -101,6 +102,7 @@ def synthetic_nodules(seed: int) -> list[Measured]:
     setting = draw_setting(random, 288, 150)
     tubes = draw_tubes(random, setting)
     volume = compose(random, setting, tubes)
+    canvas = Canvas(volume, setting.fine, setting.acquisition.sigma)
     places = collect_places(random, setting, tubes)
     thorax, shape, steps = setting.thorax, np.array(setting.slices.shape), np.abs(setting.slices.step)[::-1]
     jobs = [(kind, size) for kind in KINDS for size in SIZES]
@@ -129,8 +131,7 @@ def synthetic_nodules(seed: int) -> list[Measured]:
                 and depth < (0.3 * radius if kind == "on the pleura" else -radius - 1)
                 and all(np.linalg.norm(center - other) > radius + size_mm / 2 + 10 for other, size_mm, _ in painted)
             ):
-                sigma = setting.acquisition.sigma
-                painted.append((center, paint_nodule(random, volume, setting.fine, center, nodule, sigma), kind))
+                painted.append((center, paint_nodule(random, canvas, center, nodule), kind))
                 break
     hu, acquisition = scan_volume(random, setting, volume), setting.acquisition
     first = setting.to_world(np.array([setting.slices.start]))[0]

@@ -82,7 +82,7 @@ def loader_table(folder: Path, scans: int, batch_sizes: Iterable[int], workers: 
     """Print how fast candidates get to the device."""
     candidates, cache = open_cache(write_dataset(folder / f"luna{scans}", scans, voxel_files=10), folder / "cache")
     Precache(cache, os.cpu_count() or 1).run()
-    files, held = CandidateDataset(candidates, cache), CandidateDataset(candidates, cache, device)
+    files = CandidateDataset(candidates, cache)
     rows: list[tuple[object, ...]] = []
     if device.type == "cuda":
         here, there = (torch.empty(2**30, dtype=torch.uint8, pin_memory=pin) for pin in (True, False))
@@ -97,7 +97,6 @@ def loader_table(folder: Path, scans: int, batch_sizes: Iterable[int], workers: 
     for batch_size in batch_sizes:
         for number in workers:
             rows.append((batch_size, number, f"{rate_to_device(files, batch_size, number, device):,.0f}"))
-        rows.append((batch_size, "cache_on_device", f"{rate_to_device(held, batch_size, 0, device):,.0f}"))
     show(["batch", "workers", "candidates/s to the device"], rows)
     print(flush=True)
 
@@ -112,13 +111,7 @@ def training_table(folder: Path, scans: int, batch_size: int, samples: int, repe
     shared = Path("/dev/shm")
     room = shutil.disk_usage(shared).free if shared.is_dir() else float("inf")
     book_workers = min(workers, int(room // (3 * batch_size * 4 * 32 * 48 * 48)))
-    kinds = {
-        "the default": {},
-        "cache_on_device": {"cache_on_device": True},
-        "compile, cache_on_device": {"compile": True, "cache_on_device": True},
-    }
-    if not torch.cuda.is_available():
-        kinds.pop("compile, cache_on_device")
+    kinds = {"the default": {}, "compile": {"compile": True}} if torch.cuda.is_available() else {"the default": {}}
     found = {}
     for name, more in kinds.items():
         attempt(name, lambda name=name, more=more: found.update(  # type: ignore[misc]

@@ -10,7 +10,6 @@ first.
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import platform
@@ -33,7 +32,6 @@ from monai.bundle import ConfigWorkflow
 from monai.engines import Trainer
 
 from benchmarks.speed import Roofline, roofline, time_in_turn
-from luna_monai.data.datasets import CandidateDataset
 from luna_monai.errors import unwrapped_luna_errors
 from luna_monai.training import ThroughputHandler
 from luna_monai.workflow import config_files, given_options, load_workflow, parse_override
@@ -144,7 +142,7 @@ def time_training(
         trainer.state.epoch_length = min(-(-samples // batch_size), len(loader))
         samples = min(samples, len(loader.sampler))
         workers = get("num_workers") if book_workers is None else book_workers
-        book = BookLoop(_from_files(get("train#dataset")), samples, batch_size, workers, get("device"))
+        book = BookLoop(get("train#dataset"), samples, batch_size, workers, get("device"))
         throughput = next(
             (handler for handler in get("train#handlers") if isinstance(handler, ThroughputHandler)), None
         ) or _watch(trainer)
@@ -177,19 +175,12 @@ def time_predicting(files: Sequence[str], overrides: Mapping[str, Any], samples:
         batches = min(-(-samples // batch_size), len(get("validate#dataloader")))
         samples = min(batches * batch_size, len(dataset))
         evaluator.state.epoch_length = batches
-        book = BookLoop(_from_files(dataset), samples, batch_size, get("num_workers"), get("device"))
+        book = BookLoop(dataset, samples, batch_size, get("num_workers"), get("device"))
         throughput = _watch(evaluator)
         get("precacher").run()
         with quiet():
             seconds = time_in_turn({BOOK: book.validate, OURS: evaluator.run}, repeats)
         return _times(workflow, "validate", seconds, samples, batch_size, throughput)
-
-
-def _from_files(dataset: CandidateDataset) -> CandidateDataset:
-    # The book's loader has workers and pinned memory, which tensors on a GPU cannot go through.
-    dataset = copy.copy(dataset)
-    dataset.device = None
-    return dataset
 
 
 def _watch(engine: Engine) -> ThroughputHandler:

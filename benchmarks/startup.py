@@ -17,9 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,8 +26,7 @@ from common import SHAPE, SPACING, open_cache, show
 from ignite.engine import Engine, Events
 
 from luna_monai.data.cache import SeriesCache
-from luna_monai.data.cache_files import package_versions, series_description
-from luna_monai.data.inventory import write_manifest
+from luna_monai.data.cache_files import describe, series_description
 
 SERIES, CANDIDATES, NODULES = 888, 551_065, 1_351
 LONGEST_S = 15  # that a user should wait
@@ -81,18 +78,13 @@ def write_hollow_cache(cache: SeriesCache) -> None:
     for number in cache.missing():
         item = cache.data[number]
         count = len(item["row"])
-        made_from: Mapping[str, Any] = {
-            "series": series_description(item),
-            "transforms": cache.transform_description,
-            "versions": package_versions(),
-        }
+        made_from = {"series": series_description(item), "transforms": describe(cache.steps)}
         with FakeTensorMode():
             image = torch.empty((count, 1, *cache.spatial_size), dtype=torch.int16)
             center_irc = torch.empty((count, 3), dtype=torch.int64)
         with torch.serialization.skip_data(materialize_fake_tensors=True):
             content = {"image": image, "center_irc": center_irc, "made_from": json.dumps(made_from)}
             torch.save(content, cache.path_of(number))
-    write_manifest(cache.cache_dir)
 
 
 def main() -> None:

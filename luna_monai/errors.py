@@ -34,7 +34,7 @@ def find_luna_error(error: BaseException) -> LunaError | None:
             return LunaError(str(current).rsplit("LunaError: ", 1)[-1].strip())
         if type(current).__name__ == "OutOfMemoryError":  # torch's, which takes a second to import
             reason = ". ".join(str(current).split(". ")[:3])
-            return LunaError(f"{reason}; set batch_size lower, or cache_on_device to false where it is true")
+            return LunaError(f"{reason}; set batch_size lower")
         current = current.__cause__
     return _component_error(error)
 

@@ -109,7 +109,7 @@ def file_name_of(text: str) -> str:
     return f"{re.sub(r'[^0-9A-Za-z_-]', '_', text)[:47]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
+def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     """Write a whole file; see :func:`atomic_write`.
 
     Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError, unwrapped_luna_errors
@@ -14,10 +14,11 @@ from luna_monai.share import configs_dir
 from luna_monai.workflow import add_config_arguments, config_files, given_settings, load_workflow
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from monai.bundle import ConfigParser
 
     from luna_monai.data import SeriesCache
-    from luna_monai.data.inventory import Inventory
 
 logger = logging.getLogger(__name__)
 
@@ -53,86 +54,75 @@ class LunaCacheApp(App):
         Raises:
             LunaError: when the data or the configuration is bad, or there is no cache.
         """
-        return {"status": self._status, "verify": self._verify, "gc": self._gc}[self.cli_args.action]()
-
-    def _status(self) -> int:
-        from luna_monai.data.inventory import take_inventory
-
-        self._cache_dir()
-        cache = _open(self._parser(self.cli_args.config))
-        inventory = take_inventory([cache])
-        logger.info("%s", cache.cache_dir)
-        size = readable_size(inventory.needed_bytes)
-        logger.info("needed: %d of %d series, %s", len(inventory.needed), len(cache.data), size)
-        if inventory.missing[0]:
-            logger.info("missing: %d series; 'luna-monai precache' cuts them", inventory.missing[0])
-        _list_unneeded(inventory)
-        return 0
-
-    def _gc(self) -> int:
-        from luna_monai.data.inventory import take_inventory
-
-        folder = self._cache_dir()
-        inventory = take_inventory(self._all_caches(folder))
-        _list_unneeded(inventory)
-        paths = [path for path, _, _ in inventory.unneeded]
-        if not paths:
-            logger.info("gc: nothing to remove; all %d files are needed", len(inventory.needed))
-        elif self.cli_args.yes:
-            _remove(folder, paths)
-        else:
-            logger.info("gc: nothing was removed; --yes removes these %d files", len(paths))
-        return 0
-
-    def _verify(self) -> int:
-        from luna_monai.data.inventory import verify
-        from luna_monai.training import enumerate_with_estimate
-
-        folder = self._cache_dir()
-        damaged = verify(folder, enumerate_with_estimate)
-        for path, reason in damaged.items():
-            logger.info("damaged: %s: %s", path, reason)
-        if not damaged:
-            logger.info("verify: every file in %s is complete", folder)
-        elif self.cli_args.yes:
-            _remove(folder, list(damaged))
-            logger.info("'luna-monai precache' makes them again")
-        else:
-            logger.info("verify: %d damaged files; --yes removes them, precache makes them again", len(damaged))
-            return 1
+        parser = self._parser(self.cli_args.config)
+        folder = parser.get_parsed_content("cache_dir")
+        if folder is None:
+            raise LunaError("cache_dir is null: there is no cache to look at")
+        if not Path(folder).is_dir():
+            raise LunaError(f"{folder}: no such folder; give --cache-dir, or fill it with 'luna-monai precache'")
+        if self.cli_args.action == "verify":
+            return self._verify(Path(folder))
+        self._look(parser, Path(folder))
         return 0
 
     def _parser(self, overlays: list[str]) -> ConfigParser:
         return load_workflow("precache", config_files(overlays), given_settings(self.cli_args)).parser
 
-    def _cache_dir(self) -> Path:
-        """Find the folder without looking at the dataset, which need not be at hand."""
-        folder = self._parser(self.cli_args.config).get_parsed_content("cache_dir")
-        if folder is None:
-            raise LunaError("cache_dir is null: there is no cache to look at")
-        if not Path(folder).is_dir():
-            raise LunaError(f"{folder}: no such folder; give --cache-dir, or fill it with 'luna-monai precache'")
-        return Path(folder)
+    def _look(self, parser: ConfigParser, folder: Path) -> None:
+        """List what is needed and what is not; gc asks for the needs of all experiments, and may remove the rest."""
+        from luna_monai.data.inventory import take_inventory
 
-    def _all_caches(self, folder: Path) -> list[SeriesCache]:
-        """Open the cache of the configuration that was given, and of each experiment that has the same folder."""
-        caches: list[SeriesCache] = []
-        seen = []
-        for overlays in [self.cli_args.config, [], *([str(path)] for path in sorted(configs_dir().glob("*.yaml")))]:
+        is_gc = self.cli_args.action == "gc"
+        cache = _open(parser)
+        inventory = take_inventory([cache, *self._other_caches(folder)] if is_gc else [cache])
+        logger.info("%s: %d files are needed, %s", folder, len(inventory.needed), _size_of(inventory.needed))
+        if missing := cache.missing():
+            logger.info("missing: %d of %d series; 'luna-monai precache' cuts them", len(missing), len(cache.data))
+        for path, reason in inventory.unneeded.items():
+            logger.info("not needed: %s: %s", path.name, reason)
+        if inventory.unneeded:
+            logger.info("not needed: %d files, %s", len(inventory.unneeded), _size_of(inventory.unneeded))
+        if inventory.others:
+            logger.info("%d files are of series that are not in this dataset; they stay", inventory.others)
+        if is_gc:
+            self._remove(inventory.unneeded)
+
+    def _verify(self, folder: Path) -> int:
+        from luna_monai.data.cache_files import cached_files, find_damage
+        from luna_monai.training import enumerate_with_estimate
+
+        paths = [file.path for file in cached_files(folder)]
+        damage = {path: find_damage(path) for _, path in enumerate_with_estimate(paths, "verify")}
+        damaged = {path: reason for path, reason in damage.items() if reason is not None}
+        for path, reason in damaged.items():
+            logger.info("damaged: %s: %s", path, reason)
+        logger.info("verify: %d of %d files are damaged; precache makes them again", len(damaged), len(paths))
+        self._remove(damaged)
+        return int(len(damaged) > 0 and not self.cli_args.yes)
+
+    def _remove(self, paths: Iterable[Path]) -> None:
+        if not self.cli_args.yes:
+            logger.info("nothing was removed; --yes removes these %d files", len([*paths]))
+            return
+        for path in paths:
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise LunaError(f"{path}: cannot be removed ({error.strerror})") from None
+        logger.info("removed %d files", len([*paths]))
+
+    def _other_caches(self, folder: Path) -> list[SeriesCache]:
+        """Open the caches of the bundle's configuration and of each experiment that has the same folder."""
+        caches = []
+        for overlays in [[], *([str(path)] for path in sorted(configs_dir().glob("*.yaml")))]:
             parser = self._parser(overlays)
-            inputs = _inputs(parser, "cache", {})
-            if inputs in seen:
-                continue
-            seen.append(inputs)
             other = parser.get_parsed_content("cache_dir")
             if other is None or Path(other).resolve() != folder.resolve():
                 continue
             try:
                 caches.append(_open(parser))
             except LunaError as error:
-                if not caches:
-                    raise
-                name = overlays[-1] if overlays else "train.yaml"
+                name = overlays[0] if overlays else "train.yaml"
                 raise LunaError(
                     f"cannot tell which files {name} needs ({error}); give --dataset-dir, for all of them"
                 ) from None
@@ -144,34 +134,5 @@ def _open(parser: ConfigParser) -> SeriesCache:
         return parser.get_parsed_content("cache")
 
 
-def _inputs(parser: ConfigParser, key: str, found: dict[str, Any]) -> dict[str, Any]:
-    """Collect the settings that a part of the configuration refers to, directly or not."""
-    from monai.bundle import ReferenceResolver
-
-    if key not in found:
-        found[key] = parser.get(key)
-        for reference in ReferenceResolver.find_refs_in_config(found[key], key):
-            _inputs(parser, reference, found)
-    return found
-
-
-def _list_unneeded(inventory: Inventory) -> None:
-    for path, size, reason in inventory.unneeded:
-        logger.info("not needed: %s, %s: %s", path.name, readable_size(size), reason)
-    if inventory.unneeded:
-        total = readable_size(sum(size for _, size, _ in inventory.unneeded))
-        logger.info("not needed: %d files, %s", len(inventory.unneeded), total)
-    if inventory.others:
-        logger.info("%d files are of series that are not in this dataset; they stay", inventory.others)
-
-
-def _remove(folder: Path, paths: list[Path]) -> None:
-    from luna_monai.data.inventory import write_manifest
-
-    for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise LunaError(f"{path}: cannot be removed ({error.strerror})") from None
-    logger.info("removed %d files from %s", len(paths), folder)
-    write_manifest(folder)
+def _size_of(paths: Iterable[Path]) -> str:
+    return readable_size(sum(path.stat().st_size for path in paths))

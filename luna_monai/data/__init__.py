@@ -15,9 +15,8 @@ __all__, __getattr__ = lazy_exports(
             "collate_candidates",
             "scan_list",
         ],
-        "doctor": ["examine_dataset"],
-        "doctor_codes": ["Finding"],
-        "precache": ["Precache", "PrecachePlan", "available_cores"],
+        "doctor": ["Finding", "examine_dataset"],
+        "precache": ["Precache", "available_cores"],
         "samplers": ["BalancedSampler"],
         "splits": [
             "check_split",

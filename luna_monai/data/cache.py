@@ -6,7 +6,6 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from monai.transforms import RandomizableTrait, Transform
 from luna_monai.data.cache_files import (
     apply,
     build_series,
-    fingerprint,
     hash_of,
+    is_older,
     name_of,
     open_mapped,
     series_hashing,
@@ -33,8 +32,7 @@ from luna_monai.transforms import CropCandidatesd
 
 logger = logging.getLogger(__name__)
 
-_OPEN_SERIES = 20_000  # a mapped file costs one of the 65,530 memory maps that Linux gives a process
-_LOADED_SCANS = 4  # without a cache: a compressed CT is kept in memory whole, up to 400 MB
+_LOADED_SCANS = 4  # without a cache: a compressed CT is kept in memory, up to 400 MB
 
 
 def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScans) -> list[dict[str, Any]]:
@@ -49,40 +47,34 @@ def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScan
 
     Returns:
         A dict for each series, in the order of their first candidates: ``seriesuid``; ``image``, the
-        :class:`~luna_monai.scans.ScanHeader` of the CT; ``files``, the fingerprints of its files; ``center_xyz``, the
-        world positions of the series' candidates, float64 (n, 3) in the order of the table; ``row``, their index in it.
+        :class:`~luna_monai.scans.ScanHeader` of the CT; ``files``, the size and time of modification of its files;
+        ``changed_ns``, when one of them was last changed or replaced; ``center_xyz``, the world positions of the
+        series' candidates, float64 (n, 3) in the order of the table; ``row``, their index in it.
 
     Raises:
-        LunaError: when a series has no CT, its voxel file is missing or too short, or is outside of the folder.
+        LunaError: when a series has no CT, or its voxel file is missing or too short.
     """
     scans = DatasetScans.of(dataset_dir)
-    # resolve() would follow links out of the folder.
-    root = Path(os.path.abspath(scans.dataset_dir))  # noqa: PTH100
     points = candidates[COORDINATES].to_numpy()
-
-    def make_item(group: tuple[Any, np.ndarray]) -> dict[str, Any]:
-        seriesuid, rows = str(group[0]), group[1]
-        if seriesuid not in scans:
-            raise LunaError(f"{scans.dataset_dir}: no CT of series {seriesuid}; give the dataset_dir of the candidates")
-        header = scans[seriesuid]
-        files = []
-        for path in header.files:
-            place = Path(os.path.abspath(path))  # noqa: PTH100
-            if not place.is_relative_to(root):
-                raise LunaError(
-                    f"{header.path}: its voxels are in {path}, outside {scans.dataset_dir}; move them beside the header"
-                )
-            files.append({"path": place.relative_to(root).as_posix(), **fingerprint(path)})
-        return {
-            "seriesuid": seriesuid,
-            "image": header,
-            "files": files,
-            "center_xyz": points[rows],
-            "row": candidates.index[rows].to_numpy(),
-        }
-
-    with ThreadPoolExecutor(8) as pool:  # disks and networks answer several at once
-        return list(pool.map(make_item, candidates.groupby("seriesuid", sort=False).indices.items()))
+    items = []
+    for seriesuid, rows in candidates.groupby("seriesuid", sort=False).indices.items():
+        header = scans[str(seriesuid)]
+        statuses = {path.relative_to(scans.dataset_dir).as_posix(): path.stat() for path in header.files}
+        files = [
+            {"path": path, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+            for path, status in statuses.items()
+        ]
+        items.append(
+            {
+                "seriesuid": str(seriesuid),
+                "image": header,
+                "files": files,
+                "changed_ns": max(status.st_ctime_ns for status in statuses.values()),
+                "center_xyz": points[rows],
+                "row": candidates.index[rows].to_numpy(),
+            }
+        )
+    return items
 
 
 class SeriesCache(PersistentDataset):
@@ -128,17 +120,19 @@ class SeriesCache(PersistentDataset):
         for step in self.steps:
             if isinstance(step, RandomizableTrait) or not isinstance(step, Transform):
                 raise LunaError(f"{type(step).__name__}: only MONAI's deterministic transforms can be cached")
-        self.spatial_size = _spatial_size(self.steps)
+        crop = next((step for step in self.steps if isinstance(step, CropCandidatesd)), None)
+        if crop is None:
+            raise LunaError("none of the cached transforms is a CropCandidatesd, so nothing is cut")
+        self.spatial_size = crop.cropper.spatial_size
         self._open: dict[int, dict[str, Any]] = {}
-        self._mapped_scans: dict[int, dict[str, Any]] = {}
-        self._loaded_scans: dict[int, dict[str, Any]] = {}
+        self._scans: dict[int, dict[str, Any]] = {}
         self._paths: dict[int, Path] = {}
         # Threads may come for the same file, and it must not be made twice at the same time.
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker maps the files itself: pickling a mapped tensor would send its voxels.
-        return self.__dict__ | {"_open": {}, "_mapped_scans": {}, "_loaded_scans": {}, "_lock": None}
+        return self.__dict__ | {"_open": {}, "_scans": {}, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state | {"_lock": threading.Lock()}
@@ -151,8 +145,6 @@ class SeriesCache(PersistentDataset):
 
     def path_of(self, index: int) -> Path:
         """Return the file of series number ``index``, whether it exists or not."""
-        if self.cache_dir is None:
-            raise ValueError("a SeriesCache without cache_dir has no files")
         if index not in self._paths:
             item = self.data[index]
             name = name_of(item["seriesuid"], self.hash_func(item).decode(), self.transform_hash)
@@ -160,28 +152,22 @@ class SeriesCache(PersistentDataset):
         return self._paths[index]
 
     def missing(self) -> list[int]:
-        """List the series that are not in the cache yet, by their number in ``data``."""
+        """List the series that are not in the cache yet or were cut from an earlier CT, by their number in ``data``."""
         if self.cache_dir is None:
             return []
-        present = {entry.name for entry in os.scandir(self.cache_dir)}
-        return [index for index in range(len(self.data)) if self.path_of(index).name not in present]
+        with os.scandir(self.cache_dir) as entries:
+            present = {entry.name: entry.stat() for entry in entries}
+        names = (self.path_of(index).name for index in range(len(self.data)))
+        return [
+            index
+            for index, name in enumerate(names)
+            if name not in present or is_older(present[name], self.data[index])
+        ]
 
     def bytes_needed(self, indices: Sequence[int]) -> int:
         """Estimate how many bytes the files of these series take: their voxels, and a little for each file."""
         per_candidate = 2 * int(np.prod(self.spatial_size))
         return sum(len(self.data[index]["center_xyz"]) * (per_candidate + 128) + 8192 for index in indices)
-
-    def check_files(self) -> None:
-        """Close files that have become shorter than they are mapped: reading them would end the process by SIGBUS.
-
-        They are cut again when they are next needed.
-        """
-        with self._lock:
-            for index, entry in list(self._open.items()):
-                path = self.path_of(index)
-                if path.is_file() and path.stat().st_size < entry["bytes"]:
-                    logger.warning("%s: truncated while in use", path)
-                    del self._open[index]
 
     def read(self, series: np.ndarray, position: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Read candidates, whole batches at once.
@@ -196,59 +182,56 @@ class SeriesCache(PersistentDataset):
         Raises:
             LunaError: when a series is in no cache and its CT cannot be read.
         """
-        images: list[torch.Tensor] = [torch.empty(0)] * len(series)
-        center_irc = torch.empty((len(series), 3), dtype=torch.int64)
-        if self.cache_dir is None:
-            for index in np.unique(series).tolist():
-                wanted = np.flatnonzero(series == index)
-                cut = self._cut(index, position[wanted])
-                center_irc[wanted] = cut["center_irc"]
-                for slot, image in zip(wanted.tolist(), cut["image"], strict=True):
-                    images[slot] = image
-        else:
-            for slot, (index, place) in enumerate(zip(series.tolist(), position.tolist(), strict=True)):
-                entry = self._open.get(index) or self[index]
-                images[slot] = entry["image"][place]
-                center_irc[slot] = entry["center_irc"][place]
-        return self._stack(images), center_irc
-
-    def _stack(self, images: list[torch.Tensor]) -> torch.Tensor:
         # NumPy asks for huge pages, torch does not: fresh memory for 256 candidates is four times as fast.
-        batch = np.empty((len(images), 1, *self.spatial_size), dtype=np.int16)
-        for slot, image in zip(batch, images, strict=True):
-            slot[...] = image.numpy()
-        return torch.from_numpy(batch)
+        batch = np.empty((len(series), 1, *self.spatial_size), dtype=np.int16)
+        center_irc = np.empty((len(series), 3), dtype=np.int64)
+        for index in np.unique(series).tolist():
+            slots = np.flatnonzero(series == index)
+            places = position[slots]
+            if self.cache_dir is None:
+                entry, places = self._cut(index, places), np.arange(len(slots))
+            else:
+                entry = self._entry(index)
+            image = entry["image"].numpy()
+            center_irc[slots] = entry["center_irc"].numpy()[places]
+            for slot, place in zip(slots.tolist(), places.tolist(), strict=True):
+                batch[slot] = image[place]
+        return torch.from_numpy(batch), torch.from_numpy(center_irc)
 
     def _transform(self, index: int) -> Any:
         # PersistentDataset looks an item up by its content alone; here its number finds it while it is open.
-        if self.cache_dir is None:
-            return self._cut(index, slice(None))
+        return self._cut(index, slice(None)) if self.cache_dir is None else self._entry(index)
+
+    def _entry(self, index: int) -> dict[str, Any]:
+        """Return a mapped file, made first where it is missing."""
+        path, entry = self.path_of(index), self._open.get(index)
+        if entry is not None and not _is_shorter(path, entry["bytes"]):
+            return entry
         with self._lock:
-            entry = self._open.get(index)
-            if entry is None:
+            if entry is not None and self._open.get(index) is entry:
+                logger.warning("%s: truncated while in use; it is cut again from the CT", path)
+                del self._open[index]
+            if index not in self._open:
                 entry = self._map(index)
                 if entry is None:
                     build_series(*self.job(index))
                     entry = self._map(index)
                 if entry is None:
-                    raise LunaError(
-                        f"{self.path_of(index)}: cannot be read although it was just written; check the disk"
-                    )
-                while len(self._open) >= _OPEN_SERIES:
-                    self._open.pop(next(iter(self._open)))
+                    raise LunaError(f"{path}: cannot be read although it was just written; check the disk")
                 self._open[index] = entry
-        return entry
+            return self._open[index]
 
     def job(self, index: int) -> tuple[Path, dict[str, Any], list[Callable]]:
         """Return the arguments of :func:`~luna_monai.data.cache_files.build_series` for series number ``index``."""
         return self.path_of(index), self.data[index], self.steps
 
     def _map(self, index: int) -> dict[str, Any] | None:
-        """Map a file, or return None when there is none or it is damaged."""
+        """Map a file, or return None when there is none, it is damaged, or older than its CT."""
         path = self.path_of(index)
-        if not path.is_file():
-            return None
         try:
+            status = path.stat()
+            if is_older(status, self.data[index]):
+                return None
             entry = open_mapped(path)
         except FileNotFoundError:
             return None
@@ -256,29 +239,25 @@ class SeriesCache(PersistentDataset):
             logger.warning("%s: damaged (%s); it is cut again from the CT", path, error)
             return None
         # Not made_from: its name tells, and it takes 30 kB.
-        return {"image": entry["image"], "center_irc": entry["center_irc"], "bytes": path.stat().st_size}
+        return {"image": entry["image"], "center_irc": entry["center_irc"], "bytes": status.st_size}
 
     def _cut(self, index: int, positions: np.ndarray | slice) -> dict[str, Any]:
         """Cut some candidates of a series, its CT staying open."""
         item = self.data[index]
         with self._lock:
-            scan = self._mapped_scans.get(index) or self._loaded_scans.get(index) or self._load(index)
+            scan = self._scans.get(index)
+            if scan is None:
+                scan = apply(self.steps[:1], item)
+                loaded = [each for each, other in self._scans.items() if not other["image"].meta["mapped"]]
+                if not scan["image"].meta["mapped"] and len(loaded) >= _LOADED_SCANS:
+                    del self._scans[loaded[0]]
+                self._scans[index] = scan
         return apply(self.steps[1:], {**scan, "center_xyz": item["center_xyz"][positions]})
 
-    def _load(self, index: int) -> dict[str, Any]:
-        item = self.data[index]
-        scan = apply(self.steps[:1], item)
-        scans, limit = self._loaded_scans, _LOADED_SCANS
-        if scan["image"].meta["mapped"]:
-            scans, limit = self._mapped_scans, _OPEN_SERIES
-        while len(scans) >= limit:
-            scans.pop(next(iter(scans)))
-        scans[index] = scan
-        return scan
 
-
-def _spatial_size(transforms: Sequence[Any]) -> tuple[int, ...]:
-    for transform in transforms:
-        if isinstance(transform, CropCandidatesd):
-            return transform.cropper.spatial_size
-    raise LunaError("none of the cached transforms is a CropCandidatesd, so nothing is cut")
+def _is_shorter(path: Path, size: int) -> bool:
+    """Tell whether a mapped file has been truncated: reading it would end the process by SIGBUS."""
+    try:
+        return os.stat(path).st_size < size  # noqa: PTH116 - pathlib takes twice the time, once a series and batch
+    except OSError:  # removed: its content stays mapped
+        return False

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,11 @@ logger = logging.getLogger(__name__)
 
 #: Looked for in this order: the book and its row counts use the first.
 CANDIDATE_FILES = ("candidates.csv", "candidates_V2.csv")
+#: Which values of the tables are allowed.
+ALLOWED: dict[str, tuple[Callable[[pd.Series], pd.Series], str]] = {
+    "diameter_mm": (lambda values: values > 0, "above 0"),
+    "class": (lambda values: values.isin([0, 1]), "0 or 1"),
+}
 
 
 class DatasetScans(Mapping[str, ScanHeader]):
@@ -50,6 +54,8 @@ class DatasetScans(Mapping[str, ScanHeader]):
 
     def __getitem__(self, seriesuid: str) -> ScanHeader:
         if seriesuid not in self._headers:
+            if seriesuid not in self.paths:
+                raise LunaError(f"{self.dataset_dir}: no CT of series {seriesuid}; give the candidates' dataset_dir")
             self._headers[seriesuid] = read_header(self.paths[seriesuid])
         return self._headers[seriesuid]
 
@@ -98,41 +104,42 @@ def read_candidates(
         LunaError: when a table is missing or damaged, a class is neither 0 nor 1, no row has its CT on disk, or a
             candidate lies outside its CT and is not to be dropped.
     """
-    if outside_volume not in ("error", "drop"):
-        raise LunaError(f"outside_volume must be 'error' or 'drop', found {outside_volume!r}")
     scans = DatasetScans.of(dataset_dir)
     dataset_dir = scans.dataset_dir
-    path = _candidates_path(dataset_dir, candidates_file)
-    allowed = {
-        "diameter_mm": (lambda values: values > 0, "above 0"),
-        "class": (lambda values: values.isin([0, 1]), "0 or 1"),
-    }
-    annotations = read_table(dataset_dir / ANNOTATIONS, [*COORDINATES, "diameter_mm"], allowed=allowed)
-    candidates = read_table(path, [*COORDINATES, "class"], allowed=allowed)
+    names = CANDIDATE_FILES if candidates_file is None else (candidates_file,)
+    path = next((dataset_dir / name for name in names if (dataset_dir / name).is_file()), None)
+    if path is None:
+        raise LunaError(f"{dataset_dir}: no {' or '.join(names)} in this folder; it is one of LUNA16's tables")
+    annotations = read_table(dataset_dir / ANNOTATIONS, [*COORDINATES, "diameter_mm"], allowed=ALLOWED)
+    candidates = read_table(path, [*COORDINATES, "class"], allowed=ALLOWED)
     if candidates.empty:
         raise LunaError(f"{path}: a header line and no candidates")
     candidates["class"] = candidates["class"].astype(int)
 
     on_disk = candidates["seriesuid"].isin(list(scans))
-    if not on_disk.any():
+    series, absent = candidates["seriesuid"].nunique(), candidates.loc[~on_disk, "seriesuid"].nunique()
+    if absent == series:
         raise LunaError(
-            f"{path}: none of its {candidates['seriesuid'].nunique()} series has a CT on disk; "
-            f"searched {dataset_dir}/subset*/*.mhd and found {len(scans)} scans"
+            f"{path}: none of its {series} series has a CT on disk; searched {dataset_dir}/subset*/*.mhd and found "
+            f"{len(scans)} scans"
         )
-    if not on_disk.all():
+    if absent:
         logger.info(
             "%s: %d of %d candidates dropped, because the CTs of %d of %d series are not in %s",
-            path.name,
-            (~on_disk).sum(),
-            len(candidates),
-            candidates.loc[~on_disk, "seriesuid"].nunique(),
-            candidates["seriesuid"].nunique(),
-            dataset_dir,
+            *(path.name, (~on_disk).sum(), len(candidates), absent, series, dataset_dir),
         )
         candidates = candidates[on_disk].reset_index(drop=True)
-    rows_of_series = candidates.groupby("seriesuid").indices
-    candidates["diameter_mm"] = _match_diameters(candidates, annotations, rows_of_series)
-    candidates = _keep_inside(candidates, scans, path, rows_of_series, drop=outside_volume == "drop")
+    candidates["diameter_mm"] = _match_diameters(candidates, annotations)
+    outside = outside_of(candidates, scans)
+    if outside:
+        listed = "; ".join([*outside.values()][:5]) + (f"; and {len(outside) - 5} more" if len(outside) > 5 else "")
+        if outside_volume == "error":
+            raise LunaError(
+                f"{path}: {len(outside)} candidates lie outside their CT: {listed}. "
+                "Correct the table, or set outside_volume=drop to leave them out"
+            )
+        logger.info("%s: %d candidates dropped, because they lie outside their CT: %s", path.name, len(outside), listed)
+        candidates = candidates.drop(index=list(outside)).reset_index(drop=True)
 
     series_rank = pd.factorize(candidates["seriesuid"], sort=True)[0]
     keys = [series_rank, candidates["diameter_mm"], candidates["class"]]
@@ -143,58 +150,38 @@ def read_candidates(
     return table
 
 
-def _candidates_path(dataset_dir: Path, candidates_file: str | None) -> Path:
-    names = CANDIDATE_FILES if candidates_file is None else (candidates_file,)
-    for name in names:
-        if (dataset_dir / name).is_file():
-            return dataset_dir / name
-    raise LunaError(f"{dataset_dir}: no {' or '.join(names)} in this folder; it is one of LUNA16's tables")
-
-
-def _match_diameters(
-    candidates: pd.DataFrame, annotations: pd.DataFrame, rows_of_series: Mapping[Any, Any]
-) -> np.ndarray:
+def _match_diameters(candidates: pd.DataFrame, annotations: pd.DataFrame) -> np.ndarray:
     diameters = np.zeros(len(candidates))
-    points = candidates[COORDINATES].to_numpy()
-    nodules = annotations[COORDINATES].to_numpy()
-    nodule_diameters = annotations["diameter_mm"].to_numpy()
-    for seriesuid, places in annotations.groupby("seriesuid").indices.items():
-        rows = rows_of_series.get(seriesuid)
-        if rows is None:
-            continue
-        distances = np.abs(points[rows, None, :] - nodules[None, places])
-        close = (distances <= nodule_diameters[None, places, None] / 4).all(axis=2)
-        diameters[rows] = np.where(close.any(axis=1), nodule_diameters[places][close.argmax(axis=1)], 0.0)
+    points, rows_of_series = candidates[COORDINATES].to_numpy(), candidates.groupby("seriesuid").indices
+    for seriesuid, nodules in annotations.groupby("seriesuid"):
+        rows = rows_of_series.get(seriesuid, np.empty(0, dtype=int))
+        distances = np.abs(points[rows, None, :] - nodules[COORDINATES].to_numpy())
+        nodule_diameters = nodules["diameter_mm"].to_numpy()
+        close = (distances <= nodule_diameters[:, None] / 4).all(axis=2)
+        diameters[rows] = np.where(close.any(axis=1), nodule_diameters[close.argmax(axis=1)], 0.0)
     return diameters
 
 
-def _keep_inside(
-    candidates: pd.DataFrame,
-    scans: DatasetScans,
-    path: Path,
-    rows_of_series: Mapping[Any, Any],
-    *,
-    drop: bool,
-) -> pd.DataFrame:
-    points = candidates[COORDINATES].to_numpy()
-    outside = np.zeros(len(candidates), dtype=bool)
-    examples = []
-    for seriesuid, rows in rows_of_series.items():
+def outside_of(table: pd.DataFrame, scans: Mapping[str, ScanHeader]) -> dict[int, str]:
+    """Find the rows of a table that lie outside their CT.
+
+    Args:
+        table: rows with ``seriesuid`` and world positions; those of other series are passed over.
+        scans: the CTs, by series UID.
+
+    Returns:
+        By the index of the row, its series, position and voxel.
+    """
+    found = {}
+    positions, index = table[COORDINATES].to_numpy(), table.index.to_numpy()
+    for seriesuid, rows in table.groupby("seriesuid", sort=False).indices.items():
+        if seriesuid not in scans:
+            continue
         geometry = scans[str(seriesuid)].geometry
-        center_irc = geometry.world_to_index(points[rows])
-        wrong = ((center_irc < 0) | (center_irc >= geometry.shape)).any(axis=1)
-        outside[rows] = wrong
-        for number in np.flatnonzero(wrong):
-            world = ", ".join(f"{value:g}" for value in points[rows][number])
-            voxel = ", ".join(map(str, center_irc[number]))
-            examples.append(f"{seriesuid} at ({world}) mm = voxel z,y,x ({voxel}) of {geometry.shape}")
-    if not outside.any():
-        return candidates
-    listed = "; ".join(examples[:5]) + (f"; and {len(examples) - 5} more" if len(examples) > 5 else "")
-    if not drop:
-        raise LunaError(
-            f"{path}: {outside.sum()} candidates lie outside their CT: {listed}. "
-            "Correct the table, or set outside_volume=drop to leave them out"
-        )
-    logger.info("%s: %d candidates dropped, because they lie outside their CT: %s", path.name, outside.sum(), listed)
-    return candidates[~outside].reset_index(drop=True)
+        points = positions[rows]
+        center_irc = geometry.world_to_index(points)
+        for number in np.flatnonzero(((center_irc < 0) | (center_irc >= geometry.shape)).any(axis=1)):
+            world, voxel = (", ".join(f"{value:g}" for value in values[number]) for values in (points, center_irc))
+            text = f"{seriesuid} at ({world}) mm = voxel z,y,x ({voxel}) of {geometry.shape}"
+            found[int(index[np.asarray(rows)[number]])] = text
+    return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
 from monai.data import DataLoader
 from monai.transforms import MapTransform
@@ -23,12 +21,6 @@ from luna_monai.data.splits import split_by_stride
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
-
-logger = logging.getLogger(__name__)
-
-_USABLE = 0.9  # of a device's free memory may be filled with candidates
-_MAX_THREADS = 256
-_READ_AT_ONCE = 256  # candidates, on their way to the device
 
 
 class CandidateBatch(Sequence):
@@ -48,15 +40,8 @@ class CandidateBatch(Sequence):
         return len(self.stacked["row"])
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return CandidateBatch({key: value[index] for key, value in self.stacked.items()})
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
         item = {key: value[index] for key, value in self.stacked.items()}
         return item | {"label": int(item["label"]), "row": int(item["row"])}
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        return (self[index] for index in range(len(self)))
 
 
 def collate_candidates(batch: CandidateBatch) -> dict[str, Any]:
@@ -87,42 +72,30 @@ class CandidateDataset(torch.utils.data.Dataset):
         candidates: the table of :func:`~luna_monai.data.read_candidates`, or a part of it.
         cache: the series of the whole table.
         data: the scans of these candidates, see :func:`scan_list`; MONAI's applications ask for it by this name.
-        device: where to hold the voxels of all these candidates, 147,456 bytes each, from the first reading on: a GPU
-            that has the memory needs no loader at all. They stay in the cache's files when None.
 
     Raises:
         LunaError: when a candidate of the table is not in the cache's items.
     """
 
-    def __init__(
-        self,
-        candidates: pd.DataFrame,
-        cache: SeriesCache,
-        device: torch.device | str | None = None,
-        data: Sequence[dict[str, Any]] = (),
-    ) -> None:
+    def __init__(self, candidates: pd.DataFrame, cache: SeriesCache, data: Sequence[dict[str, Any]] = ()) -> None:
         self.cache = cache
         self.data = data
-        self.device = None if device is None else torch.device(device)
-        self._held: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
-        rows = np.concatenate([item["row"] for item in cache.data]) if len(cache.data) else np.empty(0, dtype=int)
         sizes = [len(item["row"]) for item in cache.data]
         places = pd.DataFrame(
             {
                 "series": np.repeat(np.arange(len(sizes)), sizes),
-                "position": np.concatenate([np.arange(size) for size in sizes]) if sizes else np.empty(0, dtype=int),
+                "position": np.concatenate([np.arange(size) for size in sizes]),
             },
-            index=rows,
-        )
-        if not candidates.index.isin(places.index).all():
+            index=np.concatenate([item["row"] for item in cache.data]),
+        ).reindex(candidates.index)
+        if places.isna().any(axis=None):
             raise LunaError("the candidates are not part of the table that the cache was made for")
-        places = places.loc[candidates.index]
         self.row = candidates.index.to_numpy(copy=True)
         self.label = candidates["class"].to_numpy(copy=True)  # torch wants arrays that may be written
         self.center_xyz = candidates[COORDINATES].to_numpy(copy=True)
         self._seriesuid = [str(item["seriesuid"]) for item in cache.data]
-        self._series = places["series"].to_numpy()
-        self._position = places["position"].to_numpy()
+        self._series = places["series"].to_numpy(dtype=int)
+        self._position = places["position"].to_numpy(dtype=int)
 
     def __len__(self) -> int:
         return len(self.row)
@@ -134,53 +107,20 @@ class CandidateDataset(torch.utils.data.Dataset):
         """Read several candidates at once; PyTorch's loaders ask this of a dataset that has it.
 
         Raises:
-            LunaError: when a series cannot be read, or the device cannot hold the candidates.
+            LunaError: when a series cannot be read.
         """
         chosen = np.asarray(indices)
-        if self.device is None:
-            image, center_irc = self.cache.read(self._series[chosen], self._position[chosen])
-            label = torch.from_numpy(self.label[chosen])
-        else:
-            if self._held is None:
-                self._held = self._hold(self.device)
-            index = torch.from_numpy(chosen)
-            center_irc = self._held[2][index]
-            if self.device.type != "cpu":
-                index = index.pin_memory()  # else the copy would wait for all that the GPU has still to do
-            index = index.to(self.device, non_blocking=True)
-            image, label = self._held[0][index], self._held[1][index]
+        image, center_irc = self.cache.read(self._series[chosen], self._position[chosen])
         return CandidateBatch(
             {
                 "image": image,
-                "label": label,
+                "label": torch.from_numpy(self.label[chosen]),
                 "seriesuid": [self._seriesuid[number] for number in self._series[chosen].tolist()],
                 "center_irc": center_irc,
                 "center_xyz": torch.from_numpy(self.center_xyz[chosen]),
                 "row": torch.from_numpy(self.row[chosen]),
             }
         )
-
-    def _hold(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        shape = (len(self), 1, *self.cache.spatial_size)
-        size = 2 * int(np.prod(shape))
-        if device.type == "cuda":
-            torch.cuda.empty_cache()  # what training has needed once and keeps would count as taken in validation
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-        if size > _USABLE * free:
-            raise LunaError(
-                f"{len(self):,} candidates need {size / 1e9:,.1f} GB on {device}, which has {free / 1e9:,.1f} GB free; "
-                "set cache_on_device to false"
-            )
-        logger.info("%s candidates, %.1f GB, are read into the memory of %s", f"{len(self):,}", size / 1e9, device)
-        image = torch.empty(shape, dtype=torch.int16, device=device)
-        center_irc = torch.empty((len(self), 3), dtype=torch.int64)
-        order = np.argsort(self._series, kind="stable")  # file after file
-        for first in range(0, len(order), _READ_AT_ONCE):
-            chosen = order[first : first + _READ_AT_ONCE]
-            index = torch.from_numpy(chosen)
-            part, center_irc[index] = self.cache.read(self._series[chosen], self._position[chosen])
-            image[index.to(device)] = part.to(device)
-        return image, torch.from_numpy(self.label).to(device), center_irc
 
 
 class LunaDataset(torch.utils.data.Dataset):
@@ -244,15 +184,12 @@ class CandidateLoader(DataLoader):
     Args:
         dataset: the candidates.
         num_workers: threads that read ahead, a batch each; 0 reads a batch when it is asked for, which is enough where
-            the network runs on the CPU. There are none, and nothing is pinned, where the dataset is on a device.
+            the network runs on the CPU.
         pin_memory: put batches where a GPU can fetch them by itself.
         shuffle: without a sampler, give each epoch a random order, which depends on ``seed`` and the epoch alone:
             MONAI's trainers tell the sampler the epoch, and a resumed run goes on with the same orders.
         seed: of the order.
         kwargs: as for ``torch.utils.data.DataLoader``, except what concerns worker processes.
-
-    Raises:
-        LunaError: when ``num_workers`` is out of range.
     """
 
     def __init__(
@@ -264,10 +201,6 @@ class CandidateLoader(DataLoader):
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
-        if not 0 <= num_workers <= _MAX_THREADS:
-            raise LunaError(f"num_workers must be 0 to {_MAX_THREADS} threads, found {num_workers}")
-        if dataset.device is not None:
-            num_workers, pin_memory = 0, False
         if shuffle and kwargs.get("sampler") is None and kwargs.get("batch_sampler") is None:
             kwargs["sampler"] = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=True, seed=seed)
             shuffle = None
@@ -277,7 +210,6 @@ class CandidateLoader(DataLoader):
         self.num_workers = num_workers
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        self.dataset.cache.check_files()
         return self._read_ahead() if self.num_workers else super().__iter__()
 
     def _read_ahead(self) -> Iterator[dict[str, Any]]:

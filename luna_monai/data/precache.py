@@ -11,27 +11,27 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import torch
 
 from luna_monai.data.cache import SeriesCache
-from luna_monai.data.cache_files import build_series, cut_series, save
+from luna_monai.data.cache_files import build_series, cached_files
 from luna_monai.data.candidates import subset_of
-from luna_monai.data.inventory import explain_missing, is_complete, read_manifest, write_manifest
+from luna_monai.data.inventory import explain
 from luna_monai.errors import LunaError
-from luna_monai.files import readable_size, remove_abandoned
+from luna_monai.files import file_name_of, readable_size, remove_abandoned
 
 logger = logging.getLogger(__name__)
 
-_MANY = 5000  # candidates of one series that are worth a line of the log
+_SILENCE_S = 30  # a line comes at least this often
 
 
 def available_cores() -> int:
@@ -39,24 +39,17 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@dataclass(frozen=True)
-class PrecachePlan:
+class PrecachePlan(NamedTuple):
     """What is to be done to fill a cache.
 
     Attributes:
         series: numbers of the series still to do.
-        total_series: number of all series, done or not, in the chosen subsets and shard.
-        candidates: candidates of the series still to do.
-        bytes_needed: size of their files.
-        bytes_free: free space of the disk.
+        candidates: candidates of these.
         worker_bytes: the most memory that one worker needs beside its libraries: a CT and its candidates.
     """
 
     series: list[int]
-    total_series: int
     candidates: int
-    bytes_needed: int
-    bytes_free: int
     worker_bytes: int
 
 
@@ -76,7 +69,7 @@ class Precache:
         wait: called when the shard is done, to wait for other processes that do the other ones.
 
     Raises:
-        LunaError: when an argument is out of range, or no scan is in the subsets.
+        LunaError: when the shard is out of range, or no scan is in the subsets.
     """
 
     def __init__(
@@ -90,8 +83,6 @@ class Precache:
     ) -> None:
         if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
             raise LunaError(f"shard {tuple(shard)}: the first number counts from 0 to one below the second")
-        if num_workers < 0:
-            raise LunaError(f"{num_workers} pre-cache workers: 0 or more are possible")
         self.cache = cache
         self.num_workers = num_workers
         self.shard = tuple(shard)
@@ -100,8 +91,7 @@ class Precache:
         chosen = list(range(len(cache.data)))
         if subsets is not None:
             subset_of_series = [subset_of(item["image"].path) for item in cache.data]
-            absent = sorted(set(subsets) - set(subset_of_series))
-            if absent:
+            if absent := sorted(set(subsets) - set(subset_of_series)):
                 raise LunaError(
                     f"subsets {', '.join(map(str, absent[:10]))}: no scans with candidates there; there are some in "
                     f"{', '.join(map(str, sorted(set(subset_of_series))))}"
@@ -110,37 +100,32 @@ class Precache:
         self.series = chosen[self.shard[0] :: self.shard[1]]
 
     def plan(self) -> PrecachePlan:
-        """Find out what is there and what is to do.
-
-        Raises:
-            LunaError: when the cache has no folder.
-        """
-        folder = self._folder()
+        """Find out what is to do."""
         missing = set(self.cache.missing())
         series = [index for index in self.series if index in missing]
         return PrecachePlan(
             series=series,
-            total_series=len(self.series),
-            candidates=sum(self._count(index) for index in series),
-            bytes_needed=self.cache.bytes_needed(series),
-            bytes_free=shutil.disk_usage(folder).free,
+            candidates=sum(map(self._count, series)),
             worker_bytes=max(map(self._worker_bytes, series), default=0),
         )
 
-    def show_plan(self) -> PrecachePlan:
+    def show_plan(self) -> None:
         """Log what is there, what is to do and the time it will take by the first series; nothing written stays.
 
-        Returns:
-            The plan.
-
         Raises:
-            LunaError: as :meth:`run`.
+            LunaError: as :meth:`run`, and when the cache has no folder.
         """
-        plan = self._checked_plan(self._folder())
+        if self.cache.cache_dir is None:
+            raise LunaError("cache_dir is null: candidates are cut when they are needed, there is nothing to cache")
+        plan = self._checked_plan(self.cache.cache_dir)
         if plan.series:
-            seconds = self._rehearse(plan.series[0])
-            logger.info("cache: %s, by the first series", self._expected(plan, plan.series[0], seconds))
-        return plan
+            start, first = time.perf_counter(), plan.series[0]
+            with tempfile.TemporaryDirectory(dir=self.cache.cache_dir) as folder:
+                build_series(Path(folder, "series.pt"), *self.cache.job(first)[1:])
+            parallel = max(min(self.num_workers, len(plan.series)), 1)
+            seconds = (time.perf_counter() - start) * plan.candidates / self._count(first) / parallel
+            expected = timedelta(seconds=round(seconds))
+            logger.info("cache: about %s for %d series, by the first series", expected, len(plan.series))
 
     def run(self) -> int:
         """Fill the cache.
@@ -162,61 +147,56 @@ class Precache:
                 self._build(plan)
         finally:
             remove_abandoned(folder)
-            _refresh_manifest(folder)
         if self.wait is not None:
             self.wait()
         return len(plan.series)
 
-    def _folder(self) -> Path:
-        if self.cache.cache_dir is None:
-            raise LunaError("cache_dir is null: candidates are cut when they are needed, there is nothing to cache")
-        return self.cache.cache_dir
-
     def _checked_plan(self, folder: Path) -> PrecachePlan:
         plan = self.plan()
-        done = plan.total_series - len(plan.series)
+        total, count = len(self.series), len(plan.series)
         part = "" if self.shard[1] == 1 else f" of shard {self.shard[0] + 1}/{self.shard[1]}"
-        logger.info("cache: %s holds %d of %d series%s", folder, done, plan.total_series, part)
+        logger.info("cache: %s holds %d of %d series%s", folder, total - count, total, part)
         if not plan.series:
             return plan
-        for line in explain_missing(self.cache, plan.series):
-            logger.info("cache: %s", line)
-        workers = min(self.num_workers, len(plan.series))
-        logger.info(
-            "cache: %d series to cut: %s candidates, %s; %s free; %d workers of at most %s",
-            len(plan.series),
-            f"{plan.candidates:,}",
-            readable_size(plan.bytes_needed),
-            readable_size(plan.bytes_free),
-            workers,
-            readable_size(plan.worker_bytes),
-        )
-        for index in plan.series:
-            if self._count(index) > _MANY:
-                item, size = self.cache.data[index], readable_size(self.cache.bytes_needed([index]))
-                logger.info("cache: %s alone has %s candidates, %s", item["seriesuid"], self._count(index), size)
+        self._explain(folder, plan)
+        workers = max(min(self.num_workers, count), 1)
+        needed, free = self.cache.bytes_needed(plan.series), shutil.disk_usage(folder).free
+        memory, available = workers * plan.worker_bytes, psutil.virtual_memory().available
+        size, room = readable_size(needed), readable_size(free)
+        logger.info("cache: %d series to cut: %s candidates, %s; %s free", count, f"{plan.candidates:,}", size, room)
         if not os.access(folder, os.W_OK):
             raise LunaError(
-                f"{folder}: {len(plan.series)} of {plan.total_series} series are missing and the folder cannot be "
-                "written; fill it from where it can, or choose another cache_dir"
+                f"{folder}: {count} of {total} series are missing and the folder cannot be written; fill it from where "
+                "it can, or choose another cache_dir"
             )
-        if plan.bytes_needed > plan.bytes_free:
+        if needed > free:
             raise LunaError(
-                f"{folder}: the cache needs {readable_size(plan.bytes_needed)}, the disk has "
-                f"{readable_size(plan.bytes_free)} free; choose another cache_dir, fewer subsets, or cache_dir: null"
+                f"{folder}: the cache needs {size}, the disk has {room} free; choose another cache_dir, fewer subsets, "
+                "or cache_dir: null"
             )
-        available = psutil.virtual_memory().available
-        if max(workers, 1) * plan.worker_bytes > available:
+        if memory > available:
             raise LunaError(
-                f"{max(workers, 1)} pre-cache workers need {readable_size(max(workers, 1) * plan.worker_bytes)} of "
-                f"memory, {readable_size(available)} are available; use {available // plan.worker_bytes} at most"
+                f"{workers} pre-cache workers need {readable_size(memory)} of memory, {readable_size(available)} are "
+                f"available; use {available // plan.worker_bytes} at most"
             )
         return plan
+
+    def _explain(self, folder: Path, plan: PrecachePlan) -> None:
+        """Log what has changed where the cache holds a file of a series, but not the one that is needed."""
+        files = sorted(cached_files(folder), key=lambda file: file.transform_hash == self.cache.transform_hash)
+        held = {file.seriesuid: file for file in files}
+        items = [self.cache.data[index] for index in plan.series]
+        names = [file_name_of(item["seriesuid"]) for item in items]
+        changes = Counter(
+            explain(held[name], item, self.cache) for name, item in zip(names, items, strict=True) if name in held
+        )
+        for change, count in changes.items():
+            logger.info("cache: %d series are cut again: %s", count, change)
 
     def _build(self, plan: PrecachePlan) -> None:
         start = time.perf_counter()
         done = 0
-        finished = self._with_first_estimate(self._finished(plan), plan)
+        finished: Iterable[Any] = self._finished(plan)
         if self.progress is not None:
             finished = self.progress(finished, "cache", len(plan.series))
         try:
@@ -239,52 +219,32 @@ class Precache:
             f"{plan.candidates / seconds:,.0f}",
         )
 
-    def _finished(self, plan: PrecachePlan) -> Iterator[int]:
-        """Build the series and yield the number of each once its file is there."""
-        jobs = {index: self.cache.job(index) for index in plan.series}
-        if self.num_workers == 0:
-            for index, job in jobs.items():
-                build_series(*job)
-                yield index
-            return
-        # Forked workers start at once; spawned ones import torch and MONAI first, each.
-        context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-        pool = ProcessPoolExecutor(min(self.num_workers, len(jobs)), context, _start_worker)
+    def _finished(self, plan: PrecachePlan) -> Iterator[Future]:
+        """Build the series and yield each once its file is there; say so when none is finished for long."""
+        start = time.perf_counter()
+        pool: Executor = ThreadPoolExecutor(1)
+        if self.num_workers > 0:
+            # Forked workers start at once; spawned ones import torch and MONAI first, each.
+            context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+            pool = ProcessPoolExecutor(min(self.num_workers, len(plan.series)), context, _start_worker)
         try:
-            futures = {pool.submit(build_series, *job): index for index, job in jobs.items()}
-            for future in as_completed(futures):
-                future.result()
-                yield futures[future]
+            pending = {pool.submit(build_series, *self.cache.job(index)) for index in plan.series}
+            while pending:
+                finished, pending = wait(pending, _SILENCE_S, FIRST_COMPLETED)
+                for future in finished:
+                    future.result()
+                    yield future
+                if not finished:
+                    seconds, largest = round(time.perf_counter() - start), max(map(self._count, plan.series))
+                    logger.info(
+                        "cache: %d series to go after %s; a series has up to %s candidates",
+                        len(pending),
+                        timedelta(seconds=seconds),
+                        f"{largest:,}",
+                    )
         finally:
             # After an error, and after Ctrl-C, each worker completes what it writes.
             pool.shutdown(cancel_futures=True)
-
-    def _with_first_estimate(self, finished: Iterable[int], plan: PrecachePlan) -> Iterator[int]:
-        start = time.perf_counter()
-        for number, index in enumerate(finished):
-            if number == 0 and len(plan.series) > 1:
-                expected = self._expected(plan, index, time.perf_counter() - start)
-                logger.info("cache: %s, by the first series", expected)
-            yield index
-
-    def _expected(self, plan: PrecachePlan, index: int, seconds: float) -> str:
-        parallel = max(min(self.num_workers, len(plan.series)), 1)
-        expected = seconds * plan.candidates / self._count(index) / parallel
-        return f"about {timedelta(seconds=round(expected))} for {len(plan.series)} series"
-
-    def _rehearse(self, index: int) -> float:
-        start = time.perf_counter()
-        made = cut_series(*self.cache.job(index)[1:])
-        try:
-            with tempfile.TemporaryFile(dir=self._folder()) as file:
-                save(file, **made)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise LunaError(
-                f"{self._folder()}: cannot be written ({error.strerror}); choose another cache_dir"
-            ) from None
-        return time.perf_counter() - start
 
     def _count(self, index: int) -> int:
         return len(self.cache.data[index]["center_xyz"])
@@ -305,12 +265,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _refresh_manifest(folder: Path) -> None:
-    if is_complete(folder, read_manifest(folder)):
-        return
-    try:
-        write_manifest(folder)
-    except LunaError as error:  # a full or read-only disk; the manifest can be made at any other time
-        logger.info("cache: no manifest: %s", error)

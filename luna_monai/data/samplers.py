@@ -29,7 +29,7 @@ class BalancedSampler(DistributedSampler):
         seed: of draw and order.
 
     Raises:
-        LunaError: when one of the classes is missing, or a number makes no sense.
+        LunaError: when one of the classes is missing.
     """
 
     def __init__(
@@ -48,10 +48,6 @@ class BalancedSampler(DistributedSampler):
             raise LunaError(
                 f"a balanced epoch needs both classes, and the training part has {len(self.positives)} nodules and "
                 f"{len(self.negatives)} non-nodules; choose another fold, or train#sampler without balance"
-            )
-        if ratio <= 0 or (samples_per_epoch is not None and samples_per_epoch < 1):
-            raise LunaError(
-                f"ratio and samples_per_epoch must be positive, found {ratio} and {samples_per_epoch} (train#sampler)"
             )
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)
         samples = len(dataset) if samples_per_epoch is None else samples_per_epoch

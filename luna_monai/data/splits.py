@@ -90,17 +90,16 @@ def split_by_subset(
     if dataset_dir is None:
         raise LunaError("the dataset folder of the candidate table is unknown; pass dataset_dir")
     scans = DatasetScans.of(dataset_dir)
-    dataset_dir = scans.dataset_dir
     subsets = folds_of(candidates, scans, patients_file)
     present = sorted(subsets.unique())
-    names = ", ".join(map(str, present))
     if fold not in present:
         raise LunaError(
-            f"fold {fold}: no scan with candidates in {dataset_dir}/subset{fold}; folds with scans: {names}"
+            f"fold {fold}: no scan with candidates in {scans.dataset_dir}/subset{fold}; folds with scans: "
+            f"{', '.join(map(str, present))}"
         )
     if len(present) == 1:
         raise LunaError(
-            f"fold {fold}: {dataset_dir} has scans in subset{fold} only, so nothing is left to train on; "
+            f"fold {fold}: {scans.dataset_dir} has scans in subset{fold} only, so nothing is left to train on; "
             "add another subset, or split by candidates with configs/book_ch11.yaml"
         )
     is_validation = subsets == fold
@@ -123,13 +122,11 @@ def folds_of(
     Raises:
         LunaError: when a scan is not in the folder, or its patient is unknown.
     """
-    scans = DatasetScans.of(dataset_dir)
-    absent = [uid for uid in candidates["seriesuid"].unique() if uid not in scans]
-    if absent:
-        raise LunaError(
-            f"{scans.dataset_dir}: no CT of series {absent[0]}; give the dataset_dir of the candidate table"
-        )
-    subsets = candidates["seriesuid"].map({seriesuid: subset_of(path) for seriesuid, path in scans.paths.items()})
+    paths = DatasetScans.of(dataset_dir).paths
+    subsets = candidates["seriesuid"].map({seriesuid: subset_of(path) for seriesuid, path in paths.items()})
+    if subsets.isna().any():
+        absent = candidates.loc[subsets.isna(), "seriesuid"].iloc[0]
+        raise LunaError(f"{dataset_dir}: no CT of series {absent}; give the candidates' dataset_dir")
     if patients_file is None:
         return subsets
     patients = candidates["seriesuid"].map(_group_of_series(candidates, patients_file))
@@ -150,10 +147,9 @@ def read_patients(path: str | Path) -> pd.Series:
         LunaError: when the file is missing or damaged, or gives two patients to one scan.
     """
     table = read_table(path, numeric=[], text=["PatientID", "SeriesInstanceUID"]).drop_duplicates()
-    twice = table["SeriesInstanceUID"].duplicated()
-    if twice.any():
-        row = table.index[twice][0]
-        raise LunaError(f"{path}: series {table.loc[row, 'SeriesInstanceUID']} is listed with two patients")
+    if not table["SeriesInstanceUID"].is_unique:
+        seriesuid = table.loc[table["SeriesInstanceUID"].duplicated(), "SeriesInstanceUID"].iloc[0]
+        raise LunaError(f"{path}: series {seriesuid} is listed with two patients")
     return table.set_index("SeriesInstanceUID")["PatientID"]
 
 
@@ -168,8 +164,10 @@ def check_split(training: pd.DataFrame, validation: pd.DataFrame, allow_shared_s
     Raises:
         LunaError: when a candidate is in both parts, or a scan is and may not be.
     """
-    for line in split_lines(training, validation):
-        logger.info(line)
+    logger.info(f"{'part':10} {'scans':>7} {'candidates':>12} {'nodule candidates':>19}")
+    for name, part in (("training", training), ("validation", validation)):
+        scans, nodules = part["seriesuid"].nunique(), int((part["class"] == 1).sum())
+        logger.info(f"{name:10} {scans:>7,} {len(part):>12,} {nodules:>19,}")
     both = training.index.intersection(validation.index)
     if len(both):
         raise LunaError(f"{len(both)} candidates are both for training and validation, the first in row {both[0]}")
@@ -184,23 +182,6 @@ def check_split(training: pd.DataFrame, validation: pd.DataFrame, allow_shared_s
             "Split by subset or by series, or set allow_shared_scans to true to split as the book does"
         )
     logger.warning("This split leaks: %s, so validation looks better than it is", leak)
-
-
-def split_lines(training: pd.DataFrame, validation: pd.DataFrame) -> list[str]:
-    """Lay out the sizes of both parts as a table.
-
-    Args:
-        training: training part of the candidate table.
-        validation: validation part.
-
-    Returns:
-        A header line, and a line for each part.
-    """
-    lines = [f"{'part':10} {'scans':>7} {'candidates':>12} {'nodule candidates':>19}"]
-    for name, part in (("training", training), ("validation", validation)):
-        scans, nodules = part["seriesuid"].nunique(), int((part["class"] == 1).sum())
-        lines.append(f"{name:10} {scans:>7,} {len(part):>12,} {nodules:>19,}")
-    return lines
 
 
 def _check_stride(val_stride: int) -> None:

@@ -28,7 +28,7 @@ WITHOUT_EXCLUDED = (
 )
 COORDINATES = ["coordX", "coordY", "coordZ"]
 
-_ALIASES = {"seriesuid": ("seriesinstanceuid", "series_uid")}
+_ALIASES = {"seriesinstanceuid": "seriesuid", "series_uid": "seriesuid"}
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _EXTRA = "\0extra"  # column for fields beyond the header line
 #: pandas reads the nearest float64 from 3.1 on, and is asked for it before.
@@ -67,46 +67,48 @@ def read_table(
             allowed; the message names the file and the line.
     """
     path = Path(path)
-    if not path.is_file():
-        raise LunaError(f"{path}: no such file; it is one of the CSV tables that LUNA16 is published with")
-    columns = [*text, *numeric]
     stream = io.StringIO(_decode(path), newline=None)
     line, header = next(((line, text) for line, text in enumerate(stream, 1) if text.strip(" \t\n,;")), (0, ""))
     if not header:
-        raise LunaError(f"{path}: the file is empty; expected a header line with {','.join(columns)}")
+        raise LunaError(f"{path}: the file is empty; expected a header line with {','.join([*text, *numeric])}")
     separator = max(",;\t", key=header.count)
     found = [name.strip() for name in next(csv.reader([header.strip("\n")], delimiter=separator))]
-    while not found[-1]:  # the header line ends with a separator
-        found.pop()
-    names = _rename(path, found, columns, optional)
-    table = _parse(path, stream, line, separator, names, [*text, *optional])
+    wanted = {column.lower(): column for column in [*text, *numeric, *optional]}
+    wanted |= {alias: wanted[name] for alias, name in _ALIASES.items() if name in wanted}
+    # Columns that nobody asks for may have any names, even the same one.
+    names = [wanted.get(name.lower(), f"\0{place}") for place, name in enumerate(found)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise LunaError(f"{path}: {len(twice)} columns {twice[0]!r} in its header line; remove all but one")
+    if missing := [column for column in [*text, *numeric] if column not in names]:
+        raise LunaError(
+            f"{path}: no column {', '.join(map(repr, missing))} in its header line, {','.join(found)[:200]}"
+        )
+    texts = [*text, *(column for column in optional if column in names)]
+    table = _parse(path, stream, line, separator, names, texts)
     table.index += line + 1  # the index is the line's number, so blank lines go last
     table = table[table.notna().any(axis=1)]
-    if line := _first(table[_EXTRA].notna()):
-        raise LunaError(f"{path}, line {line}: more fields than the {len(found)} of the header line")
-    texts = [*text, *(column for column in optional if column in table.columns)]
-    result = {}
+
+    def check(wrong: pd.Series, message: str, values: pd.Series) -> None:
+        if wrong.any():
+            first = wrong.idxmax()
+            (value,) = values[wrong].head(1).tolist()
+            shown = "nothing" if pd.isna(value) else repr(value)
+            raise LunaError(f"{path}, line {first}: {message.format(shown)}")
+
+    check(table[_EXTRA].notna(), f"more fields than the {len(found)} of the header line", table[_EXTRA])
     for column in texts:
-        values = table[column]
-        stripped = {value: value.strip() for value in values.dropna().unique()}
-        if any(key != value for key, value in stripped.items()):
-            values = values.map(stripped)
-        if line := _first(values.isna() | (values == "")):
-            raise LunaError(f"{path}, line {line}: no value for {column!r}")
-        result[column] = values
+        table[column] = table[column].str.strip()
+        check(table[column].isna() | (table[column] == ""), f"no value for {column!r}", table[column])
     for column in numeric:
-        values = table[column]
-        numbers = values if pd.api.types.is_numeric_dtype(values) else pd.to_numeric(values, errors="coerce")
-        numbers = numbers.astype(float)
-        if line := _first(~pd.Series(np.isfinite(numbers), index=table.index)):
-            found_value = "nothing" if values.isna()[line] else repr(str(values[line]))
-            raise LunaError(f"{path}, line {line}: {column!r} must be a number, found {found_value}")
+        numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+        check(
+            ~pd.Series(np.isfinite(numbers)), f"{column!r} must be a number, found {{}}", table[column].astype(object)
+        )
         if column in allowed:
             is_allowed, description = allowed[column]
-            if line := _first(~is_allowed(numbers)):
-                raise LunaError(f"{path}, line {line}: {column!r} must be {description}, found {numbers[line]:g}")
-        result[column] = numbers
-    return pd.DataFrame(result, columns=[*texts, *numeric]).reset_index(drop=True)
+            check(~is_allowed(numbers), f"{column!r} must be {description}, found {{}}", numbers)
+        table[column] = numbers
+    return table[[*texts, *numeric]].reset_index(drop=True)
 
 
 def _decode(path: Path) -> str:
@@ -119,30 +121,12 @@ def _decode(path: Path) -> str:
             if encoding != "utf-8-sig" or b"\0" in content:
                 raise
             return content.decode("latin-1")
+    except FileNotFoundError:
+        raise LunaError(f"{path}: no such file; it is one of the CSV tables that LUNA16 is published with") from None
     except UnicodeDecodeError as error:
         raise LunaError(f"{path}: not a CSV table ({error.reason}); save it as CSV in UTF-8") from None
     except OSError as error:
         raise LunaError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _rename(path: Path, found: Sequence[str], columns: Sequence[str], optional: Sequence[str]) -> list[str]:
-    """Give the columns of a file the names that are asked for."""
-    names = list(found)
-    for wanted in [*columns, *optional]:
-        accepted = {wanted.lower(), *_ALIASES.get(wanted, ())}
-        places = [place for place, name in enumerate(found) if name == wanted]
-        places = places or [place for place, name in enumerate(found) if name.lower() in accepted]
-        if len(places) > 1:
-            raise LunaError(f"{path}: {len(places)} columns {wanted!r} in its header line; remove all but one")
-        if places:
-            names[places[0]] = wanted
-    missing = [column for column in columns if column not in names]
-    if missing:
-        raise LunaError(
-            f"{path}: no column {', '.join(map(repr, missing))} in its header line, {','.join(found)[:200]}"
-        )
-    # Columns that nobody asks for may have any names, even the same one.
-    return [name if name in (*columns, *optional) else f"\0{place}" for place, name in enumerate(names)]
 
 
 def _parse(
@@ -166,15 +150,10 @@ def _parse(
                 **_EXACTLY,
             )
     except pd.errors.EmptyDataError:
-        return pd.DataFrame(columns=[*names, _EXTRA])
+        return pd.DataFrame(columns=[*names, _EXTRA], dtype=str)
     except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
         reason = re.sub(r"line (\d+)", lambda found: f"line {int(found[1]) + line}", " ".join(str(error).split()))
         raise LunaError(f"{path}: not a CSV table ({reason})") from None
-
-
-def _first(wrong: pd.Series) -> int:
-    """Return the first line for which something is true; 0 when there is none."""
-    return int(wrong.index[wrong][0]) if wrong.any() else 0
 
 
 def read_findings(dataset_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:

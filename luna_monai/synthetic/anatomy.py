@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from luna_monai.synthetic.sampling import CoarseGrid, FloatArray, smooth_noise
+from luna_monai.synthetic.sampling import FloatArray, Grid, smooth_noise
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Thorax:
     """
 
     body: Body
-    grid: CoarseGrid
+    grid: Grid
     lung: FloatArray
     cavity: FloatArray
     diaphragm: FloatArray
@@ -106,7 +106,7 @@ class Thorax:
 
     def normal(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the unit vectors (n, 3), (x, y, z), that point out of the lung at ``points`` (n, 3), mm."""
-        steps = np.eye(3) * 1.5 * self.grid.step
+        steps = np.eye(3) * 1.5 * self.grid.step[0]
         ahead = np.stack([self.grid.value_at(self.lung, points + step) for step in steps], axis=1)
         behind = np.stack([self.grid.value_at(self.lung, points - step) for step in steps], axis=1)
         normal = ahead - behind
@@ -132,7 +132,7 @@ def _smooth_min(a: FloatArray, b: FloatArray, width: float) -> FloatArray:
     return np.asarray(b + (a - b) * blend - width * blend * (1 - blend), dtype=np.float32)
 
 
-def build_thorax(rng: np.random.Generator, body: Body, grid: CoarseGrid) -> Thorax:
+def build_thorax(rng: np.random.Generator, body: Body, grid: Grid) -> Thorax:
     """Compute a body's fields.
 
     Args:
@@ -143,7 +143,7 @@ def build_thorax(rng: np.random.Generator, body: Body, grid: CoarseGrid) -> Thor
     Returns:
         The thorax.
     """
-    size = np.asarray(grid.shape) * grid.step
+    size = np.asarray(grid.shape) * grid.step[0]
     cells = (int(size[0] / 55), int(size[1] / 55), int(size[2] / 55))
     plain = grid.axes()
     x, y, z = (p + 4.0 * smooth_noise(rng, grid.shape, cells) for p in plain)
@@ -263,7 +263,7 @@ def _skin(position: tuple[Any, Any, Any], body: Body) -> FloatArray:
 
 def _soft_tissue(
     rng: np.random.Generator,
-    grid: CoarseGrid,
+    grid: Grid,
     position: tuple[Any, Any, Any],
     body: Body,
     cavity: FloatArray,

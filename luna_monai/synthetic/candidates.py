@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from luna_monai.errors import LunaError
 from luna_monai.synthetic.nodules import draw_micronodule, draw_nodule, paint_nodule
-from luna_monai.synthetic.sampling import FloatArray
+from luna_monai.synthetic.painting import Canvas
 from luna_monai.synthetic.setting import Setting
 from luna_monai.synthetic.vessels import Tubes
 
@@ -55,8 +55,8 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
         tubes: vessels and airways.
 
     Returns:
-        Positions (n, 3), (x, y, z) in mm, under the names of ``NEGATIVE_SHARES``, ``finding`` excepted, and those of
-        vessels that a nodule may sit on.
+        Positions (n, 3), (x, y, z) in mm, under the names of ``NEGATIVE_SHARES``, ``finding`` excepted, of small
+        vessels that a nodule may touch, and of ribs.
     """
     thorax = setting.thorax
     grid, lung, cavity, diaphragm = thorax.grid, thorax.lung, thorax.cavity, thorax.diaphragm
@@ -72,6 +72,7 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
         "small vessel": small_vessel[grid.value_at(lung, small_vessel) < -2],
         "bronchus": tubes.airways.end,
         "wall": grid.points_where(surface & (np.abs(cavity) < 5)),
+        "rib": grid.points_where(surface & (thorax.bone < 6)),
         "mediastinum": grid.points_where(surface & (cavity < -14) & (diaphragm > 10)),
         "diaphragm": grid.points_where(surface & (np.abs(diaphragm) < 2)),
         "fissure": _fissure_points(setting),
@@ -123,7 +124,7 @@ def _place(
 def paint_nodules(
     rng: np.random.Generator,
     setting: Setting,
-    volume: FloatArray,
+    canvas: Canvas,
     places: dict[str, Points],
     mean_nodules: float,
     in_view: float,
@@ -133,7 +134,7 @@ def paint_nodules(
     Args:
         rng: source of randomness.
         setting: the scan's frame.
-        volume: HU of the fine voxels (z, y, x), changed in place.
+        canvas: the fine voxels.
         places: what :func:`collect_places` gives.
         mean_nodules: mean number of nodules.
         in_view: the part of the lungs that is in view, 0 to 1.
@@ -141,7 +142,6 @@ def paint_nodules(
     Returns:
         The nodules and the others (n, 4): position (x, y, z) and diameter, mm, or -1 below 3 mm.
     """
-    sigma = setting.acquisition.sigma
     wanted = rng.poisson(mean_nodules)
     doubtful, tiny = rng.poisson(1.0 * in_view), rng.poisson(8.0 * in_view)
     rows: list[list[float]] = []
@@ -159,7 +159,7 @@ def paint_nodules(
             taken = np.array(rows).reshape(-1, 4)
             gap = np.linalg.norm(taken[:, :3] - center, axis=1) - np.maximum(taken[:, 3], 3) / 2
             if np.all(gap > nodule.radius + 3):
-                row = paint_nodule(rng, volume, setting.fine, center, nodule, sigma)
+                row = paint_nodule(rng, canvas, center, nodule)
                 # What the wall hides is no nodule to be found.
                 hidden = row[3] < nodule.radius or not _in_reach(setting, row[None, :3])[0]
                 rows.append(list(row))

@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
 import math
 import multiprocessing
 import shutil
 import signal
-import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from tqdm import tqdm
 
 from luna_monai.errors import LunaError
-from luna_monai.files import atomic_write
+from luna_monai.files import write_bytes
 from luna_monai.synthetic.scan import ScanOptions, SyntheticScan, generate_scan
 
 logger = logging.getLogger(__name__)
 
-_COORDINATES = ["coordX", "coordY", "coordZ"]
+_Written: TypeAlias = tuple[str, SyntheticScan]
+_WriteScan: TypeAlias = Callable[[Path, np.random.SeedSequence], _Written]
 # Smallest and largest value, and the unit, of each argument. A million candidates of a scan are 150 GB to cache.
 _RANGES: dict[str, tuple[float, float, str]] = {
     "scans": (1, math.inf, ""),
@@ -40,25 +40,6 @@ _RANGES: dict[str, tuple[float, float, str]] = {
 }
 _MEAN_SLICES = 230
 _LOG_INTERVAL_SECONDS = 10.0
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One scan to write: all that its worker has to know."""
-
-    folder: Path
-    seed: np.random.SeedSequence
-    options: ScanOptions
-
-
-@dataclass(frozen=True)
-class _Written:
-    """One scan's rows of the tables."""
-
-    seriesuid: str
-    annotations: NDArray[np.float64]
-    excluded: NDArray[np.float64]
-    candidates: NDArray[np.float64]
 
 
 def write_dataset(
@@ -97,39 +78,32 @@ def write_dataset(
     Raises:
         LunaError: when an argument is out of range, the folder is not empty, or it cannot be written.
     """
+    given = {name: value for name, value in locals().items() if name in _RANGES}
+    for name, (least, most, unit) in _RANGES.items():
+        if given[name] is not None and not least <= given[name] <= most:
+            limits = f"at least {least}" if math.isinf(most) else f"between {least} and {most}{unit}"
+            raise LunaError(f"{name} must be {limits}, found {given[name]}")
     path = Path(path)
-    _check_arguments(
-        scans=scans,
-        candidates_per_scan=candidates_per_scan,
-        nodules_per_scan=nodules_per_scan,
-        seed=seed,
-        workers=workers,
-        in_plane=in_plane,
-        slices=slices,
-    )
     _prepare_folder(path, scans * in_plane**2 * (slices or _MEAN_SLICES) * 2)
     subsets = min(10, max(1, scans // 2))
-    options = ScanOptions(in_plane, slices, candidates_per_scan, nodules_per_scan)
-    tasks = [
-        _Task(path / f"subset{number % subsets}", child, options)
-        for number, child in enumerate(np.random.SeedSequence(seed).spawn(scans))
-    ]
+    folders = [path / f"subset{number % subsets}" for number in range(scans)]
+    seeds = np.random.SeedSequence(seed).spawn(scans)
+    write = functools.partial(_write_scan, ScanOptions(in_plane, slices, candidates_per_scan, nodules_per_scan))
+    began = reported = time.monotonic()
+    written = []
     try:
-        for subset in range(subsets):
-            (path / f"subset{subset}").mkdir(exist_ok=True)
-        _write_tables(path, list(_with_progress(_run(tasks, workers), scans)))
+        for folder in folders[:subsets]:
+            folder.mkdir(exist_ok=True)
+        for scan in _results(write, folders, seeds, workers):
+            written.append(scan)
+            now = time.monotonic()
+            if len(written) == scans or now - reported >= _LOG_INTERVAL_SECONDS:
+                logger.info("synthetic scans: %d of %d written, %.0f s", len(written), scans, now - began)
+                reported = now
+        _write_tables(path, written)
     except OSError as error:
         raise LunaError(f"{error.filename or path}: cannot be written ({error.strerror or error})") from error
     return path
-
-
-def _check_arguments(**values: float | None) -> None:
-    """Raise a LunaError that names the first argument that is out of range."""
-    for name, value in values.items():
-        least, most, unit = _RANGES[name]
-        if value is not None and not least <= value <= most:
-            limits = f"at least {least}" if math.isinf(most) else f"between {least} and {most}{unit}"
-            raise LunaError(f"{name} must be {limits}, found {value}")
 
 
 def _prepare_folder(path: Path, size: int) -> None:
@@ -149,21 +123,20 @@ def _prepare_folder(path: Path, size: int) -> None:
         )
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C to the parent, which lets the scans at hand finish."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _run(tasks: list[_Task], workers: int) -> Iterator[_Written]:
-    """Write all scans and yield the rows of each, in order."""
+def _results(write: _WriteScan, folders: list[Path], seeds: list[Any], workers: int) -> Iterator[_Written]:
+    """Write all scans and yield each one's name and content, without its voxels, in order."""
     if workers == 0:
-        yield from map(_write_scan, tasks)
+        yield from map(write, folders, seeds)
         return
-    # Forking a process that has loaded torch, with its threads, can hang.
-    context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(min(workers, len(tasks)), mp_context=context, initializer=_ignore_interrupts)
+    # Forking a process that has loaded torch, with its threads, can hang. Ctrl-C is left to the parent process.
+    executor = ProcessPoolExecutor(
+        min(workers, len(folders)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
     try:
-        yield from executor.map(_write_scan, tasks)
+        yield from executor.map(write, folders, seeds)
     except BrokenProcessPool as error:
         raise LunaError(
             "a worker process ended unexpectedly, most often because memory ran out (a scan of 512 x 512 x 600 "
@@ -173,44 +146,20 @@ def _run(tasks: list[_Task], workers: int) -> Iterator[_Written]:
         executor.shutdown(wait=True, cancel_futures=True)
 
 
-def _with_progress(results: Iterator[_Written], scans: int) -> Iterator[_Written]:
-    """Pass ``results`` on, with a progress bar on a terminal and a line now and then otherwise."""
-    if sys.stderr.isatty():
-        yield from tqdm(results, total=scans, desc="synthetic scans", unit="scan")
-        return
-    began = reported = time.monotonic()
-    for done, result in enumerate(results, start=1):
-        yield result
-        now = time.monotonic()
-        if done == scans or now - reported >= _LOG_INTERVAL_SECONDS:
-            logger.info("synthetic scans: %d of %d written, %.0f s", done, scans, now - began)
-            reported = now
-
-
-def _write_scan(task: _Task) -> _Written:
+def _write_scan(options: ScanOptions, folder: Path, seed: np.random.SeedSequence) -> _Written:
     """Generate one scan and write its two files."""
-    uid_seed, scan_seed = task.seed.spawn(2)
+    uid_seed, scan_seed = seed.spawn(2)
     # A UUID below the root 2.25 is a valid DICOM UID that needs no registration (DICOM PS3.5, annex B.2).
     seriesuid = f"2.25.{uuid.UUID(bytes=uid_seed.generate_state(4).tobytes(), version=4).int}"
-    scan = generate_scan(scan_seed, task.options)
-    # The header comes last: who finds a header finds its voxels.
-    with atomic_write(task.folder / f"{seriesuid}.raw") as file:
-        file.write(np.ascontiguousarray(scan.voxels, dtype="<i2").data)
-    with atomic_write(task.folder / f"{seriesuid}.mhd") as file:
-        file.write(format_header(scan, f"{seriesuid}.raw").encode())
-    return _Written(seriesuid, scan.annotations, scan.excluded, scan.candidates)
+    scan = generate_scan(scan_seed, options)
+    # The header comes last: a header on disk has its voxels.
+    write_bytes(folder / f"{seriesuid}.raw", np.ascontiguousarray(scan.voxels, dtype="<i2").data)
+    write_bytes(folder / f"{seriesuid}.mhd", format_header(scan, f"{seriesuid}.raw").encode())
+    return seriesuid, dataclasses.replace(scan, voxels=scan.voxels[:0])
 
 
 def format_header(scan: SyntheticScan, data_file: str) -> str:
-    """Write a MetaImage header with LUNA16's fields, in LUNA16's order.
-
-    Args:
-        scan: the scan.
-        data_file: name of the file with the voxels.
-
-    Returns:
-        The header's text.
-    """
+    """Return a MetaImage header with LUNA16's fields, in LUNA16's order."""
     x, y, z = (f"{sign:g}" for sign in scan.direction)
     fields = {
         "ObjectType": "Image",
@@ -233,26 +182,18 @@ def format_header(scan: SyntheticScan, data_file: str) -> str:
 
 def _write_tables(path: Path, written: list[_Written]) -> None:
     """Write the tables, ``candidates.csv`` last."""
-
-    def table(name: str, column: str, attribute: str) -> None:
-        rows = np.concatenate([getattr(scan, attribute) for scan in written])
-        frame = pd.DataFrame(rows, columns=[*_COORDINATES, column])
-        if column == "class":
-            frame[column] = frame[column].astype(int)
-        uids = np.repeat([scan.seriesuid for scan in written], [len(getattr(scan, attribute)) for scan in written])
-        frame.insert(0, "seriesuid", uids)
-        with atomic_write(path / name) as file:
-            file.write(frame.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode())
-
-    with atomic_write(path / "seriesuids.csv") as file:
-        file.write("".join(f"{scan.seriesuid}\n" for scan in written).encode())
-    table("annotations.csv", "diameter_mm", "annotations")
-    table("annotations_excluded.csv", "diameter_mm", "excluded")
-    table("candidates.csv", "class", "candidates")
-    logger.info(
-        "%s: %d scans, %d nodules, %d candidates",
-        path,
-        len(written),
-        sum(len(scan.annotations) for scan in written),
-        sum(len(scan.candidates) for scan in written),
-    )
+    uids = [seriesuid for seriesuid, _ in written]
+    write_bytes(path / "seriesuids.csv", "".join(f"{seriesuid}\n" for seriesuid in uids).encode())
+    counts = []
+    for name, column, rows in (
+        ("annotations.csv", "diameter_mm", [scan.annotations for _, scan in written]),
+        ("annotations_excluded.csv", "diameter_mm", [scan.excluded for _, scan in written]),
+        ("candidates.csv", "class", [scan.candidates for _, scan in written]),
+    ):
+        table = pd.DataFrame(np.concatenate(rows), columns=["coordX", "coordY", "coordZ", column])
+        table.insert(0, "seriesuid", np.repeat(uids, [len(part) for part in rows]))
+        content = table.astype({"class": int} if column == "class" else {})
+        text = content.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+        write_bytes(path / name, text.encode())
+        counts.append(len(table))
+    logger.info("%s: %d scans, %d nodules, %d candidates", path, len(written), counts[0], counts[2])

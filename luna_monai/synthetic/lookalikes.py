@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from luna_monai.synthetic.anatomy import Thorax
-from luna_monai.synthetic.painting import blend, neighbourhood, share_inside
-from luna_monai.synthetic.sampling import FloatArray, VoxelGrid, smooth_noise
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """A volume to paint on.
-
-    Args:
-        volume: HU (z, y, x).
-        grid: its voxels.
-        sigma: standard deviation of the scanner's blur, mm.
-    """
-
-    volume: FloatArray
-    grid: VoxelGrid
-    sigma: float
+from luna_monai.synthetic.painting import Canvas
+from luna_monai.synthetic.sampling import smooth_noise
 
 
 def paint_plaque(
@@ -39,13 +22,13 @@ def paint_plaque(
         normal: unit vector out of the lung (3,).
     """
     breadth, height = rng.uniform(5, 18, 2), rng.uniform(1.2, 4.5)
-    block, position = neighbourhood(canvas.grid, center, float(breadth.max()) + 3)
+    block, position = canvas.around(center, float(breadth.max()) + 3)
     frame = np.linalg.qr(np.column_stack([normal, rng.normal(size=(3, 2))]))[0].T.astype(np.float32)
     along = [f[0] * position[0] + f[1] * position[1] + f[2] * position[2] for f in frame]
     flat = np.exp(-((along[1] / breadth[0]) ** 2 + (along[2] / breadth[1]) ** 2) * 2)
     rough = 1 + 0.3 * smooth_noise(rng, canvas.volume[block].shape, (3, 3, 3))
     distance = (np.abs(along[0]) - height * flat * rough + 0.4).astype(np.float32)
-    blend(canvas.volume, block, share_inside(distance, canvas.sigma), float(rng.uniform(0, 60)))
+    canvas.fill(block, distance, float(rng.uniform(0, 60)))
 
 
 def paint_sheet(
@@ -68,7 +51,7 @@ def paint_sheet(
         thickness: half of it, mm.
         hu: of the tissue.
     """
-    block, position = neighbourhood(canvas.grid, center, max(reach) + 3)
+    block, position = canvas.around(center, max(reach) + 3)
     frame = np.linalg.qr(np.column_stack([normal + rng.normal(0, 0.25, 3), rng.normal(size=(3, 2))]))[0].T
     along = [f[0] * position[0] + f[1] * position[1] + f[2] * position[2] for f in frame.astype(np.float32)]
     wave = smooth_noise(rng, canvas.volume[block].shape, (3, 3, 3))
@@ -76,7 +59,7 @@ def paint_sheet(
     outline = np.maximum(np.abs(along[0]) - reach[0], np.abs(along[1]) - reach[1]) + 2 * wave
     uneven = thickness * (1 + 0.5 * smooth_noise(rng, canvas.volume[block].shape, (5, 5, 5)))
     distance = np.maximum(np.abs(bent) - uneven, outline).astype(np.float32)
-    blend(canvas.volume, block, share_inside(distance, canvas.sigma), hu)
+    canvas.fill(block, distance, hu)
 
 
 def paint_patch(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], radius: float) -> None:
@@ -88,13 +71,14 @@ def paint_patch(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.flo
         center: its middle (3,), (x, y, z) in mm.
         radius: how far it reaches, mm.
     """
-    block, position = neighbourhood(canvas.grid, center, 1.6 * radius)
-    stretch = np.exp(rng.normal(0, 0.35, 3))
+    block, position = canvas.around(center, 1.6 * radius)
+    stretch = np.exp(rng.normal(0, 0.5, 3))
     away = np.sqrt(sum((p / np.float32(s)) ** 2 for p, s in zip(position, stretch, strict=True)))
-    cells = max(3, round(radius / 2.5))
-    mottled = smooth_noise(rng, away.shape, (cells, cells, cells))
-    share = np.clip(1.1 - away / radius + 0.35 * mottled, 0, 1) * np.clip(1.5 - away / radius, 0, 1)
-    blend(canvas.volume, block, share.astype(np.float32), float(rng.uniform(-650, 20)))
+    # As uneven as it is dense: a smooth round patch is a ground-glass nodule.
+    cells = max(3, round(radius / 2))
+    mottled = smooth_noise(rng, away.shape, (3, 3, 3)) + smooth_noise(rng, away.shape, (cells, cells, cells))
+    share = np.clip(0.8 - away / radius + 0.5 * mottled, 0, 1) * np.clip(1.5 - away / radius, 0, 1)
+    canvas.blend(block, share.astype(np.float32), float(rng.uniform(-650, 20)))
 
 
 def paint_blob(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], radius: float, hu: float) -> None:
@@ -107,11 +91,11 @@ def paint_blob(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.floa
         radius: mean radius, mm.
         hu: of the tissue.
     """
-    block, position = neighbourhood(canvas.grid, center, 1.8 * radius + 2)
+    block, position = canvas.around(center, 1.8 * radius + 2)
     stretch = np.exp(rng.normal(0, 0.25, 3))
     away = np.sqrt(sum((p / np.float32(s)) ** 2 for p, s in zip(position, stretch, strict=True)))
     distance = away - radius * (1 + 0.12 * smooth_noise(rng, away.shape, (3, 3, 3)))
-    blend(canvas.volume, block, share_inside(distance.astype(np.float32), canvas.sigma), hu)
+    canvas.fill(block, distance.astype(np.float32), hu)
 
 
 def paint_lookalikes(
@@ -152,15 +136,18 @@ def paint_lookalikes(
             reach = (float(rng.uniform(*along)), float(rng.uniform(*across)))
             hu = float(rng.uniform(-300, 40))
             paint_sheet(rng, canvas, inner, normal, reach, float(rng.uniform(0.4, thick)), hu)
-    for pool, mean in (("wall", 5), ("lung", 4)):
+    for pool, mean in (("wall", 4), ("lung", 3)):
         for center in pick(pool, mean):
             inner = center - thorax.normal(center[None])[0] * rng.uniform(0, 8)
-            paint_patch(rng, canvas, inner, float(rng.uniform(5, 16)))
+            paint_patch(rng, canvas, inner, float(rng.uniform(7, 18)))
+    # Lymph nodes, ends of ribs and spurs of bone bulge into the lung. A ball that only touches its surface is a nodule.
     blood = thorax.body.contrast_hu
-    for center in pick("mediastinum", 14):
-        paint_blob(rng, canvas, center, float(rng.uniform(2.5, 7)), float(rng.choice([45.0, 45.0, blood])))
-    # Ends of ribs and spurs of bone that stand into the lung.
-    for center in pick("wall", 10):
-        paint_blob(rng, canvas, center + thorax.normal(center[None])[0], float(rng.uniform(2, 6)),
-                   float(rng.uniform(100, 800)))  # fmt: skip
+    for pool, mean, radii, densities in (
+        ("mediastinum", 14, (2.5, 7), (45.0, 45.0, blood)),
+        ("rib", 10, (2.5, 6), (150.0, 400.0, 800.0)),
+    ):
+        for center in pick(pool, mean):
+            radius = float(rng.uniform(*radii))
+            behind = center + thorax.normal(center[None])[0] * radius * rng.uniform(0.55, 1.1)
+            paint_blob(rng, canvas, behind, radius, float(rng.choice(densities)))
     return np.concatenate(placed) if placed else np.zeros((0, 3))

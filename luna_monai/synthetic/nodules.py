@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from luna_monai.synthetic.painting import blend, neighbourhood, paint_tubes, share_inside, tube_profile
-from luna_monai.synthetic.sampling import FloatArray, VoxelGrid, smooth_noise
+from luna_monai.synthetic.painting import Block, Canvas, paint_tubes, share_inside
+from luna_monai.synthetic.sampling import FloatArray, Grid, smooth_noise
 from luna_monai.synthetic.vessels import Branches
 
 # Diameters are about even over their logarithm. LUNA16 has few large nodules, and a network that is trained on few of
@@ -176,46 +176,36 @@ def _rays(
     return Branches(way * start, end, bend, radius, 0.25 * radius, np.ones(count, dtype=np.int64))
 
 
-def _cover(grid: VoxelGrid, block: tuple[slice, slice, slice], center: NDArray[np.float64], tubes: Branches,
-           sigma: float) -> FloatArray:  # fmt: skip
+def _cover(canvas: Canvas, block: Block, center: NDArray[np.float64], tubes: Branches) -> FloatArray:
     """Share of each of the block's voxels that ``tubes``, positions relative to ``center``, fill."""
+    grid = canvas.grid
     cover = np.zeros(tuple(s.stop - s.start for s in block), dtype=np.float32)
     first = [start + step * s.start for start, step, s in zip(grid.start, grid.step, block[::-1], strict=True)]
-    part = VoxelGrid((first[0], first[1], first[2]), grid.step, (cover.shape[0], cover.shape[1], cover.shape[2]))
+    part = Grid((first[0], first[1], first[2]), grid.step, (cover.shape[0], cover.shape[1], cover.shape[2]))
     points, radii, _ = tubes.sample(0.5)
-    paint_tubes(cover, part, points + center, radii, sigma, _profile())
+    paint_tubes(cover, part, points + center, radii, canvas.sigma)
     return cover
 
 
-_profile = functools.cache(tube_profile)
-
-
 def paint_nodule(
-    rng: np.random.Generator,
-    volume: FloatArray,
-    grid: VoxelGrid,
-    center: NDArray[np.float64],
-    nodule: Nodule,
-    sigma: float,
+    rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], nodule: Nodule
 ) -> NDArray[np.float64]:
     """Paint a nodule.
 
     Args:
         rng: source of randomness for its shape.
-        volume: HU (z, y, x), changed in place.
-        grid: the voxels.
-        center: where (3,), (x, y, z) in mm.
+        canvas: where to paint.
+        center: position (3,), (x, y, z) in mm.
         nodule: its properties.
-        sigma: standard deviation of the scanner's blur, mm.
 
     Returns:
         What can be told from the tissue around it: center (x, y, z) and diameter of a ball of the same volume, mm (4,).
     """
-    r = nodule.radius
+    r, grid, sigma = nodule.radius, canvas.grid, canvas.sigma
     reach = 1.8 * r
     if nodule.shape is not None:  # a shape nearly fills its cube
         reach = r * (_SHAPE_POINTS + 2) / float(_shapes()["diameter_points"][nodule.shape])
-    block, position = neighbourhood(grid, center, reach + 3 + nodule.halo)
+    block, position = canvas.around(center, reach + 3 + nodule.halo)
     x, y, z = position
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32)
     turned = [t[0] * x + t[1] * y + t[2] * z for t in turn]
@@ -228,7 +218,7 @@ def paint_nodule(
     roughness += 0.5 * smooth_noise(rng, surface.shape, (2 * cells[0], 2 * cells[1], 2 * cells[2]))
     body = surface - np.float32(r * nodule.roughness) * roughness
     blur = float(np.hypot(sigma, nodule.blur))
-    there = volume[block]
+    there = canvas.volume[block]
     empty = np.clip((-there - np.float32(200)) / 300, 0, 1)  # lung, where a nodule can be seen
     filled = share_inside(body, blur)
 
@@ -236,21 +226,21 @@ def paint_nodule(
     if nodule.kind != SOLID:
         hu = nodule.glass_hu + 45 * smooth_noise(rng, body.shape, (cells[0] * 3, cells[1] * 3, cells[2] * 3))
     if nodule.halo:
-        blend(volume, block, share_inside(body - np.float32(nodule.halo / 2), nodule.halo / 2), nodule.glass_hu)
-    blend(volume, block, filled, hu)
+        canvas.blend(block, share_inside(body - np.float32(nodule.halo / 2), nodule.halo / 2), nodule.glass_hu)
+    canvas.blend(block, filled, hu)
     if nodule.kind == PART_SOLID:
         core = body + np.float32(rng.uniform(0.25, 0.65) * r) * (1 + np.float32(0.25) * roughness)
-        blend(volume, block, share_inside(core, sigma), nodule.density_hu)
+        canvas.fill(block, core, nodule.density_hu)
     for count, longest, thickest in ((nodule.spicules, 0.7 * r + 3, 0.8 + 0.12 * r), (nodule.strands, 18.0, 1.0)):
         if count:
             length = 0.3 * r + rng.uniform(1.0, longest, count)
             radius = rng.uniform(0.4, thickest, count)
-            around, _ = neighbourhood(grid, center, 0.8 * r + float(length.max()) + 2)
-            share = _cover(grid, around, center, _rays(rng, count, 0.8 * r, length, radius), sigma)
-            blend(volume, around, share, nodule.density_hu - (250 if nodule.kind == GROUND_GLASS else 0))
+            around, _ = canvas.around(center, 0.8 * r + float(length.max()) + 2)
+            share = _cover(canvas, around, center, _rays(rng, count, 0.8 * r, length, radius))
+            canvas.blend(around, share, nodule.density_hu - (250 if nodule.kind == GROUND_GLASS else 0))
     if nodule.calcium_hu is not None:
-        blend(volume, block, share_inside(body + np.float32((1 - nodule.calcium) * r), sigma) * filled,
-              nodule.calcium_hu)  # fmt: skip
+        inner = share_inside(body + np.float32((1 - nodule.calcium) * r), sigma)
+        canvas.blend(block, inner * filled, nodule.calcium_hu)
     air = np.zeros_like(body)
     if nodule.cavity > 0:
         shift = rng.normal(0, 0.15, 3) * r
@@ -261,17 +251,18 @@ def paint_nodule(
     if nodule.bronchi:
         length = rng.uniform(0.6, 1.6, nodule.bronchi) * r
         tubes = _rays(rng, nodule.bronchi, 0.1 * r, length, rng.uniform(0.7, 1.6, nodule.bronchi))
-        air = np.maximum(air, _cover(grid, block, center, tubes, sigma))
+        air = np.maximum(air, _cover(canvas, block, center, tubes))
     if nodule.bubbles:
-        tubes = _rays(rng, nodule.bubbles, float(rng.uniform(0.1, 0.8)) * r, np.full(nodule.bubbles, 0.2),
-                      rng.uniform(0.5, 0.7 + 0.16 * r, nodule.bubbles))  # fmt: skip
-        air = np.maximum(air, _cover(grid, block, center, tubes, sigma))
+        start, length = float(rng.uniform(0.1, 0.8)) * r, np.full(nodule.bubbles, 0.2)
+        tubes = _rays(rng, nodule.bubbles, start, length, rng.uniform(0.5, 0.7 + 0.16 * r, nodule.bubbles))
+        air = np.maximum(air, _cover(canvas, block, center, tubes))
     there += np.minimum(np.float32(-930) - there, 0) * air
     return _measure((filled * empty).astype(np.float32), position, center, abs(float(np.prod(grid.step))))
 
 
-def _measure(seen: FloatArray, position: tuple[FloatArray, ...], center: NDArray[np.float64], voxel: float
-             ) -> NDArray[np.float64]:  # fmt: skip
+def _measure(
+    seen: FloatArray, position: tuple[FloatArray, ...], center: NDArray[np.float64], voxel: float
+) -> NDArray[np.float64]:
     """Center and equivalent diameter (4,) of what is ``seen``, shares of voxels of ``voxel`` cubic mm."""
     total = float(seen.sum())
     offset = [float((seen * p).sum()) / max(total, 1e-6) for p in position]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from luna_monai.synthetic.sampling import FloatArray, VoxelGrid
+from luna_monai.synthetic.sampling import FloatArray, Grid
+
+Block: TypeAlias = tuple[slice, slice, slice]
 
 _TABLE_STEP = 0.1
 _TABLE_RADII = np.arange(0, 4 + _TABLE_STEP, _TABLE_STEP)
@@ -17,6 +22,7 @@ _TABLE_DISTANCES = np.arange(0, 7 + _TABLE_STEP, _TABLE_STEP)
 _CHUNK = 60_000
 
 
+@functools.cache
 def tube_profile() -> FloatArray:
     """Tabulate how a scanner shows the cross-section of a tube.
 
@@ -31,12 +37,7 @@ def tube_profile() -> FloatArray:
 
 
 def paint_tubes(
-    cover: FloatArray,
-    grid: VoxelGrid,
-    points: NDArray[np.float64],
-    radii: NDArray[np.float64],
-    sigma: float,
-    profile: FloatArray,
+    cover: FloatArray, grid: Grid, points: NDArray[np.float64], radii: NDArray[np.float64], sigma: float
 ) -> None:
     """Paint tubes, given by dense points on their axes, into a map of shares.
 
@@ -46,7 +47,6 @@ def paint_tubes(
         points: points on the axes (n, 3), (x, y, z) in mm.
         radii: radii there (n,), mm.
         sigma: standard deviation of the blur, mm.
-        profile: what :func:`tube_profile` gives.
     """
     near = grid.contains(points, -(float(radii.max(initial=0)) + 3 * sigma))
     points, radii = points[near], radii[near]
@@ -55,6 +55,7 @@ def paint_tubes(
     # Tubes of a similar size share one neighbourhood of voxels.
     classes = np.ceil(np.log(np.maximum(reach_mm, 1e-3)) / 0.2).astype(int)
     flat = cover.reshape(-1)
+    profile = tube_profile()
     table = profile.reshape(-1)
     top = len(_TABLE_RADII) - 1
     for size in np.unique(classes):
@@ -91,42 +92,51 @@ def paint_tubes(
             np.maximum.at(flat, target[used], value[used])
 
 
-def neighbourhood(
-    grid: VoxelGrid, center: NDArray[np.float64], reach: float
-) -> tuple[tuple[slice, slice, slice], tuple[FloatArray, FloatArray, FloatArray]]:
-    """Find the voxels around a point, or those next to it when none is within reach.
-
-    Args:
-        grid: the voxels.
-        center: the point (3,), (x, y, z) in mm.
-        reach: how far to go in each direction, mm.
-
-    Returns:
-        The block of voxels as slices (z, y, x), and how far its voxels lie from the centre along x (1, 1, nx),
-        y (1, ny, 1) and z (nz, 1, 1), mm.
-    """
-    slices, relative = [], []
-    for dimension in range(3):
-        axis = grid.axis(dimension) - center[dimension]
-        inside = np.flatnonzero(np.abs(axis) <= max(reach, float(np.abs(axis).min())))
-        slices.append(slice(int(inside[0]), int(inside[-1]) + 1))
-        shape = [1, 1, 1]
-        shape[2 - dimension] = len(inside)
-        relative.append(axis[inside].astype(np.float32).reshape(shape))
-    return (slices[2], slices[1], slices[0]), (relative[0], relative[1], relative[2])
-
-
-def blend(volume: FloatArray, block: tuple[slice, slice, slice], share: FloatArray, hu: FloatArray | float) -> None:
-    """Paint tissue into a volume where it is denser than what is there.
+@dataclass(frozen=True)
+class Canvas:
+    """A volume to paint on.
 
     Args:
         volume: HU (z, y, x), changed in place.
-        block: where to paint.
-        share: of each of the block's voxels that the tissue fills.
-        hu: of the tissue.
+        grid: its voxels.
+        sigma: standard deviation of the scanner's blur, mm.
     """
-    there = volume[block]
-    np.maximum(there, there + (hu - there) * share, out=there)
+
+    volume: FloatArray
+    grid: Grid
+    sigma: float
+
+    def around(
+        self, center: NDArray[np.float64], reach: float
+    ) -> tuple[Block, tuple[FloatArray, FloatArray, FloatArray]]:
+        """Find the voxels around a point, or those next to it when none is within reach.
+
+        Args:
+            center: the point (3,), (x, y, z) in mm.
+            reach: how far to go in each direction, mm.
+
+        Returns:
+            The block of voxels as slices (z, y, x), and the distance of its voxels from the center along x (1, 1, nx),
+            y (1, ny, 1) and z (nz, 1, 1), mm.
+        """
+        slices, relative = [], []
+        for dimension in range(3):
+            axis = self.grid.axis(dimension) - center[dimension]
+            inside = np.flatnonzero(np.abs(axis) <= max(reach, float(np.abs(axis).min())))
+            slices.append(slice(int(inside[0]), int(inside[-1]) + 1))
+            shape = [1, 1, 1]
+            shape[2 - dimension] = len(inside)
+            relative.append(axis[inside].astype(np.float32).reshape(shape))
+        return (slices[2], slices[1], slices[0]), (relative[0], relative[1], relative[2])
+
+    def blend(self, block: Block, share: FloatArray, hu: FloatArray | float) -> None:
+        """Paint tissue of ``hu`` HU, which fills ``share`` of each voxel, where it is denser than what is there."""
+        there = self.volume[block]
+        np.maximum(there, there + (hu - there) * share, out=there)
+
+    def fill(self, block: Block, distance: FloatArray, hu: float) -> None:
+        """Paint tissue of ``hu`` HU inside a surface, given by the ``distance`` to it in mm, negative inside."""
+        self.blend(block, share_inside(distance, self.sigma), hu)
 
 
 def share_inside(distance: FloatArray, sigma: float) -> FloatArray:

@@ -67,46 +67,13 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], cells: t
 
 
 @dataclass(frozen=True)
-class CoarseGrid:
-    """A regular grid around a voxel grid, in the patient's mm (x to the left, y to the back, z to the head).
+class Grid:
+    """A regular grid in the patient's mm (x to the left, y to the back, z to the head).
 
     Args:
         start: position of the first point (x, y, z), mm.
-        step: distance of points, mm.
+        step: signed distance of points along (x, y, z), mm.
         shape: points (z, y, x).
-    """
-
-    start: tuple[float, float, float]
-    step: float
-    shape: tuple[int, int, int]
-
-    def axes(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Return x (1, 1, nx), y (1, ny, 1) and z (nz, 1, 1), mm."""
-        z, y, x = (
-            (start + self.step * np.arange(size)).astype(np.float32)
-            for start, size in zip(self.start[::-1], self.shape, strict=True)
-        )
-        return x[None, None, :], y[None, :, None], z[:, None, None]
-
-    def points_where(self, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Return the positions (n, 3) of a mask's points as (x, y, z), mm."""
-        return np.argwhere(mask)[:, ::-1] * self.step + np.asarray(self.start)
-
-    def value_at(self, field: FloatArray, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return a field's value at the grid point nearest to each of ``points`` (n, 3), (x, y, z) in mm."""
-        index = np.rint((points - np.asarray(self.start)) / self.step).astype(int)[:, ::-1]
-        index = np.clip(index, 0, np.asarray(self.shape) - 1)
-        return field[index[:, 0], index[:, 1], index[:, 2]].astype(np.float64)
-
-
-@dataclass(frozen=True)
-class VoxelGrid:
-    """The voxels to paint, in the patient's mm.
-
-    Args:
-        start: position of the first voxel (x, y, z), mm.
-        step: signed distance of voxels along (x, y, z), mm.
-        shape: voxels (z, y, x).
     """
 
     start: tuple[float, float, float]
@@ -114,29 +81,44 @@ class VoxelGrid:
     shape: tuple[int, int, int]
 
     def axis(self, dimension: int) -> NDArray[np.float64]:
-        """Return the positions of the voxels along x (0), y (1) or z (2), mm."""
-        steps = np.arange(self.shape[2 - dimension], dtype=np.float64)
-        return np.asarray(self.start[dimension] + self.step[dimension] * steps, dtype=np.float64)
+        """Return the positions of the points along x (0), y (1) or z (2), mm."""
+        return self.start[dimension] + self.step[dimension] * np.arange(self.shape[2 - dimension], dtype=np.float64)
+
+    def axes(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Return x (1, 1, nx), y (1, ny, 1) and z (nz, 1, 1), mm."""
+        x, y, z = (self.axis(dimension).astype(np.float32) for dimension in range(3))
+        return x[None, None, :], y[None, :, None], z[:, None, None]
+
+    @property
+    def box(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Lowest and highest position of a point (x, y, z), mm."""
+        ends = np.array([self.axis(dimension)[[0, -1]] for dimension in range(3)])
+        return ends.min(axis=1), ends.max(axis=1)
+
+    def points_where(self, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Return the positions (n, 3) of a mask's points as (x, y, z), mm."""
+        return np.argwhere(mask)[:, ::-1] * np.asarray(self.step) + np.asarray(self.start)
 
     def to_index(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Turn positions (n, 3), (x, y, z) in mm, into fractional voxel indices (z, y, x)."""
+        """Turn positions (n, 3), (x, y, z) in mm, into fractional indices (z, y, x)."""
         index: NDArray[np.float64] = (points - np.asarray(self.start)) / np.asarray(self.step)
         return index[:, ::-1]
 
+    def value_at(self, field: FloatArray, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return a field's value at the grid point nearest to each of ``points`` (n, 3), (x, y, z) in mm."""
+        index = np.clip(np.rint(self.to_index(points)).astype(int), 0, np.asarray(self.shape) - 1)
+        return field[index[:, 0], index[:, 1], index[:, 2]].astype(np.float64)
+
     def contains(self, points: NDArray[np.float64], margin: float = 0.0) -> NDArray[np.bool_]:
-        """Tell which of ``points`` (n, 3), (x, y, z) in mm, lie at least ``margin`` mm inside the voxels' box."""
-        ends = np.stack([np.asarray(self.start), [self.axis(dimension)[-1] for dimension in range(3)]])
-        low, high = ends.min(axis=0), ends.max(axis=0)
+        """Tell which of ``points`` (n, 3), (x, y, z) in mm, lie at least ``margin`` mm inside the grid's box."""
+        low, high = self.box
         return np.all((points >= low + margin) & (points <= high - margin), axis=1)
 
-    def coarse(self, step: float) -> CoarseGrid:
-        """Return a grid of ``step`` mm that covers all voxels."""
-        ends = np.stack([np.asarray(self.start), [self.axis(dimension)[-1] for dimension in range(3)]])
-        low, high = ends.min(axis=0) - step, ends.max(axis=0) + step
-        sizes = np.ceil((high - low) / step).astype(int) + 1
-        return CoarseGrid(
-            (float(low[0]), float(low[1]), float(low[2])), step, (int(sizes[2]), int(sizes[1]), int(sizes[0]))
-        )
+    @classmethod
+    def covering(cls, low: NDArray[np.float64], high: NDArray[np.float64], step: float) -> Grid:
+        """Return a grid of ``step`` mm over the box from ``low`` to ``high`` (x, y, z), mm."""
+        nx, ny, nz = (np.ceil((high - low) / step).astype(int) + 1).tolist()
+        return cls((float(low[0]), float(low[1]), float(low[2])), (step, step, step), (nz, ny, nx))
 
 
 class SliceSampler:
@@ -147,9 +129,9 @@ class SliceSampler:
         voxels: the voxels.
     """
 
-    def __init__(self, coarse: CoarseGrid, voxels: VoxelGrid) -> None:
+    def __init__(self, coarse: Grid, voxels: Grid) -> None:
         weights = [
-            cubic_weights((voxels.axis(d) - coarse.start[d]) / coarse.step, coarse.shape[2 - d]) for d in range(3)
+            cubic_weights((voxels.axis(d) - coarse.start[d]) / coarse.step[d], coarse.shape[2 - d]) for d in range(3)
         ]
         self._x, self._y, self._z = np.ascontiguousarray(weights[0].T), weights[1], weights[2]
 

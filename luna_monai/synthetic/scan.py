@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from luna_monai.synthetic.candidates import Points, choose_candidates, collect_places, paint_nodules
-from luna_monai.synthetic.lookalikes import Canvas, paint_lookalikes
+from luna_monai.synthetic.lookalikes import paint_lookalikes
+from luna_monai.synthetic.painting import Canvas
 from luna_monai.synthetic.setting import draw_setting
 from luna_monai.synthetic.tissue import compose, scan_volume
 from luna_monai.synthetic.vessels import draw_tubes
@@ -80,7 +81,7 @@ def _generate(rng: np.random.Generator, options: ScanOptions) -> SyntheticScan:
     in_view = float(np.mean(setting.fine.contains(thorax.grid.points_where(thorax.lung < 0))))
     findings = paint_lookalikes(rng, canvas, thorax, places, in_view)
     places["finding"] = findings
-    nodules, other = paint_nodules(rng, setting, volume, places, options.nodules, in_view)
+    nodules, other = paint_nodules(rng, setting, canvas, places, options.nodules, in_view)
     candidates = choose_candidates(rng, setting, places, options.candidates, nodules, other)
     excluded = np.concatenate([other, np.column_stack([findings, np.full(len(findings), -1.0)])])
     origin = setting.to_world(np.array([setting.slices.start]))[0]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luna_monai.synthetic.anatomy import Body, Thorax, build_thorax, draw_body
-from luna_monai.synthetic.sampling import CoarseGrid, VoxelGrid
+from luna_monai.synthetic.sampling import Grid
 
 # Measured on LUNA16's 888 headers. In-plane spacing is the reconstruction diameter over 512 voxels: 0.46 to 0.98 mm,
 # median 0.70 mm.
@@ -127,8 +127,8 @@ class Setting:
     acquisition: Acquisition
     body: Body
     center: tuple[float, float, float]
-    slices: VoxelGrid
-    fine: VoxelGrid
+    slices: Grid
+    fine: Grid
     thorax: Thorax
 
     @property
@@ -170,21 +170,21 @@ def draw_setting(rng: np.random.Generator, in_plane: int, slices: int | None) ->
     return Setting(acquisition, body, center, _voxel_grid(acquisition, center, 1), fine, thorax)
 
 
-def _voxel_grid(acquisition: Acquisition, center: tuple[float, float, float], oversampling: int) -> VoxelGrid:
+def _voxel_grid(acquisition: Acquisition, center: tuple[float, float, float], oversampling: int) -> Grid:
+    """Return the voxels of a scan, or thinner ones to paint."""
     spacing, sign = acquisition.spacing, acquisition.direction
     nz, ny, nx = acquisition.shape
     shape = (nz * oversampling, ny, nx)
     step = (sign[0] * spacing[0], sign[1] * spacing[1], spacing[2] / oversampling)
     x, y, z = (c - s * (n - 1) / 2 for c, s, n in zip(center, step, shape[::-1], strict=True))
-    return VoxelGrid((x, y, z), step, shape)
+    return Grid((x, y, z), step, shape)
 
 
-def _coarse_grid(voxels: VoxelGrid, body: Body) -> CoarseGrid:
+def _coarse_grid(voxels: Grid, body: Body) -> Grid:
     """Cover the voxels, and the whole lungs because vessels grow from what they supply."""
-    covered = voxels.coarse(_COARSE_MM)
-    low = np.minimum(covered.start, [-body.width - 12, -body.depth - 12, -12])
-    ends = np.asarray(covered.start) + _COARSE_MM * (np.asarray(covered.shape[::-1]) - 1)
-    high = np.maximum(ends, [body.width + 12, body.depth + 26, body.height + 8])
-    sizes = np.ceil((high - low) / _COARSE_MM).astype(int) + 1
-    start = (float(low[0]), float(low[1]), float(low[2]))
-    return CoarseGrid(start, _COARSE_MM, (int(sizes[2]), int(sizes[1]), int(sizes[0])))
+    low, high = voxels.box
+    low, high = low - _COARSE_MM, high + _COARSE_MM
+    # Whole steps from the voxels on.
+    high = low + _COARSE_MM * np.ceil((high - low) / _COARSE_MM)
+    low = np.minimum(low, [-body.width - 12, -body.depth - 12, -12])
+    return Grid.covering(low, np.maximum(high, [body.width + 12, body.depth + 26, body.height + 8]), _COARSE_MM)

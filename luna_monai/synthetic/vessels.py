@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from luna_monai.synthetic.painting import paint_tubes, tube_profile
+from luna_monai.synthetic.painting import paint_tubes
 from luna_monai.synthetic.sampling import FloatArray
 from luna_monai.synthetic.setting import Setting
 
@@ -191,16 +191,16 @@ def draw_tubes(rng: np.random.Generator, setting: Setting) -> Tubes:
     """
     vessels, airways = _grow(rng, setting)
     blood, walls, lumen = (np.zeros(setting.fine.shape, dtype=np.float32) for _ in range(3))
-    sigma, profile, grid = setting.acquisition.sigma, tube_profile(), setting.fine
+    sigma, grid = setting.acquisition.sigma, setting.fine
     points, radii, _ = vessels.sample(0.7)
-    paint_tubes(blood, grid, points, np.minimum(radii, 7.0), sigma, profile)
+    paint_tubes(blood, grid, points, np.minimum(radii, 7.0), sigma)
     everything = join([airways, _central_airways(setting.body.height)])
     points, radii, branch = everything.sample(0.7)
-    paint_tubes(walls, grid, points, 1.12 * radii + 0.25, sigma, profile)
+    paint_tubes(walls, grid, points, 1.12 * radii + 0.25, sigma)
     # Mucus fills a few airways.
     plugged = (rng.random(len(everything.leaves)) < 0.04) & (everything.leaves > 1)
     open_points = ~plugged[branch]
-    paint_tubes(lumen, grid, points[open_points], radii[open_points], sigma, profile)
+    paint_tubes(lumen, grid, points[open_points], radii[open_points], sigma)
     return Tubes(vessels, airways, blood, walls, lumen)
 
 
@@ -213,7 +213,7 @@ def _grow(rng: np.random.Generator, setting: Setting) -> tuple[Branches, Branche
     blood, airways = [], []
     for side in (-1.0, 1.0):
         points = inner[np.sign(inner[:, 0]) == side]
-        count = max(int(len(points) * thorax.grid.step**3 / volume_per_leaf), 2)
+        count = max(int(len(points) * thorax.grid.step[0] ** 3 / volume_per_leaf), 2)
         roots = (
             np.array([side * 30, 0, 0.55 * body.height]),
             np.array([side * 24, -9, 0.47 * body.height]),

@@ -14,7 +14,7 @@ from luna_monai.share import bundle_dir
 #: Keys that may differ when a run is resumed: places, the machine, and when to stop.
 _MAY_DIFFER = {
     "bundle_root", "dataset_dir", "cache_dir", "output_dir", "device", "num_workers", "precache_workers",
-    "cache_on_device", "compile", "val_batch_size", "max_epochs", "patience", "resume", "finetune", "comment",
+    "compile", "val_batch_size", "max_epochs", "patience", "resume", "finetune", "comment",
     "tb_prefix", "tracking_uri", "experiment_name", "run_name", "save_execute_config",
 }  # fmt: skip
 

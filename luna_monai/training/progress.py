@@ -196,10 +196,8 @@ class ThroughputHandler:
             engine.state.epoch, found["samples_per_second"], found["data_wait"], memory,
         )  # fmt: skip
         if wait > _LONG_WAIT:
-            more = "cache_on_device=true, where the candidates fit into the GPU's memory, or a larger num_workers"
-            logger.info(
-                "The loader is the limit: set %s", more if self._gpu else "cache_dir (on a fast disk) and num_workers=2"
-            )
+            more = "a larger num_workers" if self._gpu else "cache_dir (on a fast disk) and num_workers=2"
+            logger.info("The loader is the limit: set %s", more)
         if self.run_state is not None:
             for name, value in found.items():
                 self.run_state.writer("trn").add_scalar(f"throughput/{name}", value, self.run_state.samples)

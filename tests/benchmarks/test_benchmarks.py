@@ -45,8 +45,7 @@ def test_everything_about_a_gpu(run, folder):
     text = run("gpu.py", folder, "--quick")
     assert "samples/s on one H200" in text
     rows = {row[0]: row[1:] for row in rows_of(text)}
-    assert {"the book's", "channels last", "4", "cache_on_device", "bare loop", "all handlers"} <= rows.keys()
-    assert float(rows["cache_on_device"][1].replace(",", "")) > 0
+    assert {"the book's", "channels last", "4", "bare loop", "all handlers"} <= rows.keys()
 
 
 def test_where_the_time_goes(run, folder):

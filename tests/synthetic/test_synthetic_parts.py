@@ -7,8 +7,8 @@ from scipy import ndimage, spatial
 from luna_monai.synthetic.anatomy import build_thorax, draw_body
 from luna_monai.synthetic.candidates import NEGATIVE_SHARES, PLACE_SHARES
 from luna_monai.synthetic.nodules import Nodule, draw_nodule, paint_nodule
-from luna_monai.synthetic.painting import paint_tubes, tube_profile
-from luna_monai.synthetic.sampling import CoarseGrid, SliceSampler, VoxelGrid, smooth_noise
+from luna_monai.synthetic.painting import Canvas, paint_tubes
+from luna_monai.synthetic.sampling import Grid, SliceSampler, smooth_noise
 from luna_monai.synthetic.scan import ScanOptions, generate_scan
 from luna_monai.synthetic.setting import draw_acquisition
 from luna_monai.synthetic.tissue import lung_texture, scanner_noise
@@ -20,13 +20,13 @@ def rng():
     return np.random.default_rng(5)
 
 
-GRID = VoxelGrid((-20.0, -20.0, -20.0), (0.5, 0.5, 1.0), (41, 81, 81))
+GRID = Grid((-20.0, -20.0, -20.0), (0.5, 0.5, 1.0), (41, 81, 81))
 
 
 def paint(rng, **changes):
     """Paint a nodule of 12 mm in lung and return the volume and what is reported of it."""
     volume = np.full(GRID.shape, -850, dtype=np.float32)
-    row = paint_nodule(rng, volume, GRID, np.zeros(3), Nodule(**{"radius": 6.0, **changes}), 0.5)
+    row = paint_nodule(rng, Canvas(volume, GRID, 0.5), np.zeros(3), Nodule(**{"radius": 6.0, **changes}))
     return volume, row
 
 
@@ -46,8 +46,9 @@ def test_acquisitions_are_distributed_as_in_luna16():
 
 
 def test_sampler_reproduces_a_smooth_field():
-    voxels = VoxelGrid((10.0, 12.0, -5.0), (-0.7, -0.7, 1.1), (9, 20, 24))
-    coarse = voxels.coarse(3.0)
+    voxels = Grid((10.0, 12.0, -5.0), (-0.7, -0.7, 1.1), (9, 20, 24))
+    low, high = voxels.box
+    coarse = Grid.covering(low - 3, high + 3, 3.0)
     x, y, z = coarse.axes()
     field = (2 * x - y + 0.5 * z + 0.01 * x * y).astype(np.float32)
     sampler = SliceSampler(coarse, voxels)
@@ -89,7 +90,7 @@ def test_tube_keeps_its_cross_section(radius):
     # Blur spreads a tube, but does not change the area of its cross-section.
     cover = np.zeros(GRID.shape, dtype=np.float32)
     points = np.column_stack([np.zeros(400), np.full(400, 0.2), np.linspace(-22, 22, 400)])
-    paint_tubes(cover, GRID, points, np.full(400, radius), 0.6, tube_profile())
+    paint_tubes(cover, GRID, points, np.full(400, radius), 0.6)
     assert cover.max() <= 1
     area = cover[20].sum() * 0.25
     assert area == pytest.approx(np.pi * radius**2, rel=0.12)
@@ -99,7 +100,7 @@ def test_tube_keeps_its_cross_section(radius):
 def test_tubes_beyond_the_volume_are_cut_off():
     cover = np.zeros(GRID.shape, dtype=np.float32)
     points = np.array([[-20.5, 0, 0], [0, 21, 0], [0, 0, 60.0]])
-    paint_tubes(cover, GRID, points, np.full(3, 2.0), 0.5, tube_profile())
+    paint_tubes(cover, GRID, points, np.full(3, 2.0), 0.5)
     assert cover[20, 40, 0] > 0.9
     assert cover[20, 80, 40] > 0.9
     assert cover[:, :, 5:-5].sum() == pytest.approx(cover[:, 70:, 5:-5].sum())
@@ -134,7 +135,7 @@ def test_nodule_has_the_diameter_and_center_that_are_reported(rng):
 def test_what_a_wall_hides_is_not_measured(rng):
     volume = np.full(GRID.shape, -850, dtype=np.float32)
     volume[:, :, :40] = 40
-    row = paint_nodule(rng, volume, GRID, np.zeros(3), Nodule(radius=6.0), 0.5)
+    row = paint_nodule(rng, Canvas(volume, GRID, 0.5), np.zeros(3), Nodule(radius=6.0))
     assert row[3] == pytest.approx(12 / 2 ** (1 / 3), rel=0.1)
     assert row[0] == pytest.approx(6 * 3 / 8, abs=0.7)
 
@@ -183,7 +184,7 @@ def test_diameters_are_about_even_over_their_logarithm():
 
 def test_thorax_has_two_lungs_of_human_size(rng):
     body = draw_body(rng)
-    grid = CoarseGrid((-190.0, -150.0, -30.0), 3.0, (110, 110, 128))
+    grid = Grid((-190.0, -150.0, -30.0), (3.0, 3.0, 3.0), (110, 110, 128))
     thorax = build_thorax(rng, body, grid)
     lung = thorax.lung < 0
     sizes = sorted(np.bincount(ndimage.label(lung)[0].ravel())[1:] * 27)

@@ -4,8 +4,6 @@ Tensors on torch's device "meta" have a shape and strides but no data. What is c
 wait for it, is what would be copied to a GPU.
 """
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -13,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from luna_monai.apps import crossval
-from luna_monai.data import CandidateDataset
-from luna_monai.errors import LunaError, find_luna_error
+from luna_monai.errors import find_luna_error
 from luna_monai.networks import LunaModel
 from luna_monai.training import PrepareCandidateBatch, data_parallel, processes
 from luna_monai.transforms import RandAugmentCandidates
@@ -85,45 +82,6 @@ def test_augmented_batches_have_the_strides_of_others(batch, augmentation):
         assert PrepareCandidateBatch(augment)(batch, "cpu")[0].stride() == plain.stride()
 
 
-class Cache:
-    """One series with 20 candidates."""
-
-    spatial_size = (32, 48, 48)
-    data = ({"row": np.arange(20), "seriesuid": "1.2.3"},)
-
-    def read(self, series, position):
-        return torch.zeros(len(series), 1, *self.spatial_size, dtype=torch.int16), torch.zeros(len(series), 3).long()
-
-
-@pytest.fixture
-def dataset():
-    table = pd.DataFrame({"class": [0, 1] * 10, "coordX": 0.0, "coordY": 0.0, "coordZ": 0.0})
-    return CandidateDataset(table, Cache(), device=ELSEWHERE)
-
-
-def test_a_batch_of_what_the_gpu_holds_does_not_wait_for_it(dataset, monkeypatch):
-    pinned = []
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.shape) or tensor)
-    dataset.__getitems__([0])  # brings all of them there
-    pinned.clear()
-    with Copies() as copies:
-        batch = dataset.__getitems__([3, 1, 19]).stacked
-        image, label = PrepareCandidateBatch()(batch, ELSEWHERE, non_blocking=True)
-    assert (image.device, label.device, batch["row"].device) == (ELSEWHERE, ELSEWHERE, torch.device("cpu"))
-    assert (image.shape, label.shape) == ((3, 1, 32, 48, 48), (3,))
-    assert (copies.background, pinned) == ([True], [(3,)])  # the places of the candidates
-
-
-def test_memory_that_torch_only_keeps_is_free(dataset, monkeypatch):
-    dataset.device = torch.device("cuda:0")
-    free = [0]
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: free.append(20 * 147_456))
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free[-1], 10**9))
-    with pytest.raises(LunaError, match=r"20 candidates need 0.0 GB on cuda:0, which has 0.0 GB free"):
-        dataset[0]
-    assert len(free) == 2
-
-
 def test_too_little_memory_is_one_line_that_says_what_to_do():
     message = (
         "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.31 GiB is "
@@ -138,7 +96,7 @@ def test_too_little_memory_is_one_line_that_says_what_to_do():
         found = find_luna_error(error)
     assert str(found) == (
         "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.31 GiB is "
-        "free; set batch_size lower, or cache_on_device to false where it is true"
+        "free; set batch_size lower"
     )
 
 
