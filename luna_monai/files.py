@@ -53,7 +53,8 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
     try:
         with temporary.open("xb") as file:
-            _lock(file, wait=True)
+            with suppress(OSError):  # of a file system without locks
+                lock(file, wait=True)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -71,7 +72,7 @@ def abandoned_files(folder: str | Path) -> list[Path]:
     for path in sorted(Path(folder).glob(f".*{_TEMPORARY}")):
         # A file that is written to is locked, by processes of other machines too; Windows does not remove open files.
         with suppress(OSError), path.open("r+b") as file:
-            _lock(file, wait=False)
+            lock(file, wait=False)
             if time.time() - path.stat().st_mtime > _NEW_S:
                 found.append(path)
     return found
@@ -84,14 +85,19 @@ def remove_abandoned(folder: str | Path) -> None:
             path.unlink()
 
 
-def _lock(file: BinaryIO, *, wait: bool) -> None:
-    if fcntl is None:
-        return
-    try:
+def lock(file: BinaryIO | int, *, wait: bool) -> None:
+    """Lock an open file against other processes, until it is closed or this process ends; Windows has no such locks.
+
+    Args:
+        file: the file, or its descriptor.
+        wait: whether to wait for a process that has locked it.
+
+    Raises:
+        BlockingIOError: when another process has locked it.
+        OSError: when the file system has no locks.
+    """
+    if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:  # in use, or a file system without locks
-        if not wait:
-            raise
 
 
 def file_name_of(text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
@@ -25,7 +24,7 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.files import write_bytes, write_table
+from luna_monai.files import lock, write_bytes, write_table
 from luna_monai.training.checkpoint import (
     CHECKPOINT,
     PREVIOUS_CHECKPOINT,
@@ -316,7 +315,7 @@ def _lock(path: Path) -> int:
     """Lock a file until this process ends or closes its descriptor; no lock outlives its process."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file, wait=False)
     except BlockingIOError:
         owner = os.read(file, 1000).decode(errors="replace")
         os.close(file)

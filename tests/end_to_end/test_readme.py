@@ -24,8 +24,10 @@ PAGES = [
 #: Run by make itself, by .ci/run, or by the test named.
 RUN_ELSEWHERE = {
     "make demo": "test_demo below",
+    "pip install .": "test_commands.py, test_packaging.py",
     "make test": ".ci/run",
     "make install": ".ci/run",
+    "make release-check": "test_packaging.py",
     "luna-monai precache --config synthetic --config demo": "test_demo below",
     "luna-monai train --config synthetic --config demo": "test_demo below",
     "python3 -m venv .venv": "make install",
