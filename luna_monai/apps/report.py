@@ -9,8 +9,9 @@ from pathlib import Path
 from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes
-from luna_monai.reports.page import build_report
+from luna_monai.predictions.outputs import check_writable
 from luna_monai.reports.run import read_run
+from luna_monai.reports.run_report import build_report
 
 logger = logging.getLogger(__name__)
 
@@ -32,8 +33,6 @@ class LunaReportApp(App):
         parser.add_argument("--dataset-dir", help="LUNA16 folder (default: the run's own)")
         parser.add_argument("--threshold", type=float, default=0.5, help="probability above which a nodule is called")
         parser.add_argument("--cases", type=int, default=12, help="false negatives and false positives in pictures")
-        parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
-        parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
 
     def main(self) -> int:
         """Write the report.
@@ -45,23 +44,14 @@ class LunaReportApp(App):
             LunaError: when the run or its dataset is missing or damaged, or the file cannot be written.
         """
         arguments = self.cli_args
-        for name in ("cases", "bootstrap", "seed"):
-            if getattr(arguments, name) < 0:
-                raise LunaError(f"--{name} must not be negative, found {getattr(arguments, name)}")
+        if arguments.cases < 0:
+            raise LunaError(f"--cases must not be negative, found {arguments.cases}")
         if not 0 <= arguments.threshold <= 1:
             raise LunaError(f"--threshold must be between 0 and 1, found {arguments.threshold:g}")
+        output = Path(arguments.output or Path(arguments.run) / "report.html")
+        check_writable(output)
         run = read_run(arguments.run, arguments.dataset_dir)
-        output = Path(arguments.output) if arguments.output else run.folder / "report.html"
-        page = build_report(
-            run,
-            threshold=arguments.threshold,
-            cases=arguments.cases,
-            bootstrap=arguments.bootstrap,
-            seed=arguments.seed,
-        )
-        content = page.encode()
+        content = build_report(run, threshold=arguments.threshold, cases=arguments.cases).encode()
         write_bytes(output, content)
-        for note in run.notes:
-            logger.info("%s", note)
         logger.info("report: %s (%.1f MB)", output, len(content) / 1e6)
         return 0

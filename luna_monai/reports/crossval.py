@@ -15,22 +15,29 @@ from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json, write_submission, write_table
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans, rate_name
 from luna_monai.metrics.per_class import per_class_metrics
-from luna_monai.reports import layout
-from luna_monai.reports.charts import froc_chart
-from luna_monai.reports.figures import COLOURS, froc_figure, plot_froc, to_png
-from luna_monai.reports.layout import render_page
+from luna_monai.reports.figures import froc_figure, to_png
+from luna_monai.reports.pages import Section, Table, render_page
+from luna_monai.reports.run import read_predictions
+from luna_monai.reports.run_report import froc_chart
 
 logger = logging.getLogger(__name__)
 
-#: Columns of the table: name of the column, name of the metric.
-_METRICS = {
-    "roc_auc": "roc_auc",
-    "average_precision": "average_precision",
-    "recall": "pr/recall",
-    "precision": "pr/precision",
-    "f1_score": "pr/f1_score",
+#: Columns of the table: title on the page and format.
+_COLUMNS = {
+    "fold": ("fold", ""),
+    **{name: (name.replace("_", " "), ",.0f") for name in ("scans", "candidates", "nodule_candidates")},
+    "roc_auc": ("ROC AUC", ".4f"),
+    "average_precision": ("average precision", ".4f"),
+    "recall": ("recall", ".4f"),
+    "precision": ("precision", ".4f"),
+    "f1_score": ("F1", ".4f"),
+    "cpm": ("CPM", ".4f"),
+    **{f"sensitivity/{rate:g}": (f"at {rate_name(rate)}", ".4f") for rate in FALSE_POSITIVES_PER_SCAN},
 }
-_SIZES = ("scans", "candidates", "nodule_candidates")
+_NOTE = (
+    "'at' is LUNA16's sensitivity at that number of false positives per scan, of which the CPM is the mean; all else "
+    "is of candidates, at a threshold of 0.5. 'pooled' is all folds' predictions together."
+)
 
 
 def write_results(
@@ -71,25 +78,32 @@ def write_results(
         seriesuids = evaluated_scans(part["seriesuid"], others, scans.paths)
         return evaluate_froc(part, annotations, excluded, seriesuids, bootstrap=samples)
 
-    of_fold = {fold: predictions[predictions["fold"] == fold] for fold in folds}
-    curves = {fold: evaluate(part) for fold, part in of_fold.items()}
+    of_fold = dict(list(predictions.groupby("fold")))
+    curves = [evaluate(part) for part in of_fold.values()]
     pooled = evaluate(predictions, bootstrap)
-    table = fold_table(of_fold, curves, predictions, pooled)
-    figure = froc_figure(pooled, title=f"Cross-validation in {len(curves)} folds")
-    drawn = [result for result in curves.values() if result.nodules]
-    for result, label in zip(drawn, ["each fold", *["_the same"] * len(drawn)], strict=False):
-        plot_froc(figure.axes[0], result, color=COLOURS["muted"], linewidth=0.8, alpha=0.6, zorder=1, label=label)
-    if drawn:
-        figure.axes[0].legend(loc="lower right", fontsize=9, frameon=False, labelcolor=COLOURS["ink"])
+    table = pd.DataFrame([_row(fold, part, one) for (fold, part), one in zip(of_fold.items(), curves, strict=True)])
+    metrics = table.loc[:, "roc_auc":]
+    rows = [{"fold": name, **getattr(metrics, name)()} for name in ("mean", "std")]
+    table = pd.concat([table.astype({"fold": object}), pd.DataFrame([*rows, _row("pooled", predictions, pooled)])])
+    table = table.astype(dict.fromkeys(("scans", "candidates", "nodule_candidates"), "Int64"))
+    figure = froc_figure(pooled, f"Cross-validation in {len(curves)} folds", curves)
 
     write_table(output_dir / "folds.csv", table)
     page = render_page(
-        "crossval.html",
+        "report.html",
+        brand="luna-monai cross-validation",
         name=output_dir.resolve().name,
-        facts=[(name.replace("_", " "), f"{table[name].iloc[-1]:,}") for name in _SIZES],
+        facts=[],
+        verdict="",
+        tiles=[],
         notes=[f"Folds that are not trained yet: {', '.join(map(str, missing))}."] if missing else [],
-        charts=[froc_chart(figure, pooled)] if pooled.nodules else [],
-        table=_page_table(table),
+        sections=[
+            Section("Folds", tables=[Table("Metrics by fold", table, _COLUMNS, _NOTE)]),
+            Section(
+                "FROC", charts=[froc_chart(figure, pooled)] if pooled.nodules else [], note="Thin lines are folds."
+            ),
+        ],
+        config="",
     )
     write_bytes(output_dir / "crossval.html", page.encode())
     if not missing:
@@ -98,8 +112,11 @@ def write_results(
         rows = table.astype(object).where(table.notna(), None).to_dict("records")
         write_json(output_dir / "crossval.json", {"folds": rows, "seed_of_bootstrap": 0, "froc": pooled.to_dict()})
         write_bytes(output_dir / "froc.png", to_png(figure))
-    for line in table_lines(table, pooled):
+    shown = table.loc[:, :"cpm"].astype(object).where(table.loc[:, :"cpm"].notna(), "n/a")
+    for line in shown.to_string(index=False, float_format="{:.4f}".format).splitlines():
         logger.info(line)
+    interval = pooled.interval and " (95% interval {lower:.4f} to {upper:.4f})".format(**pooled.interval.cpm)
+    logger.info("CPM of all folds together %.4f%s", pooled.cpm, interval or "")
     logger.info("Results: %s", output_dir)
 
 
@@ -123,9 +140,7 @@ def pool_predictions(
     parts = []
     for fold in folds:
         path = output_dir / f"fold{fold}" / "predictions" / "val.csv"
-        if not path.is_file():
-            raise LunaError(f"{path}: no such file; delete {path.parents[1]} to train this fold again")
-        part = pd.read_csv(path, dtype={"seriesuid": str})
+        part = read_predictions(path)
         undefined = int(part["probability"].isna().sum())
         if undefined:
             raise LunaError(
@@ -133,15 +148,10 @@ def pool_predictions(
                 f"diverged; delete {path.parents[1]} and train this fold again with a lower learning rate"
             )
         part.insert(0, "fold", fold)
-        parts.append(part)
+        parts.append(part.astype({"class": int}))
     predictions = pd.concat(parts).sort_values("row", kind="stable", ignore_index=True)
-    twice = predictions["row"].duplicated()
-    if twice.any():
-        row = predictions.loc[twice, "row"].iloc[0]
-        raise LunaError(f"{output_dir}: {twice.sum()} candidates are validated in two folds, the first in row {row}")
     expected = candidates if complete else candidates[candidates["seriesuid"].isin(predictions["seriesuid"])]
-    found = predictions.set_index("row")["seriesuid"]
-    if not found.index.equals(expected.index.sort_values()) or (found != expected["seriesuid"].sort_index()).any():
+    if not predictions.set_index("row")["seriesuid"].equals(expected["seriesuid"].sort_index()):
         raise LunaError(
             f"{output_dir}: the folds were trained on other candidates ({len(predictions)} predictions for "
             f"{len(expected)} candidates); use the same dataset for all folds"
@@ -149,62 +159,12 @@ def pool_predictions(
     return predictions
 
 
-def fold_table(
-    parts: dict[int, pd.DataFrame], curves: dict[int, FrocResult], predictions: pd.DataFrame, pooled: FrocResult
-) -> pd.DataFrame:
-    """Make the table of a cross-validation from the predictions and LUNA16's evaluation of each fold, and of all.
-
-    Returns:
-        A row for each fold, then ``mean``, ``std`` (of the sample, undefined values left out) and ``pooled``.
-    """
-    table = pd.DataFrame([_row(fold, part, curves[fold]) for fold, part in parts.items()])
-    metrics = table.columns[1 + len(_SIZES) :]
-    spread = pd.DataFrame([{"fold": name, **getattr(table[metrics], name)()} for name in ("mean", "std")])
-    last = pd.DataFrame([_row("pooled", predictions, pooled)])
-    table = pd.concat([part.astype({"fold": object}) for part in (table, spread, last)], ignore_index=True)
-    return table.astype(dict.fromkeys(_SIZES, "Int64"))
-
-
-def _row(name: int | str, part: pd.DataFrame, result: FrocResult) -> dict[str, Any]:
+def _row(name: object, part: pd.DataFrame, result: FrocResult) -> dict[str, Any]:
     metrics = per_class_metrics(part["class"], part["probability"], part["loss"])
-    return {
-        "fold": name,
-        **dict(zip(_SIZES, (result.scans, len(part), int((part["class"] == 1).sum())), strict=True)),
-        **{column: metrics[metric] for column, metric in _METRICS.items()},
-        "cpm": result.cpm,
-        **dict(zip((f"sensitivity/{rate:g}" for rate in FALSE_POSITIVES_PER_SCAN), result.sensitivity, strict=True)),
+    metrics |= {name.removeprefix("pr/"): value for name, value in metrics.items()}
+    facts = {"fold": name, "scans": result.scans, "candidates": len(part), "nodule_candidates": metrics["count/pos"]}
+    sensitivity = {
+        f"sensitivity/{rate:g}": one for rate, one in zip(FALSE_POSITIVES_PER_SCAN, result.sensitivity, strict=True)
     }
-
-
-def _page_table(table: pd.DataFrame) -> layout.Table:
-    titles = {"roc_auc": "ROC AUC", "f1_score": "F1", "cpm": "CPM"}
-    titles |= {f"sensitivity/{rate:g}": f"at {rate_name(rate)}" for rate in FALSE_POSITIVES_PER_SCAN}
-    columns: dict[str, Any] = {
-        name: (titles.get(name, name.replace("_", " ")), _count if name in _SIZES else layout.number)
-        for name in table.columns
-    }
-    note = (
-        "'at' is LUNA16's sensitivity at that number of false positives per scan, of which the CPM is the mean; all "
-        "else is of candidates, at a threshold of 0.5. 'pooled' is all folds' predictions together."
-    )
-    return layout.table("Metrics by fold", table, columns | {"fold": ("fold", layout.text)}, note)
-
-
-def _count(value: Any) -> layout.Cell:
-    return layout.Cell("") if pd.isna(value) else layout.count(value)
-
-
-def table_lines(table: pd.DataFrame, pooled: FrocResult) -> list[str]:
-    """Lay out the table of :func:`fold_table` for the console, and the CPM of all folds together."""
-    shown = table[["fold", *_SIZES, *_METRICS, "cpm"]]
-    formats: Any = dict.fromkeys(_SIZES, "{:,}".format) | dict.fromkeys([*_METRICS, "cpm"], "{:.4f}".format)
-    score = f"CPM of all folds together {pooled.cpm:.4f}"
-    if pooled.interval is not None:
-        score += f", 95 % interval {pooled.interval.cpm['lower']:.4f} to {pooled.interval.cpm['upper']:.4f}"
-    cells = shown.apply(
-        lambda column: [
-            ("" if column.name in _SIZES else "n/a") if pd.isna(value) else formats.get(column.name, str)(value)
-            for value in column
-        ]
-    )
-    return [*cells.to_string(index=False, col_space=8).splitlines(), score]
+    values = metrics | facts | {"cpm": result.cpm} | sensitivity
+    return {column: values[column] for column in _COLUMNS}

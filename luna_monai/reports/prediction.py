@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import functools
-import io
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,8 @@ from luna_monai.files import write_bytes
 from luna_monai.predictions.outputs import check_writable
 from luna_monai.predictions.result import ScanPrediction, describe_findings
 from luna_monai.predictions.volumes import instance_of
-from luna_monai.reports import layout, overlay
-from luna_monai.reports.finding_pictures import FIELD_MM, Stack, finding_stacks
-from luna_monai.reports.layout import render_page
+from luna_monai.reports.pages import render_page
+from luna_monai.reports.pictures import Stack, Volume, draw_stacks, heat_colors, image_address
 from luna_monai.scans.geometry import Geometry
 
 #: Rows of all tables together; findings that are shown have a row in any case.
@@ -31,42 +28,15 @@ _LABEL_PIXELS = 17
 _MAP_HU = (-1000.0, 250.0)
 
 
-@dataclass(frozen=True)
-class Mark:
-    """A finding on the map: its place and that of its number, in pixels from the upper left corner."""
-
-    number: int
-    x: float
-    y: float
-    label_x: float
-    label_y: float
-
-
-@dataclass(frozen=True)
-class Map:
-    """The whole scan from the front, as an X-ray would show it; numbers stand beside it."""
-
-    source: str
-    width: int
-    height: int
-    margin: int
-    marks: list[Mark]
-
-
 class PredictionPage:
     """Collects predictions, scan by scan, and writes them as one page.
 
     Args:
         path: the HTML file.
         max_pictures: how many of the most probable findings, of all scans together, are shown in pictures.
-
-    Raises:
-        LunaError: when ``max_pictures`` is negative.
     """
 
     def __init__(self, path: str | Path, max_pictures: int = 40) -> None:
-        if max_pictures < 0:
-            raise LunaError(f"report_findings must not be negative, found {max_pictures}")
         self.path = Path(path)
         self.max_pictures = max_pictures
         # By the number of the scan, the pictures by that and the rank of the finding.
@@ -99,7 +69,13 @@ class PredictionPage:
         for rank, finding in enumerate(prediction.findings[: prediction.shown]):
             lowest = min((one[0] for one in self._pictures.values()), default=0)
             if len(self._pictures) < self.max_pictures or finding.probability > lowest:
-                self._pictures[number, rank] = (finding.probability, finding_stacks(voxels, grid, finding, heat))
+                outlined: Volume | None = None
+                if finding.outline is not None and finding.outline_start is not None:
+                    x, y, z = grid.index_to_world(np.array([finding.outline_start]) - 1.0)[0].tolist()
+                    padded = np.pad(finding.outline, 1).astype(np.float32)
+                    outlined = padded, Geometry(padded.shape[::-1], grid.spacing, (x, y, z), grid.direction)
+                stacks = draw_stacks(voxels, grid, finding.position, outlined, heat)
+                self._pictures[number, rank] = (finding.probability, stacks)
                 self._keep_best()
 
     def merge(self, other: PredictionPage) -> None:
@@ -132,25 +108,23 @@ class PredictionPage:
     def to_html(self) -> str:
         """Make the page: an HTML document without any reference to something outside it, and without any path."""
         scans = [self._scan(number) for number in sorted(self._scans)]
-        model = next(iter(self._scans.values()))[0].model
         return render_page(
             "prediction.html",
+            brand="luna-monai prediction",
             name=f"{len(scans):,} scans" if len(scans) > 1 else scans[0]["name"],
             scans=scans,
-            model=model,
-            prevalence=model.calibration and model.calibration.prevalence,
-            field_mm=FIELD_MM,
+            model=scans[0]["prediction"].model,
             with_heat=any(stack.heat for _, stacks in self._pictures.values() for stack in stacks),
-            legend=layout.data_address(overlay.legend_png()),
+            legend=image_address(heat_colors(np.tile(np.linspace(0, 1, 120), (10, 1)))),
         )
 
     def _scan(self, number: int) -> dict[str, Any]:
         prediction, projection, grid = self._scans[number]
-        shown = prediction.shown
         instance = functools.cache(instance_of)
-        rows = describe_findings(prediction)[: max(shown, ROWS // len(self._scans))]
+        rows = describe_findings(prediction)[: max(prediction.shown, ROWS // len(self._scans))]
         for rank, row in enumerate(rows):
             row["id"], row["number"] = f"s{number + 1}f{rank + 1}", rank + 1
+            row["title"] = f"Finding {rank + 1}"
             row["slice"], row["instance"] = _slice_of(prediction, row["voxel"], instance)
             row["stacks"] = self._pictures.get((number, rank), (0, []))[1]
             positions = row["stacks"][0].positions if row["stacks"] else np.empty((0, 3))
@@ -161,7 +135,7 @@ class PredictionPage:
             "name": prediction.seriesuid,
             "prediction": prediction,
             "rows": rows,
-            "map": _draw_map(projection, grid, rows[:shown]) if any(row["stacks"] for row in rows) else None,
+            "map": draw_map(projection, grid, rows[: prediction.shown]) if prediction.shown else None,
             "above": {
                 wanted: (threshold, sum(one.probability > threshold for one in prediction.findings))
                 for wanted, threshold in prediction.model.thresholds.items()
@@ -191,28 +165,42 @@ def _project(voxels: np.ndarray) -> np.ndarray:
     return np.rint(255 * np.clip((means - darkest) / max(brightest - darkest, 1), 0, 1)).astype(np.uint8)
 
 
-def _draw_map(projection: np.ndarray, grid: Geometry, rows: list[dict[str, Any]]) -> Map:
+def draw_map(projection: np.ndarray, grid: Geometry, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Draw the whole scan from the front, as an X-ray would show it, with the numbers of findings beside it.
+
+    Args:
+        projection: uint8 (z, x), turned to LPS.
+        grid: of the scan.
+        rows: ``position`` of each finding, LPS mm.
+
+    Returns:
+        ``source`` (a ``data:`` address), ``width`` and ``height`` of the picture and ``margin`` for numbers on both
+        sides, in pixels; ``marks``: number, x and y of each finding, and of its number, which overlaps no other.
+    """
     depth, _, width = grid.shape
     # Square pixels; the head is up.
     height = max(1, round(_MAP_PIXELS * depth * grid.spacing[2] / (width * grid.spacing[0])))
-    buffer = io.BytesIO()
-    Image.fromarray(projection[::-1]).resize((_MAP_PIXELS, height)).save(buffer, format="png")
-    points = np.array([row["position"] for row in rows])
-    z, _, x = ((grid.world_to_continuous_index(points) + 0.5) / grid.shape).T
+    picture = np.asarray(Image.fromarray(projection[::-1]).resize((_MAP_PIXELS, height)))
+    z, _, x = ((grid.world_to_continuous_index(np.array([row["position"] for row in rows])) + 0.5) / grid.shape).T
     margin = 2 * _LABEL_PIXELS
     places = np.column_stack([margin + x * _MAP_PIXELS, (1 - z) * height])
     marks = []
     for right in (False, True):
         side = np.flatnonzero((x > 0.5) == right)
         order = side[np.argsort(places[side, 1], kind="stable")]
-        label_x = _MAP_PIXELS + 1.5 * margin if right else margin / 2
         # From the top down, each number below the one before; then from the bottom up, so that none leaves the map.
-        ys = places[order, 1].copy()
-        gap = min(_LABEL_PIXELS, height / max(len(ys), 1))
-        for n in range(len(ys)):
-            ys[n] = max(ys[n], ys[n - 1] + gap if n else gap / 2)
-        for n in range(len(ys) - 1, -1, -1):
-            ys[n] = min(ys[n], ys[n + 1] - gap if n + 1 < len(ys) else height - gap / 2)
-        for row, label_y in zip(order.tolist(), ys.tolist(), strict=True):
-            marks.append(Mark(row + 1, float(places[row, 0]), float(places[row, 1]), label_x, label_y))
-    return Map(layout.data_address(buffer.getvalue()), _MAP_PIXELS, height, margin, marks)
+        gap = min(_LABEL_PIXELS, height / max(len(order), 1))
+        steps = gap * np.arange(len(order))
+        down = np.maximum.accumulate(np.maximum(places[order, 1], gap / 2) - steps) + steps
+        up = np.minimum.accumulate((np.minimum(down, height - gap / 2) - steps)[::-1])[::-1] + steps
+        label_x = _MAP_PIXELS + 1.5 * margin if right else margin / 2
+        marks += [
+            (row + 1, *places[row].tolist(), label_x, y) for row, y in zip(order.tolist(), up.tolist(), strict=True)
+        ]
+    return {
+        "source": image_address(picture),
+        "width": _MAP_PIXELS,
+        "height": height,
+        "margin": margin,
+        "marks": marks,
+    }

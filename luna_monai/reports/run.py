@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,21 @@ import pandas as pd
 import yaml
 
 from luna_monai.data import subset_of
-from luna_monai.data.tables import ANNOTATIONS, COORDINATES, read_findings, read_table
+from luna_monai.data.tables import ANNOTATIONS, COORDINATES, read_findings
 from luna_monai.errors import LunaError
 from luna_monai.literals import text_of
 from luna_monai.scans.sources import find_scans
 
-_PREDICTION_NUMBERS = ["row", *COORDINATES, "class", "diameter_mm"]
+logger = logging.getLogger(__name__)
+
+_METRICS: Mapping[str, Any] = defaultdict(lambda: float, epoch=int, split=str)
+_PREDICTIONS: Mapping[str, Any] = {
+    "row": int,
+    "seriesuid": str,
+    **dict.fromkeys(COORDINATES, float),
+    "class": int,
+    **dict.fromkeys(("diameter_mm", "probability", "loss"), float),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +39,8 @@ class Run:
         config: the resolved configuration, empty when it is missing.
         metrics: rows of ``metrics.csv``: ``epoch``, ``split`` (``trn`` or ``val``) and numbers, NaN where undefined.
         training: ``predictions/trn.csv``, None when it is missing.
-        validation: ``predictions/val.csv``: ``row``, ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS,
-            mm), ``class`` (bool), ``diameter_mm``, ``probability`` and ``loss``, NaN where the network's output was.
-        annotations: the dataset's annotated nodules, None when the dataset is not at hand.
+        validation: ``predictions/val.csv``, as :func:`read_predictions` gives it.
+        annotations: the dataset's annotated nodules, None when the dataset is missing.
         excluded: the dataset's excluded findings, None when there is no list of them.
         scans: the CT of each series that is on disk.
         notes: what is missing, in sentences for the reader.
@@ -58,91 +69,72 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
         dataset_dir: the LUNA16 folder, where it is not where the run's ``config.yaml`` says.
 
     Returns:
-        The run. Missing training predictions, configuration and dataset are noted, not refused.
+        The run. Missing training predictions, configuration, dataset and scans are noted and logged, not refused.
 
     Raises:
         LunaError: when metrics or validation predictions are missing or damaged, or a given ``dataset_dir`` has no
             annotations.
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        raise LunaError(f"{folder}: no such folder; give the output_dir of a run")
-    metrics_path, predictions = folder / "metrics.csv", folder / "predictions"
-    for path in (metrics_path, predictions / "val.csv"):
-        if not path.is_file():
-            raise LunaError(f"{path}: no such file, so there is nothing to report; 'luna-monai train' writes it")
-    notes: list[str] = []
-    config = _read_config(folder / "config.yaml", notes)
-    training = None
-    if (predictions / "trn.csv").is_file():
-        training = _read_predictions(predictions / "trn.csv")
+    metrics = _read(folder / "metrics.csv", _METRICS)
+    validation = read_predictions(folder / "predictions" / "val.csv")
+    training_path, config_path, notes = folder / "predictions" / "trn.csv", folder / "config.yaml", []
+    training, config = None, {}
+    if training_path.is_file():
+        training = read_predictions(training_path)
     else:
         notes.append("There are no training predictions, so results by subset cover validation only.")
-    validation = _read_predictions(predictions / "val.csv")
-    if validation.empty:
-        raise LunaError(f"{predictions / 'val.csv'}: a header line and no candidates")
-
+    if config_path.is_file():
+        try:
+            config = dict(yaml.safe_load(config_path.read_text(encoding="utf-8")))
+        except (yaml.YAMLError, TypeError, ValueError) as error:
+            raise LunaError(f"{config_path}: not the YAML of a run ({' '.join(str(error).split())})") from None
+    else:
+        notes.append("There is no config.yaml, so the run's settings are not shown.")
+    dataset = Path(dataset_dir or str(text_of(config.get("dataset_dir", ""))))
     annotations, excluded, scans = None, None, {}
-    dataset = Path(dataset_dir if dataset_dir is not None else str(text_of(config.get("dataset_dir", ""))))
-    if dataset_dir is not None or (config.get("dataset_dir") and (dataset / ANNOTATIONS).is_file()):
+    if dataset_dir or (dataset / ANNOTATIONS).is_file():
         annotations, excluded = read_findings(dataset)
         scans = find_scans(dataset)
+        validated = validation["seriesuid"].drop_duplicates()
+        missing = int((~validated.isin(list(scans))).sum())
+        if missing:
+            notes.append(f"The CTs of {missing:,} of {len(validated):,} validation scans are not in {dataset.name}.")
     else:
         notes.append(
-            "The dataset is not at hand, so there is no FROC curve, no result by subset and no picture. "
+            "The dataset is missing, so there is no FROC curve, no result by subset and no picture. "
             "Give its folder with --dataset-dir."
         )
-    return Run(folder, config, _read_metrics(metrics_path), training, validation, annotations, excluded, scans, notes)
+    for note in notes:
+        logger.warning("%s: %s", folder, note)
+    return Run(folder, config, metrics, training, validation, annotations, excluded, scans, notes)
 
 
-def _read_config(path: Path, notes: list[str]) -> dict[str, Any]:
-    if not path.is_file():
-        notes.append("There is no config.yaml, so the run's settings are not shown.")
-        return {}
+def read_predictions(path: Path) -> pd.DataFrame:
+    """Read a run's predictions of one split.
+
+    Args:
+        path: ``predictions/trn.csv`` or ``val.csv``.
+
+    Returns:
+        ``row``, ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm), ``class`` (bool), ``diameter_mm``,
+        ``probability`` and ``loss``, NaN where the network's output was.
+
+    Raises:
+        LunaError: when the file is missing or damaged, or has no candidate.
+    """
+    table = _read(path, _PREDICTIONS, list(_PREDICTIONS))
+    wrong = ~table["class"].isin([0, 1]) | ~table["probability"].fillna(0).between(0, 1)
+    wrong |= table[COORDINATES].isna().any(axis=1)
+    if wrong.any() or table.empty:
+        row = f"data row {wrong.to_numpy().argmax() + 1}" if len(table) else "no candidates"
+        raise LunaError(f"{path}: {row}; expected coordinates, a class of 0 or 1 and a probability from 0 to 1")
+    return table.astype({"class": bool})
+
+
+def _read(path: Path, types: Mapping[str, Any], columns: list[str] | None = None) -> pd.DataFrame:
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise LunaError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(config, dict):
-        raise LunaError(f"{path}: expected keys and values, found {type(config).__name__}")
-    return config
-
-
-def _read_metrics(path: Path) -> pd.DataFrame:
-    # Only the epoch is always defined; the other columns may be empty.
-    epochs = read_table(path, ["epoch"], text=["split"])
-    unknown = ~epochs["split"].isin(["trn", "val"])
-    if unknown.any():
-        raise LunaError(f"{path}: 'split' must be trn or val, found {epochs.loc[unknown, 'split'].iloc[0]!r}")
-    names = pd.read_csv(path, nrows=0).columns.drop(["epoch", "split"])
-    return epochs.astype({"epoch": int}).join(_numbers_or_empty(path, list(names)))
-
-
-def _read_predictions(path: Path) -> pd.DataFrame:
-    table = read_table(path, _PREDICTION_NUMBERS)
-    # Both are NaN, and so empty, where training diverged.
-    table = table.join(_numbers_or_empty(path, ["probability", "loss"]))
-    undefined = table["probability"].isna()
-    for column, valid, expected in (
-        ("class", table["class"].isin([0, 1]), "0 or 1"),
-        ("probability", table["probability"].between(0, 1) | undefined, "between 0 and 1"),
-    ):
-        if not valid.all():
-            row = int((~valid).to_numpy().argmax())
-            found = table[column].iloc[row]
-            raise LunaError(f"{path}: {column!r} must be {expected}, found {found:g} in data row {row + 1}")
-    return table.astype({"class": bool, "row": int})
-
-
-def _numbers_or_empty(path: Path, columns: list[str]) -> pd.DataFrame:
-    table = pd.read_csv(path)
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise LunaError(f"{path}: no column {', '.join(map(repr, missing))}")
-    numbers = table[columns].apply(pd.to_numeric, errors="coerce")
-    wrong = numbers.isna() & table[columns].notna()
-    if wrong.any(axis=None):
-        row, column = (int(place[0]) for place in wrong.to_numpy().nonzero())
-        name, found = columns[column], table[columns].iat[row, column]
-        raise LunaError(f"{path}, data row {row + 1}: {name!r} must be a number or empty, found {found!r}")
-    return numbers
+        return pd.read_csv(path, dtype=types, usecols=columns)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise LunaError(f"{path}: {reason}; expected a table that 'luna-monai train' writes") from None

@@ -35,7 +35,7 @@ def test_all_folds(folds, caplog):
     assert [row["fold"] for row in content["folds"]] == [0, 1, 2, "mean", "std", "pooled"]
     assert [row["scans"] for row in content["folds"]] == [1, 1, 1, None, None, 3]
     assert content["froc"]["scans"] == 3
-    assert f"CPM of all folds together {content['froc']['cpm']:.4f}, 95 % interval" in caplog.text
+    assert f"CPM of all folds together {content['froc']['cpm']:.4f} (95% interval" in caplog.text
     assert len(pd.read_csv(folder / "submission.csv")) == len(candidates)
     page = (folder / "crossval.html").read_text()
     assert "not trained yet" not in page

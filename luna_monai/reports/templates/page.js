@@ -21,11 +21,11 @@ for (const kind of ["input", "wheel"]) {
 
 const dialog = document.getElementById("enlarged");
 document.addEventListener("click", (event) => {
-  const card = event.target.closest(".enlarge, .finding .view")?.closest(".finding");
+  const card = event.target.closest(".enlarge, .card .view")?.closest(".card");
   if (!card) return;
   const copy = card.querySelector(".stacks").cloneNode(true);
   const title = document.createElement("h3");
-  title.textContent = `${card.querySelector("h4 a").textContent}: ${card.querySelector("h4 span").textContent}`;
+  title.textContent = [...card.querySelectorAll(".title :not(button)")].map((one) => one.textContent).join(": ");
   dialog.lastElementChild.replaceChildren(title, copy);
   dialog.showModal();
 });
@@ -57,5 +57,23 @@ for (const section of document.querySelectorAll("section:has(.findings)")) {
     area.remove();
     event.target.textContent = done ? "Copied" : "Cannot copy";
     setTimeout(() => { event.target.textContent = "Copy as CSV"; }, 2000);
+  });
+}
+for (const button of document.querySelectorAll("th button")) {
+  button.addEventListener("click", () => {
+    const header = button.parentElement;
+    const column = header.cellIndex;
+    const body = header.closest("table").tBodies[0];
+    const ascending = header.getAttribute("aria-sort") !== "ascending";
+    const compare = (a, b) => {
+      const [left, right] = [a.cells[column], b.cells[column]];
+      return "sort" in left.dataset && "sort" in right.dataset
+        ? left.dataset.sort - right.dataset.sort
+        : left.textContent.localeCompare(right.textContent, "en", { numeric: true });
+    };
+    const rows = [...body.rows].sort((a, b) => (ascending ? compare(a, b) : compare(b, a)));
+    body.append(...rows);
+    for (const other of header.parentElement.cells) other.setAttribute("aria-sort", "none");
+    header.setAttribute("aria-sort", ascending ? "ascending" : "descending");
   });
 }

@@ -1,0 +1,289 @@
+"""A run as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from luna_monai.metrics.calibration import reliability, wilson_interval
+from luna_monai.metrics.froc import CONFIDENCE, FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans
+from luna_monai.metrics.per_class import per_class_metrics
+from luna_monai.reports import figures
+from luna_monai.reports.mistakes import picture, worst_candidates
+from luna_monai.reports.pages import Chart, Section, Table, render_page, show
+from luna_monai.reports.run import Run
+
+#: Charts over the epochs: for each column of metrics.csv its color and name.
+_EPOCH_CHARTS = {
+    "Mean cross entropy, by class": {
+        "loss/all": ("all", "all"),
+        "loss/neg": ("neg", "non-nodules"),
+        "loss/pos": ("pos", "nodules"),
+    },
+    "Correct decisions in %, by class": {
+        "correct/all": ("all", "all"),
+        "correct/neg": ("neg", "non-nodules"),
+        "correct/pos": ("pos", "nodules"),
+    },
+    "Ranking": {
+        "roc_auc": ("neg", "ROC AUC"),
+        "average_precision": ("pos", "average precision"),
+        "cpm": ("all", "CPM"),
+    },
+    "Detection at 0.5": {
+        "pr/precision": ("neg", "precision"),
+        "pr/recall": ("pos", "recall"),
+        "pr/f1_score": ("all", "F1"),
+    },
+}
+#: Diameter groups and their upper edges in mm; 6 and 8 mm are the Fleischner Society's limits for follow-up.
+DIAMETER_GROUPS = {
+    "no annotation": math.ulp(0),
+    "0 to 4 mm": 4,
+    "4 to 6 mm": 6,
+    "6 to 8 mm": 8,
+    "8 to 10 mm": 10,
+    "10 to 15 mm": 15,
+    "15 to 20 mm": 20,
+    "20 mm and more": math.inf,
+}
+_INTERVAL = f"{CONFIDENCE:.0%} interval"
+_BOOTSTRAP = 1000
+
+
+def build_report(run: Run, *, threshold: float = 0.5, cases: int = 12) -> str:
+    """Build the report of a run.
+
+    Args:
+        run: the run.
+        threshold: a candidate is called a nodule when its probability is strictly above it.
+        cases: at most that number of false negatives, and of false positives, are shown in pictures.
+
+    Returns:
+        An HTML document without any reference to something outside it. Where the network's output is NaN it shows
+        that, the training and the configuration alone.
+    """
+    validation, metrics = run.validation, run.metrics
+    epoch = best_epoch(metrics, validation)
+    undefined = int(validation["probability"].isna().sum())
+    summary: dict[str, Any] = {"verdict": _diverged(undefined, run), "bad": True, "tiles": [], "notes": run.notes}
+    sections = [Section("Training", charts=_training_charts(metrics, epoch))]
+    if not undefined:
+        froc = run_froc(run, _BOOTSTRAP)
+        summary = _summary(run, threshold, froc)
+        missed, alarms = worst_candidates(validation, threshold)
+        sections += [
+            _ranking(validation, froc, threshold),
+            Section("Calibration", charts=[_reliability_chart(validation)]),
+            Section("Diameter", tables=[_diameter_table(validation, threshold)]),
+            Section("Subset", tables=[_subset_table(run, threshold)]),
+            Section("Missed nodules", cases=picture(missed.head(cases), run)),
+            Section("False positives", cases=picture(alarms.head(cases), run)),
+        ]
+    facts = {
+        "validation": f"{len(validation):,} candidates in {validation['seriesuid'].nunique():,} scans",
+        "epochs": show(metrics["epoch"].max()),
+        "shown here": "not known" if epoch is None else f"epoch {epoch}, the best",
+        "fold": str(run.config.get("fold")),
+    }
+    return render_page(
+        "report.html",
+        brand="luna-monai run report",
+        name=run.folder.resolve().name,
+        facts=facts.items(),
+        sections=sections,
+        config=yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else "",
+        **summary,
+    )
+
+
+def best_epoch(metrics: pd.DataFrame, validation: pd.DataFrame) -> int | None:
+    """Find the epoch whose predictions were kept by their mean loss; None when no epoch has that loss."""
+    rows = metrics[metrics["split"] == "val"].reindex(columns=["epoch", "loss/all"])
+    kept = validation["loss"].mean()
+    # Tables are written with fewer digits than they are computed with.
+    same = rows[np.isclose(rows["loss/all"], kept, rtol=1e-3, atol=1e-9)]
+    return None if same.empty else int(same["epoch"].iloc[(same["loss/all"] - kept).abs().argmin()])
+
+
+def run_froc(run: Run, bootstrap: int) -> FrocResult | None:
+    """Evaluate the validation predictions as LUNA16 does; None without annotated nodules."""
+    if run.annotations is None:
+        return None
+    trained: list[str] = [] if run.training is None else run.training["seriesuid"].tolist()
+    seriesuids = evaluated_scans(run.validation["seriesuid"], trained, run.scans)
+    froc = evaluate_froc(run.validation, run.annotations, run.excluded, seriesuids, bootstrap=bootstrap)
+    return froc if froc.nodules else None
+
+
+def froc_chart(figure: Figure, froc: FrocResult) -> Chart:
+    """Describe the FROC curve of a figure."""
+    words = (
+        f"Of {froc.nodules:,} annotated nodules in {froc.scans:,} scan{'s' * (froc.scans != 1)}, "
+        f"{froc.sensitivity[3]:.1%} are found at 1 false positive per scan and {froc.sensitivity[5]:.1%} at 4. "
+        f"CPM {froc.cpm:.3f}"
+    )
+    if froc.interval is not None:
+        words += " ({} {lower:.3f} to {upper:.3f})".format(_INTERVAL, **froc.interval.cpm)
+    return _chart(figure, "FROC, by annotated nodule, as LUNA16 computes it", f"{words}.")
+
+
+def _chart(figure: Figure, title: str, words: str) -> Chart:
+    name = "chart-" + "".join(letter for letter in title if letter.isalnum())
+    return Chart(title, Markup(figures.to_svg(figure, name)), words)  # matplotlib escapes its text
+
+
+def _diverged(undefined: int, run: Run) -> str:
+    losses = run.metrics.reindex(columns=["epoch", "loss/all"])
+    first = losses.loc[~np.isfinite(losses["loss/all"]), "epoch"].min()
+    return (
+        f"The network's output is NaN for {undefined:,} of {len(run.validation):,} validation candidates: training "
+        f"diverged (first epoch with an undefined loss: {show(first)}), and there is nothing to evaluate. Train again "
+        "with a lower learning rate."
+    )
+
+
+def _summary(run: Run, threshold: float, froc: FrocResult | None) -> dict[str, Any]:
+    """Say what the model finds and misses, in a sentence and in numbers, and what to keep in mind."""
+    validation, notes = run.validation, list(run.notes)
+    metrics = per_class_metrics(validation["class"], validation["probability"], validation["loss"], threshold)
+    nodules, others, found = (int(metrics[name]) for name in ("count/pos", "count/neg", "correct_count/pos"))
+    alarms, scans = others - int(metrics["correct_count/neg"]), validation["seriesuid"].nunique()
+    verdict = (
+        f"The model finds {found:,} of {nodules:,} nodule candidates, and takes {alarms:,} of {others:,} others for "
+        f"nodules: {alarms / scans:.2f} per scan."
+    )
+    if nodules and not found:
+        share = others / (nodules + others)
+        verdict += f" To call every candidate a non-nodule would be right for {share:.2%} of them."
+    error = reliability(validation["probability"], validation["class"])["expected_calibration_error"]
+    tiles = [
+        ("Recall", show(metrics["pr/recall"], ".1%"), f"nodule candidates above {threshold:g}"),
+        ("Precision", show(metrics["pr/precision"], ".1%"), f"of candidates above {threshold:g}"),
+        ("False positives", f"{alarms / scans:.2f}", "per scan"),
+        ("ROC AUC", show(metrics["roc_auc"], ".4f"), "1 is perfect, 0.5 is chance"),
+        ("Average precision", show(metrics["average_precision"], ".4f"), "area under the PR curve"),
+        ("Calibration error", f"{error:.4f}", "0 is calibrated"),
+    ]
+    if froc is not None:
+        tiles.append(("CPM", f"{froc.cpm:.3f}", "LUNA16's score"))
+    validated = validation["seriesuid"].drop_duplicates()
+    shared = 0 if run.training is None else int(validated.isin(run.training["seriesuid"]).sum())
+    if shared:
+        notes.append(
+            f"{shared:,} of {len(validated):,} validation scans are also trained on, as in the book's split: the "
+            "results are better than they would be on new patients. FROC counts all annotated nodules of these scans, "
+            "also those whose candidates are in the training part, so its sensitivities can be too low."
+        )
+    return {"verdict": verdict, "bad": bool(nodules) and not found, "tiles": tiles, "notes": notes}
+
+
+def _training_charts(metrics: pd.DataFrame, epoch: int | None) -> list[Chart]:
+    charts = []
+    rows = metrics[(metrics["split"] == "val") & ((metrics["epoch"] == epoch) | (epoch is None))]
+    for title, all_columns in _EPOCH_CHARTS.items():
+        columns = {column: look for column, look in all_columns.items() if column in metrics}
+        if metrics[list(columns)].notna().any(axis=None):
+            last = rows.iloc[-1] if len(rows) else dict.fromkeys(columns)
+            values = ", ".join(f"{name} {show(last[column], '.4g')}" for column, (_, name) in columns.items())
+            words = f"Validation in {'the last' if epoch is None else 'the best'} epoch: {values}."
+            charts.append(_chart(figures.epoch_figure(metrics, columns, epoch), title, words))
+    return charts
+
+
+def _ranking(validation: pd.DataFrame, froc: FrocResult | None, threshold: float) -> Section:
+    """Show the curves that the data allow; ROC and precision-recall need both classes."""
+    charts, tables = [], []
+    is_nodule, probability = validation["class"].to_numpy(), validation["probability"].to_numpy()
+    if is_nodule.any() and not is_nodule.all():
+        for title, draw, words in (
+            ("ROC, by candidate", figures.roc_figure, "Chance is the diagonal."),
+            ("Precision and recall, by candidate", figures.precision_recall_figure, "Chance is the share of nodules."),
+        ):
+            charts.append(_chart(draw(is_nodule, probability, threshold), title, words))
+    if froc is not None:
+        charts.append(froc_chart(figures.froc_figure(froc), froc))
+        frame = pd.DataFrame({"rate": FALSE_POSITIVES_PER_SCAN, "sensitivity": froc.sensitivity})
+        frame["threshold"] = frame["rate"].map(froc.threshold_at)
+        if froc.interval is not None:
+            points = froc.interval.luna16_points
+            frame["interval"] = _intervals(points["lower"], points["upper"])
+        columns = {
+            "rate": ("false positives per scan", "g"),
+            "sensitivity": ("sensitivity", ".1%"),
+            "interval": (_INTERVAL, ""),
+            "threshold": ("threshold", ".6g"),
+        }
+        tables.append(Table("LUNA16's sensitivities", frame, columns))
+    return Section("Ranking", charts=charts, tables=tables)
+
+
+def _intervals(lower: Any, upper: Any) -> list[str]:
+    return [f"{show(low, '.0%')} to {show(high, '.0%')}" for low, high in zip(lower, upper, strict=True)]
+
+
+def _reliability_chart(validation: pd.DataFrame) -> Chart:
+    words = (
+        f"The mean predicted probability is {validation['probability'].mean():.4f}, the share of nodules "
+        f"{validation['class'].mean():.4f}. Below the dotted line, the model predicts more nodules than there are. "
+        "Bars are 95% intervals. 'luna-monai evaluate' calibrates."
+    )
+    curve = reliability(validation["probability"], validation["class"])
+    return _chart(figures.reliability_figure(curve), "Reliability", words)
+
+
+def _diameter_table(validation: pd.DataFrame, threshold: float) -> Table:
+    """Count the nodule candidates of each diameter group, and those with a probability above a threshold."""
+    nodules = validation[validation["class"]]
+    edges, names = [-math.inf, *DIAMETER_GROUPS.values()], list(DIAMETER_GROUPS)
+    group = pd.cut(nodules["diameter_mm"], edges, labels=names, right=False).rename("group")
+    groups = nodules.assign(found=nodules["probability"] > threshold).groupby(group, observed=True)
+    rows = groups.agg(
+        candidates=("found", "size"),
+        found=("found", "sum"),
+        sensitivity=("found", "mean"),
+        probability=("probability", "median"),
+        loss=("loss", "mean"),
+    ).reset_index()
+    rows["interval"] = _intervals(*wilson_interval(rows["found"], rows["candidates"]))
+    columns = {
+        "group": ("diameter", ""),
+        "candidates": ("candidates", ",d"),
+        "found": ("found", ",d"),
+        "sensitivity": ("sensitivity", ".1%"),
+        "interval": (_INTERVAL, ""),
+        "probability": ("median probability", ".3f"),
+        "loss": ("mean loss", ".3f"),
+    }
+    return Table(f"Nodule candidates, found above {threshold:g}", rows, columns)
+
+
+def _subset_table(run: Run, threshold: float) -> Table:
+    """Compute the metrics of each LUNA16 subset in training and validation."""
+    columns = {
+        "part": ("part", ""),
+        **{name: (name, ",d") for name in ("subset", "scans", "candidates")},
+        "count/pos": ("nodule candidates", ",d"),
+        "pr/recall": ("recall", ".1%"),
+        "pr/precision": ("precision", ".1%"),
+        "correct/neg": ("non-nodules correct, %", ".2f"),
+        "roc_auc": ("ROC AUC", ".4f"),
+        "average_precision": ("average precision", ".4f"),
+        "loss/all": ("mean loss", ".4f"),
+    }
+    rows = []
+    for part, predictions in (("validation", run.validation), ("training", run.training)):
+        if predictions is not None:
+            subsets = predictions["seriesuid"].map({uid: run.subset(uid) for uid in predictions["seriesuid"].unique()})
+            for subset, chosen in predictions.groupby(subsets):
+                metrics = per_class_metrics(chosen["class"], chosen["probability"], chosen["loss"], threshold)
+                facts = {"part": part, "subset": int(subset), "scans": chosen["seriesuid"].nunique()}
+                rows.append({**facts, "candidates": len(chosen), **metrics})
+    note = "Training counts each time that a candidate was drawn, and the model as it was at that moment."
+    return Table(f"Results by LUNA16 subset, at {threshold:g}", pd.DataFrame(rows), columns, note)
