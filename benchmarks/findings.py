@@ -60,7 +60,7 @@ class Measured(NamedTuple):
 def measure(volume: np.ndarray, geometry: Geometry, lungs: Lungs, point: np.ndarray) -> tuple[float, float]:
     """Outline the nodule at a point; its diameter (NaN without an outline) and the seconds."""
     start = time.process_time()
-    outline = find_outline(volume, geometry, geometry.world_to_continuous_index(point[None])[0], lungs.closed(12.0))
+    outline = find_outline(volume, geometry, geometry.world_to_continuous_index(point[None])[0], lungs)
     seconds = time.process_time() - start
     if outline is None:
         return float("nan"), seconds

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from luna_monai.detection import BlobProposer, FindingFinder, findings_table
+from luna_monai.detection import BlobProposer, find_findings, findings_table
 from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel, load_network
 from luna_monai.predictions.inferer import CandidateInferer
@@ -45,7 +45,6 @@ class NoduleClassifier:
         clip = ClipIntensityRange(-1000, 1000)
         self.inferer = CandidateInferer(_SPATIAL_SIZE, batch_size, self.device, preprocessing=clip)
         self.proposer = BlobProposer()
-        self.finder = FindingFinder()
 
     def __call__(self, scan: str | Path, seriesuid: str | None = None) -> pd.DataFrame:
         """Find nodules in a scan.
@@ -64,7 +63,7 @@ class NoduleClassifier:
         """
         item = self._read(list_scans(scan, seriesuid), scan)
         probability = self._probability(item["image"], item["centers"])
-        findings = self.finder(
+        findings = find_findings(
             item["image"][0].numpy(), item["geometry"], item["points"].numpy(), probability, item["lungs"]
         )
         return findings_table(findings, item["header"].seriesuid)

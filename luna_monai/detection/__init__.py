@@ -5,7 +5,7 @@ from luna_monai.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
-        "findings": ["Finding", "FindingFinder", "find_findings", "findings_table"],
+        "findings": ["Finding", "find_findings", "findings_table"],
         "lungs": ["chest_warnings"],
         "proposals": ["BlobProposer"],
     },

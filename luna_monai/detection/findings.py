@@ -14,7 +14,6 @@ from scipy import ndimage
 from luna_monai.data.tables import COORDINATES
 from luna_monai.detection.lungs import Lungs, body_axis, find_lungs
 from luna_monai.detection.outlines import Outline, find_outline
-from luna_monai.detection.places import LungPlaces
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
 
@@ -22,6 +21,9 @@ from luna_monai.scans.geometry import Geometry
 SOFT_TISSUE_HU, CAVITY_HU = -300, -800
 #: Less soft tissue than this part of a finding is ground glass; more than the second one is solid.
 LITTLE_SOLID, MOSTLY_SOLID = 0.1, 0.7
+
+#: Candidates up to this distance from an outline belong to it, mm.
+MARGIN_MM = 2.0
 
 #: Measurements of a finding that are numbers, with the digits that people are shown.
 SIZES = {
@@ -74,135 +76,70 @@ class Finding:
     outline_start: tuple[int, int, int] | None = None
 
 
-class FindingFinder:
-    """Turn candidates into findings.
-
-    Candidates are taken from the most to the least probable one. One that lies in the outline of a finding, or whose
-    own outline overlaps it, belongs to that finding; another one becomes a new finding.
-
-    Args:
-        max_outlines: how many findings are outlined at most, the most probable ones; 100 candidates of a scan count in
-            LUNA16's evaluation.
-        min_probability: less probable findings are not outlined.
-        margin_mm: candidates up to this distance from an outline belong to it.
-        closing_mm: radius of the ball that closes the surface of the lungs over nodules on the pleura, mm.
-
-    Raises:
-        LunaError: when an argument is out of its range.
-    """
-
-    def __init__(
-        self,
-        *,
-        max_outlines: int = 100,
-        min_probability: float = 0.01,
-        margin_mm: float = 2.0,
-        closing_mm: float = 12.0,
-    ) -> None:
-        for name, value in {
-            "max_outlines": max_outlines,
-            "min_probability": min_probability,
-            "margin_mm": margin_mm,
-            "closing_mm": closing_mm,
-        }.items():
-            if not value >= 0:
-                raise LunaError(f"{name} must be 0 or more, found {value}")
-        self.max_outlines = max_outlines
-        self.min_probability = min_probability
-        self.margin_mm = margin_mm
-        self.closing_mm = closing_mm
-
-    def __call__(
-        self,
-        voxels: np.ndarray,
-        geometry: Geometry,
-        points: np.ndarray,
-        probabilities: Sequence[float] | np.ndarray,
-        lungs: Lungs | None = None,
-    ) -> list[Finding]:
-        """Turn the candidates of a scan into findings.
-
-        Args:
-            voxels: HU (z, y, x), finite numbers.
-            geometry: of the scan.
-            points: (n, 3) positions of the candidates, x, y, z in LPS mm.
-            probabilities: (n,) of the candidates.
-            lungs: what :func:`~luna_monai.detection.lungs.find_lungs` found in the scan; looked for when None.
-
-        Returns:
-            Findings, the most probable one first; each candidate belongs to one of them.
-
-        Raises:
-            LunaError: when the arguments do not belong together.
-        """
-        points = np.asarray(points, dtype=float).reshape(-1, 3)
-        probability = np.asarray(probabilities, dtype=float)
-        if voxels.shape != geometry.shape:
-            raise LunaError(f"a volume of {voxels.shape} voxels (z, y, x) with a geometry of {geometry.shape}")
-        if probability.shape != (len(points),):
-            raise LunaError(f"{len(points)} candidates with {probability.size} probabilities")
-        if len(points) == 0:
-            return []
-        lungs = lungs or find_lungs(voxels, geometry)
-        places = LungPlaces(lungs, self.closing_mm)
-        return [
-            _describe(voxels, geometry, points, probability, group, places)
-            for group in self._group(voxels, geometry, points, probability, lungs.closed(self.closing_mm))
-        ]
-
-    def _group(
-        self, voxels: np.ndarray, geometry: Geometry, points: np.ndarray, probability: np.ndarray, lungs: Lungs
-    ) -> list[_Group]:
-        """Put candidates on one structure together."""
-        indices = geometry.world_to_continuous_index(points)
-        groups: list[_Group] = []
-        outlines = 0
-        for row in np.argsort(-probability, kind="stable").tolist():
-            outlined = [(group, group.outline) for group in groups if group.outline is not None]
-            home = next((group for group, one in outlined if one.is_near(indices[row], self.margin_mm)), None)
-            if home is None and outlines < self.max_outlines and probability[row] >= self.min_probability:
-                outline = find_outline(voxels, geometry, indices[row], lungs)
-                if outline is not None:
-                    home = next((group for group, one in outlined if one.overlaps(outline)), None)
-                    if home is None:
-                        outlines += 1
-                        # Candidates of higher probability, from which nothing was found, may lie on it.
-                        inside = [
-                            group
-                            for group in groups
-                            if group.outline is None and outline.is_near(indices[group.rows[0]], self.margin_mm)
-                        ]
-                        home = inside[0] if inside else _Group([])
-                        for other in inside[1:]:
-                            home.rows += other.rows
-                            groups.remove(other)
-                        home.outline = outline
-                        if not inside:
-                            groups.append(home)
-            if home is None:
-                home = _Group([])
-                groups.append(home)
-            home.rows.append(row)
-        return groups
-
-
-@dataclass(eq=False)
-class _Group:
-    """Candidates on one structure, the most probable one first."""
-
-    rows: list[int]
-    outline: Outline | None = None
-
-
 def find_findings(
     voxels: np.ndarray,
     geometry: Geometry,
     points: np.ndarray,
     probabilities: Sequence[float] | np.ndarray,
     lungs: Lungs | None = None,
+    *,
+    max_outlines: int = 100,
+    min_probability: float = 0.01,
 ) -> list[Finding]:
-    """Turn the candidates of a scan into findings, with the defaults of :class:`FindingFinder`."""
-    return FindingFinder()(voxels, geometry, points, probabilities, lungs)
+    """Turn the candidates of a scan into findings.
+
+    Candidates are taken from the most to the least probable one. One that lies in the outline of a finding, or whose
+    own outline overlaps it, belongs to that finding; another one becomes a new finding.
+
+    Args:
+        voxels: HU (z, y, x), finite numbers.
+        geometry: of the scan.
+        points: (n, 3) positions of the candidates, x, y, z in LPS mm.
+        probabilities: (n,) of the candidates.
+        lungs: what :func:`~luna_monai.detection.lungs.find_lungs` found in the scan; looked for when None.
+        max_outlines: how many findings are outlined at most, the most probable ones; 100 candidates of a scan count in
+            LUNA16's evaluation.
+        min_probability: less probable findings are not outlined.
+
+    Returns:
+        Findings, the most probable one first; each candidate belongs to one of them.
+
+    Raises:
+        LunaError: when the arguments do not belong together.
+    """
+    points = np.asarray(points, dtype=float).reshape(-1, 3)
+    probability = np.asarray(probabilities, dtype=float)
+    if voxels.shape != geometry.shape or probability.shape != (len(points),):
+        raise LunaError(
+            f"a volume of {voxels.shape} voxels (z, y, x) with a geometry of {geometry.shape}, "
+            f"{len(points)} candidates with {probability.size} probabilities"
+        )
+    if len(points) == 0:
+        return []
+    lungs = lungs or find_lungs(voxels, geometry)
+    indices = geometry.world_to_continuous_index(points)
+    order = np.argsort(-probability, kind="stable")
+    outlines: list[Outline] = []
+    owner = np.full(len(points), -1)
+    for row in order:
+        if owner[row] >= 0 or len(outlines) == max_outlines or probability[row] < min_probability:
+            continue
+        outline = find_outline(voxels, geometry, indices[row], lungs)
+        if outline is None:
+            continue
+        owner[row] = next((k for k, one in enumerate(outlines) if one.overlaps(outline)), len(outlines))
+        if owner[row] == len(outlines):
+            outlines.append(outline)
+            # Candidates of higher probability, of which no outline was found, may lie on it.
+            owner[(owner < 0) & outline.near(indices, MARGIN_MM)] = owner[row]
+    groups: dict[int, list[int]] = {}
+    for row in order.tolist():
+        # A candidate without an outline stays alone.
+        groups.setdefault(int(owner[row]) if owner[row] >= 0 else -1 - row, []).append(row)
+    return [
+        _describe(voxels, geometry, points, probability, rows, outlines[key] if key >= 0 else None, lungs)
+        for key, rows in groups.items()
+    ]
 
 
 def findings_table(findings: Sequence[Finding], seriesuid: str) -> pd.DataFrame:
@@ -230,11 +167,12 @@ def _describe(
     geometry: Geometry,
     points: np.ndarray,
     probability: np.ndarray,
-    group: _Group,
-    places: LungPlaces,
+    rows: list[int],
+    outline: Outline | None,
+    lungs: Lungs,
 ) -> Finding:
-    """Describe a finding."""
-    first, outline = group.rows[0], group.outline
+    """Describe a finding, given the rows of its candidates."""
+    first = rows[0]
     position, surface = points[first], points[first][None]
     measures: dict[str, Any] = {}
     if outline is not None:
@@ -258,9 +196,9 @@ def _describe(
     return Finding(
         position=(x, y, z),
         probability=float(probability[first]),
-        candidates=tuple(group.rows),
-        lung=places.side(position),
-        pleura_distance_mm=places.pleura_distance_mm(surface),
+        candidates=tuple(rows),
+        lung=lungs.side(position),
+        pleura_distance_mm=lungs.pleura_distance_mm(surface),
         **measures,
     )
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
 from luna_monai.scans.geometry import Geometry
 
@@ -13,73 +17,83 @@ AIR_HU = -1024
 HIGHEST_HU = 1000
 #: Slices of the new grid that are made at once; the scan is never copied as a whole.
 _SLICES = 32
+#: Rounding to whole HU: where interpolated values, often whole numbers or halves, are far from the edge of two results.
+_ROUNDING = 0.41
 
 
-def resample_isotropic(
-    volume: np.ndarray, geometry: Geometry, spacing: float, *, box: tuple[slice, slice, slice] | None = None
-) -> tuple[np.ndarray, Geometry]:
-    """Resample a scan, or a box of it, to cubic voxels along the scan's own axes.
+def isotropic_grid(geometry: Geometry, spacing: float) -> Geometry:
+    """Lay a grid of cubic voxels into the middle of a scan, along the scan's own axes.
+
+    Args:
+        geometry: of the scan.
+        spacing: of the grid, mm.
+
+    Returns:
+        The geometry of the grid, which maps its indices to LPS mm.
+    """
+    geometry = _rounded(geometry)
+    own = np.array(geometry.spacing)
+    extent = own * geometry.size
+    # A grid that is a hair too small for one more voxel gets it.
+    size = np.maximum(1, np.floor(extent / spacing + 0.01)).astype(int)
+    first = (extent - (size - 1) * spacing) / 2 / own - 0.5
+    return grid_at(geometry, first[::-1], size.tolist(), spacing)
+
+
+def grid_at(geometry: Geometry, first: np.ndarray, size: Any, spacing: float) -> Geometry:
+    """Lay a grid of cubic voxels along the axes of another one, whose continuous index z, y, x is its first voxel."""
+    origin: Any = tuple(geometry.index_to_world(first[None])[0].tolist())
+    return replace(geometry, size=tuple(size), spacing=(spacing,) * 3, origin=origin)
+
+
+def resample(volume: np.ndarray, geometry: Geometry, grid: Geometry) -> NDArray[np.int16]:
+    """Resample a scan to a grid along its own axes.
 
     Voxels that are much smaller than the new ones are averaged first, so that their noise does not alias; between
-    voxels it is interpolated linearly. The grid lies in the middle of the box, whichever way the axes run.
+    voxels it is interpolated linearly.
 
     Args:
         volume: HU (z, y, x), whole numbers or floats.
         geometry: of the scan.
-        spacing: of the new voxels, mm.
-        box: which voxels, as slices z, y, x with a start and a stop; the whole scan when None.
+        grid: isotropic, see :func:`isotropic_grid`.
 
     Returns:
-        int16 HU (z, y, x) between ``AIR_HU`` and ``HIGHEST_HU``, and the geometry of the new grid, which maps its
-        indices to LPS mm.
+        HU (z, y, x) between ``AIR_HU`` and ``HIGHEST_HU``.
     """
-    box = box or (slice(0, volume.shape[0]), slice(0, volume.shape[1]), slice(0, volume.shape[2]))
-    part = volume[box]
-    # The scan's own axes x, y, z, in mm from its first voxel: the direction plays no part in resampling along them.
-    own = np.asarray(geometry.spacing)
-    start = np.array([one.start for one in box[::-1]]) * own
-    extent = np.array(part.shape[::-1]) * own
-    # A grid that is a hair too small for one more voxel gets it.
-    size = np.maximum(1, np.floor(extent / spacing + 0.01)).astype(int)
-    first = start - 0.5 * own + (extent - (size - 1) * spacing) / 2
-    factors = np.clip((spacing / own).astype(int), 1, part.shape[::-1]).tolist()
-
-    resample = sitk.ResampleImageFilter()
-    resample.SetOutputSpacing([spacing] * 3)
-    resample.SetInterpolator(sitk.sitkLinear)
-    resample.UseNearestNeighborExtrapolatorOn()
-    result = np.empty(size[::-1], dtype=np.int16)
+    geometry = _rounded(geometry)
+    own, shape = np.array(geometry.spacing[::-1]), np.array(geometry.shape)
+    steps = grid.spacing[0] / own
+    factors = np.clip((steps + 0.01).astype(int), 1, shape)
+    filter_ = sitk.ResampleImageFilter()
+    filter_.SetOutputSpacing(grid.spacing)
+    filter_.SetOutputPixelType(sitk.sitkFloat32)
+    filter_.UseNearestNeighborExtrapolatorOn()
+    result = np.empty(grid.shape, dtype=np.int16)
     for top in range(0, len(result), _SLICES):
         target = result[top : top + _SLICES]
-        origin = first + np.array([0, 0, top * spacing])
-        # The slices of the scan that these are made of, averaged by whole numbers of slices.
-        around = (origin[2] + np.array([0, (len(target) - 1) * spacing]) - start[2]) / (own[2] * factors[2])
-        low, high = factors[2] * max(0, int(around[0]) - 2), factors[2] * (int(around[1]) + 3)
-        image = sitk.GetImageFromArray(_whole_hu(part[low:high]))
+        first = geometry.world_to_continuous_index(np.array([grid.origin]))[0] + [top * steps[0], 0, 0]
+        # The voxels of the scan that these are made of, averaged by whole numbers of voxels.
+        low = np.maximum(0, factors * (np.floor(first / factors).astype(int) - 2))
+        high = factors * (np.ceil((first + steps * target.shape) / factors).astype(int) + 2)
+        image = sitk.GetImageFromArray(_whole_hu(volume[tuple(map(slice, low, high))]))
         image.SetSpacing(geometry.spacing)
-        image.SetOrigin((start + np.array([0, 0, low * own[2]])).tolist())
-        if max(factors) > 1:
-            image = sitk.BinShrink(image, factors)
-        resample.SetSize(target.shape[::-1])
-        resample.SetOutputOrigin(origin.tolist())
-        target[...] = sitk.GetArrayFromImage(resample.Execute(image))
-    corner = geometry.index_to_world((first / geometry.spacing)[None, ::-1])[0]
-    x, y, z = (int(value) for value in size)
-    return result, Geometry(
-        (x, y, z),
-        (spacing, spacing, spacing),
-        (float(corner[0]), float(corner[1]), float(corner[2])),
-        geometry.direction,
-    )
-
-
-def _whole_hu(volume: np.ndarray) -> np.ndarray:
-    """Turn HU into int16 between ``AIR_HU`` and ``HIGHEST_HU``; what is not a number is air."""
-    result = np.empty(volume.shape, dtype=np.int16)
-    for layer, target in zip(volume, result, strict=True):
-        if layer.dtype.kind == "f":
-            layer = np.nan_to_num(layer, nan=AIR_HU, posinf=HIGHEST_HU, neginf=AIR_HU)
-            target[...] = np.rint(np.clip(layer, AIR_HU, HIGHEST_HU))
-        else:
-            target[...] = np.clip(layer, AIR_HU, HIGHEST_HU)
+        image.SetOrigin((low * own)[::-1].tolist())
+        if factors.max() > 1:
+            image = sitk.BinShrink(image, factors[::-1].tolist())
+        filter_.SetSize(target.shape[::-1])
+        filter_.SetOutputOrigin((first * own)[::-1].tolist())
+        target[...] = np.floor(sitk.GetArrayFromImage(filter_.Execute(image)) + _ROUNDING)
     return result
+
+
+def _rounded(geometry: Geometry) -> Geometry:
+    """Round the spacing to a nanometer: formats that store float32 then give the same voxels as those with text."""
+    spacing: Any = tuple(round(step, 6) for step in geometry.spacing)
+    return replace(geometry, spacing=spacing)
+
+
+def _whole_hu(volume: np.ndarray) -> NDArray[np.int16]:
+    """Turn HU into int16 between ``AIR_HU`` and ``HIGHEST_HU``; what is not a number is air."""
+    if volume.dtype.kind == "f":
+        volume = np.rint(np.nan_to_num(volume, nan=AIR_HU))
+    return np.clip(volume, AIR_HU, HIGHEST_HU).astype(np.int16)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import KDTree
 
-from luna_monai.detection.grid import resample_isotropic
+from luna_monai.detection.grid import grid_at, isotropic_grid, resample
 from luna_monai.scans.geometry import Geometry
 
 #: A scan of the chest has air below this, HU.
@@ -22,6 +25,8 @@ LARGE_LUNGS_ML = 12_000.0
 LITTLE_TISSUE = 0.02
 #: Voxels of the lung mask, mm.
 MASK_SPACING = 2.0
+#: Radius of the ball that closes the surface of the lungs over nodules on the pleura, mm.
+CLOSING_MM = 12.0
 #: Below this, a voxel holds more air than tissue, HU.
 AIRY_HU = -320
 #: Below this, averaged over a voxel of the mask, there is no lung but padding, HU.
@@ -33,10 +38,20 @@ LUNG_MEDIAN_AT_SIDES_HU = (-945.0, -450.0)
 #: A part of the lungs is at least this part of the largest one.
 SMALLEST_PART = 0.03
 SMALLEST_ML = 0.5
+#: Smaller pockets of air are mostly bronchi.
+SMALLEST_CAVITY_ML = 0.1
 #: Denser than this is soft tissue or bone, HU.
 TISSUE_HU = -200
 #: Holes in axial slices that are filled whatever they hold: up to the section of a nodule of 35 mm.
 HOLE_MM2 = 1000.0
+#: Step between the voxels of the mask that are enough to tell left from right.
+COARSE = 2
+#: The smaller lung is at least this part of the larger one.
+SMALLER_LUNG = 0.3
+#: Erosions of the coarse mask after which airways and thin lines of contact no longer join the lungs.
+EROSIONS = 5
+
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +60,8 @@ class Lungs:
 
     Attributes:
         mask: bool (z, y, x), the lungs with small vessels and nodules inside them.
-        geometry: of the mask's voxels.
+        gas: bool (z, y, x), everything as airy that is not lung.
+        geometry: of the voxels of both.
         volume_ml: of the airy part, ml.
         median_hu: of the airy part, HU; NaN when there are no lungs.
         share_of_body: the airy part as a part of everything that is not the air around the body, 0 to 1.
@@ -53,85 +69,110 @@ class Lungs:
         tissue_share: soft tissue and bone as a part of the whole scan, 0 to 1.
     """
 
-    mask: NDArray[np.bool_]
+    mask: BoolArray
+    gas: BoolArray
     geometry: Geometry
     volume_ml: float
     median_hu: float
     share_of_body: float
     share_of_scan: float
     tissue_share: float
-    _closed: dict[float, Lungs] = field(default_factory=dict, init=False, repr=False)
 
-    def closed(self, radius_mm: float) -> Lungs:
-        """Close the mask with a ball, which takes in the nodules on the pleura and the vessels at the hilum.
+    @cached_property
+    def closed(self) -> BoolArray:
+        """The mask closed by a ball, with nodules on the pleura and vessels at the hilum; everything without lungs."""
+        if not self.volume_ml:
+            return np.ones_like(self.mask)
+        result = self.mask.copy()
+        reach = CLOSING_MM / MASK_SPACING
+        margin = int(np.ceil(reach)) + 1
+        for box in ndimage.find_objects(self.mask.astype(np.uint8)):
+            # By distances: the ball costs nothing, whatever its size.
+            dilated = _distance(np.pad(self.mask[box], margin)) <= reach
+            result[box] |= (_distance(~dilated) > reach)[margin:-margin, margin:-margin, margin:-margin]
+        return result
 
-        Args:
-            radius_mm: of the ball, mm.
+    @cached_property
+    def cavities(self) -> BoolArray:
+        """Air inside the lungs that is surrounded by tissue, up to its wall."""
+        labels, _ = ndimage.label(self.gas)
+        sizes = np.bincount(labels.ravel())
+        chosen = sizes * MASK_SPACING**3 / 1000 >= SMALLEST_CAVITY_ML
+        chosen[0] = False
+        chosen[labels[~self.closed]] = False
+        return np.asarray(ndimage.binary_dilation(chosen[labels]))
 
-        Returns:
-            The lungs with dents of their surface filled; the same object for the same radius.
-        """
-        if radius_mm not in self._closed:
-            self._closed[radius_mm] = replace(self, mask=_close(self.mask, radius_mm)) if self.mask.any() else self
-        return self._closed[radius_mm]
-
-    def box_in(self, geometry: Geometry) -> tuple[slice, slice, slice]:
-        """Find the box around the lungs among the voxels of the scan.
-
-        Args:
-            geometry: of the scan that the lungs were found in.
-
-        Returns:
-            Slices z, y, x, with a margin of a voxel of the mask where the scan has it.
-        """
-        (box,) = ndimage.find_objects(self.mask.astype(np.uint8))
-        corners = np.array([[part.start - 1 for part in box], [part.stop for part in box]])
-        found = geometry.world_to_continuous_index(self.geometry.index_to_world(corners))
-        # Rounded inwards, and to the same voxels whichever way an axis runs.
-        z, y, x = (
-            slice(max(0, int(np.ceil(low - 1e-3))), min(size, int(np.floor(high + 1e-3)) + 1))
-            for low, high, size in zip(found.min(axis=0), found.max(axis=0), geometry.shape, strict=True)
-        )
-        return z, y, x
-
-    def inside(self, grid: Geometry) -> NDArray[np.bool_]:
-        """Tell which voxels of another grid along the same axes are inside the lungs.
-
-        Args:
-            grid: the other grid, isotropic.
+    def fine_grid(self) -> tuple[Geometry, BoolArray]:
+        """Halve the voxels of the mask in a box around the lungs, which must not be empty.
 
         Returns:
-            bool (z, y, x).
+            The grid, and which of its voxels are in the closed lungs.
         """
-        inside = np.empty(grid.shape, dtype=bool)
-        for start in range(0, len(inside), 32):
-            part = inside[start : start + 32]
-            part[...] = self.share_at(grid.index_to_world(np.array([[start, 0, 0]])), part.shape, grid.spacing[0]) > 0.5
-        return inside
+        (box,) = ndimage.find_objects(self.closed.astype(np.uint8))
+        inside = self.closed[box]
+        for axis in range(3):
+            inside = inside.repeat(2, axis=axis)
+        first = np.array([part.start - 0.25 for part in box])
+        return grid_at(self.geometry, first, inside.shape[::-1], MASK_SPACING / 2), inside
 
-    def share_at(self, first: np.ndarray, shape: tuple[int, ...], spacing: float) -> NDArray[np.float32]:
-        """Interpolate the mask on an isotropic grid along the same axes.
+    def share_at(
+        self, mask: BoolArray, first: np.ndarray, shape: tuple[int, ...], spacing: float
+    ) -> NDArray[np.float32]:
+        """Interpolate a mask of the lungs on an isotropic grid along the same axes.
 
         Args:
+            mask: ``closed`` or ``cavities``.
             first: (1, 3) position of the grid's first voxel, x, y, z in LPS mm.
             shape: of the grid, z, y, x.
             spacing: of the grid, mm.
 
         Returns:
-            Shares of lung (z, y, x), 0 to 1; 1 everywhere when there are no lungs.
+            Shares of the mask (z, y, x), 0 to 1.
         """
-        if not self.mask.size or not self.volume_ml:
-            return np.ones(shape, dtype=np.float32)
         start = self.geometry.world_to_continuous_index(first)[0]
-        steps = spacing / np.array(self.geometry.spacing[::-1])
+        step = spacing / MASK_SPACING
         low = np.clip(np.floor(start), 0, np.array(self.mask.shape) - 1).astype(int)
-        high = np.clip(np.ceil(start + steps * shape) + 1, low + 1, self.mask.shape).astype(int)
-        part = self.mask[tuple(map(slice, low, high))].astype(np.float32)
+        high = np.clip(np.ceil(start + step * np.array(shape)) + 1, low + 1, self.mask.shape).astype(int)
+        part = mask[tuple(map(slice, low, high))].astype(np.float32)
+        if part.min() == part.max():
+            return np.full(shape, part.flat[0])
         return np.asarray(
-            ndimage.affine_transform(
-                part, np.diag(steps), offset=start - low, output_shape=shape, order=1, mode="nearest"
-            )
+            ndimage.affine_transform(part, np.eye(3) * step, start - low, output_shape=shape, order=1, mode="nearest")
         )
+
+    def pleura_distance_mm(self, points: np.ndarray) -> float | None:
+        """Measure the shortest distance of points (n, 3) to the surface of the lungs, mm; None without a surface."""
+        if self._surface is None:
+            return None
+        return max(0.0, float(self._surface.query(points)[0].min()) - MASK_SPACING / 2)
+
+    def side(self, position: np.ndarray) -> Literal["left", "right"] | None:
+        """Tell in which lung a position (x, y, z) is, or which one is nearer; None where only one lung is seen."""
+        if self._sides is None:
+            return None
+        left, right = (tree.query(position)[0] for tree in self._sides)
+        return "left" if left < right else "right"
+
+    @cached_property
+    def _surface(self) -> KDTree | None:
+        # Where the scan cuts the lungs, there is no pleura.
+        surface = np.argwhere(self.closed & ~ndimage.binary_erosion(self.closed, border_value=1))
+        return KDTree(self.geometry.index_to_world(surface)) if len(surface) else None
+
+    @cached_property
+    def _sides(self) -> tuple[KDTree, KDTree] | None:
+        coarse = self.mask[::COARSE, ::COARSE, ::COARSE]
+        for _ in range(EROSIONS):
+            labels, count = ndimage.label(coarse)
+            sizes = np.bincount(labels.ravel(), minlength=3)[1:]
+            second, first = np.argsort(sizes)[-2:]
+            if count > 1 and sizes[second] >= SMALLER_LUNG * sizes[first]:
+                lungs = [self.geometry.index_to_world(COARSE * np.argwhere(labels == 1 + k)) for k in (first, second)]
+                # LPS: x grows towards the patient's left.
+                right, left = sorted(lungs, key=lambda points: float(points[:, 0].mean()))
+                return KDTree(left), KDTree(right)
+            coarse = ndimage.binary_erosion(coarse, border_value=1)
+        return None
 
 
 def find_lungs(volume: np.ndarray, geometry: Geometry) -> Lungs:
@@ -148,32 +189,29 @@ def find_lungs(volume: np.ndarray, geometry: Geometry) -> Lungs:
     Returns:
         The lungs; the mask is empty when there are none.
     """
-    hu, grid = resample_isotropic(volume, geometry, MASK_SPACING)
+    grid = isotropic_grid(geometry, MASK_SPACING)
+    hu = resample(volume, geometry, grid)
     airy = (hu < AIRY_HU) & (hu > PADDING_HU)
     labels, count = ndimage.label(airy)
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
     voxel_ml = MASK_SPACING**3 / 1000
-    sides = _labels_at_sides(labels, grid)
-    large = np.flatnonzero(sizes * voxel_ml >= SMALLEST_ML)
-    boxes = ndimage.find_objects(labels)
-    kept = []
-    for label in large[large > 0]:
-        low, high = LUNG_MEDIAN_AT_SIDES_HU if label in sides else LUNG_MEDIAN_HU
-        box = boxes[label - 1]
-        if low <= np.median(hu[box][labels[box] == label]) <= high:
-            kept.append(int(label))
-    largest = max((sizes[label] for label in kept), default=0)
+    at_sides, boxes = _labels_at_sides(labels, grid), ndimage.find_objects(labels)
     chosen = np.zeros(count + 1, dtype=bool)
-    chosen[[label for label in kept if sizes[label] >= SMALLEST_PART * largest]] = True
-    airy_lungs = chosen[labels]
-    voxels = int(airy_lungs.sum())
-    room = ~airy_lungs & (hu < AIRY_HU)
-    body = hu.size - int(room.sum())
+    for label in np.flatnonzero(sizes * voxel_ml >= SMALLEST_ML):
+        box = boxes[label - 1]
+        low, high = LUNG_MEDIAN_AT_SIDES_HU if label in at_sides else LUNG_MEDIAN_HU
+        chosen[label] = low <= np.median(hu[box][labels[box] == label]) <= high
+    chosen &= sizes >= SMALLEST_PART * sizes[chosen].max(initial=0)
+    lungs = chosen[labels]
+    voxels = int(lungs.sum())
+    body = hu.size - int(np.sum(~lungs & (hu < AIRY_HU)))
     return Lungs(
-        mask=_fill_holes(airy_lungs, grid) if voxels else airy_lungs,
+        mask=_fill_holes(lungs, grid) if voxels else lungs,
+        gas=airy & ~lungs,
         geometry=grid,
         volume_ml=voxels * voxel_ml,
-        median_hu=float(np.median(hu[airy_lungs])) if voxels else float("nan"),
+        median_hu=float(np.median(hu[lungs])) if voxels else float("nan"),
         share_of_body=voxels / body if body else 0.0,
         share_of_scan=voxels / hu.size,
         tissue_share=float(np.mean(hu > TISSUE_HU)),
@@ -216,8 +254,6 @@ def chest_warnings(volume: np.ndarray, geometry: Geometry, lungs: Lungs | None =
             f"Only {lungs.tissue_share:.1%} of the scan is soft tissue or bone (above {TISSUE_HU} HU): there seems to "
             "be no patient in it, or the values are not Hounsfield units."
         )
-    elif not lungs.mask.any():
-        warnings.append("No lungs were found: the scan does not seem to show the chest.")
     elif lungs.volume_ml < SMALL_LUNGS_ML and lungs.share_of_body < SMALL_LUNGS_SHARE:
         warnings.append(
             f"Only {lungs.volume_ml:.0f} ml of lung were found, {lungs.share_of_body:.1%} of the body in the scan: it "
@@ -225,7 +261,7 @@ def chest_warnings(volume: np.ndarray, geometry: Geometry, lungs: Lungs | None =
         )
     elif lungs.volume_ml > LARGE_LUNGS_ML:
         warnings.append(
-            f"The lungs seem to hold {lungs.volume_ml / 1000:.1f} litres, more than a person's do: the spacing or the "
+            f"The lungs seem to hold {lungs.volume_ml / 1000:.1f} liters, more than a person's do: the spacing or the "
             "values may be wrong, or the scan does not show the chest."
         )
     return tuple(warnings)
@@ -236,42 +272,21 @@ def body_axis(geometry: Geometry) -> int:
     return 2 - int(np.argmax(np.abs(np.asarray(geometry.direction)[2])))
 
 
-def _labels_at_sides(labels: np.ndarray, geometry: Geometry) -> set[int]:
+def _labels_at_sides(labels: np.ndarray, geometry: Geometry) -> NDArray[np.intp]:
     """Find the regions at the four faces beside the body; lungs may be cut by the upper and the lower face."""
-    found: set[int] = set()
-    for axis in {0, 1, 2} - {body_axis(geometry)}:
-        for face in (0, -1):
-            found |= set(np.unique(labels.take(face, axis=axis)).tolist())
-    return found
+    sides = {0, 1, 2} - {body_axis(geometry)}
+    return np.unique(np.concatenate([labels.take((0, -1), axis=axis).ravel() for axis in sides]))
 
 
-def _fill_holes(mask: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Fill the small holes of each slice across the body."""
-    axis = body_axis(geometry)
+def _fill_holes(mask: BoolArray, geometry: Geometry) -> BoolArray:
+    """Fill the small holes of each slice across the body; what reaches the edge of the slice is no hole."""
     in_slice = ndimage.generate_binary_structure(3, 1)
-    in_slice[tuple(slice(None, None, 2) if d == axis else slice(None) for d in range(3))] = False
-    labels, count = ndimage.label(~mask, in_slice)
-    areas = np.bincount(labels.ravel(), minlength=count + 1) * MASK_SPACING**2
-    holes = areas <= HOLE_MM2
+    np.moveaxis(in_slice, body_axis(geometry), 0)[::2] = False
+    labels, _ = ndimage.label(~mask, in_slice)
+    holes = np.bincount(labels.ravel()) * MASK_SPACING**2 <= HOLE_MM2
     holes[0] = False
-    # What reaches the edge of the slice is no hole.
-    for side in {0, 1, 2} - {axis}:
-        for face in (0, -1):
-            holes[np.unique(labels.take(face, axis=side))] = False
-    return mask | holes[labels]
-
-
-def _close(mask: np.ndarray, radius_mm: float) -> np.ndarray:
-    """Close a mask with a ball, by distances: the ball costs nothing, whatever its size."""
-    reach = radius_mm / MASK_SPACING
-    margin = int(np.ceil(reach)) + 1
-    (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    inside = np.pad(mask[box], margin)
-    dilated = _distance(inside) <= reach
-    closed = _distance(~dilated) > reach
-    result = mask.copy()
-    result[box] |= closed[margin:-margin, margin:-margin, margin:-margin]
-    return result
+    holes[_labels_at_sides(labels, geometry)] = False
+    return np.asarray(mask | holes[labels])
 
 
 def _distance(mask: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial.distance import cdist
 
 from luna_monai.detection.lungs import Lungs
 from luna_monai.scans.geometry import Geometry
@@ -15,6 +16,8 @@ from luna_monai.scans.geometry import Geometry
 BOXES = ((12.0, 1.0), (24.0, 1.5), (40.0, 2.5))
 #: Higher values count as this, so that calcium and bone do not raise the threshold, HU.
 HIGHEST_HU = 100.0
+#: Air in a cavity counts as this, HU.
+CAVITY_AS_HU = 0.0
 #: The background is the median of the lung below this, HU.
 LUNG_HU = -500.0
 #: Fewer voxels of such lung in a box say nothing about the background.
@@ -63,13 +66,12 @@ class Outline:
         """Slices z, y, x of the box in the scan."""
         return tuple(slice(start, start + size) for start, size in zip(self.start, self.mask.shape, strict=True))
 
-    def is_near(self, index: np.ndarray, margin_mm: float) -> bool:
-        """Tell whether a position (z, y, x indices of the scan) is in the structure or this near to it."""
-        first = (index - self.start) * self.spacing
-        if (first < -margin_mm).any() or (first > (np.array(self.mask.shape) - 1) * self.spacing + margin_mm).any():
-            return False
-        offsets = np.argwhere(self.mask) * self.spacing - first
-        return bool(np.einsum("ij,ij->i", offsets, offsets).min() <= margin_mm**2)
+    def near(self, indices: np.ndarray, margin_mm: float) -> BoolArray:
+        """Tell which positions (n, 3; z, y, x indices of the scan) are in the structure or this near to it."""
+        places, last = (indices - self.start) * self.spacing, np.multiply(np.array(self.mask.shape) - 1, self.spacing)
+        result = np.all((places >= -margin_mm) & (places <= last + margin_mm), axis=1)
+        result[result] = cdist(places[result], np.argwhere(self.mask) * self.spacing).min(axis=1) <= margin_mm
+        return result
 
     def overlaps(self, other: Outline) -> bool:
         """Tell whether two outlines share a third of the smaller one."""
@@ -95,7 +97,7 @@ def find_outline(voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lung
         voxels: HU (z, y, x).
         geometry: of the scan.
         index: the position, z, y, x, which may be fractions.
-        lungs: of the scan, closed over nodules on the pleura; an empty mask restricts nothing.
+        lungs: of the scan; an empty mask restricts nothing.
 
     Returns:
         The outline; None where no compact structure stands out.
@@ -131,7 +133,11 @@ class _Box:
             self.fine, np.diag(1 / self.scale), output_shape=shape, order=1, mode="nearest"
         )
         self.seed = np.clip(np.rint((index - self.low) * self.scale), 0, np.array(shape) - 1).astype(int)
-        self.lung = lungs.share_at(geometry.index_to_world(self.low[None]), shape, step_mm) > LUNG_SHARE
+        first = geometry.index_to_world(self.low[None])
+        self.lung = lungs.share_at(lungs.closed, first, shape, step_mm) > LUNG_SHARE
+        # A cavity counts as soft tissue, so that its wall is one structure even if the box cuts it.
+        cavity = lungs.share_at(lungs.cavities, first, shape, step_mm) > 0.5
+        self.hu[cavity] = np.maximum(self.hu[cavity], CAVITY_AS_HU)
 
     def segment(self, background: float) -> tuple[BoolArray | None, float]:
         """Find the structure on the grid, and the lowest HU that belong to it, given the HU of the lung around it."""
@@ -148,6 +154,8 @@ class _Box:
             mask = _opened(self._region(lowest_hu, core), core)
             if mask is None:
                 continue
+            if self.cuts(mask):
+                return mask, lowest_hu  # a larger box is needed
             halo_hu = background + max(HALO * contrast, MIN_CONTRAST / 2)
             halo = _opened(self._region(halo_hu, core), core)
             if halo is not None and (_radius(halo) - _radius(mask)) * self.step_mm > HALO_MM:
@@ -209,8 +217,14 @@ def _opened(region: BoolArray, at: np.ndarray) -> BoolArray | None:
     radius = float(depth[tuple(at)])
     for share in OPENINGS:
         labels, _ = ndimage.label(depth > share * radius)
-        opened = (ndimage.distance_transform_edt(labels != labels[tuple(at)]) <= share * radius) & mask
-        if opened.sum() <= MAX_BALLS * 4 / 3 * np.pi * max(radius, 1.0) ** 3:
+        kept = labels == labels[tuple(at)]
+        # What the ball reaches from there.
+        reach = int(share * radius) + 1
+        box = tuple(slice(max(0, one.start - reach), one.stop + reach) for one in _box_of(kept))
+        mask_in_box = mask[box] & (ndimage.distance_transform_edt(~kept[box]) <= share * radius)
+        if mask_in_box.sum() <= MAX_BALLS * 4 / 3 * np.pi * max(radius, 1.0) ** 3:
+            opened = np.zeros_like(mask)
+            opened[box] = mask_in_box
             result = np.zeros_like(region)
             result[part] = opened[1:-1, 1:-1, 1:-1]
             return result

@@ -30,7 +30,8 @@ class ScanDataset(torch.utils.data.Dataset):
     Item ``i`` is a dict with ``number``, which is ``i``; ``image``, (1, z, y, x) in HU, int16, int32 or float32, its
     axes turned to ``orientation`` and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``;
     ``centers``, int64 (n, 3), the candidates' voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``index``,
-    int64 (n, 3), voxels z, y, x in the order of the file; ``lungs``; ``header``, the
+    int64 (n, 3), voxels z, y, x in the order of the file; ``lungs``, None where
+    neither ``proposer`` nor ``examine`` needs them; ``header``, the
     :class:`~luna_monai.scans.ScanHeader`; ``voxels_sha256``; ``warnings``, a tuple of text.
 
     A scan that cannot be read gives an item with ``number``, ``source`` and ``error``, and an empty image without
@@ -94,7 +95,7 @@ class ScanDataset(torch.utils.data.Dataset):
                 f"slices are {geometry.spacing[2]:.3g} mm apart, more than in the scans that the model was made for "
                 f"(at most {THICKEST_SLICES:g} mm)"
             )
-        lungs = find_lungs(voxels, geometry)
+        lungs = None if self.examine is None and self.candidates is not None else find_lungs(voxels, geometry)
         if self.examine is not None:
             warnings.extend(self.examine(voxels, geometry, lungs))
         if self.candidates is None:

@@ -71,13 +71,12 @@ class MLflowTracking(MLFlowHandler):
             return
         import_extra("mlflow", "mlflow")
         _be_quiet()
-        files = None  # where the server says
+        self.files = None  # where the server says
         if self.store.startswith("sqlite:///"):
             folder = Path(unquote(self.store.removeprefix("sqlite:///"))).absolute().parent
             folder.mkdir(parents=True, exist_ok=True)
-            files = path_to_uri(
-                folder / "mlruns"
-            )  # MONAI's own choice goes wrong for a folder with a space in its name
+            # MONAI's own choice goes wrong for a folder with a space in its name.
+            self.files = path_to_uri(folder / "mlruns")
         try:
             super().__init__(
                 tracking_uri=tracking_uri,
@@ -86,7 +85,6 @@ class MLflowTracking(MLFlowHandler):
                 run_name=run_name,
                 artifacts=[run_state.output_dir / name for name in (CONFIG, METRICS, MODEL)],
                 close_on_complete=True,
-                artifact_location=files,
             )
         except Exception as error:  # MLflow raises its own, those of its database and those of its HTTP client
             raise self._unusable(error) from error
@@ -107,6 +105,8 @@ class MLflowTracking(MLFlowHandler):
         self.run_name = self.run_name or f"{names['time']} {names['comment']}"
         folder = str(self.run_state.output_dir.resolve())
         try:
+            if self.client.get_experiment_by_name(self.experiment_name) is None:
+                self.client.create_experiment(self.experiment_name, artifact_location=self.files)
             self._set_experiment()
             found = self.client.search_runs([self.experiment.experiment_id])
             tags = {"mlflow.runName": self.run_name, "run_folder": folder, "started": names["time"]}

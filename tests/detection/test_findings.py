@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from luna_monai.detection import Finding, FindingFinder, find_findings, findings_table
+from luna_monai.detection import Finding, find_findings, findings_table
 from luna_monai.errors import LunaError
 from luna_monai.scans import Geometry
 
@@ -108,6 +108,17 @@ def test_attached_vessels_cavities_and_halos(
     assert found.attenuation == attenuation
 
 
+@pytest.mark.parametrize(("radius", "air"), [(9, 5), (10, 5), (12, 7), (12, 9)])
+def test_a_large_cavity_is_one_finding_with_its_air(radius: float, air: float) -> None:
+    center, wall = (24.0, 30.0, 34.0), (radius + air) / 2
+    volume, geometry = scan((ball(center, radius), 30), (ball(center, air), -1000))
+    points = world(center, (24 - wall, 30, 34), (24, 30 + wall, 34))
+    (found,) = find_findings(volume, geometry, points, [0.5, 0.9, 0.8])
+    assert found.diameter_mm == pytest.approx(2 * radius, rel=0.1)
+    np.testing.assert_allclose(found.position, world(center)[0], atol=0.7)
+    assert found.attenuation == "solid"
+
+
 def test_ground_glass() -> None:
     volume, geometry = scan((ball((24, 30, 30), 6), -550))
     found = only(volume, geometry, (24, 30, 30))
@@ -138,7 +149,7 @@ def test_where_no_structure_stands_out_sizes_are_none(point: tuple[float, float,
 def test_only_the_most_probable_findings_are_outlined() -> None:
     centers = [(24.0, 30.0, 30.0), (80.0, 32.0, 36.0)]
     volume, geometry = scan(*[(ball(center, 4), 30) for center in centers])
-    found = FindingFinder(max_outlines=1)(volume, geometry, world(*centers), [0.2, 0.9])
+    found = find_findings(volume, geometry, world(*centers), [0.2, 0.9], max_outlines=1)
     assert [finding.candidates for finding in found] == [(1,), (0,)]
     assert [finding.outline is None for finding in found] == [False, True]
 
@@ -170,5 +181,3 @@ def test_arguments_that_do_not_belong_together_are_refused() -> None:
         find_findings(np.zeros((3, 4, 4)), geometry, np.zeros((1, 3)), [0.5])
     with pytest.raises(LunaError, match="2 probabilities"):
         find_findings(np.zeros((4, 4, 4)), geometry, np.zeros((1, 3)), [0.5, 0.5])
-    with pytest.raises(LunaError, match="margin_mm"):
-        FindingFinder(margin_mm=-1)

@@ -80,7 +80,7 @@ def test_a_chest_has_no_warning(chest: np.ndarray) -> None:
 
 
 def test_lungs_are_found_without_gas_and_the_room(chest: np.ndarray) -> None:
-    lungs = find_lungs(chest, geometry_of(chest)).closed(12)
+    lungs = find_lungs(chest, geometry_of(chest))
     wanted = 2 * 4 / 3 * np.pi * 120 * 75 * 55 / 1000
     assert lungs.volume_ml == pytest.approx(wanted, rel=0.03)
     assert lungs.median_hu == pytest.approx(-840, abs=10)
@@ -91,7 +91,7 @@ def test_lungs_are_found_without_gas_and_the_room(chest: np.ndarray) -> None:
         (5, 5, 5): False,
     }.items():
         index = lungs.geometry.world_to_index(np.add(position[::-1], (-190, -160, -400))[None])[0]
-        assert lungs.mask[tuple(index)] == inside
+        assert lungs.closed[tuple(index)] == inside
 
 
 def test_nodules_are_inside_the_lungs(chest: np.ndarray) -> None:
@@ -100,9 +100,9 @@ def test_nodules_are_inside_the_lungs(chest: np.ndarray) -> None:
     centers = [(90, 165, 270), (170, 165, 270), (250, 165, 270), (170, 165, 71.4), (110, 165, 80.2), (240, 165, 89)]
     for center, radius in zip(centers, [5, 9, 15, 8, 5, 12], strict=True):
         volume[ellipsoid(center, (radius, radius, radius))] = 30
-    lungs = find_lungs(volume, geometry_of(volume)).closed(12)
+    lungs = find_lungs(volume, geometry_of(volume))
     index = lungs.geometry.world_to_index(np.array(centers)[:, ::-1] + (-190, -160, -400))
-    assert lungs.mask[tuple(index.T)].all()
+    assert lungs.closed[tuple(index.T)].all()
 
 
 @pytest.mark.parametrize("padding", [-1024, -3024, np.nan])
@@ -146,14 +146,14 @@ def test_a_small_part_of_a_lung_is_no_reason(chest: np.ndarray) -> None:
         (lambda: np.zeros(SHAPE), "empty"),
         (lambda: np.full(SHAPE, -1000.0), "empty"),
         (lambda: np.full(SHAPE, np.nan), "empty"),
-        (lambda: make_body(0), "No lungs"),
+        (lambda: make_body(0), "Only 0 ml of lung"),
         (make_abdomen, "ml of lung"),
         (make_head, "ml of lung"),
         (lambda: make_chest() + 1024, "rescale"),
         (lambda: (make_chest() + 1024) / 2048, "Hounsfield"),
         (lambda: make_body()[:, 99:], "no patient"),
         (lambda: np.random.default_rng(0).normal(0, 20, SHAPE), "show the chest"),
-        (lambda: np.where(make_body() > -500, -850.0, 100.0), "litres"),
+        (lambda: np.where(make_body() > -500, -850.0, 100.0), "liters"),
     ],
     ids=["zeros", "air", "nan", "water", "abdomen", "head", "no rescale", "fractions", "table", "noise", "giant"],
 )
