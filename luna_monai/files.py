@@ -53,14 +53,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
     try:
         with temporary.open("xb") as file:
-            with suppress(OSError):  # of a file system without locks
+            with suppress(OSError):  # a file system without locks
                 lock(file, wait=True)
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if os.name == "posix":  # before the lock ends; Windows renames closed files only
+            if fcntl is not None:  # before the lock ends; Windows renames closed files only
                 temporary.replace(path)
-        if os.name != "posix":
+        if fcntl is None:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -86,14 +86,14 @@ def remove_abandoned(folder: str | Path) -> None:
 
 
 def lock(file: BinaryIO | int, *, wait: bool) -> None:
-    """Lock an open file against other processes, until it is closed or this process ends; Windows has no such locks.
+    """Lock an open file until it is closed, or its process ends; nothing happens on Windows.
 
     Args:
         file: the file, or its descriptor.
-        wait: whether to wait for a process that has locked it.
+        wait: wait for another process that holds the lock.
 
     Raises:
-        BlockingIOError: when another process has locked it.
+        BlockingIOError: when another process holds the lock.
         OSError: when the file system has no locks.
     """
     if fcntl is not None:

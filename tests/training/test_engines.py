@@ -82,8 +82,3 @@ def test_a_resumed_run_keeps_its_precision(monkeypatch):
     assert after.dtype == torch.bfloat16
     after.load_state_dict(before.state_dict())
     assert after.dtype == torch.float32
-
-
-def test_unknown_precision():
-    with pytest.raises(ValueError, match="precision must be auto, bfloat16 or float32, found 'half'"):
-        AutocastInferer("cpu", "half")
