@@ -692,7 +692,7 @@ def write(content):
 #: One of each kind of scan; tests/scans/test_malformed.py has the others.
 FILES = {
     "missing file": ("gone.nii", lambda path: None, r"gone\.nii: no such file or folder"),
-    "truncated voxels": ("a.mhd", lambda path: cut(path.with_suffix(".raw")), r"a\.raw: found .* it is truncated"),
+    "truncated voxels": ("a.mhd", lambda path: cut(path.with_suffix(".raw")), r"a\.raw: found .* truncated"),
     "missing voxels": ("a.mhd", lambda path: path.with_suffix(".raw").unlink(), r"a\.raw: no such file"),
     "truncated compressed voxels": ("z.mhd", lambda path: cut(path.with_suffix(".zraw")), r"z\.zraw: found .* truncat"),
     "truncated gzip": ("c.nii.gz", cut, r"c\.nii\.gz: holds \d+ bytes when decompressed.*truncated"),
@@ -704,8 +704,8 @@ FILES = {
     "an empty list": ("list.csv", write(b""), r"list\.csv: no column 'path' in its header line, which is empty"),
     "a list of nothing": ("list.csv", write(b"path\n"), r"list\.csv: a header line and no scans"),
     "a table that is no list": ("points.csv", lambda path: None, r"points\.csv: no column 'path'"),
-    "a list with a scan twice": ("list.csv", write(b"path\na.mhd\na.mhd\n"), r"list\.csv, line 3: the same scan as in"),
-    "a list of lists": ("list.csv", write(b"path\nlist.csv\n"), r"list\.csv, line 2: a list of scans in a list"),
+    "a list with a scan twice": ("list.csv", write(b"path\na.mhd\na.mhd\n"), r"list\.csv, line 3: the same scan is in"),
+    "a list of lists": ("list.csv", write(b"path\nlist.csv\n"), r"list\.csv: unknown kind of file"),
 }
 
 
