@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # YAML 1.1 reads 1e-3 as text.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 _UNKNOWN = object()
+#: Limits of JSON schemas, in words.
+_LIMITS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "below"}
 
 
 @cache
@@ -201,7 +203,7 @@ def _fault(error: Any) -> str:
         return f"must be one of {', '.join(map(str, limits['enum']))}, found {found}"
     types = limits.get("type", "value")
     wanted = " or ".join([types] if isinstance(types, str) else types).replace("object", "section with _target_")
-    for name, words in (("minimum", "at least"), ("exclusiveMinimum", "more than"), ("maximum", "at most")):
+    for name, words in _LIMITS.items():
         wanted += f", {words} {limits[name]}" if name in limits else ""
     return f"must be {wanted}, found {found}{' items' if error.validator in ('minItems', 'maxItems') else ''}"
 

@@ -110,10 +110,12 @@ def _decode(path: Path) -> str:
     try:
         content = path.read_bytes()
         encoding = _BYTE_ORDER_MARKS.get(content[:2], "utf-8-sig")
+        if b"\0" in content and encoding == "utf-8-sig":
+            raise LunaError(f"{path}: not a CSV table (it holds binary data); save it as CSV in UTF-8")
         try:
             return content.decode(encoding)
         except UnicodeDecodeError:
-            if encoding != "utf-8-sig" or b"\0" in content:
+            if encoding != "utf-8-sig":
                 raise
             return content.decode("latin-1")
     except FileNotFoundError:

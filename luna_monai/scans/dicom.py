@@ -134,15 +134,14 @@ def _choose(
     folder: Path, series: dict[str, list[DicomFile]], others: dict[str, str], seriesuid: str | None
 ) -> tuple[str, list[DicomFile]]:
     listed = ", ".join(f"{uid} ({len(files)} slices)" for uid, files in sorted(series.items())) or "none"
+    if seriesuid in series:
+        return seriesuid, series[seriesuid]
     if seriesuid is not None:
-        if seriesuid in series:
-            return seriesuid, series[seriesuid]
-        if seriesuid in others:
-            raise LunaError(f"{folder}: series {seriesuid} is not a CT ({others[seriesuid]}); the CTs are: {listed}")
-        raise LunaError(f"{folder}: no DICOM series {seriesuid}; the CTs are: {listed}")
+        kind = f"is not a CT ({others[seriesuid]})" if seriesuid in others else "is not there"
+        raise LunaError(f"{folder}: series {seriesuid} {kind}; the CTs are: {listed}")
     if not series:
-        kinds = ", ".join(sorted(set(others.values())))
-        raise LunaError(f"{folder}: no DICOM slices of a CT in this folder" + (f", only: {kinds}" if kinds else ""))
+        kinds = ", ".join(sorted(set(others.values()))) or "none"
+        raise LunaError(f"{folder}: no DICOM slices of a CT in this folder; other images: {kinds}")
     if len(series) > 1:
         raise LunaError(f"{folder}: {len(series)} CT series, choose one by its series UID (--seriesuid): {listed}")
     return next(iter(series.items()))
@@ -166,30 +165,24 @@ def _without_copies(files: Sequence[DicomFile], warnings: list[str]) -> list[Dic
 
 def _without_strays(folder: Path, files: Sequence[DicomFile], warnings: list[str]) -> list[Slice]:
     """Leave out images of another size or orientation than most of the series has, such as a scout."""
-    slices = [Slice.check(file) for file in files]
-    kinds = [
-        (
-            one.geometry.size,
-            tuple(np.round(one.geometry.direction, 3).ravel()),
-            tuple(np.round(one.geometry.spacing[:2], 3)),
+    kinds: dict[tuple[object, ...], list[Slice]] = {}
+    for one in map(Slice.check, files):
+        numbers = np.round([*np.ravel(one.geometry.direction), *one.geometry.spacing[:2]], 3)
+        kinds.setdefault((*one.geometry.size, *numbers.tolist()), []).append(one)
+    most = max(kinds.values(), key=len)
+    strays = [one for kind in kinds.values() if kind is not most for one in kind]
+    if strays:
+        example = f"{strays[0].file.path.name} ({' × '.join(map(str, strays[0].geometry.size[:2]))} pixels)"
+        if 2 * len(most) <= len(files):
+            raise LunaError(
+                f"{folder}: size, spacing or orientation differ within the series, as in {example}; remove what is not "
+                "of this scan"
+            )
+        warnings.append(
+            f"{len(strays)} of {len(files)} images have another size, spacing or orientation than the others and were "
+            f"left out, the first is {example}"
         )
-        for one in slices
-    ]
-    (most, count), *_ = Counter(kinds).most_common()
-    strays = [one for one, kind in zip(slices, kinds, strict=True) if kind != most]
-    if not strays:
-        return slices
-    example = f"{strays[0].file.path.name} ({' × '.join(map(str, strays[0].geometry.size[:2]))} pixels)"
-    if 2 * count <= len(slices):
-        raise LunaError(
-            f"{folder}: size, spacing or orientation differ within the series, as in {example}; remove what is not of "
-            "this scan"
-        )
-    warnings.append(
-        f"{len(strays)} of {len(slices)} images have another size, spacing or orientation than the others and were "
-        f"left out, the first is {example}"
-    )
-    return [one for one, kind in zip(slices, kinds, strict=True) if kind == most]
+    return most
 
 
 def _stack(folder: Path, uid: str, slices: list[Slice], warnings: list[str]) -> DicomHeader:
@@ -242,11 +235,10 @@ def _check_steps(folder: Path, slices: Sequence[Slice], places: np.ndarray) -> N
     uneven = ~(np.abs(steps - step) < SLICE_STEP_TOLERANCE * step)
     if uneven.any():
         where = int(uneven.argmax())
-        more = f" (and so at {uneven.sum() - 1} more places)" if uneven.sum() > 1 else ""
         below, above = (slices[index].file.path.name for index in (where, where + 1))
         raise LunaError(
             f"{folder}: slices are missing or double: {below} at {places[where]:.2f} mm and {above} at "
-            f"{places[where + 1]:.2f} mm are {steps[where]:.3f} mm apart{more}, most others {step:.3f} mm"
+            f"{places[where + 1]:.2f} mm are {steps[where]:.3f} mm apart, most others {step:.3f} mm"
         )
 
 

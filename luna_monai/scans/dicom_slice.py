@@ -40,6 +40,8 @@ VOLUME_TAGS = (
     "AcquisitionTime",
     "ContentTime",
 )
+#: No number of a CT is larger; products of two fit into int64.
+LARGEST = 1e9
 #: HU of tissue: padding with such a value is more likely a wrong tag.
 TISSUE_HU = (-900, 3000)
 _NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated")
@@ -84,14 +86,14 @@ class DicomFile:
         """Give the numbers of a tag.
 
         Raises:
-            LunaError: when there are not ``count`` finite numbers.
+            LunaError: when there are not ``count`` numbers below ``LARGEST``.
         """
         text = self.text(keyword) or default
         try:
             values = tuple(float(part) for part in text.split("\\"))
         except ValueError:
             values = ()
-        if len(values) != count or not np.isfinite(values).all():
+        if len(values) != count or not (np.abs(values) < LARGEST).all():
             raise LunaError(f"{self.path}: {keyword} must be {count} decimal number{'s' * (count > 1)}, found {text!r}")
         return values
 
@@ -195,8 +197,10 @@ class Slice:
         if missing:
             raise LunaError(f"{file.path}: a slice without {', '.join(missing)} cannot be placed in the patient")
         samples, bits = file.whole("SamplesPerPixel", "1"), file.whole("BitsAllocated")
-        if samples != 1 or bits not in (8, 16, 32):
-            raise LunaError(f"{file.path}: a CT has 1 sample of 8, 16 or 32 bits a pixel, found {samples} of {bits}")
+        stored_bits = file.whole("BitsStored", str(bits))
+        if samples != 1 or bits not in (8, 16, 32) or not 1 <= stored_bits <= bits:
+            found = f"{samples} of {bits}, {stored_bits} of them stored"
+            raise LunaError(f"{file.path}: a CT has 1 sample of 8, 16 or 32 bits a pixel, found {found}")
         rows, columns = file.whole("Rows"), file.whole("Columns")
         row_step, column_step = file.numbers("PixelSpacing", 2)
         x, y = np.reshape(file.numbers("ImageOrientationPatient", 6), (2, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,30 +58,28 @@ class Geometry:
         sizes = tuple(int(value) for value in np.ravel(np.asarray(size)))
         if len(sizes) != 3:
             raise LunaError(f"{source}: a scan has 3 dimensions, found {len(sizes)} ({' × '.join(map(str, sizes))})")
-        if min(sizes) < 1:
-            raise LunaError(f"{source}: the size must be positive along each axis, found {' × '.join(map(str, sizes))}")
-        spacings = np.ravel(np.asarray(spacing, dtype=float))
-        origins = np.ravel(np.asarray(origin, dtype=float))
-        matrix = np.asarray(direction, dtype=float).reshape(3, 3)
-        found = " ".join(f"{value:g}" for value in spacings)
-        if len(spacings) != 3 or not (spacings > 0).all() or not np.isfinite(spacings).all():
-            raise LunaError(f"{source}: the spacing must be three positive numbers in mm, found {found}")
-        extents = spacings * sizes
-        if spacings.min() < SPACING_MM[0] or spacings.max() > SPACING_MM[1] or extents.max() > EXTENT_MM:
-            raise LunaError(
-                f"{source}: no CT has voxels of {' × '.join(f'{value:g}' for value in spacings)} mm and an extent of "
-                f"{' × '.join(f'{value:g}' for value in extents)} mm; check the unit and the values of the spacing"
-            )
-        if len(origins) != 3 or not (np.abs(origins) <= ORIGIN_MM).all():
-            found = " ".join(f"{value:g}" for value in origins)
-            raise LunaError(f"{source}: the origin must be three numbers in mm, found {found}")
-        # The comparison is written so that a direction that is not a number fails it.
-        if not np.abs(matrix.T @ matrix - np.eye(3)).max() <= ORTHONORMAL_TOLERANCE:
-            found = " ".join(f"{value:g}" for value in matrix.ravel())
-            raise LunaError(
-                f"{source}: the axes of the scan must be perpendicular unit vectors, found the direction {found}; "
-                "resample the scan onto a rectangular grid"
-            )
+        spacings, origins, axes = (np.ravel(np.asarray(value, dtype=float)) for value in (spacing, origin, direction))
+        matrix = axes.reshape(3, 3)
+        # The comparisons are written so that what is not a number fails them.
+        extents, error = spacings * sizes, np.abs(matrix.T @ matrix - np.eye(3)).max()
+        rules: list[tuple[bool, str, Sequence[float] | np.ndarray]] = [
+            (min(sizes) >= 1, "the size must be positive along each axis", sizes),
+            (
+                SPACING_MM[0] <= spacings.min() and spacings.max() <= SPACING_MM[1],
+                f"no CT has such a spacing ({SPACING_MM[0]} to {SPACING_MM[1]:g} mm); check its unit and values",
+                spacings,
+            ),
+            (extents.max() <= EXTENT_MM, "no CT has such an extent in mm; check size and spacing", extents),
+            (np.abs(origins).max() <= ORIGIN_MM, "the origin must be three numbers in mm", origins),
+            (
+                error <= ORTHONORMAL_TOLERANCE,
+                "the axes of the scan must be perpendicular unit vectors; resample the scan onto a rectangular grid",
+                axes,
+            ),
+        ]
+        for is_kept, rule, values in rules:
+            if not is_kept:
+                raise LunaError(f"{source}: {rule}, found {' '.join(f'{value:g}' for value in values)}")
         x, y, z = (tuple(map(float, row)) for row in matrix)
         return cls(sizes, tuple(map(float, spacings)), tuple(map(float, origins)), (x, y, z))  # type: ignore[arg-type]
 

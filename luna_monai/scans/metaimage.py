@@ -33,6 +33,13 @@ DTYPES = {
     "MET_FLOAT": "f4",
     "MET_DOUBLE": "f8",
 }
+#: Fields that must have one of these values.
+_ALLOWED = {
+    "NDims": ("3",),
+    "ElementNumberOfChannels": ("1",),
+    "BinaryData": ("True", "true", "1"),
+    "ElementType": tuple(DTYPES),
+}
 #: No header is longer; a file that goes on without ``ElementDataFile`` is something else.
 MAX_HEADER_BYTES = 65536
 
@@ -72,18 +79,12 @@ class MetaImageHeader(ScanHeader):
                 "copy it beside the header"
             )
         found = self.voxel_file.stat().st_size - max(self.offset, 0)
-        if self.compressed and found * MAX_COMPRESSION < self.nbytes:
-            raise LunaError(
-                f"{self.voxel_file}: {found} compressed bytes cannot hold the {self.nbytes} bytes that "
-                f"{self.path.name} says ({self.description}); it is truncated or the header is wrong"
-            )
         expected = self.compressed_bytes if self.compressed else self.nbytes
-        if expected is not None and (found < expected or (found > expected and self.offset >= 0)):
-            kind = "compressed bytes" if self.compressed else f"bytes ({self.description})"
-            advice = "it is truncated: copy it again" if found < expected else "they do not belong together"
+        least = self.nbytes // MAX_COMPRESSION if expected is None else expected
+        if found < least or (expected is not None and self.offset >= 0 and found > expected):
             raise LunaError(
-                f"{self.voxel_file}: found {found} bytes of voxels, but {self.path.name} says {expected} {kind}; "
-                f"{advice}"
+                f"{self.voxel_file}: found {found} bytes of voxels, but {self.path.name} says {least} "
+                f"({self.description}); one of the two is truncated or of another scan: copy both again"
             )
 
     def read_voxels(self) -> np.ndarray:
@@ -114,16 +115,8 @@ def read_metaimage_header(path: str | Path) -> MetaImageHeader:
     path = Path(path)
     fields, end = _read_fields(path)
 
-    def field(*names: str, default: str | None = None) -> str:
-        for name in names:
-            if name in fields:
-                return fields[name]
-        if default is None:
-            raise LunaError(f"{path}: no {names[0]!r} in the MetaImage header; copy the scan from its source again")
-        return default
-
-    def numbers(count: int, *names: str, default: str | None = None) -> list[float]:
-        text = field(*names, default=default)
+    def numbers(count: int, *names: str, default: str = "") -> list[float]:
+        text = next((fields[name] for name in names if name in fields), default)
         try:
             values = [float(value) for value in text.split()]
         except ValueError:
@@ -132,60 +125,45 @@ def read_metaimage_header(path: str | Path) -> MetaImageHeader:
             raise LunaError(f"{path}: {names[0]} must be {count} numbers, found {text!r}")
         return values
 
-    def whole(*names: str, default: str | None = None) -> int:
-        (value,) = numbers(1, *names, default=default)
-        if not value.is_integer():
-            raise LunaError(f"{path}: {names[0]} must be a whole number, found {value:g}")
-        return int(value)
+    def whole(count: int, name: str, default: str = "") -> list[int]:
+        values = numbers(count, name, default=default)
+        if not all(value.is_integer() for value in values):
+            raise LunaError(f"{path}: {name} must be whole numbers, found {fields[name]!r}")
+        return [int(value) for value in values]
 
     def flag(*names: str) -> bool:
-        return field(*names, default="False").lower() in ("true", "1")
+        return any(fields.get(name, "").lower() in ("true", "1") for name in names)
 
-    dimensions = whole("NDims")
-    if dimensions != 3:
-        raise LunaError(f"{path}: a scan has 3 dimensions, found NDims = {dimensions}")
-    channels = whole("ElementNumberOfChannels", default="1")
-    if channels != 1:
-        raise LunaError(f"{path}: a scan has one number per voxel, found ElementNumberOfChannels = {channels}")
-    element_type = field("ElementType")
-    if element_type not in DTYPES:
-        raise LunaError(f"{path}: ElementType must be one of {', '.join(DTYPES)}, found {element_type!r}")
-    size = numbers(3, "DimSize")
-    if not all(value.is_integer() for value in size):
-        raise LunaError(f"{path}: DimSize must be whole numbers, found {fields['DimSize']!r}")
+    for name, allowed in _ALLOWED.items():
+        value = fields.get(name, "1" if name == "ElementNumberOfChannels" else "")
+        if value not in allowed:
+            raise LunaError(f"{path}: {name} must be {' or '.join(allowed)}, found {value!r}")
     axes = np.reshape(numbers(9, "TransformMatrix", "Rotation", "Orientation", default="1 0 0 0 1 0 0 0 1"), (3, 3))
     geometry = Geometry.from_header(
-        [int(value) for value in size],
+        whole(3, "DimSize"),
         numbers(3, "ElementSpacing"),
         numbers(3, "Offset", "Position", "Origin"),
         axes.T,  # each triple of the header is the direction of one axis, a column of the matrix
         source=path,
     )
-    data_file = field("ElementDataFile")
+    data_file = fields["ElementDataFile"]
     local = data_file.upper() == "LOCAL"
     voxel_file = path if local else path.parent / data_file
-    # A name with a '%' is a pattern only where the numbers of its first and last file follow.
-    is_pattern = "%" in data_file and len(data_file.split()) > 1 and not voxel_file.is_file()
-    if not flag("BinaryData") or data_file.upper().startswith("LIST") or is_pattern:
-        raise LunaError(
-            f"{path}: only binary voxels in one file are read, found BinaryData = {fields.get('BinaryData')}, "
-            f"ElementDataFile = {data_file}; convert the scan to .mhd with one .raw"
-        )
     if Path(data_file).is_absolute() or ".." in Path(data_file).parts:
         raise LunaError(
             f"{path}: its voxels must be in the folder of the header, found ElementDataFile = {data_file}; "
             "copy them beside the header and correct the name"
         )
-    compressed_bytes = whole("CompressedDataSize", default="0")
+    (compressed_bytes,), (offset,) = whole(1, "CompressedDataSize", "0"), whole(1, "HeaderSize", "0")
     big_endian = flag("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
     return MetaImageHeader(
         path=path,
         seriesuid=scan_name(path),
         geometry=geometry,
-        dtype=np.dtype((">" if big_endian else "<") + DTYPES[element_type]),
+        dtype=np.dtype((">" if big_endian else "<") + DTYPES[fields["ElementType"]]),
         files=(path,) if local else (path, voxel_file),
         voxel_file=voxel_file,
-        offset=end if local else whole("HeaderSize", default="0"),
+        offset=end if local else offset,
         compressed=flag("CompressedData"),
         compressed_bytes=compressed_bytes or None,
     )
@@ -198,17 +176,13 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
     except OSError as error:
         raise LunaError(f"{path}: cannot be read ({os.strerror(error.errno or 0)})") from error
     fields: dict[str, str] = {}
-    position = 0
-    while position < len(content):
-        end = content.find(b"\n", position)
-        end = len(content) if end < 0 else end
-        line = content[position:end].decode("utf-8", "replace").strip()
-        position = end + 1
-        name, separator, value = line.partition("=")
-        if separator:
-            fields[name.strip()] = value.strip()
-        elif line:
-            raise LunaError(f"{path}: not a MetaImage header, found {line[:60]!r} where 'Name = value' is expected")
-        if name.strip() == "ElementDataFile":
-            return fields, position
+    end = 0
+    for line in content.splitlines(keepends=True):
+        end += len(line)
+        name, separator, value = (part.strip() for part in line.decode("utf-8", "replace").partition("="))
+        if name and not separator:
+            raise LunaError(f"{path}: not a MetaImage header, found {name[:60]!r} where 'Name = value' is expected")
+        fields[name] = value
+        if name == "ElementDataFile":
+            return fields, end
     raise LunaError(f"{path}: the MetaImage header ends without 'ElementDataFile'; copy the scan from its source again")

@@ -33,6 +33,8 @@ HEADER_BYTES = 540
 ERROR_LEVEL = 30
 #: Positions by the two transforms of a header that differ by a larger part of a voxel are worth a warning.
 AGREEMENT = 0.1
+#: No factor or intercept of a CT is larger.
+LARGEST = 1e9
 #: mm in a unit of length by its code; most files give 2, which is mm, or nothing.
 MM = {1: 1000.0, 3: 0.001}
 
@@ -72,9 +74,10 @@ class NiftiHeader(ScanHeader):
         # Integers stay integers where the rescaling keeps them so, and take half of the memory.
         whole = self.slope.is_integer() and self.intercept.is_integer() and voxels.dtype.kind != "f"
         fits = voxels.dtype.itemsize <= 2 and abs(self.slope) * 2**16 + abs(self.intercept) < 2**31
-        rescaled = voxels.astype(np.int32 if whole and fits else np.float32)
-        np.multiply(rescaled, self.slope, out=rescaled, casting="unsafe")
-        np.add(rescaled, self.intercept, out=rescaled, casting="unsafe")
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is counted and becomes air
+            rescaled = voxels.astype(np.int32 if whole and fits else np.float32)
+            np.multiply(rescaled, self.slope, out=rescaled, casting="unsafe")
+            np.add(rescaled, self.intercept, out=rescaled, casting="unsafe")
         return rescaled
 
 
@@ -107,16 +110,16 @@ def read_nifti_header(path: Path) -> NiftiHeader:
     except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise LunaError(f"{path}: not a NIfTI file, or its header is damaged ({reason}); copy it again") from error
-    if dtype.kind not in "iuf":
-        raise LunaError(f"{path}: a scan has one number per voxel, found voxels of type {header['datatype']} ({dtype})")
-    if offset < kind.sizeof_hdr:
-        raise LunaError(f"{path}: its header is damaged (vox_offset is {offset}); copy it again")
+    if dtype.kind not in "iuf" or offset < kind.sizeof_hdr:
+        raise LunaError(f"{path}: a scan has one number per voxel, found type {dtype} (vox_offset {offset})")
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
     if slope == 0 or not math.isfinite(slope):  # the standard's sign for "stored values are HU"
         slope, intercept = 1.0, 0.0
     elif not math.isfinite(intercept):
         warnings.append(f"scl_inter is {intercept}; it counts as 0")
         intercept = 0.0
+    if max(abs(slope), abs(intercept)) > LARGEST:
+        raise LunaError(f"{path}: HU cannot be rescaled by scl_slope {slope:g} and scl_inter {intercept:g}")
     result = NiftiHeader(
         path=path,
         seriesuid=scan_name(path),
@@ -129,7 +132,7 @@ def read_nifti_header(path: Path) -> NiftiHeader:
         slope=slope,
         intercept=intercept,
     )
-    found, expected = path.stat().st_size, result.offset + result.nbytes
+    found, expected = path.stat().st_size, offset + result.nbytes
     if found * (MAX_COMPRESSION if compressed else 1) < expected:
         raise LunaError(f"{path}: found {found} bytes, but its header says {expected}; it is truncated, copy it again")
     return result

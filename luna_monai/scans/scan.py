@@ -77,9 +77,9 @@ def read_header(source: str | Path | ScanSource) -> ScanHeader:
         from luna_monai.scans.dicom import read_dicom_header
 
         return read_dicom_header(path, source.seriesuid)
-    suffix = suffix_of(path)
     if not path.is_file():
-        raise LunaError(f"{path}: no such file" if suffix or path.suffix else f"{path}: no such file or folder")
+        raise LunaError(f"{path}: no such file or folder")
+    suffix = suffix_of(path)
     header: ScanHeader
     if suffix in (".mhd", ".mha"):
         from luna_monai.scans.metaimage import read_metaimage_header
@@ -115,8 +115,12 @@ def read_scan(source: str | Path | ScanSource | ScanHeader, orientation: str | N
     """
     check_orientation(orientation)
     header = source if isinstance(source, ScanHeader) else read_header(source)
-    if not header.is_mapped:
-        _check_memory(header, header.nbytes)
+    available = psutil.virtual_memory().available
+    if not header.is_mapped and header.nbytes > available:
+        raise LunaError(
+            f"{header.path}: {header.description} need {readable_size(header.nbytes)} of memory, "
+            f"{readable_size(available)} are available; check the header, or use a machine with more memory"
+        )
     voxels, not_finite = as_hounsfield(header.read_voxels())
     geometry, warnings = header.geometry, header.warnings
     if not_finite:
@@ -124,12 +128,3 @@ def read_scan(source: str | Path | ScanSource | ScanHeader, orientation: str | N
     if orientation is not None:
         voxels, geometry = orient(voxels, geometry, orientation)
     return Scan(header, voxels, geometry, warnings)
-
-
-def _check_memory(header: ScanHeader, needed: int) -> None:
-    available = psutil.virtual_memory().available
-    if needed > available:
-        raise LunaError(
-            f"{header.path}: {header.description} need {readable_size(needed)} of memory, "
-            f"{readable_size(available)} are available; check the header, or use a machine with more memory"
-        )

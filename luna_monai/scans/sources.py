@@ -112,28 +112,21 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
 def _read_list(path: Path) -> list[ScanSource]:
     # The tables of candidates are pandas'; the few lines of a list need no more than the standard library.
     sources: list[ScanSource] = []
-    lines: list[int] = []
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            head = stream.readline()
-            stream.seek(0)
-            delimiter = ";" if head.count(";") > head.count(",") else ","
-            rows = csv.DictReader(stream, delimiter=delimiter, skipinitialspace=True)
-            rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
-            if "path" not in rows.fieldnames:
-                raise LunaError(f"{path}: no column 'path' in its header line, {head.strip() or 'which is empty'}")
-            for row in rows:
-                entry, uid = ((row.get(name) or "").strip() for name in ("path", "seriesuid"))
-                if not entry or (not uid and "seriesuid" in rows.fieldnames):
-                    raise LunaError(f"{path}, line {rows.line_num}: no value for {'seriesuid' if entry else 'path'!r}")
-                source = ScanSource(path.parent / entry, uid or None)
-                if source.path.suffix.lower() == ".csv":
-                    raise LunaError(f"{path}, line {rows.line_num}: a list of scans in a list of scans")
-                if source in sources:
-                    where = lines[sources.index(source)]
-                    raise LunaError(f"{path}, line {rows.line_num}: the same scan as in line {where}")
-                sources.append(source)
-                lines.append(rows.line_num)
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        head = lines[0] if lines else ""
+        rows = csv.DictReader(lines, delimiter=";" if head.count(";") > head.count(",") else ",", skipinitialspace=True)
+        rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+        if "path" not in rows.fieldnames:
+            raise LunaError(f"{path}: no column 'path' in its header line, {head.strip() or 'which is empty'}")
+        for row in rows:
+            entry, uid = ((row.get(name) or "").strip() for name in ("path", "seriesuid"))
+            if not entry or (not uid and "seriesuid" in rows.fieldnames):
+                raise LunaError(f"{path}, line {rows.line_num}: no value for {'seriesuid' if entry else 'path'!r}")
+            source = ScanSource(path.parent / entry, uid or None)
+            if source in sources:
+                raise LunaError(f"{path}, line {rows.line_num}: the same scan is in an earlier line")
+            sources.append(source)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LunaError(f"{path}: not a CSV file in UTF-8 ({error}); save it as one") from error
     if not sources:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from monai.transforms import RandomizableTrait
-
-from luna_monai.errors import LunaError
 
 
 def resample_candidates(
@@ -78,6 +78,7 @@ def _mean_of_three(image: torch.Tensor, axis: int, step: int = 1) -> torch.Tenso
     return total.div_(3)
 
 
+@dataclass(eq=False)
 class RandAugmentCandidates(RandomizableTrait):
     """Flips, shifts, scales and rotates candidates, and adds an offset and noise (chapter 12.6); changes the scanner.
 
@@ -99,43 +100,19 @@ class RandAugmentCandidates(RandomizableTrait):
         correlated: whether noise has the texture of a scanner: for each candidate a mixture of white noise, of coarse
             noise and of streaks along x.
         hu_range: what the result is clipped to, in HU.
-
-    Raises:
-        LunaError: when a strength is negative, or ``scale`` is not below 1.
     """
 
-    def __init__(
-        self,
-        flip: bool = True,
-        shift: float = 0.0,
-        scale: float = 0.0,
-        rotate: float = 0.0,
-        offset: float = 0.0,
-        noise: float = 0.0,
-        stretch: float = 0.0,
-        sharpen: float = 0.0,
-        thicken: float = 0.0,
-        correlated: bool = False,
-        hu_range: tuple[float, float] = (-1000.0, 1000.0),
-    ) -> None:
-        strengths = {"shift": shift, "scale": scale, "rotate": rotate, "offset": offset, "noise": noise}
-        strengths |= {"stretch": stretch, "sharpen": sharpen, "thicken": thicken}
-        below = {"scale": 1, "stretch": 1, "thicken": 0.5}
-        for name, value in strengths.items():
-            if value < 0 or value >= below.get(name, float("inf")):
-                limits = f"at least 0 and below {below[name]}" if name in below else "at least 0"
-                raise LunaError(f"augmentation: {name} must be {limits}, found {value}")
-        self.flip = flip
-        self.shift = shift
-        self.scale = scale
-        self.rotate = rotate
-        self.offset = offset
-        self.noise = noise
-        self.stretch = stretch
-        self.sharpen = sharpen
-        self.thicken = thicken
-        self.correlated = correlated
-        self.hu_range = hu_range
+    flip: bool = True
+    shift: float = 0.0
+    scale: float = 0.0
+    rotate: float = 0.0
+    offset: float = 0.0
+    noise: float = 0.0
+    stretch: float = 0.0
+    sharpen: float = 0.0
+    thicken: float = 0.0
+    correlated: bool = False
+    hu_range: tuple[float, float] = (-1000.0, 1000.0)
 
     @torch.no_grad()
     def __call__(self, image: torch.Tensor) -> torch.Tensor:

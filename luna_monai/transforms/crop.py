@@ -12,7 +12,6 @@ from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
 from luna_monai.errors import LunaError
-from luna_monai.scans.geometry import Geometry
 
 
 def window_start(center: int, size: int, available: int) -> int:
@@ -108,21 +107,14 @@ class CropCandidatesd(MapTransform):
         d = dict(data)
         points = np.asarray(d.pop(self.point_key), dtype=float).reshape(-1, 3)
         for key in self.key_iterator(d):
-            centers = _geometry_of(d[key]).world_to_index(points)
+            # The geometry that the scan was loaded with: numbers in an affine are rounded differently.
+            image, geometry = d[key], getattr(d[key], "meta", {}).get("geometry")
+            if geometry is None or not np.allclose(image.affine.numpy(), geometry.affine_ras_zyx):
+                raise LunaError(
+                    f"{key}: not as LoadScand loads a scan; cut candidates before transforms that turn, resample or "
+                    "crop the scan"
+                )
+            centers = geometry.world_to_index(points)
             d[self.center_key] = torch.from_numpy(centers)
-            d[key] = self.cropper(d[key], centers)
+            d[key] = self.cropper(image, centers)
         return d
-
-
-def _geometry_of(image: torch.Tensor) -> Geometry:
-    """Take the geometry along that the scan was loaded with: numbers in an affine are rounded differently."""
-    meta = image.meta if isinstance(image, MetaTensor) else {}
-    source, geometry = meta.get("filename_or_obj", "image"), meta.get("geometry")
-    if not isinstance(image, MetaTensor) or geometry is None:
-        raise LunaError(f"{source}: no geometry in its metadata; load it with luna_monai.transforms.LoadScand")
-    if not np.allclose(image.affine.numpy(), geometry.affine_ras_zyx):
-        raise LunaError(
-            f"{source}: its affine is no longer that of the loaded scan; cut candidates before transforms that turn, "
-            "resample or crop the scan"
-        )
-    return geometry

@@ -50,6 +50,7 @@ TRAINING = [
     ("dataset_dir=null", "dataset_dir: must be string, found null"),
     ("resume=maybe", 'resume: must be boolean, found "maybe"'),
     ("outside_volume=ignore", "outside_volume: must be one of error, drop"),
+    ("train#augmentation#thicken=0.5", "train#augmentation#thicken: must be number, at least 0, below 0.5, found 0.5"),
     ("train#augmentation#shift=-1", "train#augmentation#shift: must be number, at least 0, found -1"),
     ("train#augmentation#flip=sometimes", "train#augmentation#flip: must be boolean"),
     ("train#augmentation=null", None),

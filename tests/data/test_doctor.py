@@ -142,7 +142,11 @@ TROUBLE = {
         WARNING,
         "0.7 × 0.75 × 1.25 mm",
     ),
-    "zero spacing": (substitute(HEADER, "0.69999999999999996", "0"), ERROR, "must be three positive numbers"),
+    "zero spacing": (
+        substitute(HEADER, "0.69999999999999996", "0"),
+        ERROR,
+        "check its unit and values, found 0 0.7 1.25",
+    ),
     "small scan": (
         several(substitute(HEADER, "48 50 34", "48 50 24"), truncate(RAW, 48 * 50 * 24 * 2)),
         ERROR,

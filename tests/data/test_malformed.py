@@ -40,6 +40,17 @@ TABLES = {
     "no column": (PLAIN.replace("coordY", "y"), "no column 'coordY' in its header line, seriesuid,coordX,y,coordZ"),
     "open quote": (PLAIN.replace("1.3", '"1.3'), "not a CSV table"),
     "binary": (bytes(range(256)), "not a CSV table"),
+    "a spreadsheet": (b"PK\3\4" + bytes(100), "not a CSV table (it holds binary data)"),
+    "a comma at the end of all lines, Windows": (PLAIN.replace("\n", ",\r\n"), ROWS),
+    "Latin-1, semicolons, decimal commas": (
+        PLAIN.replace(",", ";").replace("1.5", "1,5").replace("class", "class;B\xf6").encode("latin-1"),
+        ROWS,
+    ),
+    "decimal commas in quotes": (PLAIN.replace("1.5", '"1,5"'), "line 2: 'coordX' must be a number, found '1,5'"),
+    "decimal commas and points": (
+        PLAIN.replace(",", ";").replace("1.5", "1.234,5"),
+        "line 2: 'coordX' must be a number, found '1.234,5'",
+    ),
 }  # fmt: skip
 
 

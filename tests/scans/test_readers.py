@@ -232,7 +232,7 @@ def test_one_series_of_several_is_chosen_by_uid(tmp_path: Path) -> None:
     scan = read_scan(ScanSource(folder, "1.2.4"))
     assert scan.seriesuid == "1.2.4"
     np.testing.assert_array_equal(scan.voxels, sitk.GetArrayFromImage(image + 1))
-    with pytest.raises(LunaError, match=r"no DICOM series 9\.9; the CTs are: 1\.2\.3 \(12 slices\), 1\.2\.4"):
+    with pytest.raises(LunaError, match=r"series 9\.9 is not there; the CTs are: 1\.2\.3 \(12 slices\), 1\.2\.4"):
         read_header(ScanSource(folder, "9.9"))
 
 
@@ -362,7 +362,11 @@ DAMAGE = {
     "truncated raw": ("a.mhd", cut(".raw"), r"a\.raw: found 3840 bytes of voxels, but a\.mhd says 7680 .*truncated"),
     "missing raw": ("a.mhd", remove(".raw"), r"a\.raw: no such file, but a\.mhd says"),
     "empty raw": ("a.mhd", content(b"", ".raw"), r"a\.raw: found 0 bytes .* says 7680"),
-    "raw too long": ("a.mhd", append(b"xx", ".raw"), r"a\.raw: found 7682 bytes .* they do not belong together"),
+    "raw too long": (
+        "a.mhd",
+        append(b"xx", ".raw"),
+        r"a\.raw: found 7682 bytes .* one of the two is truncated or of another scan",
+    ),
     "header says more": ("a.mhd", edit("DimSize = 20", "DimSize = 40"), r"a\.raw: found 7680 .* says 15360"),
     "header says less": ("a.mhd", edit("DimSize = 20", "DimSize = 10"), r"a\.raw: found 7680 .* says 3840"),
     "header says another type": ("a.mhd", edit("MET_SHORT", "MET_INT"), r"a\.raw: found 7680 .* says 15360"),
@@ -372,18 +376,18 @@ DAMAGE = {
     "missing zraw": ("zipped.mhd", remove(".zraw"), r"zipped\.zraw: no such file"),
     "zraw holds less": ("zipped.mhd", shorter_zraw, r"zipped\.zraw: holds 6680 bytes when .* says 7680"),
     "zraw holds more": ("zipped.mhd", edit("DimSize = 20", "DimSize = 10"), r"zipped\.zraw: holds more than 3840"),
-    "zraw is empty": ("zipped.mhd", content(b"", ".zraw"), r"zipped\.zraw: 0 compressed bytes cannot hold the 7680"),
+    "zraw is empty": ("zipped.mhd", content(b"", ".zraw"), r"zipped\.zraw: found 0 bytes of voxels"),
     "huge zraw": (
         "zipped.mhd",
         edit("DimSize = 20", "DimSize = 9e20"),
-        r"zipped\.mhd: no CT has voxels of .* an extent of 6.3e\+20",
+        r"zipped\.mhd: no CT has such an extent in mm",
     ),
     "raw is a folder": ("a.mhd", edit("a.raw", ".."), r"a\.mhd: its voxels must be in the folder of the header"),
     "DimSize is infinite": ("a.mhd", edit("DimSize = 20", "DimSize = inf"), r"a\.mhd: DimSize must be whole numbers"),
     "empty header": ("a.mhd", content(b""), r"a\.mhd: the MetaImage header ends without 'ElementDataFile'"),
     "garbage header": ("a.mhd", content(b"\x00\x01garbage\n" * 9), r"a\.mhd: not a MetaImage header"),
     "truncated header": ("a.mhd", cut("", 0.4), r"a\.mhd: the MetaImage header ends without|not a MetaImage"),
-    "no DimSize": ("a.mhd", edit("DimSize", "Dim"), r"a\.mhd: no 'DimSize' in the MetaImage header"),
+    "no DimSize": ("a.mhd", edit("DimSize", "Dim"), r"a\.mhd: DimSize must be 3 numbers, found ''"),
     "DimSize is text": (
         "a.mhd",
         edit("DimSize = 20", "DimSize = x"),
@@ -392,11 +396,15 @@ DAMAGE = {
     "DimSize is a fraction": ("a.mhd", edit("DimSize = 20", "DimSize = 2.5"), r"a\.mhd: DimSize must be whole numbers"),
     "DimSize is negative": ("a.mhd", edit("DimSize = 20", "DimSize = -20"), r"a\.mhd: the size must be positive"),
     "spacing is zero": ("a.mhd", edit("Spacing = 0.6", "Spacing = 0 0.6"), r"a\.mhd: ElementSpacing must be 3 numbers"),
-    "two dimensions": ("a.mhd", edit("NDims = 3", "NDims = 2"), r"a\.mhd: a scan has 3 dimensions, found NDims = 2"),
-    "colour MetaImage": ("a.mha", colours, r"a\.mha: a scan has one number per voxel, found ElementNumberOfChannels"),
-    "unknown type": ("a.mhd", edit("MET_SHORT", "MET_STRING"), r"a\.mhd: ElementType must be one of .*'MET_STRING'"),
-    "text voxels": ("a.mhd", edit("BinaryData = True", "BinaryData = False"), r"a\.mhd: only binary voxels in one"),
-    "list of files": ("a.mhd", edit("a.raw", "LIST"), r"a\.mhd: only binary voxels in one file .* = LIST"),
+    "two dimensions": ("a.mhd", edit("NDims = 3", "NDims = 2"), r"a\.mhd: NDims must be 3, found '2'"),
+    "colour MetaImage": ("a.mha", colours, r"a\.mha: ElementNumberOfChannels must be 1, found '3'"),
+    "unknown type": (
+        "a.mhd",
+        edit("MET_SHORT", "MET_STRING"),
+        r"a\.mhd: ElementType must be MET_CHAR or .*'MET_STRING'",
+    ),
+    "text voxels": ("a.mhd", edit("BinaryData = True", "BinaryData = False"), r"a\.mhd: BinaryData must be True"),
+    "list of files": ("a.mhd", edit("a.raw", "LIST"), r"LIST: no such file, but a\.mhd says"),
     "skewed axes": ("a.mhd", edit("Matrix = 1 0", "Matrix = 1 0.5"), r"a\.mhd: the axes of the scan must be"),
     "truncated mha": ("a.mha", cut(""), r"a\.mha: found \d+ bytes of voxels"),
     "corrupt mha": ("zipped.mha", flip(""), r"zipped\.mha: damaged or truncated compressed data"),
@@ -421,7 +429,7 @@ DAMAGE = {
     "detached nrrd": (
         "d.nrrd",
         edit("encoding: raw", "data file: d.raw\nencoding: raw"),
-        r"d\.nrrd: its voxels are in an",
+        r"d\.nrrd: cannot be read|d\.nrrd: only raw or gzip voxels in the file itself",
     ),
     "nii of an unknown type": (
         "c.nii",
@@ -459,7 +467,7 @@ def test_damage_is_one_line_that_names_the_file(damage: str, tmp_path: Path, cap
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing.mhd", r"missing\.mhd: no such file"),
+        ("missing.mhd", r"missing\.mhd: no such file or folder"),
         ("missing.nii.gz", r"missing\.nii\.gz: no such file"),
         ("missing", r"missing: no such file or folder"),
         ("table.csv", r"table\.csv: unknown kind of file; known are \.mhd, "),

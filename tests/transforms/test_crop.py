@@ -131,7 +131,7 @@ def test_an_image_that_was_turned_since_or_comes_from_elsewhere_is_refused(tmp_p
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((40, 60, 60), dtype=np.int16)), str(tmp_path / "scan.mhd"))
     item = LoadScand("image")({"image": str(tmp_path / "scan.mhd"), "center_xyz": [(1, 2, 3)]})
     item["image"].affine = item["image"].affine @ torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
-    with pytest.raises(LunaError, match=r"scan\.mhd: its affine is no longer that of the loaded scan"):
+    with pytest.raises(LunaError, match="image: not as LoadScand loads a scan"):
         CropCandidatesd("image", SIZE)(item)
-    with pytest.raises(LunaError, match="image: no geometry in its metadata; load it with"):
+    with pytest.raises(LunaError, match="image: not as LoadScand loads a scan"):
         CropCandidatesd("image", SIZE)({"image": torch.zeros((1, 40, 60, 60)), "center_xyz": [(1, 2, 3)]})
