@@ -53,8 +53,8 @@ def match_findings(
     best = np.full(len(annotations), -np.inf)
     double_detections = 0
     # Nodules come last: a nodule outranks an excluded finding at the same place.
-    for name, findings in (("excluded", excluded), ("hit", annotations)):
-        for seriesuid, own in {} if findings is None else _by_scan(findings).items():
+    for name, findings in (("excluded", annotations.iloc[:0] if excluded is None else excluded), ("hit", annotations)):
+        for seriesuid, own in _by_scan(findings).items():
             here = candidates.get(seriesuid)
             if here is None:
                 continue
