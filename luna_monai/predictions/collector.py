@@ -16,6 +16,7 @@ from luna_monai.data.tables import COORDINATES
 from luna_monai.detection.findings import Finding, find_findings
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import log_odds_of_logits
+from luna_monai.predictions.dataset_froc import DatasetFroc
 from luna_monai.predictions.heat_map import ScanExplanation
 from luna_monai.predictions.model import ModelFacts
 from luna_monai.predictions.outputs import PLACEHOLDER, check_outputs, ending_of, is_dicom, write_outputs
@@ -50,6 +51,7 @@ class ScanPredictions:
         anonymous: whether DICOM objects leave the patient's tags empty.
         explanation: explains the findings of a scan; none does when None.
         page: shows the scans, a :class:`~luna_monai.reports.PredictionPage`; none does when None.
+        froc: evaluates all scans, a :class:`~luna_monai.predictions.DatasetFroc`; none does when None.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ScanPredictions:
         anonymous: bool = False,
         explanation: ScanExplanation | None = None,
         page: Any = None,
+        froc: DatasetFroc | None = None,
     ) -> None:
         self.model = model
         names = [outputs] if isinstance(outputs, str) else list(outputs or ())
@@ -78,6 +81,7 @@ class ScanPredictions:
         self.anonymous = anonymous
         self.explanation = explanation
         self.page = page
+        self.froc = froc
         # By the number of the scan: the prediction, or why there is none.
         self._results: dict[int, ScanPrediction | str] = {}
         self._problems: list[str] = []
@@ -115,7 +119,7 @@ class ScanPredictions:
                 logger.error("%d of %d scans: %s", len(refused), len(self.scans), self._problems[0])
             if refused and len(self.scans) == 1:
                 self.outputs = [path for path in self.outputs if path not in dicom]
-        if not self.outputs and self.explanation is None and self.page is None:
+        if not self.outputs and not any((self.explanation, self.page, self.froc)):
             raise LunaError((self._problems or ["no output: name a file to write"])[0])
         if self.explanation is not None:
             self.explanation.check(len(self.scans))
@@ -137,6 +141,10 @@ class ScanPredictions:
             self._write(self.predictions, each=False)
         if self.page is not None:
             self._log_written(self.page.write())
+        if self.froc is not None and self.predictions:
+            for line in self.froc.write(self.predictions):
+                logger.info(line)
+            self._log_written([self.froc.path])
         failures, count = self.failures, len(self.scans)
         if failures and count > 1:
             others = "the others are written" if self.predictions else "nothing is written"

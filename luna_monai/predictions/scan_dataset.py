@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from luna_monai.data.tables import COORDINATES
-from luna_monai.detection.lungs import Lungs, find_lungs
+from luna_monai.detection.lungs import find_lungs
 from luna_monai.errors import LunaError
 from luna_monai.predictions.points import CandidateList
 from luna_monai.scans.geometry import Geometry
@@ -53,8 +53,8 @@ class ScanDataset(torch.utils.data.Dataset):
         self,
         data: Sequence[ScanSource],
         candidates: CandidateList | None = None,
-        proposer: Callable[[np.ndarray, Geometry, Lungs], pd.DataFrame] | None = None,
-        examine: Callable[[np.ndarray, Geometry, Lungs], Sequence[str]] | None = None,
+        proposer: Callable[[np.ndarray, Geometry, Lungs | None], pd.DataFrame] | None = None,
+        examine: Callable[[np.ndarray, Geometry, Lungs | None], Sequence[str]] | None = None,
         spatial_size: Sequence[int] = (32, 48, 48),
     ) -> None:
         self.data = data
