@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from luna_monai.data.tables import COORDINATES
-from luna_monai.detection.lungs import find_lungs
+from luna_monai.detection.lungs import Lungs, find_lungs
 from luna_monai.errors import LunaError
 from luna_monai.predictions.points import CandidateList
 from luna_monai.scans.geometry import Geometry
