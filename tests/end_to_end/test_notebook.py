@@ -8,7 +8,7 @@ import pytest
 from nbclient import NotebookClient
 
 #: Its settings, made smaller.
-SMALLER = {"SCANS": 4, "CANDIDATES": 12, "EPOCHS": 1, "SAMPLES": 16, "WORKERS": 0, "IN_PLANE": 128}
+SMALLER = {"SCANS": 4, "CANDIDATES": 12, "EPOCHS": 1, "SAMPLES": 16, "WORKERS": 0, "IN_PLANE": 192}
 
 
 @pytest.fixture

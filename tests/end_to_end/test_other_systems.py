@@ -65,7 +65,7 @@ def workplace(tmp_path_factory):
 
 
 def test_commands_run_without_the_names_of_posix(workplace):
-    for name in ("run/model.pt", "run/report.html", "scans.json", "page.html", "folds/crossval.json"):
+    for name in ("run/model.pt", "run/report.html", "scans.json", "page.html", "folds/crossval.html"):
         assert (workplace / name).is_file(), name
 
 
