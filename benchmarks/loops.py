@@ -30,10 +30,10 @@ from ignite.engine import Engine, Events
 from memory import memory_in_use
 from monai.bundle import ConfigWorkflow
 from monai.engines import Trainer
+from throughput import ThroughputHandler
 
 from benchmarks.speed import Roofline, roofline, time_in_turn
 from luna_monai.errors import unwrapped_luna_errors
-from luna_monai.training import ThroughputHandler
 from luna_monai.workflow import config_files, given_options, load_workflow, parse_override
 
 BOOK = "the book's loop"
@@ -143,9 +143,7 @@ def time_training(
         samples = min(samples, len(loader.sampler))
         workers = get("num_workers") if book_workers is None else book_workers
         book = BookLoop(get("train#dataset"), samples, batch_size, workers, get("device"))
-        throughput = next(
-            (handler for handler in get("train#handlers") if isinstance(handler, ThroughputHandler)), None
-        ) or _watch(trainer)
+        throughput = _watch(trainer)
 
         get("precacher").run()
         with quiet(), epoch_by_epoch(trainer) as train:

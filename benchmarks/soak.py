@@ -16,8 +16,8 @@ from common import show, write_dataset
 from ignite.engine import Events
 from loops import quiet
 from memory import memory_in_use
+from throughput import ThroughputHandler
 
-from luna_monai.training import ThroughputHandler
 from luna_monai.workflow import config_files, load_workflow
 
 
@@ -49,11 +49,12 @@ def main() -> None:
         workflow = load_workflow("training", config_files([]), overrides)
         get = workflow.parser.get_parsed_content
         workflow.initialize()
-        throughput = next(item for item in get("train#handlers") if isinstance(item, ThroughputHandler))
+        throughput = ThroughputHandler()
         process = psutil.Process()
         open_files: list[int] = []
         memory: list[float] = []
         trainer = get("train#trainer")
+        throughput.attach(trainer)
         trainer.add_event_handler(Events.EPOCH_STARTED, lambda: open_files.append(process.num_fds()))
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: memory.append(memory_held()))
         workflow.run()

@@ -53,13 +53,14 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
     try:
         with temporary.open("xb") as file:
-            _lock(file, wait=True)
+            with suppress(OSError):  # a file system without locks
+                lock(file, wait=True)
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if os.name == "posix":  # before the lock ends; Windows renames closed files only
+            if fcntl is not None:  # before the lock ends; Windows renames closed files only
                 temporary.replace(path)
-        if os.name != "posix":
+        if fcntl is None:
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -71,7 +72,7 @@ def abandoned_files(folder: str | Path) -> list[Path]:
     for path in sorted(Path(folder).glob(f".*{_TEMPORARY}")):
         # A file that is written to is locked, by processes of other machines too; Windows does not remove open files.
         with suppress(OSError), path.open("r+b") as file:
-            _lock(file, wait=False)
+            lock(file, wait=False)
             if time.time() - path.stat().st_mtime > _NEW_S:
                 found.append(path)
     return found
@@ -84,14 +85,19 @@ def remove_abandoned(folder: str | Path) -> None:
             path.unlink()
 
 
-def _lock(file: BinaryIO, *, wait: bool) -> None:
-    if fcntl is None:
-        return
-    try:
+def lock(file: BinaryIO | int, *, wait: bool) -> None:
+    """Lock an open file until it is closed, or its process ends; nothing happens on Windows.
+
+    Args:
+        file: the file, or its descriptor.
+        wait: wait for another process that holds the lock.
+
+    Raises:
+        BlockingIOError: when another process holds the lock.
+        OSError: when the file system has no locks.
+    """
+    if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:  # in use, or a file system without locks
-        if not wait:
-            raise
 
 
 def file_name_of(text: str) -> str:
@@ -181,8 +187,11 @@ def sha256_of(path: str | Path) -> str:
         LunaError: when it cannot be read.
     """
     try:
+        digest = hashlib.sha256()
         with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while block := file.read(2**20):
+                digest.update(block)
+        return digest.hexdigest()
     except FileNotFoundError:
         raise LunaError(f"{path}: no such file") from None
     except OSError as error:

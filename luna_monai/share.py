@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 
 def _share_dir() -> Path:
@@ -19,3 +23,14 @@ def bundle_dir() -> Path:
 def configs_dir() -> Path:
     """Return the folder of the experiments, overlays on the bundle's ``train.yaml``."""
     return _share_dir() / "configs"
+
+
+@cache
+def schema(kind: str) -> Mapping[str, Any]:
+    """Read the schema of a configuration: ``train`` or ``inference``.
+
+    ``format`` is ``path`` or ``text`` for values that are never expressions on a command line, and ``mayDiffer`` is
+    true for keys that do not change the results of a training.
+    """
+    path = bundle_dir() / "configs" / f"{kind}.schema.json"
+    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import os
 import signal
@@ -14,13 +13,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luna_monai.apps.cli import App
-from luna_monai.errors import LunaError, find_luna_error
+from luna_monai.apps.cli import App, command_class, run_app
+from luna_monai.errors import LunaError
 from luna_monai.share import bundle_dir
 
 if TYPE_CHECKING:
@@ -67,40 +64,39 @@ def distributed_overlay(work: str = "train") -> list[str]:
     return [str(bundle_dir() / "configs" / f"multi_gpu_{work}.yaml")] if is_launched() else []
 
 
-def launch(app: App, processes: int) -> None:
-    """Run a command in several processes of this machine, and wait for all of them.
+def launch(app: App) -> bool:
+    """Run a command in several processes of this machine where ``--distributed`` asks for it, and wait for all.
 
     The first one's output is shown. When one fails, torchrun ends the others.
 
     Args:
         app: the command; its arguments are passed on.
-        processes: how many; negative for one for each GPU.
+
+    Returns:
+        Whether other processes have done the work.
 
     Raises:
         LunaError: when a process has ended for a reason that a user can act on, or was killed.
         RuntimeError: when one has failed otherwise; the message holds its traceback.
         KeyboardInterrupt: when this process was told to stop.
     """
+    asked = app.cli_args.distributed
+    if asked is None or is_launched():
+        return False
     import torch
     from torch.distributed import run as torchrun
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     gpus = torch.cuda.device_count()
-    if processes < 0 and gpus == 0:
-        raise LunaError("--distributed: there is no GPU here to start a process for; give the number of processes")
-    processes = gpus if processes < 0 else processes
-    if processes < 1:
-        raise LunaError(f"--distributed {processes}: at least 1 process")
-    if gpus and processes > gpus:
-        raise LunaError(
-            f"--distributed {processes}: this machine has {gpus} GPUs, and each process needs one of its own"
-        )
-    if processes > 2 * cores():
-        raise LunaError(f"--distributed {processes}: too many for the {cores()} cores of this machine")
-    threads = max(cores() // processes, 1)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    with _signal_handlers_kept(), _logging_disabled(), tempfile.TemporaryDirectory(prefix="luna-monai-") as logs:
+    processes, limit = gpus if asked == _ALL_GPUS else asked, gpus or 2 * cores()
+    if not 1 <= processes <= limit:
+        place = f"{gpus} GPUs, one for each" if gpus else f"no GPU and {cores()} cores"
+        raise LunaError(f"--distributed {processes}: give from 1 to {limit} processes; this machine has {place}")
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(cores() // processes, 1)))
+    # torchrun's report of a failure is a table of many lines; we say the same in one.
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL + 1)
+    with tempfile.TemporaryDirectory(prefix="luna-monai-") as logs:
         options = ["--standalone", "--nproc-per-node", str(processes), "--local-ranks-filter", "0", "--log-dir", logs]
         module = ["--module", "luna_monai.torchrun", app.name]
         try:
@@ -109,13 +105,11 @@ def launch(app: App, processes: int) -> None:
             raise _reason(error.failures, processes) from None
         except SignalException:
             raise KeyboardInterrupt from None
+    return True
 
 
 def _reason(failures: dict[int, ProcessFailure], processes: int) -> Exception:
     """Find out why processes have failed; the failure of one makes others fail, which is not worth a word."""
-    # What main() has recorded; a str where a process could record nothing.
-    recorded: dict[int, Any] = {rank: failure.message for rank, failure in failures.items()}
-    messages = {rank: message for rank, message in recorded.items() if isinstance(message, dict)}
     for rank, failure in failures.items():
         # SIGTERM is what torchrun itself ends the others by.
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
@@ -123,70 +117,33 @@ def _reason(failures: dict[int, ProcessFailure], processes: int) -> Exception:
                 f"process {rank + 1} of {processes} was ended by {failure.signal_name()}, and the others were stopped; "
                 "what was written before is whole. Was the memory used up?"
             )
-    for message in messages.values():
+    # What run_app has recorded; by the files' times, for torch's own are whole seconds. A str was not recorded.
+    recorded: list[Any] = [(failure.message, rank) for rank, failure in failures.items()]
+    recorded = [each for each in recorded if isinstance(each[0], dict)]
+    recorded.sort(key=lambda each: Path(failures[each[1]].error_file).stat().st_mtime_ns)
+    for message, _ in recorded:
         kind, _, text = message["message"].partition(": ")
         if kind == LunaError.__name__:
             return LunaError(text)
-    # What others say when it has left them comes later. By the files, for torch's own times are whole seconds.
-    rank = min(
-        messages, key=lambda rank: Path(failures[rank].error_file).stat().st_mtime_ns, default=next(iter(failures))
-    )
-    trace = messages[rank]["extraInfo"]["py_callstack"] if messages else f"exit code {failures[rank].exitcode}"
+    message, rank = (*recorded, ("no message", next(iter(failures))))[0]
+    trace = message["extraInfo"]["py_callstack"] if isinstance(message, dict) else message
     return RuntimeError(f"process {rank + 1} of {processes} failed, and the others were stopped\n{trace}")
 
 
-@contextmanager
-def _signal_handlers_kept() -> Iterator[None]:
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # Windows has the first two
-    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    kept = {number: signal.getsignal(number) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in kept.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _logging_disabled() -> Iterator[None]:
-    # torchrun's report of a failure is a table of many lines; we say the same in one.
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.disable(before)
-
-
-def main(sys_argv: Sequence[str] | None = None) -> int:
+def main() -> int:
     """Run a command as one of the processes that :func:`launch` has started.
 
     Its error is left to that process to show, in the file that torchrun has named for it. When that process is killed,
     which leaves it no time to end the others, they end by themselves.
-
-    Args:
-        sys_argv: the command and its arguments; the process's own when None.
 
     Returns:
         The exit status.
     """
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-    from luna_monai.apps.cli import COMMANDS
-
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    command, *arguments = sys.argv[1:] if sys_argv is None else sys_argv
-    module_name, class_name, _ = COMMANDS[command]
-    app: App = getattr(importlib.import_module(f"luna_monai.apps.{module_name}"), class_name)(arguments)
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
-    try:
-        return app.main()
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        found = find_luna_error(error)
-        get_error_handler().record_exception(error if found is None else found)
-        return 1
+    command, *arguments = sys.argv[1:]
+    return run_app(command_class(command), arguments, report=get_error_handler().record_exception)
 
 
 def _end_with(parent: int) -> None:

@@ -1,4 +1,4 @@
-"""What of a run's ``config.yaml`` is taken over: data, but no code that did not come with this package."""
+"""Reading configurations, and what of a run's ``config.yaml`` is taken over: no code that others have written."""
 
 from __future__ import annotations
 
@@ -53,14 +53,11 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
     try:
         content = ConfigParser.load_config_file(path)
-    except yaml.MarkedYAMLError as error:
-        line = "" if error.problem_mark is None else f", line {error.problem_mark.line + 1}"
-        raise LunaError(f"{path}{line}: not valid YAML ({error.problem}); indent with spaces, not tabs") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise LunaError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        text = " ".join(str(error).split())
+        raise LunaError(f"{path}: cannot be read as YAML ({text}); indent with spaces, not tabs") from None
     if not isinstance(content, Mapping):
-        found = "nothing" if content is None else f"a {type(content).__name__}"
-        raise LunaError(f"{path}: expected keys and values, such as 'max_epochs: 3', found {found}")
+        raise LunaError(f"{path}: expected keys and values, such as 'max_epochs: 3', found {content!r:.60}")
     return content
 
 

@@ -13,8 +13,8 @@ import yaml
 
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.literals import literals
-from luna_monai.settings import checked, is_text, keys_of, nearest, schema
-from luna_monai.share import bundle_dir, configs_dir
+from luna_monai.settings import checked, leaves_and_sections, nearest
+from luna_monai.share import bundle_dir, configs_dir, schema
 from luna_monai.trust import read_config
 
 if TYPE_CHECKING:
@@ -88,15 +88,15 @@ def config_files(overlays: Sequence[str]) -> list[str]:
     Raises:
         LunaError: when there is no such file.
     """
-    files = [str(bundle_dir() / "configs" / "train.yaml")]
+    files = [bundle_dir() / "configs" / "train.yaml"]
     for overlay in overlays:
         places = [Path(overlay), configs_dir() / overlay, configs_dir() / f"{overlay}.yaml"]
-        found = next((place for place in places if place.is_file()), None)
+        found = next(filter(Path.is_file, places), None)
         if found is None:
             names = ", ".join(sorted(path.stem for path in configs_dir().glob("*.yaml")))
             raise LunaError(f"--config {overlay}: no such file, nor one of the experiments {names}")
-        files.append(str(found))
-    return files
+        files.append(found)
+    return list(map(str, files))
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -108,12 +108,13 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise LunaError(f"{text!r}: an override has the form key=value, for example fold=3")
+    is_code = value.startswith(("$", "@", "%"))
     try:
-        content = value if value.startswith(("$", "@", "%")) else yaml.safe_load(value)  # no plain YAML
+        content = value if is_code else yaml.safe_load(value)  # code is no plain YAML
     except yaml.YAMLError:
         raise LunaError(f"{text!r}: the value is not valid YAML") from None
-    is_code = str(content).startswith(("$", "@", "%")) and not is_text(key)
-    return key.replace("::", "#"), content if is_code else literals(content)
+    is_text = any("format" in schema(kind)["properties"].get(key, {}) for kind in ("train", "inference"))
+    return key.replace("::", "#"), content if is_code and not is_text else literals(content)
 
 
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,8 +142,7 @@ def given_settings(arguments: argparse.Namespace, overrides: Sequence[str] = (),
     Raises:
         LunaError: when an override has another form.
     """
-    keys = schema(kind)["properties"]
-    options = {key: value for key, value in vars(arguments).items() if key in keys}
+    options = {key: value for key, value in vars(arguments).items() if key in schema(kind)["properties"]}
     return given_options(options) | dict(map(parse_override, overrides))
 
 
@@ -167,7 +167,8 @@ def load_workflow(
     from monai.bundle.utils import merge_kv
 
     contents = [read_config(Path(file)) for file in files]
-    logging.getLogger("monai.bundle.workflows").addFilter(_is_of_use)
+    # It is said for every configuration that is read, and some commands read one for each fold.
+    logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)
     workflow = ConfigWorkflow(
         config_file=files[0],
         meta_file=str(bundle_dir() / "configs" / "metadata.json"),
@@ -184,10 +185,9 @@ def load_workflow(
                     raise KeyError(name)
                 merge_kv(parser, key, value)
             except (KeyError, IndexError, ValueError, TypeError):
-                hint = nearest(name.replace("::", "#"), keys_of(parser.get()))
-                raise LunaError(
-                    f"{source and f'{source}: '}{key!r} is not a key of the configuration; {hint}"
-                ) from None
+                hint = nearest(name.replace("::", "#"), dict(leaves_and_sections(parser.get())))
+                place = f"{source}: " if source else ""
+                raise LunaError(f"{place}{key!r} is not a key of the configuration; {hint}") from None
     parser["configuration"] = checked(parser, kind, overrides)
     return workflow
 
@@ -202,8 +202,3 @@ def run_workflow(workflow: ConfigWorkflow) -> None:
         workflow.initialize()
         workflow.run()
         workflow.finalize()
-
-
-def _is_of_use(record: logging.LogRecord) -> bool:
-    # It is said for every configuration that is read, and some commands read one for each fold.
-    return "Setting logging properties" not in record.getMessage()

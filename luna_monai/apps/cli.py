@@ -8,7 +8,7 @@ import logging
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 #: Command name -> (module in luna_monai.apps, class, one line for ``--help``).
@@ -77,12 +77,17 @@ class App(ABC):
         """
 
 
-def run_app(app_class: type[App], sys_argv: Sequence[object] | None = None) -> int:
+def run_app(
+    app_class: type[App],
+    sys_argv: Sequence[object] | None = None,
+    report: Callable[[BaseException], object] | None = None,
+) -> int:
     """Run a command as a process would: log to standard output, one line on standard error for bad input.
 
     Args:
         app_class: the command.
         sys_argv: its arguments; the process's own when None.
+        report: takes an error instead.
 
     Returns:
         The exit status: the command's own, 1 for bad input, 130 when interrupted.
@@ -94,16 +99,26 @@ def run_app(app_class: type[App], sys_argv: Sequence[object] | None = None) -> i
     try:
         return app.main()
     except KeyboardInterrupt:
-        sys.stderr.write(f"luna-monai {app.name}: interrupted\n")
+        if report is None:
+            sys.stderr.write(f"luna-monai {app.name}: interrupted\n")
         return 130
     except Exception as error:
         found = find_luna_error(error)
+        if report is not None:
+            report(found or error)
+            return 1
         if found is None:
             raise
         if app.cli_args.debug:
             traceback.print_exception(error)
         sys.stderr.write(f"luna-monai {app.name}: error: {found}\n")
         return 1
+
+
+def command_class(command: str) -> type[App]:
+    """Import the class of a command."""
+    module_name, class_name, _ = COMMANDS[command]
+    return getattr(importlib.import_module(f"luna_monai.apps.{module_name}"), class_name)  # type: ignore[no-any-return]
 
 
 def main(sys_argv: Sequence[str] | None = None) -> int:
@@ -129,10 +144,4 @@ def main(sys_argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     parsed = parser.parse_args(arguments)
-    module_name, class_name, _ = COMMANDS[parsed.command]
-    app_class = getattr(importlib.import_module(f"luna_monai.apps.{module_name}"), class_name)
-    return run_app(app_class, parsed.arguments)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return run_app(command_class(parsed.command), parsed.arguments)

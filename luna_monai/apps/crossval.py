@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.literals import literal
-from luna_monai.settings import schema
 from luna_monai.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
 from luna_monai.trust import read_config
 from luna_monai.workflow import (
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: In a fold's folder: written when the fold has been trained to its end, with the settings it was trained with.
+#: In a fold's folder: written when the fold has been trained to its end.
 DONE = "fold.json"
 
 
@@ -55,11 +53,9 @@ class LunaCrossvalApp(App):
         """Declare the command's arguments."""
         add_config_arguments(parser)
         parser.add_argument("--output-dir", required=True, help="folder of the folds and the results")
-        parser.add_argument(
-            "--folds", default=None, metavar="0,1,2", help="train these only (default: all that have scans)"
-        )
-        parser.add_argument("--batch-size", type=int, default=None, help="candidates in a batch")
-        parser.add_argument("--epochs", dest="max_epochs", type=int, default=None, help="epochs to train for")
+        parser.add_argument("--folds", metavar="0,1,2", help="train these only (default: all that have scans)")
+        parser.add_argument("--batch-size", type=int, help="candidates in a batch")
+        parser.add_argument("--epochs", dest="max_epochs", type=int, help="epochs to train for")
         parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
         add_distributed_argument(parser, "train as many folds at once in")
         add_overrides_argument(parser)
@@ -74,23 +70,21 @@ class LunaCrossvalApp(App):
             LunaError: when the data, the configuration or an override is bad, or the folds were trained differently.
         """
         arguments = self.cli_args
-        if arguments.bootstrap < 0:
-            raise LunaError(f"--bootstrap must not be negative, found {arguments.bootstrap}")
-        if arguments.distributed is not None and not is_launched():
-            launch(self, arguments.distributed)
-            return 0
-        output_dir = Path(arguments.output_dir)
-        files = config_files(arguments.config)
+        output_dir, files = Path(arguments.output_dir), config_files(arguments.config)
         given = given_settings(argparse.Namespace(**vars(arguments) | {"output_dir": None}), arguments.overrides)
-        for key in ("fold", "resume", "output_dir", "finetune"):
-            if key in given:
-                raise LunaError(f"{key}={given[key]}: crossval sets this key itself, for each fold; leave it out")
+        for key in given.keys() & {"fold", "resume", "output_dir", "finetune"}:
+            raise LunaError(f"{key}={given[key]}: crossval sets this key itself, for each fold; leave it out")
+        if launch(self):
+            return 0
+        from luna_monai.metrics.froc import check_bootstrap
+
+        check_bootstrap(arguments.bootstrap)
         with unwrapped_luna_errors():
             workflow = _load(files, given)
-            if workflow.parser.get("finetune") is not None:
+            get = workflow.parser.get_parsed_content
+            if get("finetune") is not None:
                 raise LunaError("finetune is set: the folds of a cross-validation start from fresh weights; remove it")
-            candidates = workflow.parser.get_parsed_content("candidates")
-            all_folds = _folds_of(workflow, candidates)
+            all_folds = _folds_of(workflow)
         folds = all_folds if arguments.folds is None else _parse_folds(arguments.folds, all_folds)
         if is_launched():
             given.setdefault("device", str(_fill_cache_together(files, given)))
@@ -106,14 +100,12 @@ class LunaCrossvalApp(App):
         if done:
             from luna_monai.reports.crossval import write_results
 
-            scans = workflow.parser.get_parsed_content("scans")
-            write_results(output_dir, done, candidates, scans, bootstrap=arguments.bootstrap, missing=missing)
-        if not missing:
-            return 0
-        for fold in all_folds:
+            write_results(output_dir, done, get("candidates"), get("scans"), arguments.bootstrap, missing)
+        for fold in all_folds if missing else ():
             begun = "begun" if (output_dir / f"fold{fold}" / "config.yaml").is_file() else "not begun"
             logger.info("Fold %d: %s", fold, "done" if fold in done else begun)
-        logger.info("Folds still to be trained: %s; all results come with the last one", ", ".join(map(str, missing)))
+        if missing:
+            logger.info("Still to be trained: %s; all results come with the last one", ", ".join(map(str, missing)))
         return 0
 
 
@@ -122,44 +114,29 @@ def _train(fold: int, output_dir: Path, files: Sequence[str], given: Mapping[str
     from luna_monai.files import write_json
 
     folder = output_dir / f"fold{fold}"
-    resume = (folder / "checkpoint.pt").is_file() or (folder / "checkpoint-previous.pt").is_file()
+    resume = any(folder.glob("checkpoint*.pt"))
     settings = {"fold": fold, "output_dir": literal(str(folder)), "comment": f"fold{fold}", "resume": resume}
     workflow = _load(files, {**given, **settings})
-    recorded = json.loads(json.dumps(dict(workflow.parser["configuration"])))  # as it is compared with
-    _check_same_settings(recorded, output_dir)
+    _check_same_settings(workflow.parser["configuration"], output_dir)
     if _is_done(output_dir, fold):
         logger.info("Fold %d: done", fold)
         return
     logger.info("Fold %d: %s", fold, "going on" if resume else "starting from fresh weights")
-    train_fold(workflow, fold, output_dir)
-    write_json(folder / DONE, {"fold": fold, "settings": recorded})
+    with unwrapped_luna_errors():
+        workflow.initialize()
+        network, optimizer = map(workflow.parser.get_parsed_content, ("network_def", "optimizer"))
+        assert_fresh(network, optimizer, fold, output_dir)
+        workflow.run()
+        workflow.finalize()
+    write_json(folder / DONE, {"fold": fold})
 
 
 def _is_done(output_dir: Path, fold: int) -> bool:
     return (output_dir / f"fold{fold}" / DONE).is_file()
 
 
-def train_fold(workflow: ConfigWorkflow, fold: int, output_dir: Path) -> None:
-    """Train one fold, after making sure that its network and optimizer have not been trained before.
-
-    Args:
-        workflow: the configuration of the fold, nothing of it made yet.
-        fold: its number.
-        output_dir: the folder of all folds.
-
-    Raises:
-        LunaError: when the weights are not fresh, or the data are bad.
-    """
-    with unwrapped_luna_errors():
-        workflow.initialize()
-        network, optimizer = (workflow.parser.get_parsed_content(name) for name in ("network_def", "optimizer"))
-        assert_fresh(network, optimizer, fold, output_dir)
-        workflow.run()
-        workflow.finalize()
-
-
 def assert_fresh(network: torch.nn.Module, optimizer: torch.optim.Optimizer, fold: int, output_dir: Path) -> None:
-    """Refuse a network that has been trained: by its batch normalisation, its optimizer, or another fold's weights.
+    """Refuse a network that has been trained: by its batch normalization, its optimizer, or another fold's weights.
 
     Args:
         network: as it is before training.
@@ -201,12 +178,9 @@ def _load(files: Sequence[str], given: Mapping[str, Any]) -> ConfigWorkflow:
 
 
 def _fill_cache_together(files: Sequence[str], given: Mapping[str, Any]) -> torch.device:
-    """Cut what the cache lacks, a part in each process, and wait for all of them.
+    """Cut what the cache lacks, a part in each process, wait for all of them, and return where this one is to train.
 
     They part again afterwards: each fold is a training of one process, which must not see the others.
-
-    Returns:
-        Where this process is to train.
     """
     import torch
 
@@ -220,61 +194,40 @@ def _fill_cache_together(files: Sequence[str], given: Mapping[str, Any]) -> torc
     return device
 
 
-def _folds_of(workflow: ConfigWorkflow, candidates: pd.DataFrame) -> list[int]:
+def _folds_of(workflow: ConfigWorkflow) -> list[int]:
     from luna_monai.data import folds_of
 
     target = str(workflow.parser.get("split#_target_"))
     if not target.endswith("split_by_subset"):
         raise LunaError(f"split: {target} has no folds; crossval needs luna_monai.data.split_by_subset")
-    scans, patients_file = map(workflow.parser.get_parsed_content, ("scans", "patients_file"))
-    folds = sorted(folds_of(candidates, scans, patients_file).unique().tolist())
+    parts: list[pd.DataFrame | Any] = [
+        workflow.parser.get_parsed_content(name) for name in ("candidates", "scans", "patients_file")
+    ]
+    folds = sorted(folds_of(*parts).unique().tolist())
     if len(folds) < 2:
-        raise LunaError(f"{scans.dataset_dir}: scans in subset{folds[0]} only; a cross-validation needs two subsets")
+        raise LunaError(f"{parts[1].dataset_dir}: scans in subset{folds[0]} only; a cross-validation needs two subsets")
     return folds
 
 
 def _parse_folds(text: str, all_folds: Sequence[int]) -> list[int]:
-    known = ",".join(map(str, all_folds))
-    try:
-        folds = [int(part) for part in text.split(",")]
-    except ValueError:
-        raise LunaError(f"--folds {text}: expected numbers separated by commas, such as {known}") from None
-    unknown = [fold for fold in folds if fold not in all_folds]
-    if unknown:
-        raise LunaError(f"--folds {text}: no scans with candidates in subset{unknown[0]}; folds with scans: {known}")
-    return folds
+    known = {str(fold): fold for fold in all_folds}
+    for part in text.split(","):
+        if part.strip() not in known:
+            raise LunaError(
+                f"--folds {text}: {part!r} is not one of the folds with scans and candidates, {','.join(known)}"
+            )
+    return [known[part.strip()] for part in text.split(",")]
 
 
 def _check_same_settings(settings: Mapping[str, Any], output_dir: Path) -> None:
     """Refuse settings that change the result of a fold, against every fold that is done or has begun."""
-    properties = schema("train")["properties"]
-    for path in sorted(output_dir.glob("fold*")):
-        recorded = _recorded(path)
-        for key in sorted(settings.keys() | recorded.keys()) if recorded else ():
-            may_differ = properties.get(key, {}).get("mayDiffer", False)
-            may_differ |= key == "max_epochs" and not (path / DONE).is_file()  # a fold that has begun may become longer
-            if not may_differ and settings.get(key) != recorded.get(key):
-                name, was, now = _difference(key, recorded.get(key), settings.get(key))
-                raise LunaError(
-                    f"{path} was trained with other settings: {name} was {was}, is {now}; "
-                    "use the same for all folds, or another --output-dir"
-                )
+    from luna_monai.training.checkpoint import first_difference
 
-
-def _recorded(folder: Path) -> dict[str, Any]:
-    """Return the settings of a fold that is done or has begun; nothing where it has not."""
-    done, config = folder / DONE, folder / "config.yaml"
-    if done.is_file():
-        try:
-            return dict(json.loads(done.read_text(encoding="utf-8"))["settings"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise LunaError(f"{done}: damaged; delete {folder} to train this fold again") from None
-    return dict(read_config(config)) if config.is_file() else {}
-
-
-def _difference(key: str, was: Any, now: Any) -> tuple[str, Any, Any]:
-    """Find the first part of two values that differs."""
-    if isinstance(was, dict) and isinstance(now, dict):
-        part = next(name for name in [*now, *was] if was.get(name) != now.get(name))
-        return _difference(f"{key}#{part}", was.get(part), now.get(part))
-    return key, json.dumps(was), json.dumps(now)
+    for path in sorted(output_dir.glob("fold*/config.yaml")):
+        # A fold that has begun may become longer.
+        ignored = ["fold"] if (path.parent / DONE).is_file() else ["fold", "max_epochs"]
+        if difference := first_difference(read_config(path), settings, ignored):
+            raise LunaError(
+                f"{path.parent} was trained with other settings: {difference}; use the same for all folds, or another "
+                "--output-dir"
+            )

@@ -6,7 +6,7 @@ import argparse
 import logging
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError, unwrapped_luna_errors
@@ -40,21 +40,18 @@ class LunaExportApp(App):
         parser.add_argument(
             "run_or_weights",
             nargs="?",
-            default=None,
-            metavar="RUN_OR_WEIGHTS",
+            metavar="RUN",
             help="folder of a run, or a model.pt, checkpoint.pt or .state of the book (default: the bundle's weights)",
         )
         parser.add_argument("--format", choices=("torchscript", "onnx"), required=True, help="which runtime")
         parser.add_argument(
             "--output",
-            default=None,
             metavar="FILE",
             help="where to (default: the name of the weights with .ts or .onnx, in the run's folder or here)",
         )
         parser.add_argument(
             "--dataset-dir", help="compare on candidates of this dataset (default: of a synthetic scan)"
         )
-        parser.add_argument("--candidates", dest="count", type=int, default=64, help="candidates to compare on")
         parser.add_argument("--config", action="append", default=[], metavar="YAML", help="as of 'luna-monai train'")
         add_overrides_argument(parser)
 
@@ -65,17 +62,21 @@ class LunaExportApp(App):
             LunaError: when weights, data or configuration are bad, a package is missing, or the export says something
                 else than PyTorch does.
         """
-        check_paths(RUN=self.cli_args.run_or_weights, dataset_dir=self.cli_args.dataset_dir)
+        arguments = self.cli_args
+        check_paths(RUN=arguments.run_or_weights, dataset_dir=arguments.dataset_dir)
+        files, folder = config_files(arguments.config), Path()
+        weights = (
+            bundle_dir() / "models" / "model.pt" if arguments.run_or_weights is None else Path(arguments.run_or_weights)
+        )
+        if weights.is_dir():
+            files[0] = run_config(weights, files[1:])
+            folder, weights = weights, weights / "model.pt"
         import torch
 
         from luna_monai.files import sha256_of, write_bytes
         from luna_monai.networks.exports import FORMATS, TOLERANCE, compare_networks, export_network
         from luna_monai.networks.runtimes import load_network
 
-        arguments = self.cli_args
-        if arguments.count < 1:
-            raise LunaError(f"--candidates {arguments.count}: at least 1")
-        weights, files, folder = self._source()
         suffix = FORMATS[arguments.format]
         output = Path(arguments.output or folder / weights.with_suffix(suffix).name)
         if output.suffix.lower() != suffix:
@@ -85,35 +86,23 @@ class LunaExportApp(App):
             parser = load_workflow("training", files, options).parser
             network = load_network(weights, parser.get_parsed_content("network_def"))
             metadata = {**parser.get("_meta_"), "weights_sha256": sha256_of(weights)}
-            written = export_network(network, arguments.format, Path(temporary) / output.name, metadata)
-            exported = load_network(written[0], network)
-            given = arguments.dataset_dir is not None
-            images = _candidates_of(parser, arguments.count) if given else _synthetic_candidates(arguments.count)
+            written = Path(temporary) / output.name
+            export_network(network, arguments.format, written, metadata)
+            images = _synthetic_candidates() if arguments.dataset_dir is None else _candidates_of(parser)
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's types lack it
-            comparison = compare_networks(network, exported, images)
+            comparison = compare_networks(network, load_network(written, network), images)
             differences = (
                 f"largest difference from PyTorch on {len(images)} candidates: "
                 f"{comparison.probabilities:.1e} in probability, {comparison.logits:.1e} in logits"
             )
             if not comparison.is_close:
                 raise LunaError(f"{output}: not written; {differences}, more than {TOLERANCE:g}")
-            for file in reversed(written):  # the file that names the others comes last
-                write_bytes(output.with_suffix(file.suffix), file.read_bytes())
+            write_bytes(output, written.read_bytes())
         logger.info("%s: %s", output, differences)
         return 0
 
-    def _source(self) -> tuple[Path, list[str], Path]:
-        """Find the weights, the configuration that they belong to, and the folder for the result."""
-        files = config_files(self.cli_args.config)
-        if self.cli_args.run_or_weights is None:
-            return bundle_dir() / "models" / "model.pt", files, Path()
-        source = Path(self.cli_args.run_or_weights)
-        if not source.is_dir():
-            return source, files, Path()
-        return source / "model.pt", [run_config(source, files[1:]), *files[1:]], source
 
-
-def _synthetic_candidates(count: int) -> torch.Tensor:
+def _synthetic_candidates(count: int = 64) -> torch.Tensor:
     """Make candidates of a synthetic scan: float32 (N, 1, 32, 48, 48), in HU."""
     import numpy as np
     import torch
@@ -130,13 +119,12 @@ def _synthetic_candidates(count: int) -> torch.Tensor:
     return blocks.float().clamp(-1000, 1000)
 
 
-def _candidates_of(parser: ConfigParser, count: int) -> torch.Tensor:
+def _candidates_of(parser: ConfigParser, count: int = 64) -> torch.Tensor:
     """Read candidates at equal steps over the whole table: float32 (N, 1, 32, 48, 48), in HU."""
     import numpy as np
 
     from luna_monai.data import CandidateDataset
 
-    table: Any = parser.get_parsed_content("candidates")
-    dataset = CandidateDataset(table, parser.get_parsed_content("cache"))
+    dataset = CandidateDataset(*map(parser.get_parsed_content, ("candidates", "cache")))
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
     return dataset.__getitems__(rows.tolist()).stacked["image"].float()

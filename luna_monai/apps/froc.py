@@ -6,8 +6,6 @@ import argparse
 import logging
 from pathlib import Path
 
-import pandas as pd
-
 from luna_monai.apps.cli import App
 from luna_monai.data.tables import COORDINATES, WITHOUT_EXCLUDED, read_finding_table, read_table
 from luna_monai.errors import LunaError
@@ -59,55 +57,32 @@ class LunaFrocApp(App):
         check_bootstrap(arguments.bootstrap)
         if arguments.seed < 0:
             raise LunaError(f"--seed must not be negative, found {arguments.seed}")
-        seriesuids = read_seriesuids(arguments.seriesuids)
-        submission = read_submission(arguments.submission, seriesuids)
+        seriesuids = read_seriesuids(Path(arguments.seriesuids))
+        submission = read_table(arguments.submission, [*COORDINATES, "probability"])
+        if submission.empty:
+            raise LunaError(f"{arguments.submission}: a header line and no candidates")
+        check_submission(submission, seriesuids, arguments.submission)
         annotations = read_finding_table(arguments.annotations, negative_is_usual=False)
-        excluded = None
-        if arguments.excluded:
-            excluded = read_finding_table(arguments.excluded)
-        else:
+        excluded = read_finding_table(arguments.excluded) if arguments.excluded else None
+        if excluded is None:
             logger.warning("%s", WITHOUT_EXCLUDED)
-        result = evaluate_froc(
-            submission, annotations, excluded, seriesuids, bootstrap=arguments.bootstrap, seed=arguments.seed
-        )
+        options = {"bootstrap": arguments.bootstrap, "seed": arguments.seed}
+        result = evaluate_froc(submission, annotations, excluded, seriesuids, **options)
         logger.info("%s", format_froc(result))
+        name = Path(arguments.submission).name
         if arguments.json:
-            content = {"submission": Path(arguments.submission).name, "seed": arguments.seed, **result.to_dict()}
-            write_json(arguments.json, content)
+            write_json(arguments.json, {"submission": name, "seed": arguments.seed, **result.to_dict()})
             logger.info("numbers: %s", arguments.json)
         if arguments.plot:
             # Drawing takes a second to load.
             from luna_monai.reports.figures import froc_figure, to_png
 
-            write_bytes(arguments.plot, to_png(froc_figure(result, title=Path(arguments.submission).name)))
+            write_bytes(arguments.plot, to_png(froc_figure(result, title=name)))
             logger.info("curve: %s", arguments.plot)
         return 0
 
 
-def read_submission(path: str | Path, seriesuids: list[str]) -> pd.DataFrame:
-    """Read a submission in LUNA16's form.
-
-    Args:
-        path: CSV file with ``seriesuid,coordX,coordY,coordZ,probability``.
-        seriesuids: the scans that may occur in it.
-
-    Returns:
-        These columns, one row a candidate.
-
-    Raises:
-        LunaError: when it is missing, empty or damaged, a probability is outside 0..1 or a series is unknown.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise LunaError(f"{path}: no such file; expected a CSV with seriesuid,{','.join(COORDINATES)},probability")
-    submission = read_table(path, [*COORDINATES, "probability"])
-    if submission.empty:
-        raise LunaError(f"{path}: a header line and no candidates")
-    check_submission(submission, seriesuids, str(path))
-    return submission
-
-
-def read_seriesuids(path: str | Path) -> list[str]:
+def read_seriesuids(path: Path) -> list[str]:
     """Read a list of scans in the form of LUNA16's ``seriesuids.csv``.
 
     Args:
@@ -119,41 +94,26 @@ def read_seriesuids(path: str | Path) -> list[str]:
     Raises:
         LunaError: when it is missing, empty or no text, a line holds several values, or a scan is listed twice.
     """
-    path = Path(path)
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except OSError as error:
-        raise LunaError(f"{path}: cannot be read ({error.strerror}); expected one series UID a line") from None
-    except UnicodeDecodeError:
-        raise LunaError(f"{path}: not a text file; expected one series UID a line") from None
-    seen: dict[str, int] = {}
+        lines = [line.strip().rstrip(",") for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise LunaError(f"{path}: cannot be read ({error}); expected one series UID a line") from None
+    found: list[str] = []
     for number, line in enumerate(lines, start=1):
-        seriesuid = line.rstrip(",")
-        if not seriesuid or (number == 1 and seriesuid == "seriesuid"):
-            continue
-        if "," in seriesuid or ";" in seriesuid:
+        if "," in line or ";" in line:
             raise LunaError(f"{path}, line {number}: expected one series UID, found {line!r}")
-        if seriesuid in seen:
-            raise LunaError(f"{path}, line {number}: series {seriesuid} is already in line {seen[seriesuid]}")
-        seen[seriesuid] = number
-    if not seen:
+        if line in found:
+            raise LunaError(f"{path}, line {number}: series {line} is already in line {lines.index(line) + 1}")
+        if line and (number, line) != (1, "seriesuid"):
+            found.append(line)
+    if not found:
         raise LunaError(f"{path}: the file is empty; expected one series UID a line")
-    return list(seen)
+    return found
 
 
 def format_froc(result: FrocResult) -> str:
     """Lay out an evaluation as a table for the console, several lines."""
-    labels = {
-        "scans": "scans",
-        "total_number_of_nodules": "nodules",
-        "total_number_of_candidates": "candidates (at most 100 a scan)",
-        "true_positives": "true positives",
-        "false_negatives": "false negatives",
-        "false_positives": "false positives",
-        "ignored_candidates_on_excluded_findings": "ignored: on excluded findings",
-        "ignored_double_detections": "ignored: double detections",
-    }
-    lines = [f"{label:34}{result.counts[name]:8,}" for name, label in labels.items()]
+    lines = [f"{name.replace('_', ' '):42}{count:8,}" for name, count in result.counts.items()]
     rows = {"sensitivity": result.sensitivity}
     summary = f"CPM {result.cpm:.4f}"
     if result.interval is not None:

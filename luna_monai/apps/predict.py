@@ -8,7 +8,7 @@ from pathlib import Path
 from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError
 from luna_monai.share import bundle_dir
-from luna_monai.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
+from luna_monai.torchrun import add_distributed_argument, distributed_overlay, launch
 from luna_monai.workflow import check_paths, given_options, given_settings, load_workflow, run_workflow
 
 
@@ -111,8 +111,7 @@ class LunaPredictApp(App):
         if not any(given.get(name) for name in ("output", "report", "explain")):
             raise LunaError("no output: name a file with --output, such as predictions.json, --report or --explain")
         check_paths(SCAN=scans[0])
-        if arguments.distributed is not None and not is_launched():
-            launch(self, arguments.distributed)
+        if launch(self):
             return 0
         files = [str(Path(bundle_dir()) / "configs" / "inference.yaml"), *distributed_overlay("inference")]
         run_workflow(load_workflow("run", files, given, kind="inference"))

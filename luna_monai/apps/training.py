@@ -8,7 +8,7 @@ from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError
 from luna_monai.literals import literal
 from luna_monai.share import bundle_dir
-from luna_monai.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
+from luna_monai.torchrun import add_distributed_argument, distributed_overlay, launch
 from luna_monai.workflow import (
     add_config_arguments,
     check_paths,
@@ -44,12 +44,11 @@ class LunaTrainingApp(App):
         parser.add_argument("--resume", action="store_true", default=None, help="go on from OUTPUT_DIR/checkpoint.pt")
         parser.add_argument(
             "--finetune",
-            default=None,
             metavar="WEIGHTS",
             help="weights to start from: a run's model.pt or checkpoint.pt, or a .state file of the book",
         )
-        parser.add_argument("--tb-prefix", default=None, help="folder of TensorBoard's data below OUTPUT_DIR/runs")
-        parser.add_argument("--tracking", choices=("mlflow",), default=None, help="record the run in MLflow too")
+        parser.add_argument("--tb-prefix", help="folder of TensorBoard's data below OUTPUT_DIR/runs")
+        parser.add_argument("--tracking", choices=("mlflow",), help="record the run in MLflow too")
         add_distributed_argument(parser, "train in")
         parser.add_argument(
             "comment_and_overrides",
@@ -73,9 +72,7 @@ class LunaTrainingApp(App):
         files = config_files(arguments.config)
         given = {"comment": literal(comments[0])} if comments else {}
         given |= given_settings(arguments, [text for text in arguments.comment_and_overrides if "=" in text])
-        if arguments.distributed is not None and not is_launched():
-            launch(self, arguments.distributed)
-            return 0
-        tracking = [] if arguments.tracking is None else [str(bundle_dir() / "configs" / "mlflow.yaml")]
-        run_workflow(load_workflow("training", [*files, *tracking, *distributed_overlay()], given))
+        if not launch(self):
+            tracking = [] if arguments.tracking is None else [str(bundle_dir() / "configs" / "mlflow.yaml")]
+            run_workflow(load_workflow("training", [*files, *tracking, *distributed_overlay()], given))
         return 0

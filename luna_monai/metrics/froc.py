@@ -181,7 +181,7 @@ def evaluate_froc(
     outcomes = matches.candidates["outcome"]
     wrong = matches.candidates[outcomes == "false_positive"]
 
-    events = pd.concat([found, wrong], ignore_index=True)
+    events = pd.concat([part for part in (found, wrong) if len(part)] or [found], ignore_index=True)
     curve = _FrocCurve(
         probability=events["probability"].to_numpy(dtype=float),
         is_nodule=np.arange(len(events)) < len(found),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +20,11 @@ from luna_monai.share import bundle_dir
 #: relative. Two orders of summation in float32 differ by about as much.
 TOLERANCE = 1e-5
 
-#: Loggers that report every step of an export, and operators of torchvision that are not used.
-_TALKATIVE = ("onnx_ir", "onnxscript", "torch.onnx._internal.exporter._registration")
-
 #: Formats, and the suffix of their files.
 FORMATS = {"torchscript": ".ts", "onnx": ".onnx"}
 
 
-def export_network(network: torch.nn.Module, form: str, path: str | Path, metadata: Mapping[str, Any]) -> list[Path]:
+def export_network(network: torch.nn.Module, form: str, path: str | Path, metadata: Mapping[str, Any]) -> None:
     """Write a network in the form of another runtime, for batches of any size.
 
     A TorchScript file has the layout of ``monai.bundle ckpt_export``: ``NAME/extra/metadata.json`` and
@@ -41,16 +37,11 @@ def export_network(network: torch.nn.Module, form: str, path: str | Path, metada
         path: the file, with the suffix of its form.
         metadata: content for ``json.dumps`` that is stored inside the file; the bundle's ``metadata.json``.
 
-    Returns:
-        The files.
-
     Raises:
         LunaError: when a package that is needed is not installed.
         KeyError: for another form.
     """
-    exporter = {"torchscript": _export_torchscript, "onnx": _export_onnx}[form]
-    exporter(network.eval(), Path(path), metadata)
-    return [Path(path)]
+    {"torchscript": _export_torchscript, "onnx": _export_onnx}[form](network.eval(), Path(path), metadata)
 
 
 def _export_torchscript(network: torch.nn.Module, path: Path, metadata: Mapping[str, Any]) -> None:
@@ -72,34 +63,27 @@ def _export_torchscript(network: torch.nn.Module, path: Path, metadata: Mapping[
 def _export_onnx(network: torch.nn.Module, path: Path, metadata: Mapping[str, Any]) -> None:
     onnx = import_extra("onnx", "export")
     import_extra("onnxscript", "export")
-    # Not MONAI's convert_to_onnx, which optimizes further where polygraphy is installed.
-    with warnings.catch_warnings(), _only_errors_of(*_TALKATIVE):
-        warnings.simplefilter("ignore", FutureWarning)  # torch.export about torch's own trees
-        program = torch.onnx.export(
-            network,
-            (torch.zeros(2, *CANDIDATE_SHAPE),),
-            dynamo=True,
-            dynamic_shapes=({0: "batch"},),
-            input_names=["image"],
-            output_names=["pred"],
-            verbose=False,
-        )
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # every step of an export, and operators of torchvision that are not used
+    try:
+        # Not MONAI's convert_to_onnx, which optimizes further where polygraphy is installed.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch.export about torch's own trees
+            program = torch.onnx.export(
+                network,
+                (torch.zeros(2, *CANDIDATE_SHAPE),),
+                dynamo=True,
+                dynamic_shapes=({0: "batch"},),
+                input_names=["image"],
+                output_names=["pred"],
+                verbose=False,
+            )
+    finally:
+        logging.disable(before)
     assert program is not None
     model = program.model_proto
     onnx.helper.set_model_props(model, {"metadata": json.dumps(metadata)})
     path.write_bytes(model.SerializeToString())
-
-
-@contextmanager
-def _only_errors_of(*names: str) -> Iterator[None]:
-    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
-    for logger in levels:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for logger, level in levels.items():
-            logger.setLevel(level)
 
 
 @dataclass(frozen=True)

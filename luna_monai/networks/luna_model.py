@@ -55,8 +55,6 @@ class LunaModel(nn.Module):
 
     def __init__(self, in_channels: int = 1, conv_channels: int = 8, split_size: int | None = 4) -> None:
         super().__init__()
-        if split_size is not None and split_size < 1:
-            raise ValueError(f"split_size must be at least 1 or None, found {split_size}")
         self.split_size = split_size
         self.tail_batchnorm = nn.BatchNorm3d(in_channels)
         self.block1 = LunaBlock(in_channels, conv_channels)

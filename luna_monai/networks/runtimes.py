@@ -79,20 +79,16 @@ def load_network(path: str | Path, network_def: torch.nn.Module) -> torch.nn.Mod
     try:
         opened: Any = OnnxNetwork(path) if suffix == ".onnx" else torch.jit.load(path, map_location="cpu")
         network = _InParts(opened.to(memory_format=torch.channels_last_3d)).eval()
+        with torch.inference_mode():
+            logits = network(torch.zeros(2, *CANDIDATE_SHAPE))
+        if logits.shape != (2, 2) or logits.dtype != torch.float32:
+            raise ValueError(f"it returns {tuple(logits.shape)} {logits.dtype} for two candidates, not (2, 2) float32")
     except LunaError:
         raise
     except Exception as error:  # each runtime has exceptions of its own
-        raise LunaError(f"{path}: damaged, or no {path.suffix} file of a network ({_reason(error)})") from None
-    try:
-        with torch.inference_mode():
-            logits = network(torch.zeros(2, *CANDIDATE_SHAPE))
-    except Exception as error:  # as above
-        raise LunaError(
-            f"{path}: does not take candidates of 32 x 48 x 48 voxels, two at a time ({_reason(error)})"
-        ) from None
-    if not isinstance(logits, torch.Tensor) or logits.shape != (2, 2) or logits.dtype != torch.float32:
-        found = f"{tuple(logits.shape)} {logits.dtype}" if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise LunaError(f"{path}: returns {found} for two candidates, not two float32 logits each")
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = lines[-1].split(". ")[0]
+        raise LunaError(f"{path}: damaged, or not a network for candidates of 32 x 48 x 48 voxels ({reason})") from None
     return network
 
 
@@ -112,21 +108,11 @@ def exported_metadata(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         if path.suffix.lower() == ".onnx":
-            text = OnnxNetwork(path).session.get_modelmeta().custom_metadata_map["metadata"]
-        elif path.suffix.lower() == ".ts":
-            with zipfile.ZipFile(path) as archive:
-                (name,) = (name for name in archive.namelist() if name.endswith("/extra/metadata.json"))
-                text = archive.read(name).decode()
-        else:
-            return {}
-        metadata = json.loads(text)
+            return dict(json.loads(OnnxNetwork(path).session.get_modelmeta().custom_metadata_map["metadata"]))
+        with zipfile.ZipFile(path) as archive:
+            (name,) = (name for name in archive.namelist() if name.endswith("/extra/metadata.json"))
+            return dict(json.loads(archive.read(name)))
     except LunaError:
         raise
-    except Exception:  # no metadata, or by others
+    except Exception:  # weights, or an export by others
         return {}
-    return metadata if isinstance(metadata, dict) else {}
-
-
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].split(". ")[0] if lines else type(error).__name__

@@ -6,7 +6,6 @@ import logging
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -38,17 +37,16 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     except Exception as error:  # torch.load raises whatever its zip, pickle and tensor readers do
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise LunaError(f"{path}: damaged, or no file of weights ({reason}); {_FORMS}") from None
-    state = _state_dict_in(content)
-    if state is None:
-        names = ", ".join(map(str, list(content)[:5])) if isinstance(content, Mapping) else ""
-        raise LunaError(
-            f"{path}: holds no weights ({f'a dict with {names}' if names else f'a {type(content).__name__}'}); {_FORMS}"
-        )
-    for name, values in state.items():
+    for name in ("model_state", "state", "network"):  # of the book; of a checkpoint
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
+        raise LunaError(f"{path}: holds no weights but a {type(content).__name__}; {_FORMS}")
+    for name, values in content.items():
         if values.is_complex() or not values.isfinite().all():
             found = "complex numbers" if values.is_complex() else "NaN or infinite values"
             raise LunaError(f"{path}: {name} holds {found}; use weights from before training diverged")
-    return state
+    return {str(name): value for name, value in content.items()}
 
 
 def with_weights(network: torch.nn.Module, path: str | Path | None) -> torch.nn.Module:
@@ -76,15 +74,3 @@ def with_weights(network: torch.nn.Module, path: str | Path | None) -> torch.nn.
         ) from None
     logger.info("Weights from %s", path)
     return network
-
-
-def _state_dict_in(content: Any) -> dict[str, torch.Tensor] | None:
-    if not isinstance(content, Mapping):
-        return None
-    if isinstance(content.get("model_state"), Mapping):
-        content = content["model_state"]
-    elif isinstance(content.get("state"), Mapping) and isinstance(content["state"].get("network"), Mapping):
-        content = content["state"]["network"]
-    if not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        return None
-    return {str(name): value for name, value in content.items()}

@@ -17,8 +17,8 @@ from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evalua
 from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports.figures import froc_figure, to_png
 from luna_monai.reports.pages import Section, Table, render_page
-from luna_monai.reports.run import read_predictions
 from luna_monai.reports.run_report import froc_chart
+from luna_monai.training.run_files import read_predictions
 
 logger = logging.getLogger(__name__)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,21 +11,13 @@ import pandas as pd
 import yaml
 
 from luna_monai.data import subset_of
-from luna_monai.data.tables import ANNOTATIONS, COORDINATES, read_findings
+from luna_monai.data.tables import ANNOTATIONS, read_findings
 from luna_monai.errors import LunaError
 from luna_monai.literals import text_of
 from luna_monai.scans.sources import find_scans
+from luna_monai.training.run_files import read_metrics, read_predictions
 
 logger = logging.getLogger(__name__)
-
-_METRICS: Mapping[str, Any] = defaultdict(lambda: float, epoch=int, split=str)
-_PREDICTIONS: Mapping[str, Any] = {
-    "row": int,
-    "seriesuid": str,
-    **dict.fromkeys(COORDINATES, float),
-    "class": int,
-    **dict.fromkeys(("diameter_mm", "probability", "loss"), float),
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +29,7 @@ class Run:
         config: the resolved configuration, empty when it is missing.
         metrics: rows of ``metrics.csv``: ``epoch``, ``split`` (``trn`` or ``val``) and numbers, NaN where undefined.
         training: ``predictions/trn.csv``, None when it is missing.
-        validation: ``predictions/val.csv``, as :func:`read_predictions` gives it.
+        validation: ``predictions/val.csv``, as :func:`~luna_monai.training.run_files.read_predictions` gives it.
         annotations: the dataset's annotated nodules, None when the dataset is missing.
         excluded: the dataset's excluded findings, None when there is no list of them.
         scans: the CT of each series that is on disk.
@@ -76,7 +66,7 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
             annotations.
     """
     folder = Path(folder)
-    metrics = _read(folder / "metrics.csv", _METRICS)
+    metrics = read_metrics(folder / "metrics.csv")
     validation = read_predictions(folder / "predictions" / "val.csv")
     training_path, config_path, notes = folder / "predictions" / "trn.csv", folder / "config.yaml", []
     training, config = None, {}
@@ -108,33 +98,3 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
     for note in notes:
         logger.warning("%s: %s", folder, note)
     return Run(folder, config, metrics, training, validation, annotations, excluded, scans, notes)
-
-
-def read_predictions(path: Path) -> pd.DataFrame:
-    """Read a run's predictions of one split.
-
-    Args:
-        path: ``predictions/trn.csv`` or ``val.csv``.
-
-    Returns:
-        ``row``, ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm), ``class`` (bool), ``diameter_mm``,
-        ``probability`` and ``loss``, NaN where the network's output was.
-
-    Raises:
-        LunaError: when the file is missing or damaged, or has no candidate.
-    """
-    table = _read(path, _PREDICTIONS, list(_PREDICTIONS))
-    wrong = ~table["class"].isin([0, 1]) | ~table["probability"].fillna(0).between(0, 1)
-    wrong |= table[COORDINATES].isna().any(axis=1)
-    if wrong.any() or table.empty:
-        row = f"data row {wrong.to_numpy().argmax() + 1}" if len(table) else "no candidates"
-        raise LunaError(f"{path}: {row}; expected coordinates, a class of 0 or 1 and a probability from 0 to 1")
-    return table.astype({"class": bool})
-
-
-def _read(path: Path, types: Mapping[str, Any], columns: list[str] | None = None) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, dtype=types, usecols=columns)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise LunaError(f"{path}: {reason}; expected a table that 'luna-monai train' writes") from None

@@ -6,7 +6,7 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "batch": ["AutocastInferer", "PrepareCandidateBatch", "has_bfloat16"],
-        "evaluation": ["EvaluationFolder"],
+        "evaluation": ["EvaluationFolder", "evaluation_dir"],
         "metrics": ["FROC_METRICS", "CandidateMetrics", "CheckLoss", "FrocMetrics", "key_metric"],
         "processes": [
             "BroadcastBuffers",
@@ -22,7 +22,7 @@ __all__, __getattr__ = lazy_exports(
             "stop_processes",
             "wait_for_all",
         ],
-        "progress": ["ProgressHandler", "ThroughputHandler", "enumerate_with_estimate"],
+        "progress": ["ProgressHandler", "enumerate_with_estimate"],
         "run_folder": ["LrSchedule", "RunFolder", "Validation"],
         "run_state": ["EarlyStopping", "RunState"],
         "logs": ["ConsoleHandler", "RunSummary", "TensorBoardHandler"],

@@ -87,15 +87,10 @@ class AutocastInferer(SimpleInferer):
 
     Attributes:
         dtype: the precision.
-
-    Raises:
-        ValueError: for another precision.
     """
 
     def __init__(self, device: str | torch.device, precision: str = "auto") -> None:
         super().__init__()
-        if precision not in ("auto", "bfloat16", "float32"):
-            raise ValueError(f"precision must be auto, bfloat16 or float32, found {precision!r}")
         self.device = torch.device(device)
         self.precision = precision
         if precision == "auto":

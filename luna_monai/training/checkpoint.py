@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import yaml
 
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes
+from luna_monai.share import bundle_dir, schema
 
 logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS_CHECKPOINT = "checkpoint-previous.pt"
-_FORMAT = 2  # of the content
+_FORMAT = 3  # of the content
 
 
 class Stateful(Protocol):
@@ -36,9 +39,9 @@ def unwrap(network: torch.nn.Module) -> torch.nn.Module:
     Args:
         network: a network, wrapped or not.
     """
-    network = getattr(network, "_orig_mod", network)
-    network = getattr(network, "module", network)
-    return getattr(network, "_orig_mod", network)
+    for name in ("_orig_mod", "module", "_orig_mod"):
+        network = getattr(network, name, network)
+    return network
 
 
 def save_tensors(path: Path, content: Any) -> None:
@@ -57,7 +60,7 @@ def save_checkpoint(folder: Path, content: Mapping[str, Any], objects: Mapping[s
 
     Args:
         folder: the run's folder.
-        content: ``epoch``, ``iteration``, and what else describes the run.
+        content: ``epoch``, ``iteration`` and ``settings``.
         objects: whose states to save, by name.
 
     Raises:
@@ -70,33 +73,34 @@ def save_checkpoint(folder: Path, content: Mapping[str, Any], objects: Mapping[s
     save_tensors(path, {"format": _FORMAT, **content, "state": state})
 
 
-def restore_checkpoint(
-    folder: Path, objects: Mapping[str, Stateful], check: Callable[[dict[str, Any]], None]
-) -> dict[str, Any]:
+def restore_checkpoint(folder: Path, objects: Mapping[str, Stateful], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Restore a run from its newest checkpoint that is whole; a damaged one is named in the log.
 
     Args:
         folder: the run's folder.
         objects: as for :func:`save_checkpoint`.
-        check: called with the content; raises a ``LunaError`` where the run is another one.
+        settings: those of the present run, which must be the recorded ones.
 
     Returns:
         The content.
 
     Raises:
-        LunaError: when there is no checkpoint, none can be restored, or it is that of another run.
+        LunaError: when there is no checkpoint, none can be restored, or it is that of a run with other settings.
     """
-    found = [path for path in (folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT) if path.is_file()]
     reasons = []
-    for path in found:
+    for path in filter(Path.is_file, (folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT)):
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
             if content["format"] != _FORMAT:
                 raise ValueError("not a checkpoint of this version of luna-monai")
             state = content["state"]
+            if difference := first_difference(content["settings"], settings, ("max_epochs", "patience", "finetune")):
+                raise LunaError(
+                    f"{folder}: cannot resume: {difference}; resume with the same settings, or start a new run from "
+                    f"its weights with finetune={folder / 'model.pt'}"
+                )
             if state.keys() != objects.keys():
                 raise ValueError(f"it holds {', '.join(state)}; this configuration has {', '.join(objects)}")
-            check(content)
             for name, item in objects.items():
                 item.load_state_dict(state[name])
         except LunaError:
@@ -106,8 +110,38 @@ def restore_checkpoint(
             logger.warning("Damaged, not used: %s", reasons[-1])
         else:
             return content  # type: ignore[no-any-return]
-    raise LunaError(
-        f"cannot resume from {' or '.join(reasons)}; start without resume"
-        if reasons
-        else f"{folder}: no {CHECKPOINT} in this folder, cannot resume; start without resume"
-    )
+    found = f"cannot resume from {' or '.join(reasons)}" if reasons else f"{folder}: no {CHECKPOINT} in this folder"
+    raise LunaError(f"{found}; start without resume")
+
+
+def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], ignored: Iterable[str] = ()) -> str:
+    """Name the first setting by which two trainings differ, ``KEY was 1, is 2``; empty where there is none.
+
+    Places and what only the machine needs may differ: keys with ``mayDiffer`` in train.schema.json, and those of the
+    overlays that divide the work among processes or record it.
+
+    Args:
+        was: a recorded configuration.
+        now: another one.
+        ignored: more keys that may differ.
+    """
+    skipped = {key for key, rules in schema("train")["properties"].items() if rules.get("mayDiffer")} | set(ignored)
+    for name in ("multi_gpu_train", "mlflow"):
+        overlay = yaml.safe_load((bundle_dir() / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
+        skipped |= {key.lstrip("+") for key in overlay}
+    before, after = dict(_leaves(was)), dict(_leaves(now))
+    for key in [*after, *before]:
+        above = [key[:end] for end in range(len(key) + 1) if key[end : end + 1] in ("#", "")]
+        if before.get(key) != after.get(key) and skipped.isdisjoint(above):
+            shown = [json.dumps(leaves[key], default=str) if key in leaves else "not set" for leaves in (before, after)]
+            return f"{key} was {shown[0]}, is {shown[1]}"
+    return ""
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    entries = dict(enumerate(value)) if isinstance(value, list) else value
+    if not isinstance(entries, Mapping) or not entries:
+        yield key, value
+        return
+    for name, item in entries.items():
+        yield from _leaves(item, f"{key}#{name}" if key else str(name))

@@ -12,16 +12,19 @@ import pandas as pd
 from ignite.engine import Engine, Events
 
 from luna_monai.errors import LunaError
-from luna_monai.files import write_json, write_submission
+from luna_monai.files import sha256_of, write_json, write_submission
 from luna_monai.metrics.calibration_summary import calibration_summary
 from luna_monai.training.run_folder import write_predictions
 
 logger = logging.getLogger(__name__)
 
-PREDICTIONS = "predictions.csv"
-SUBMISSION = "submission.csv"
 METRICS = "metrics.json"
 CALIBRATION = "calibration.json"
+
+
+def evaluation_dir(weights: str | Path) -> str:
+    """Name the folder for the evaluation of weights: another one for each content of the file."""
+    return f"data-unversioned/evaluation/{Path(weights).stem}-{sha256_of(weights)[:8]}"
 
 
 class EvaluationFolder:
@@ -43,32 +46,26 @@ class EvaluationFolder:
     """
 
     def __init__(
-        self,
-        output_dir: str | Path,
-        candidates: pd.DataFrame,
-        source: Mapping[str, Any] | None = None,
-        calibrate: bool = True,
+        self, output_dir: str | Path, candidates: pd.DataFrame, source: Mapping[str, Any], calibrate: bool = True
     ) -> None:
         self.output_dir = Path(output_dir)
         self.candidates = candidates
-        self.source = dict(source or {})
+        self.source = source
         self.calibrate = calibrate
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator that has :class:`~luna_monai.training.metrics.CandidateMetrics`."""
-        engine.add_event_handler(Events.COMPLETED, self._write)
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:
-        if idist.get_rank() != 0:
-            return
         records = engine.state.records
-        write_predictions(self.output_dir / PREDICTIONS, records, self.candidates)
+        write_predictions(self.output_dir / "predictions.csv", records, self.candidates)
         in_order = records[["row", "probability"]].sort_values("row", kind="stable")
-        write_submission(self.output_dir / SUBMISSION, in_order.join(self.candidates, on="row"))
+        write_submission(self.output_dir / "submission.csv", in_order.join(self.candidates, on="row"))
         seriesuid = records["row"].map(self.candidates["seriesuid"])
-        scans = seriesuid.nunique()
-        content = {**self.source, "scans": scans, "candidates": len(records), "metrics": engine.state.metrics}
-        write_json(self.output_dir / METRICS, content)
+        counts = {"scans": seriesuid.nunique(), "candidates": len(records)}
+        write_json(self.output_dir / METRICS, {**self.source, **counts, "metrics": engine.state.metrics})
         (self.output_dir / CALIBRATION).unlink(missing_ok=True)  # of an earlier evaluation
         if self.calibrate:
             try:
@@ -77,35 +74,26 @@ class EvaluationFolder:
                 logger.warning("No calibration and no thresholds: %s", error)
             else:
                 write_json(self.output_dir / CALIBRATION, content)
-                for line in threshold_lines(content):
-                    logger.info(line)
+                _log_calibration(content)
         logger.info("Results: %s", self.output_dir)
 
 
-def threshold_lines(content: Mapping[str, Any]) -> list[str]:
-    """Say in words what :func:`~luna_monai.metrics.calibration_summary.calibration_summary` found.
-
-    Args:
-        content: what it returned.
-
-    Returns:
-        Lines of text.
-    """
-    calibration = content["calibration"]
+def _log_calibration(content: Mapping[str, Any]) -> None:
     raw, calibrated = content["reliability"]["raw"], content["reliability"]["calibrated"]
-    then = (
+    logger.info(
+        "Calibration: temperature %.3f, intercept %+.3f in log-odds; expected calibration error %.4f, then %s",
+        content["calibration"]["temperature"],
+        content["calibration"]["intercept"],
+        raw["expected_calibration_error"],
         "not measured, because only one scan has nodules"
         if calibrated is None
-        else f"{calibrated['expected_calibration_error']:.4f} on scans that were not fitted on"
+        else f"{calibrated['expected_calibration_error']:.4f} on scans that were not fitted on",
     )
-    lines = [
-        f"Calibration: temperature {calibration['temperature']:.3f}, intercept {calibration['intercept']:+.3f} in "
-        f"log-odds; expected calibration error {raw['expected_calibration_error']:.4f}, then {then}"
-    ]
+    logger.info("Thresholds; false positives are candidates of class 0, whatever they are on:")
     for name, points in content["thresholds"].items():
-        lines.extend(
-            f"For {point['wanted']:g} {name.replace('_', ' ')}: threshold {point['threshold']:.4f}, sensitivity "
-            f"{point['sensitivity']:.3f}, {point['false_positives_per_scan']:.2f} false positives per scan"
-            for point in points
-        )
-    return lines
+        for point in points:
+            logger.info(
+                "For %g %s: threshold %.4f, sensitivity %.3f, %.2f false positives per scan",
+                *(point["wanted"], name.replace("_", " "), point["threshold"]),
+                *(point["sensitivity"], point["false_positives_per_scan"]),
+            )

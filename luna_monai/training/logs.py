@@ -24,71 +24,66 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_RANKING = {
+    "pr/precision": "precision",
+    "pr/recall": "recall",
+    "pr/f1_score": "F1",
+    "roc_auc": "ROC AUC",
+    "average_precision": "AP",
+}
+
 
 class ConsoleHandler:
     """Logs an epoch's metrics as the book does (chapter 11.6), with ``n/a`` for what is undefined.
 
     Args:
         split: ``"trn"`` or ``"val"``.
-        book: log the book's three lines only, not precision, recall, F1 and the areas under curves.
+        book: log the book's three lines only, not precision, recall, F1, the areas under curves and LUNA16's score.
+        prefix: start of each line, with ``{epoch}`` in it.
     """
 
-    def __init__(self, split: str, book: bool = False) -> None:
+    def __init__(self, split: str, book: bool = False, prefix: str = "E{epoch} ") -> None:
         self.split = split
         self.book = book
+        self.prefix = prefix
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or evaluator that has :class:`~luna_monai.training.metrics.CandidateMetrics`."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
 
     def _log(self, engine: Engine) -> None:
-        if idist.get_rank() == 0:
-            for line in epoch_lines(engine.state.epoch, self.split, engine.state.metrics, self.book):
-                logger.info(line)
+        for line in epoch_lines(self.split, engine.state.metrics, self.book):
+            logger.info("%s%s", self.prefix.format(epoch=engine.state.epoch), line)
 
 
-def epoch_lines(epoch: int, split: str, metrics: Mapping[str, float], book: bool = False) -> list[str]:
-    """Describe an epoch.
+def epoch_lines(split: str, metrics: Mapping[str, float], book: bool = False) -> list[str]:
+    """Describe an epoch: all samples, negatives, positives, ranking metrics, and LUNA16's score where there is one.
 
     Args:
-        epoch: its number.
         split: ``"trn"`` or ``"val"``.
         metrics: metrics of :class:`~luna_monai.training.metrics.CandidateMetrics`, and of
             :class:`~luna_monai.training.metrics.FrocMetrics` where there are any.
         book: the book's three lines only.
-
-    Returns:
-        Lines of text: all samples, negatives, positives, ranking metrics, and LUNA16's score.
     """
 
     def number(name: str, form: str, width: int) -> str:
-        value = metrics[name]
-        return "n/a".rjust(width) if math.isnan(value) else format(value, form)
+        return "n/a".rjust(width) if math.isnan(metrics[name]) else format(metrics[name], form)
 
-    def start(suffix: str, group: str) -> str:
+    lines = []
+    for suffix, group in (("", "all"), ("_neg", "neg"), ("_pos", "pos")):
         loss, correct = number(f"loss/{group}", ".4f", 6), number(f"correct/{group}", "-5.1f", 5)
-        return f"E{epoch} {split + suffix:8} {loss} loss, {correct}% correct"
-
-    lines = [start("", "all") + ", "]
-    for group in ("neg", "pos"):
-        counts = f"({metrics[f'correct_count/{group}']} of {metrics[f'count/{group}']})"
-        lines.append(f"{start(f'_{group}', group)} {counts}")
+        line = f"{split + suffix:8} {loss} loss, {correct}% correct"
+        counts = f" ({metrics[f'correct_count/{group}']} of {metrics[f'count/{group}']})" if suffix else ", "
+        lines.append(line + counts)
     if not book:
-        shown = {
-            "precision": "pr/precision",
-            "recall": "pr/recall",
-            "F1": "pr/f1_score",
-            "ROC AUC": "roc_auc",
-            "AP": "average_precision",
-        }
-        values = ", ".join(f"{number(name, '.4f', 6)} {title}" for title, name in shown.items())
-        lines.append(f"E{epoch} {split:8} {values}")
-        if FROC_METRICS[-1] in metrics:
-            sensitivities = " ".join(number(name, ".3f", 5) for name in FROC_METRICS[1:])
-            lines.append(
-                f"E{epoch} {split:8} {number('cpm', '.4f', 6)} CPM, sensitivity {sensitivities} "
-                "at 1/8 1/4 1/2 1 2 4 8 false positives per scan"
-            )
+        lines.append(f"{split:8} " + ", ".join(f"{number(name, '.4f', 6)} {title}" for name, title in _RANKING.items()))
+    if not book and FROC_METRICS[-1] in metrics:
+        sensitivities = " ".join(number(name, ".3f", 5) for name in FROC_METRICS[1:])
+        lines.append(
+            f"{split:8} {number('cpm', '.4f', 6)} CPM, sensitivity {sensitivities} at 1/8 1/4 1/2 1 2 4 8 false "
+            "positives per scan, counted as in LUNA16"
+        )
     return lines
 
 
@@ -100,52 +95,40 @@ class RunSummary:
     Args:
         candidates: the validation part of the candidate table, indexed by row.
         run_state: knows the folder, the best epoch and its records.
-        threshold: a probability above it is a decision for class 1.
     """
 
-    def __init__(self, candidates: pd.DataFrame, run_state: RunState, threshold: float = 0.5) -> None:
-        self.candidates = candidates
+    def __init__(self, candidates: pd.DataFrame, run_state: RunState) -> None:
+        self.scans = candidates["seriesuid"].nunique()
         self.run_state = run_state
-        self.threshold = threshold
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        engine.add_event_handler(Events.COMPLETED, self._log)
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.COMPLETED, self._log)
 
     def _log(self, engine: Engine) -> None:
-        if idist.get_rank() != 0:
-            return
         state, records = self.run_state, self.run_state.best_records
         if records is None:
             logger.info("No best epoch: the validation metrics are undefined")
         else:
-            self._log_results(records, engine.state.epoch)
-        places = {
-            "Weights:     ": state.output_dir / "model.pt",
-            "Metrics:     ": state.output_dir / "metrics.csv",
-            "Predictions: ": state.output_dir / "predictions" / "val.csv",
-            "Plots:       tensorboard --logdir ": state.output_dir / "runs",
-        }
-        for text, path in places.items():
-            if path.exists():
-                logger.info("%s%s", text, path)
-
-    def _log_results(self, records: pd.DataFrame, epochs: int) -> None:
-        called, is_nodule = records["probability"] > self.threshold, records["class"] == 1
-        scans = self.candidates["seriesuid"].nunique()
-        logger.info(
-            "Best epoch: %s of %d, %.1f%% of the validation candidates correct",
-            self.run_state.best_epoch, epochs, 100 * (called == is_nodule).mean(),
-        )  # fmt: skip
-        logger.info(
-            "  it finds %d of %d nodule candidates (%s) at %.1f false positives per scan in %d scans; ROC AUC %.4f",
-            (called & is_nodule).sum(),
-            is_nodule.sum(),
-            f"{100 * called[is_nodule].mean():.0f}%" if is_nodule.any() else "n/a",
-            (called & ~is_nodule).sum() / scans,
-            scans,
-            self.run_state.best_metrics.get("roc_auc", math.nan),
-        )
+            called, is_nodule = records["probability"] > 0.5, records["class"] == 1
+            correct = 100 * (called == is_nodule).mean()
+            logger.info(
+                "Best epoch: %s of %d, %.1f%% of the validation candidates correct, ROC AUC %.4f",
+                *(state.best_epoch, engine.state.epoch, correct, state.best_metrics.get("roc_auc", math.nan)),
+            )
+            logger.info(
+                "  at a threshold of 0.5: %d of %d nodule candidates, and %.1f others per scan, in %d scans",
+                *((called & is_nodule).sum(), is_nodule.sum(), (called & ~is_nodule).sum() / self.scans, self.scans),
+            )
+        for text, name in (
+            ("Weights:     ", "model.pt"),
+            ("Metrics:     ", "metrics.csv"),
+            ("Predictions: ", "predictions/val.csv"),
+            ("Plots:       tensorboard --logdir ", "runs"),
+        ):
+            if (state.output_dir / name).exists():
+                logger.info("%s%s", text, state.output_dir / name)
 
 
 class TensorBoardHandler:
@@ -167,12 +150,12 @@ class TensorBoardHandler:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or evaluator that has :class:`~luna_monai.training.metrics.CandidateMetrics`."""
-        if isinstance(engine, Trainer):
+        is_trainer = isinstance(engine, Trainer)
+        if is_trainer:
             self.run_state.attach(engine)
-        if idist.get_rank() != 0:
-            return
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
-        if isinstance(engine, Trainer):
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+        if idist.get_rank() == 0 and is_trainer:
             engine.add_event_handler(Events.COMPLETED, lambda _: self.run_state.close())
 
     def _write(self, engine: Engine) -> None:
@@ -205,8 +188,7 @@ def write_distributions(writer: SummaryWriter, records: pd.DataFrame, step: int)
     label, probability = records["class"].to_numpy(), records["probability"].to_numpy()
     if len(records):
         writer.add_pr_curve("pr", label, probability, step)
-    bins = [edge / 50 for edge in range(51)]
     unsure = {"is_neg": (label == 0) & (probability > 0.01), "is_pos": (label == 1) & (probability < 0.99)}
     for name, mask in unsure.items():
         if mask.any():
-            writer.add_histogram(name, probability[mask], step, bins=bins)
+            writer.add_histogram(name, probability[mask], step, bins=[edge / 50 for edge in range(51)])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,9 +12,10 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
+from luna_monai.data import DatasetScans
 from luna_monai.data.tables import COORDINATES, read_findings
 from luna_monai.errors import LunaError
-from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, evaluate_froc
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, evaluate_froc, evaluated_scans
 from luna_monai.metrics.per_class import METRIC_NAMES, per_class_metrics
 from luna_monai.metrics.records import CandidateRecords
 
@@ -37,18 +37,15 @@ class CandidateMetrics:
     Args:
         loss_function: gives the (N,) losses of (N, 2) logits and (N,) labels; cross entropy when None. A module of
             torch needs ``reduction="none"``.
-        threshold: a probability above it is a decision for class 1.
         drop_duplicates: keep one record of a row: for validation, where distributed samplers repeat samples.
     """
 
     def __init__(
         self,
         loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-        threshold: float = 0.5,
         drop_duplicates: bool = False,
     ) -> None:
         self.loss_function = loss_function or torch.nn.CrossEntropyLoss(reduction="none")
-        self.threshold = threshold
         self.records = CandidateRecords(drop_duplicates=drop_duplicates)
 
     def attach(self, engine: Engine, name: str) -> None:
@@ -84,8 +81,7 @@ class CandidateMetrics:
         frame = self.records.to_frame()
         self.records.reset()
         engine.state.records = frame
-        metrics = per_class_metrics(frame["class"], frame["probability"], frame["loss"], self.threshold)
-        engine.state.metrics.update(metrics)
+        engine.state.metrics.update(per_class_metrics(frame["class"], frame["probability"], frame["loss"]))
         engine.state.metrics.setdefault(name, math.nan)  # one of FROC_METRICS, which come later, in validation only
 
 
@@ -108,19 +104,22 @@ class FrocMetrics:
     finite. List it before the handlers that show or write metrics.
 
     Args:
-        candidates: the candidates that are validated, indexed by row; their scans are evaluated.
-        dataset_dir: folder with ``annotations.csv`` and, if there is one, ``annotations_excluded.csv``.
+        candidates: the candidates that are validated, indexed by row.
+        all_candidates: the whole candidate table; scans without a candidate in it count too, see
+            :func:`~luna_monai.metrics.froc.evaluated_scans`.
+        scans: the CTs on disk, and the folder with ``annotations.csv`` and, if there is one,
+            ``annotations_excluded.csv``.
 
     Raises:
         LunaError: when one of these tables is damaged, or the first is missing.
     """
 
-    def __init__(self, candidates: pd.DataFrame, dataset_dir: str | Path) -> None:
+    def __init__(self, candidates: pd.DataFrame, all_candidates: pd.DataFrame, scans: DatasetScans) -> None:
         self.places = candidates[["seriesuid", *COORDINATES]]
-        self.seriesuids = sorted(candidates["seriesuid"].unique())
-        annotations, excluded = read_findings(dataset_dir)
-        self.annotations = annotations[annotations["seriesuid"].isin(self.seriesuids)]
-        self.excluded = None if excluded is None else excluded[excluded["seriesuid"].isin(self.seriesuids)]
+        uids = all_candidates["seriesuid"]
+        others = uids[~uids.isin(candidates["seriesuid"])]
+        self.seriesuids = evaluated_scans(candidates["seriesuid"], others, scans.paths)
+        self.annotations, self.excluded = read_findings(scans.dataset_dir)
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator that has :class:`CandidateMetrics`."""
@@ -129,14 +128,7 @@ class FrocMetrics:
         )
 
     def evaluate(self, records: pd.DataFrame) -> dict[str, float]:
-        """Compute the metrics.
-
-        Args:
-            records: ``row`` and ``probability`` of each candidate.
-
-        Returns:
-            A value for each of ``FROC_METRICS``.
-        """
+        """Compute a value for each of ``FROC_METRICS`` from ``row`` and ``probability`` of each candidate."""
         if not np.isfinite(records["probability"]).all():
             return dict.fromkeys(FROC_METRICS, math.nan)
         submission = self.places.loc[records["row"]].assign(probability=records["probability"].to_numpy())
@@ -169,11 +161,11 @@ class CheckLoss:
 
     def _check(self, engine: Engine) -> None:
         finite = torch.stack(self._losses).isfinite().tolist() if self._losses else []
-        first = engine.state.iteration - len(finite) + 1
         self._losses.clear()
         if all(finite) or self._said:
             return
-        text = f"E{engine.state.epoch}: the training loss is not finite from iteration {first + finite.index(False)} on"
+        first = engine.state.iteration - len(finite) + 1 + finite.index(False)
+        text = f"E{engine.state.epoch}: the training loss is not finite from iteration {first} on"
         if not self.keep_going:
             raise LunaError(f"{text}; lower optimizer#lr, or look for damaged scans with 'luna-monai doctor'")
         self._said = True

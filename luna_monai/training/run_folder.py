@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import logging
 import os
 import socket
-import tempfile
 from collections.abc import Mapping
 from datetime import datetime
 from numbers import Real
@@ -25,7 +23,7 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.files import write_bytes, write_table
+from luna_monai.files import lock, remove_abandoned, write_bytes, write_table
 from luna_monai.training.checkpoint import (
     CHECKPOINT,
     PREVIOUS_CHECKPOINT,
@@ -35,24 +33,14 @@ from luna_monai.training.checkpoint import (
     save_tensors,
     unwrap,
 )
-from luna_monai.training.config import check_resumable
+from luna_monai.training.run_files import CONFIG, METRICS, PREDICTION_COLUMNS, PREDICTIONS, read_predictions
 from luna_monai.training.run_state import TIME_FORMAT, RunState
 
 logger = logging.getLogger(__name__)
 
 MODEL = "model.pt"
-METRICS = "metrics.csv"
-PREDICTIONS = "predictions"
-CONFIG = "config.yaml"
-LOCK = ".lock"
-
-#: What :class:`RunFolder` writes.
-RESULTS = (MODEL, CHECKPOINT, PREVIOUS_CHECKPOINT, METRICS, PREDICTIONS, CONFIG)
-_MADE_OF_THEM = ("report.html", "evaluation")  # by luna-monai report and evaluate
-
-PREDICTION_COLUMNS = (
-    "row", "seriesuid", "coordX", "coordY", "coordZ", "class", "diameter_mm", "probability", "loss",
-)  # fmt: skip
+#: What :class:`RunFolder` writes, and what ``luna-monai report`` and ``evaluate`` make of it.
+RESULTS = (MODEL, CHECKPOINT, PREVIOUS_CHECKPOINT, METRICS, PREDICTIONS, CONFIG, "report.html", "evaluation")
 
 
 def write_predictions(path: Path, records: pd.DataFrame, candidates: pd.DataFrame) -> None:
@@ -66,39 +54,35 @@ def write_predictions(path: Path, records: pd.DataFrame, candidates: pd.DataFram
     Raises:
         LunaError: when the file cannot be written.
     """
-    places = candidates.drop(columns="class", errors="ignore")
+    places = candidates.drop(columns="class")
     table = records.sort_values("row", kind="stable").join(places, on="row")
     write_table(path, table[list(PREDICTION_COLUMNS)])
 
 
-def set_aside_previous_run(output_dir: Path) -> Path | None:
+def set_aside_previous_run(output_dir: Path) -> None:
     """Move the files of an earlier run, and what was made of them, to ``previous-TIME`` inside the folder.
 
     TensorBoard's ``runs`` stay, because each run has its own folders there.
 
     Args:
-        output_dir: folder of the run; need not exist.
-
-    Returns:
-        The new folder, or None when there was nothing to move.
+        output_dir: folder of the run.
 
     Raises:
         LunaError: when they cannot be moved.
     """
-    if not any((output_dir / name).exists() for name in RESULTS):
-        return None
-    stem = f"previous-{datetime.now().strftime(TIME_FORMAT)}"
+    found = [output_dir / name for name in RESULTS if (output_dir / name).exists()]
+    if not found:
+        return
+    previous = output_dir / f"previous-{datetime.now().strftime(TIME_FORMAT)}"
+    while previous.exists():
+        previous = previous.with_name(f"{previous.name}-2")
     try:
-        names = (stem, *(f"{stem}-{number}" for number in range(2, 1000)))
-        previous = next(path for path in map(output_dir.joinpath, names) if not path.exists())
         previous.mkdir()
-        for name in (*RESULTS, *_MADE_OF_THEM):
-            if (output_dir / name).exists():
-                (output_dir / name).rename(previous / name)
+        for path in found:
+            path.rename(previous / path.name)
     except OSError as error:
         raise LunaError(f"{output_dir}: the earlier run there cannot be moved ({error.strerror or error})") from error
     logger.info("%s holds an earlier run: moved to %s", output_dir, previous)
-    return previous
 
 
 class RunFolder:
@@ -119,11 +103,11 @@ class RunFolder:
         network: the network that is trained.
         optimizer: its optimizer.
         candidates: the candidate table, indexed by row.
-        validator: the engine that validates; None when nothing does.
+        validator: the engine that validates.
+        config: the configuration of the run, for ``config.yaml``.
         lr_scheduler: its learning-rate schedule, if there is one.
         extra: what else has a state, by name.
         resume: continue from the checkpoint in the folder.
-        config: the configuration of the run, for ``config.yaml``; none is written when None.
     """
 
     def __init__(
@@ -132,11 +116,11 @@ class RunFolder:
         network: torch.nn.Module,
         optimizer: torch.optim.Optimizer,
         candidates: pd.DataFrame,
-        validator: Evaluator | None = None,
+        validator: Evaluator,
+        config: Mapping[str, Any],
         lr_scheduler: Stateful | None = None,
         extra: Mapping[str, Stateful] | None = None,
         resume: bool = False,
-        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.output_dir = run_state.output_dir
         self.run_state = run_state
@@ -144,23 +128,30 @@ class RunFolder:
         self.candidates = candidates
         self.validator = validator
         self.resume = resume
-        self.config = None if config is None else dict(config)
+        self.config = dict(config)
+        schedule: dict[str, Stateful] = {} if lr_scheduler is None else {"lr_scheduler": lr_scheduler}
         self._objects: dict[str, Stateful] = {
             "network": unwrap(network),
             "optimizer": optimizer,
             "run_state": run_state,
-            **({} if lr_scheduler is None else {"lr_scheduler": lr_scheduler}),
+            **schedule,
             **(extra or {}),
         }
-        # What expressions have made of the settings, such as the length of a schedule.
-        self._made = {
-            f"{name}#{key}": value
-            for name, item in {"lr_scheduler": lr_scheduler}.items()
-            for key, value in ({} if item is None else item.state_dict()).items()
-            if isinstance(value, bool | int | float | str)
+        # Besides the configuration what it has become: the length of a schedule, the table on disk.
+        rows = pd.util.hash_pandas_object(candidates[["seriesuid", *COORDINATES, "class"]]).to_numpy()
+        digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+        self._settings = {
+            **self.config,
+            "candidates (the table on disk)": f"{len(rows)} rows, SHA-256 {digest}",
+            "schedule": {
+                name: value
+                for item in schedule.values()
+                for name, value in item.state_dict().items()
+                if isinstance(value, bool | int | float | str)
+            },
         }
         self._started = False
-        self._lock = -1
+        self._lock: int | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -174,43 +165,47 @@ class RunFolder:
         if first:
             self._prepare()
         if self.resume and not self._started:
-            content = restore_checkpoint(self.output_dir, self._objects, self._check_same_run)
+            content = restore_checkpoint(self.output_dir, self._objects, self._settings)
             engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
             logger.info("%s: resumed after epoch %d", self.output_dir, content["epoch"])
-            if first and self.run_state.history:  # the file may hold more, or be damaged
-                write_table(self.output_dir / METRICS, pd.DataFrame(self.run_state.history))
+            if first:
+                self._repair()
         elif first and not self._started:
             set_aside_previous_run(self.output_dir)
-        if first and self.config is not None:
-            text = yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
+        if first:
+            text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
             write_bytes(self.output_dir / CONFIG, text.encode())
         self._started = True
 
     def _prepare(self) -> None:
         try:
             self.output_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.output_dir / LOCK)
-            with tempfile.TemporaryFile(dir=self.output_dir):
-                pass
-            for name in (*RESULTS, f"{PREDICTIONS}/trn.csv", f"{PREDICTIONS}/val.csv"):  # left by a killed run
-                path = self.output_dir / name
-                for temporary in path.parent.glob(f".{path.name}.????????.tmp"):
-                    temporary.unlink(missing_ok=True)
+            self._lock = _locked(self.output_dir / ".lock")
         except OSError as error:
-            raise LunaError(
-                f"{self.output_dir}: cannot be written ({error.strerror or error}); choose another output_dir"
-            ) from error
+            reason = error.strerror or error
+            raise LunaError(f"{self.output_dir}: cannot be written ({reason}); choose another output_dir") from error
+        for folder in (self.output_dir, self.output_dir / PREDICTIONS):  # left by a killed run
+            remove_abandoned(folder)
+
+    def _repair(self) -> None:
+        """Write what the checkpoint knows: the files may be newer than it, or damaged."""
+        if self.run_state.history:
+            write_table(self.output_dir / METRICS, pd.DataFrame(self.run_state.history))
+        if self.run_state.best_records is not None:
+            path = self.output_dir / PREDICTIONS / "val.csv"
+            write_predictions(path, self.run_state.best_records, self.candidates)
+        path = self.output_dir / PREDICTIONS / "trn.csv"
+        try:
+            if path.is_file():
+                read_predictions(path)
+        except LunaError as error:
+            path.unlink()
+            logger.warning("Damaged, removed: %s; the next best epoch writes it again", error)
 
     def _unlock(self) -> None:
-        if self._lock >= 0:
+        if self._lock is not None:
             os.close(self._lock)
-            self._lock = -1
-
-    def _check_same_run(self, content: Mapping[str, Any]) -> None:
-        if self.config is not None and content["config"] is not None:
-            check_resumable(content["config"], self.config, self.output_dir)
-        check_resumable(content["made"], self._made, self.output_dir)
-        check_resumable(content["candidates"], _fingerprint(self.candidates), self.output_dir)
+            self._lock = None
 
     def _write(self, engine: Engine) -> None:
         if idist.get_rank() != 0:
@@ -222,20 +217,13 @@ class RunFolder:
             save_tensors(self.output_dir / MODEL, unwrap(self.network).state_dict())
             for split, source in engines.items():
                 if np.isfinite(source.state.records["probability"]).all():
-                    write_predictions(
-                        self.output_dir / PREDICTIONS / f"{split}.csv", source.state.records, self.candidates
-                    )
+                    path = self.output_dir / PREDICTIONS / f"{split}.csv"
+                    write_predictions(path, source.state.records, self.candidates)
         for split, source in engines.items():
             numbers = {name: value for name, value in source.state.metrics.items() if isinstance(value, Real)}
             state.history.append({"epoch": epoch, "split": split, "samples": state.samples, **numbers})
         write_table(self.output_dir / METRICS, pd.DataFrame(state.history))
-        content = {
-            "epoch": epoch,
-            "iteration": engine.state.iteration,
-            "config": self.config,
-            "made": self._made,
-            "candidates": _fingerprint(self.candidates),
-        }
+        content = {"epoch": epoch, "iteration": engine.state.iteration, "settings": self._settings}
         save_checkpoint(self.output_dir, content, self._objects)
 
 
@@ -269,6 +257,7 @@ class LrSchedule(LrScheduleHandler):
     Args:
         lr_scheduler: None for a constant learning rate.
         validator: the evaluator, which has run before.
+        run_state: knows the key metric.
         epoch_level: step after each epoch; else after each batch.
     """
 
@@ -276,18 +265,14 @@ class LrSchedule(LrScheduleHandler):
         super().__init__(lr_scheduler, print_lr=False, epoch_level=epoch_level)
         self.validator = validator
         self.run_state = run_state
+        self._needs_metric = isinstance(lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        if self._needs_metric and not epoch_level:
+            raise LunaError("lr_scheduler: ReduceLROnPlateau steps after validations; set lr_scheduler_by_epoch=true")
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        if self.lr_scheduler is None:
-            return
-        if self._needs_metric and not self.epoch_level:
-            raise LunaError("lr_scheduler: ReduceLROnPlateau steps after validations; set lr_scheduler_by_epoch=true")
-        super().attach(engine)
-
-    @property
-    def _needs_metric(self) -> bool:
-        return isinstance(self.lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+        if self.lr_scheduler is not None:
+            super().attach(engine)
 
     def __call__(self, engine: Engine) -> None:
         """Step."""
@@ -298,39 +283,26 @@ class LrSchedule(LrScheduleHandler):
             self.lr_scheduler.step(self.validator.state.metrics[name])
 
 
-def engines_of_epoch(trainer: Engine, validator: Engine | None) -> dict[str, Engine]:
+def engines_of_epoch(trainer: Engine, validator: Engine) -> dict[str, Engine]:
     """List the engines that have run in the trainer's epoch: ``trn``, and ``val`` where it was validated."""
-    engines = {"trn": trainer}
-    if validator is not None and validator.state.epoch == trainer.state.epoch:
-        engines["val"] = validator
-    return engines
+    validated = validator.state.epoch == trainer.state.epoch
+    return {"trn": trainer, **({"val": validator} if validated else {})}
 
 
-def _fingerprint(candidates: pd.DataFrame) -> dict[str, Any]:
-    rows = pd.util.hash_pandas_object(candidates[["seriesuid", *COORDINATES, "class"]]).to_numpy()
-    name = "candidates (the table on disk)"
-    return {name: f"{len(rows)} rows, SHA-256 {hashlib.sha256(rows.tobytes()).hexdigest()[:16]}"}
-
-
-def _lock(path: Path) -> int:
-    """Lock a file until this process ends or closes its descriptor; no lock outlives its process."""
+def _locked(path: Path) -> int | None:
+    """Lock a file until this process ends or closes the descriptor; no lock outlives its process."""
+    me = f"process {os.getpid()} on {socket.gethostname()}"
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file, wait=False)
     except BlockingIOError:
         owner = os.read(file, 1000).decode(errors="replace")
         os.close(file)
-        if owner == _this_process():  # a trainer of this process that has failed
-            return -1
-        raise LunaError(
-            f"{path.parent}: in use by {owner or 'another process'}; wait for it, or choose another output_dir"
-        ) from None
+        if owner == me:  # a trainer of this process that has failed
+            return None
+        raise LunaError(f"{path.parent}: in use by {owner}; wait for it, or choose another output_dir") from None
     except OSError as error:
         logger.debug("%s: this file system has no locks (%s)", path, error)
     os.ftruncate(file, 0)
-    os.write(file, _this_process().encode())
+    os.write(file, me.encode())
     return file
-
-
-def _this_process() -> str:
-    return f"process {os.getpid()} on {socket.gethostname()}"

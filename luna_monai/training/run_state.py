@@ -43,7 +43,6 @@ class RunState:
         key_metric: name of a validation metric; the smaller value of a ``loss/…`` wins, else the larger one.
         tb_prefix: folder of TensorBoard's data below ``output_dir/runs``.
         comment: end of the names of TensorBoard's folders.
-        started: when the run started; now when None.
 
     Attributes:
         samples: training samples seen in all epochs and processes, a sample drawn twice counts twice.
@@ -52,6 +51,7 @@ class RunState:
         best_records: its validation records: ``row``, ``class``, ``probability`` and ``loss``.
         validations_since_best: validations after the best epoch, or all while there is none.
         history: rows of ``metrics.csv``.
+        names: ``tb_prefix``, ``comment``, and ``time``, the start of the run.
     """
 
     def __init__(
@@ -60,7 +60,6 @@ class RunState:
         key_metric: str = "roc_auc",
         tb_prefix: str = "luna_monai",
         comment: str = "train",
-        started: datetime | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.key_metric = key_metric
@@ -70,11 +69,7 @@ class RunState:
         self.best_records: pd.DataFrame | None = None
         self.validations_since_best = 0
         self.history: list[dict[str, Any]] = []
-        self.names = {
-            "tb_prefix": tb_prefix,
-            "comment": comment,
-            "time": (started or datetime.now()).strftime(TIME_FORMAT),
-        }
+        self.names = {"tb_prefix": tb_prefix, "comment": comment, "time": datetime.now().strftime(TIME_FORMAT)}
         self._writers: dict[str, SummaryWriter] = {}
         self._samples_in_epoch = 0
 
@@ -112,16 +107,18 @@ class RunState:
         """
         if self.key_metric not in metrics:
             raise LunaError(f"key_metric: no metric {self.key_metric!r}; metrics are {', '.join(metrics)}")
-        undefined = math.nan
-        key, best_key = metrics[self.key_metric], self.best_metrics.get(self.key_metric, undefined)
-        better = _is_better(key, best_key, smaller=self.key_metric.startswith("loss"))
-        if math.isnan(key) and math.isnan(best_key):
-            better = _is_better(metrics["loss/all"], self.best_metrics.get("loss/all", undefined), smaller=True)
+        better = self._rank(metrics) > self._rank(self.best_metrics)
         self.validations_since_best = 0 if better else self.validations_since_best + 1
         if better:
             self.best_epoch, self.best_records = epoch, records
             self.best_metrics = {name: float(value) for name, value in metrics.items() if isinstance(value, Real)}
         return better
+
+    def _rank(self, metrics: Mapping[str, float]) -> tuple[int, float]:
+        key, loss = (metrics.get(name, math.nan) for name in (self.key_metric, "loss/all"))
+        if not math.isnan(key):
+            return 2, -key if self.key_metric.startswith("loss") else key
+        return (0, 0.0) if math.isnan(loss) else (1, -loss)
 
     def _compare(self, engine: Engine) -> None:
         state = engine.state
@@ -134,9 +131,8 @@ class RunState:
 
     def folder(self, split: str) -> Path:
         """Return TensorBoard's folder of ``"trn"`` or ``"val"``, which need not exist yet."""
-        names = self.names
-        name = f"{names['time']}-{split}_cls-{names['comment']}"
-        return self.output_dir / "runs" / names["tb_prefix"] / name
+        name = f"{self.names['time']}-{split}_cls-{self.names['comment']}"
+        return self.output_dir / "runs" / self.names["tb_prefix"] / name
 
     def writer(self, split: str) -> SummaryWriter:
         """Return a split's TensorBoard writer; its folder appears with the first call."""
@@ -154,23 +150,22 @@ class RunState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint, of numbers, text and tensors."""
-        records = self.best_records
-        return {
-            "samples": self.samples,
-            "best_epoch": self.best_epoch,
-            "best_metrics": dict(self.best_metrics),
-            "best_records": None if records is None else {n: torch.tensor(records[n].to_numpy()) for n in records},
-            "validations_since_best": self.validations_since_best,
-            "history": list(self.history),
-            "names": dict(self.names),
-        }
+        state = {name: value for name, value in vars(self).items() if name in _STATE}
+        if self.best_records is not None:
+            state["best_records"] = {
+                name: torch.tensor(values.to_numpy()) for name, values in self.best_records.items()
+            }
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` returned."""
-        for name, value in state.items():
-            setattr(self, name, value)
+        for name in _STATE:
+            setattr(self, name, state[name])
         if self.best_records is not None:
             self.best_records = pd.DataFrame({name: value.numpy() for name, value in self.best_records.items()})
+
+
+_STATE = ("samples", "best_epoch", "best_metrics", "best_records", "validations_since_best", "history", "names")
 
 
 class EarlyStopping:
@@ -182,14 +177,9 @@ class EarlyStopping:
     Args:
         run_state: knows the best epoch.
         patience: validations after that of the best epoch; None never stops.
-
-    Raises:
-        LunaError: when ``patience`` is below 1.
     """
 
     def __init__(self, run_state: RunState, patience: int | None = None) -> None:
-        if patience is not None and patience < 1:
-            raise LunaError(f"patience must be at least 1 validation, found {patience}; null never stops")
         self.run_state = run_state
         self.patience = patience
 
@@ -199,16 +189,9 @@ class EarlyStopping:
             engine.add_event_handler(Events.STARTED | Events.EPOCH_COMPLETED, self._check, self.patience)
 
     def _check(self, engine: Engine, patience: int) -> None:
-        if self.run_state.validations_since_best >= patience:
-            best = self.run_state.best_epoch
-            logger.info(
-                "E%d: training stops early, %d validations without a new best epoch (%s)",
-                engine.state.epoch, self.run_state.validations_since_best, "none so far" if best is None else best,
-            )  # fmt: skip
+        since, best = self.run_state.validations_since_best, self.run_state.best_epoch
+        if since >= patience:
+            text = "none so far" if best is None else best
+            epoch = engine.state.epoch
+            logger.info("E%d: training stops early, %d validations without a new best epoch (%s)", epoch, since, text)
             engine.terminate()
-
-
-def _is_better(current: float, best: float, smaller: bool) -> bool:
-    if math.isnan(current) or math.isnan(best):
-        return math.isnan(best) and not math.isnan(current)
-    return current < best if smaller else current > best

@@ -21,7 +21,8 @@ from monai.utils import path_to_uri
 from luna_monai.data.cache import SeriesCache
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
-from luna_monai.training.run_folder import CONFIG, METRICS, MODEL, engines_of_epoch
+from luna_monai.training.run_files import CONFIG, METRICS
+from luna_monai.training.run_folder import MODEL, engines_of_epoch
 from luna_monai.training.run_state import RunState
 
 logger = logging.getLogger(__name__)
@@ -63,33 +64,30 @@ class MLflowTracking(MLFlowHandler):
         run_name: str | None = None,
     ) -> None:
         self.run_state = run_state
-        self.params = {"cache_fingerprint": cache.fingerprint, **_plain_values(config)}
-        self.validator = validator
         self.run_name: str | None = run_name
+        values = pd.json_normalize(dict(config), sep="/").to_dict("records")[0]
+        plain = {str(key): str(value)[:_LONGEST_PARAM] for key, value in values.items() if not isinstance(value, list)}
+        self.params = {"cache_fingerprint": cache.fingerprint, **plain}
+        self.validator = validator
         self.store = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
         if idist.get_rank() > 0:
             return
         import_extra("mlflow", "mlflow")
         _be_quiet()
-        files = None  # where the server says
+        self.files: str | None = None  # where the server says
         if self.store.startswith("sqlite:///"):
             folder = Path(unquote(self.store.removeprefix("sqlite:///"))).absolute().parent
             folder.mkdir(parents=True, exist_ok=True)
-            files = path_to_uri(
-                folder / "mlruns"
-            )  # MONAI's own choice goes wrong for a folder with a space in its name
-        try:
-            super().__init__(
-                tracking_uri=tracking_uri,
-                iteration_log=False,
-                experiment_name=experiment_name,
-                run_name=run_name,
-                artifacts=[run_state.output_dir / name for name in (CONFIG, METRICS, MODEL)],
-                close_on_complete=True,
-                artifact_location=files,
-            )
-        except Exception as error:  # MLflow raises its own, those of its database and those of its HTTP client
-            raise self._unusable(error) from error
+            self.files = path_to_uri(folder / "mlruns")  # MONAI's own choice fails for a name with a space
+        artifacts = [run_state.output_dir / name for name in (CONFIG, METRICS, MODEL)]
+        options = {"iteration_log": False, "close_on_complete": True, "artifacts": artifacts}
+        self._or_fail(
+            super().__init__,
+            tracking_uri,
+            experiment_name=experiment_name,
+            run_name=run_name,
+            **options,
+        )
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -103,24 +101,26 @@ class MLflowTracking(MLFlowHandler):
         Raises:
             LunaError: when the store cannot be used.
         """
+        self._or_fail(self._start, engine)
+        logger.info("MLflow: run '%s' of experiment '%s' in %s", self.run_name, self.experiment_name, self.store)
+
+    def _start(self, engine: Engine) -> None:
         names = self.run_state.names
         self.run_name = self.run_name or f"{names['time']} {names['comment']}"
         folder = str(self.run_state.output_dir.resolve())
-        try:
-            self._set_experiment()
-            found = self.client.search_runs([self.experiment.experiment_id])
-            tags = {"mlflow.runName": self.run_name, "run_folder": folder, "started": names["time"]}
-            same = (run for run in found if all(run.data.tags.get(name) == tags[name] for name in tags))
-            self.cur_run = next(same, None) or self.client.create_run(self.experiment.experiment_id, tags=tags)
-            self.client.update_run(self.cur_run.info.run_id, status="RUNNING")
-            super().start(engine)
-            params = dict(self.params)
-            self._delete_exist_param_in_dict(params)
-            for first in range(0, len(params), _PARAMS_AT_ONCE):
-                self._log_params(dict(list(params.items())[first : first + _PARAMS_AT_ONCE]))
-        except Exception as error:  # as above
-            raise self._unusable(error) from error
-        logger.info("MLflow: run '%s' of experiment '%s' in %s", self.run_name, self.experiment_name, self.store)
+        tags = {"mlflow.runName": self.run_name, "run_folder": folder, "started": names["time"]}
+        if self.client.get_experiment_by_name(self.experiment_name) is None:
+            self.client.create_experiment(self.experiment_name, artifact_location=self.files)
+        self._set_experiment()
+        found = self.client.search_runs([self.experiment.experiment_id])
+        same = (run for run in found if tags.items() <= run.data.tags.items())
+        self.cur_run = next(same, None) or self.client.create_run(self.experiment.experiment_id, tags=tags)
+        self.client.update_run(self.cur_run.info.run_id, status="RUNNING")
+        super().start(engine)
+        params = dict(self.params)
+        self._delete_exist_param_in_dict(params)
+        for first in range(0, len(params), _PARAMS_AT_ONCE):
+            self._log_params(dict(list(params.items())[first : first + _PARAMS_AT_ONCE]))
 
     def epoch_completed(self, engine: Engine) -> None:
         """Record the metrics of the epoch."""
@@ -146,13 +146,17 @@ class MLflowTracking(MLFlowHandler):
         self.close()
         raise error  # ignite drops an exception that a handler listens to
 
-    def _unusable(self, error: Exception) -> LunaError:
-        return LunaError(f"tracking_uri {self.store}: cannot be used by MLflow ({_reason(error)})")
+    # MLflow raises exceptions of its own, those of its database and those of its HTTP client.
+    def _or_fail(self, act: Callable, *args: Any, **kwargs: Any) -> None:
+        try:
+            act(*args, **kwargs)
+        except Exception as error:
+            raise LunaError(f"tracking_uri {self.store}: cannot be used by MLflow ({_reason(error)})") from error
 
     def _or_warn(self, record: Callable, *args: Any, **kwargs: Any) -> None:
         try:
             record(*args, **kwargs)
-        except Exception as error:  # as above
+        except Exception as error:
             logger.warning("MLflow: not recorded in %s (%s)", self.store, _reason(error))
 
 
@@ -164,12 +168,6 @@ def _be_quiet() -> None:
     set_telemetry_client()  # it was made when MLflow was imported; now there is none
     for name in ("alembic", "mlflow.store"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _plain_values(config: Mapping[str, Any]) -> dict[str, str]:
-    """List the plain values of a configuration under names that MLflow takes, ``train/augmentation/noise``."""
-    values = pd.json_normalize(dict(config), sep="/").to_dict("records")[0]
-    return {str(name): str(value)[:_LONGEST_PARAM] for name, value in values.items() if not isinstance(value, list)}
 
 
 def _reason(error: Exception) -> str:

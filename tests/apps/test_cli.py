@@ -55,10 +55,5 @@ for arguments in (["predict", "nowhere.nii.gz", "--output", "a.csv"], ["evaluate
 
 def test_names_that_windows_lacks(monkeypatch):
     monkeypatch.delattr("os.sched_getaffinity", raising=False)
-    monkeypatch.delattr("signal.SIGHUP", raising=False)
-    monkeypatch.delattr("signal.SIGQUIT", raising=False)
-    from luna_monai.torchrun import _signal_handlers_kept
-
-    with _signal_handlers_kept():
-        assert cores() >= 1
+    assert cores() >= 1
     assert not is_launched()

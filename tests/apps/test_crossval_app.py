@@ -99,7 +99,7 @@ def test_fold_by_fold(arguments, tmp_path, capsys):
     assert sorted(path.name for path in folder.glob("fold?")) == ["fold2"]
     assert not (folder / "submission.csv").exists()
     before = (folder / "fold2" / "model.pt").stat().st_mtime_ns
-    states = "Fold 0: not begun\nFold 1: not begun\nFold 2: done\nFolds still to be trained: 0, 1; all results "
+    states = "Fold 0: not begun\nFold 1: not begun\nFold 2: done\nStill to be trained: 0, 1; all results "
     assert re.sub(r".* INFO +", "", capsys.readouterr().out).endswith(f"{states}come with the last one\n")
 
     LunaCrossvalApp(arguments).main()
@@ -155,12 +155,12 @@ def test_trained_weights_are_refused(tmp_path, sign):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--folds", "0,7"], "--folds 0,7: no scans with candidates in subset7; folds with scans: 0,1,2"),
-        (["--folds", "all"], "--folds all: expected numbers separated by commas, such as 0,1,2"),
+        (["--folds", "0,7"], "--folds 0,7: '7' is not one of the folds with scans and candidates, 0,1,2"),
+        (["--folds", "all"], "--folds all: 'all' is not one of the folds with scans and candidates, 0,1,2"),
         (["fold=1"], "fold=1: crossval sets this key itself"),
         (["finetune=model.pt"], "finetune=model.pt: crossval sets this key itself"),
         (["--config", "book_ch11"], "samples_per_epoch: has no effect here"),
-        (["--bootstrap", "-1"], "--bootstrap must not be negative, found -1"),
+        (["--bootstrap", "-1"], "bootstrap samples must be between 0 and 100,000, found -1"),
         (["epoch=3"], "'epoch' is not a key of the configuration"),
     ],
 )

@@ -174,11 +174,11 @@ def test_mistakes_get_one_clear_line(run, tmp_path, capsys):
     for arguments, message in (
         ([tmp_path / "empty"], f"{tmp_path}/empty: no model.pt in this folder, so it is not the folder of a run"),
         # Whatever else is wrong: the default dataset_dir is not there.
-        ([tmp_path / "nowhere"], f"{tmp_path}/nowhere: no such file or folder; it is the folder of a run"),
+        ([tmp_path / "nowhere"], f"{tmp_path}/nowhere: no such file or folder"),
         ([tmp_path / "nowhere.pt", *here], f"{tmp_path}/nowhere.pt: no such file"),
         ([tmp_path / "linear.pt", *here], f"{tmp_path}/linear.pt: the weights are those of another network"),
         ([run, "--fold", 7], "fold 7: no scan with candidates"),
-        ([run, "--metadata", tmp_path / "metadata.json"], f"{tmp_path}/metadata.json: cannot be read as the metadata"),
+        ([run, "--metadata", tmp_path / "metadata.json"], f"{tmp_path}/metadata.json: cannot be read as a JSON"),
         ([run, "wieghts=1"], "'wieghts' is not a key of the configuration; did you mean 'weights'"),
     ):
         assert run_app(LunaEvaluateApp, arguments) == 1

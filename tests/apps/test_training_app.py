@@ -50,7 +50,7 @@ def test_resume(arguments, tmp_path):
 def test_resume_of_a_schedule_with_an_end(arguments):
     short = ["--config", "synthetic", "samples_per_epoch=8", "val_interval=1"]
     LunaTrainingApp([*arguments, *short, "--epochs", 1]).main()
-    with pytest.raises(LunaError, match="cannot resume: lr_scheduler#total_steps was 1, is 2; "):
+    with pytest.raises(LunaError, match="cannot resume: schedule#total_steps was 1, is 2; "):
         LunaTrainingApp([*arguments, *short, "--epochs", 2, "--resume"]).main()
 
 

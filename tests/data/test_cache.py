@@ -196,8 +196,8 @@ def test_changed_ct_is_cut_again(make_dataset, tmp_path):
 def test_changed_candidates_are_cut_again(make_dataset, tmp_path):
     folder = make_dataset()
     Precache(open_dataset(folder, tmp_path / "cache").cache).run()
-    table = pd.read_csv(folder / "candidates.csv")
-    table.loc[0, "coordZ"] += 2.5
+    table = pd.read_csv(folder / "candidates.csv", dtype=str)  # pandas 2 reads numbers to the last digit but one
+    table.loc[0, "coordZ"] = str(float(table.loc[0, "coordZ"]) + 2.5)
     table.to_csv(folder / "candidates.csv", index=False)
     assert len(open_dataset(folder, tmp_path / "cache").cache.missing()) == 1
 

@@ -162,14 +162,14 @@ def changed_ct(folder):
 
 
 def changed_row(folder):
-    table = pd.read_csv(folder / "candidates.csv")
-    table.loc[0, "coordZ"] += 2.5
+    table = pd.read_csv(folder / "candidates.csv", dtype=str)  # pandas 2 reads numbers to the last digit but one
+    table.loc[0, "coordZ"] = str(float(table.loc[0, "coordZ"]) + 2.5)
     table.to_csv(folder / "candidates.csv", index=False)
     return {}, "1 series are cut again: its candidates have changed"
 
 
 def more_rows(folder):
-    table = pd.read_csv(folder / "candidates.csv")
+    table = pd.read_csv(folder / "candidates.csv", dtype=str)
     pd.concat([table, table.iloc[[0]]]).to_csv(folder / "candidates.csv", index=False)
     return {}, "1 series are cut again: its candidates have changed"
 

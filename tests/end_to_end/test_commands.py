@@ -52,7 +52,7 @@ def assert_run_folder(folder):
 def test_bundle_from_the_root_of_the_repository(repository, luna16_mini, tmp_path):
     result = run(
         *(sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "bundle/configs/train.yaml"),
-        *("--dataset_dir", "../shared/data/luna16_mini", "--fold", 1, "--max_epochs", 1),
+        *("--dataset_dir", "../shared/data/luna16_mini", "--fold", 1, "--max_epochs", 1, "--samples_per_epoch", 32),
         *("--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"),
         cwd=repository,
     )
@@ -102,7 +102,7 @@ def test_wheel_trains_from_any_folder(wheel_site, make_dataset, tmp_path):
     assert where.stdout.startswith(str(wheel_site))
     result = run(
         *(sys.executable, "-m", "luna_monai", "train", "--dataset-dir", make_dataset(), "--cache-dir", "null"),
-        *("--output-dir", "run", "--epochs", 1, "--batch-size", 8),
+        *("--output-dir", "run", "--epochs", 1, "--batch-size", 8, "samples_per_epoch=8"),
         cwd=tmp_path,
         PYTHONPATH=str(wheel_site),
     )

@@ -45,14 +45,15 @@ def network(repository):
 def exported(network, tmp_path_factory):
     """Return the files of each form, all with one name."""
     folder = tmp_path_factory.mktemp("exports")
-    return {
-        form: export_network(network, form, folder / f"model{suffix}", METADATA) for form, suffix in FORMATS.items()
-    }
+    files = {form: folder / f"model{suffix}" for form, suffix in FORMATS.items()}
+    for form, path in files.items():
+        export_network(network, form, path, METADATA)
+    return files
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_any_batch_size_gives_the_same(network, exported, form):
-    other = load_network(exported[form][0], LunaModel())
+    other = load_network(exported[form], LunaModel())
     with torch.inference_mode():
         for count in (1, 2, 9):
             candidates = make_candidates(count)
@@ -65,7 +66,7 @@ def test_any_batch_size_gives_the_same(network, exported, form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_logits_of_an_earlier_call_stay(exported, form):
-    network = load_network(exported[form][0], LunaModel())
+    network = load_network(exported[form], LunaModel())
     with torch.inference_mode():
         first = network(make_candidates(2))
         before = first.clone()
@@ -88,22 +89,22 @@ def real_crops(luna16_mini):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_real_candidates(real_crops, network, exported, form):
-    comparison = compare_networks(network, load_network(exported[form][0], LunaModel()), real_crops)
+    comparison = compare_networks(network, load_network(exported[form], LunaModel()), real_crops)
     assert comparison.is_close
     assert comparison.probabilities <= 1e-5
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_metadata_inside(exported, form, tmp_path):
-    assert exported_metadata(exported[form][0]).items() >= METADATA.items()
+    assert exported_metadata(exported[form]).items() >= METADATA.items()
     plain = tmp_path / f"model{FORMATS[form]}"
     plain.write_bytes(b"damaged")
     assert exported_metadata(plain) == {}
 
 
 def test_files_are_as_monais_ckpt_export_writes_them(exported, repository):
-    assert {path.suffix for path in exported["onnx"][0].parent.iterdir()} == {".ts", ".onnx"}
-    path = exported["torchscript"][0]
+    assert {path.suffix for path in exported["onnx"].parent.iterdir()} == {".ts", ".onnx"}
+    path = exported["torchscript"]
     _, metadata, extra = load_net_with_metadata(path, more_extra_files=["inference.json"])
     assert metadata["version"] == METADATA["version"]
     inference = ConfigParser.load_config_file(repository / "bundle" / "configs" / "inference.yaml")
@@ -114,7 +115,7 @@ def test_files_are_as_monais_ckpt_export_writes_them(exported, repository):
 
 
 def test_another_network_is_not_close(network, exported):
-    other = load_network(exported["torchscript"][0], LunaModel())
+    other = load_network(exported["torchscript"], LunaModel())
     slightly = copy.deepcopy(network)
     slightly.head_linear.bias.data[1] += 1e-3
     candidates = make_candidates(3)
@@ -125,15 +126,13 @@ def test_another_network_is_not_close(network, exported):
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("damage", ["empty", "foreign", "truncated"])
 def test_damaged_files(exported, tmp_path, capfd, form, damage):
-    whole = exported[form][0].read_bytes()
-    path = tmp_path / exported[form][0].name
+    whole = exported[form].read_bytes()
+    path = tmp_path / exported[form].name
     path.write_bytes({"empty": b"", "foreign": b"not a network at all", "truncated": whole[: len(whole) // 2]}[damage])
-    with pytest.raises(
-        LunaError, match=rf"model\{path.suffix}: damaged, or no {path.suffix} file of a network"
-    ) as error:
+    with pytest.raises(LunaError, match=rf"model\{path.suffix}: damaged, or not a network for candidates") as error:
         load_network(path, LunaModel())
     assert "\n" not in str(error.value)
-    assert len(str(error.value)) < 300 + len(str(path))
+    assert len(str(error.value)) < 600 + len(str(path))
     assert capfd.readouterr().err == ""
 
 
@@ -149,17 +148,17 @@ def test_no_file(tmp_path, suffix):
 
 def test_network_for_something_else(tmp_path):
     torch.jit.script(torch.nn.Linear(3, 2)).save(tmp_path / "linear.ts")
-    with pytest.raises(LunaError, match=r"linear\.ts: does not take candidates of 32 x 48 x 48 voxels"):
+    with pytest.raises(LunaError, match=r"linear\.ts: damaged, or not a network for candidates of 32 x 48 x 48 voxels"):
         load_network(tmp_path / "linear.ts", LunaModel())
     torch.jit.script(torch.nn.Conv3d(1, 2, 3)).save(tmp_path / "conv.ts")
-    with pytest.raises(LunaError, match=r"conv\.ts: returns \(2, 2, 30, 46, 46\) torch\.float32 for two candidates"):
+    with pytest.raises(LunaError, match=r"conv\.ts: .* returns \(2, 2, 30, 46, 46\) torch\.float32 for two candidates"):
         load_network(tmp_path / "conv.ts", LunaModel())
 
 
 def test_missing_package(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(LunaError, match=r"onnxruntime is not installed.*pip install 'luna-monai\[export\]'"):
-        load_network(exported["onnx"][0], LunaModel())
+        load_network(exported["onnx"], LunaModel())
 
 
 def test_weights_go_into_the_network(tmp_path):

@@ -94,8 +94,3 @@ def test_batches_stay_whole_in_exports_and_for_grad_cam():
     model.block1.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     model(image)  # gradients are wanted
     assert sizes == [5]
-
-
-def test_split_size_must_make_sense():
-    with pytest.raises(ValueError, match="split_size must be at least 1 or None, found 0"):
-        LunaModel(split_size=0)

@@ -55,9 +55,9 @@ class Foreign:
     [
         (b"", "damaged, or no file of weights"),
         (b"no weights at all", "damaged, or no file of weights"),
-        ({"epoch": 3, "loss": 0.1}, "holds no weights \\(a dict with epoch, loss\\)"),
-        ([1, 2, 3], "holds no weights \\(a list\\)"),
-        ({}, "holds no weights \\(a dict\\)"),
+        ({"epoch": 3, "loss": 0.1}, "holds no weights but a dict"),
+        ([1, 2, 3], "holds no weights but a list"),
+        ({}, "holds no weights but a dict"),
         (Foreign(), "damaged, or no file of weights"),
     ],
 )

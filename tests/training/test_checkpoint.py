@@ -10,11 +10,11 @@ from luna_monai.training.checkpoint import restore_checkpoint, save_checkpoint, 
 
 
 def save(folder, epoch):
-    save_checkpoint(folder, {"epoch": epoch}, {"layer": torch.nn.Linear(2, 1)})
+    save_checkpoint(folder, {"epoch": epoch, "settings": {}}, {"layer": torch.nn.Linear(2, 1)})
 
 
 def restore(folder):
-    return restore_checkpoint(folder, {"layer": torch.nn.Linear(2, 1)}, lambda content: None)["epoch"]
+    return restore_checkpoint(folder, {"layer": torch.nn.Linear(2, 1)}, {})["epoch"]
 
 
 def test_keeps_the_previous_checkpoint(tmp_path):
@@ -53,7 +53,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path, capsys):
         def __reduce__(self):
             return print, ("run",)
 
-    torch.save({"format": 2, "epoch": 1, "state": Code()}, tmp_path / "checkpoint.pt")
+    torch.save({"format": 3, "epoch": 1, "state": Code()}, tmp_path / "checkpoint.pt")
     with pytest.raises(LunaError, match="cannot resume from"):
         restore(tmp_path)
     assert capsys.readouterr().out == ""

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 import torch
 from ignite.engine import Engine
 
+from luna_monai.data import DatasetScans
 from luna_monai.errors import LunaError
 from luna_monai.metrics import evaluate_froc, per_class_metrics
 from luna_monai.training import FROC_METRICS, ConsoleHandler, FrocMetrics
@@ -33,6 +35,10 @@ def candidates():
     return table.assign(**{"class": [1, 1, 0, 0, 0, 0, 0]}).set_index(pd.RangeIndex(20, 27))
 
 
+def make(candidates, dataset_dir):
+    return FrocMetrics(candidates, candidates, DatasetScans(dataset_dir))
+
+
 def records(probability):
     # In another order than the table's, as shuffled or distributed validation would have it.
     frame = pd.DataFrame({"row": range(20, 27), "probability": np.float32(probability)})
@@ -40,7 +46,7 @@ def records(probability):
 
 
 def test_values(dataset_dir, candidates):
-    metrics = FrocMetrics(candidates, dataset_dir).evaluate(records([0.2, 0.8, 0.99, 0.9, 0.5, 0.4, 0.1]))
+    metrics = make(candidates, dataset_dir).evaluate(records([0.2, 0.8, 0.99, 0.9, 0.5, 0.4, 0.1]))
     assert tuple(metrics) == FROC_METRICS
     # One false positive above the hit in two scans: nothing is found below half a false positive per scan.
     sensitivities = [metrics[f"sensitivity/{rate}"] for rate in ("0.125", "0.25", "0.5", "1", "2", "4", "8")]
@@ -48,24 +54,34 @@ def test_values(dataset_dir, candidates):
     assert metrics["cpm"] == pytest.approx(2.5 / 7)
 
 
+def test_scans_without_candidates_count(dataset_dir, candidates):
+    """As for ``luna-monai crossval``: a scan of the same subset without any candidate has no false positive."""
+    for name in ("1.2.0", "1.2.1", "1.2.5", "1.2.6"):
+        (dataset_dir / "subset0").mkdir(exist_ok=True)
+        (dataset_dir / "subset0" / f"{name}.mhd").touch()
+    trained = pd.concat([candidates, candidates[:1].assign(seriesuid="1.2.6")])
+    handler = FrocMetrics(candidates, trained, DatasetScans(dataset_dir))
+    assert handler.seriesuids == ["1.2.0", "1.2.1", "1.2.5"]
+
+
 def test_without_excluded_findings(dataset_dir, candidates):
     (dataset_dir / "annotations_excluded.csv").unlink()
-    metrics = FrocMetrics(candidates, dataset_dir).evaluate(records([0.2, 0.8, 0.99, 0.9, 0.5, 0.4, 0.1]))
+    metrics = make(candidates, dataset_dir).evaluate(records([0.2, 0.8, 0.99, 0.9, 0.5, 0.4, 0.1]))
     assert (metrics["sensitivity/0.5"], metrics["sensitivity/1"]) == (0, 0.5)
 
 
 def test_undefined(dataset_dir, candidates):
-    handler = FrocMetrics(candidates, dataset_dir)
+    handler = make(candidates, dataset_dir)
     diverged = handler.evaluate(records([0.2, np.nan, 0.99, 0.9, 0.5, 0.4, 0.1]))
     assert all(np.isnan(diverged[name]) for name in FROC_METRICS)
     (dataset_dir / "annotations.csv").write_text(HEADER + "1.2.9,0,0,0,10\n")
-    without_nodules = FrocMetrics(candidates, dataset_dir).evaluate(records([0.5] * 7))
+    without_nodules = make(candidates, dataset_dir).evaluate(records([0.5] * 7))
     assert all(np.isnan(without_nodules[name]) for name in FROC_METRICS)
 
 
 def test_missing_annotations(candidates, tmp_path):
     with pytest.raises(LunaError, match=r"annotations\.csv: no such file"):
-        FrocMetrics(candidates, tmp_path)
+        FrocMetrics(candidates, candidates, DatasetScans(tmp_path))
 
 
 def test_console(dataset_dir, candidates, caplog):
@@ -77,12 +93,12 @@ def test_console(dataset_dir, candidates, caplog):
 
     caplog.set_level(logging.INFO, logger="luna_monai")
     engine = Engine(step)
-    FrocMetrics(candidates, dataset_dir).attach(engine)
+    make(candidates, dataset_dir).attach(engine)
     ConsoleHandler("val").attach(engine)
     engine.run([torch.zeros(1)])
     expected = (
         "E1 val      0.3571 CPM, sensitivity 0.000 0.000 0.500 0.500 0.500 0.500 0.500 "
-        "at 1/8 1/4 1/2 1 2 4 8 false positives per scan"
+        "at 1/8 1/4 1/2 1 2 4 8 false positives per scan, counted as in LUNA16"
     )
     assert caplog.records[-1].getMessage() == expected
 
@@ -91,7 +107,7 @@ def test_full_size_is_cheap(shared_data):
     """All 888 scans with 55,677 candidates: far less than an epoch's validation takes."""
     tables = shared_data / "luna16_tables"
     candidates = pd.read_csv(tables / "deeplung_detections.csv")
-    handler = FrocMetrics(candidates, tables)
+    handler = FrocMetrics(candidates, candidates, SimpleNamespace(paths={}, dataset_dir=tables))
     said = pd.DataFrame({"row": candidates.index, "probability": candidates["probability"]})
     start = time.process_time()
     metrics = handler.evaluate(said)

@@ -34,16 +34,16 @@ def book_lines(epoch, mode, metrics):
 )
 def test_lines_are_the_books(label, probability):
     metrics = per_class_metrics(label, probability, [12.3456] * len(label))
-    assert epoch_lines(1, "trn", metrics, book=True) == book_lines(1, "trn", metrics)
+    assert [f"E1 {line}" for line in epoch_lines("trn", metrics, book=True)] == book_lines(1, "trn", metrics)
 
 
 def test_undefined_values():
     metrics = per_class_metrics([0, 0], [0.1, 0.2], [0.1, 0.2])
-    assert epoch_lines(12, "val", metrics) == [
-        "E12 val      0.1500 loss, 100.0% correct, ",
-        "E12 val_neg  0.1500 loss, 100.0% correct (2 of 2)",
-        "E12 val_pos     n/a loss,   n/a% correct (0 of 0)",
-        "E12 val         n/a precision,    n/a recall,    n/a F1,    n/a ROC AUC,    n/a AP",
+    assert epoch_lines("val", metrics) == [
+        "val      0.1500 loss, 100.0% correct, ",
+        "val_neg  0.1500 loss, 100.0% correct (2 of 2)",
+        "val_pos     n/a loss,   n/a% correct (0 of 0)",
+        "val         n/a precision,    n/a recall,    n/a F1,    n/a ROC AUC,    n/a AP",
     ]
 
 
@@ -62,8 +62,8 @@ def test_summary(candidates, caplog, tmp_path):
     RunSummary(candidates, state).attach(engine)
     engine.run([0], max_epochs=4)
     assert [record.getMessage() for record in caplog.records if record.name.startswith("luna_monai")] == [
-        "Best epoch: 3 of 4, 81.2% of the validation candidates correct",
-        "  it finds 2 of 8 nodule candidates (25%) at 1.0 false positives per scan in 3 scans; ROC AUC 0.7500",
+        "Best epoch: 3 of 4, 81.2% of the validation candidates correct, ROC AUC 0.7500",
+        "  at a threshold of 0.5: 2 of 8 nodule candidates, and 1.0 others per scan, in 3 scans",
     ]
 
 

@@ -1,17 +1,11 @@
 """Tests of luna_monai.training.progress."""
 
 import logging
-import re
-import time as real_time
-from types import SimpleNamespace
 
 import pytest
-import torch
 from ignite.engine import Engine
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.utils.data import DataLoader
 
-from luna_monai.training import ProgressHandler, RunState, ThroughputHandler, enumerate_with_estimate, progress
+from luna_monai.training import ProgressHandler, enumerate_with_estimate, progress
 
 
 class Clock:
@@ -22,8 +16,6 @@ class Clock:
 
     def time(self):
         return self.now
-
-    perf_counter = time
 
 
 @pytest.fixture
@@ -66,14 +58,6 @@ def test_warm_up_is_not_timed(clock, lines):
 
 def test_enumerates(lines):
     assert list(enumerate_with_estimate("abc", "letters")) == [(0, "a"), (1, "b"), (2, "c")]
-
-
-def test_unknown_length(lines):
-    list(enumerate_with_estimate(iter(range(10)), "reading"))
-    assert [re.sub(r"\d{4}-.*", "NOW", line) for line in lines()] == [
-        "reading ----/?, starting",
-        "reading ----/?, done at NOW",
-    ]
 
 
 def test_an_error_is_not_done(lines):
@@ -125,59 +109,3 @@ def test_engine_with_an_error(lines):
     with pytest.raises(RuntimeError, match="broken"):
         engine.run(range(5))
     assert lines() == ["E1 Training ----/5, starting"]
-
-
-class SlowLoader(DataLoader):
-    """A loader that takes its time."""
-
-    def __iter__(self):
-        for batch in super().__iter__():
-            real_time.sleep(0.03)
-            yield batch
-
-
-@pytest.fixture
-def measure(make_trainer, candidates, make_network):
-    """Return a function that trains two epochs of 6 batches, each loaded in 0.03 s, under a handler."""
-
-    def run(handler):
-        trainer = make_trainer(candidates, make_network(), train_handlers=[handler])
-        trainer.data_loader = SlowLoader(trainer.data_loader.dataset, batch_size=8)
-        trainer.run()
-
-    return run
-
-
-def test_throughput(measure, lines, tmp_path):
-    state = RunState(tmp_path)
-    handler = ThroughputHandler(state)
-    measure(handler)
-    for epoch in handler.epochs:  # a busy machine only makes it slower
-        seconds = 48 / epoch["samples_per_second"]
-        assert 6 * 0.03 <= epoch["data_wait"] / 100 * seconds <= seconds
-    assert re.fullmatch(r"E1 trn      [\d.]+ samples/s, [\d.]+% of the time waiting for data", lines()[0])
-    assert lines()[1].startswith("The loader is the limit: set cache_dir")
-    state.close()
-    scalars = EventAccumulator(str(state.folder("trn"))).Reload()
-    for name in ("samples_per_second", "data_wait"):
-        values = [event.value for event in scalars.Scalars(f"throughput/{name}")]
-        assert values == pytest.approx([epoch[name] for epoch in handler.epochs])
-
-
-@pytest.mark.parametrize("busy", [True, False])
-def test_only_waiting_that_leaves_a_gpu_idle_counts(measure, monkeypatch, lines, busy):
-    class OnGpu(ThroughputHandler):
-        def _start(self, engine):
-            super()._start(engine)
-            self._gpu = torch.device("cuda")
-
-    for name in ("synchronize", "reset_peak_memory_stats"):
-        monkeypatch.setattr(torch.cuda, name, lambda device: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5e9)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(query=lambda: not busy))
-    handler = OnGpu()
-    measure(handler)
-    for epoch in handler.epochs:
-        assert epoch["device_memory_mb"] == 5000
-        assert (epoch["data_wait"] == 0) is busy
-    assert any("The loader is the limit" in line for line in lines()) is not busy

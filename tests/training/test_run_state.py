@@ -103,8 +103,3 @@ def test_a_stopped_run_does_not_train_when_it_is_resumed(tmp_path):
     restored.load_state_dict(state.state_dict())
     assert train([0.5, 0.4, 0.4, 0.9], 2, restored, start=3) == 3
     assert train([0.5, 0.4, 0.4, 0.9], 3, restored, start=3) == 4
-
-
-def test_patience_must_be_positive(tmp_path):
-    with pytest.raises(LunaError, match="patience must be at least 1 validation, found 0"):
-        EarlyStopping(RunState(tmp_path), 0)

@@ -1,7 +1,5 @@
 """Tests of luna_monai.training.logs."""
 
-from datetime import datetime
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +14,8 @@ from luna_monai.training.logs import write_distributions
 @pytest.fixture
 def board(tmp_path):
     """Return a TensorBoard run that is closed at the end."""
-    board = RunState(tmp_path, tb_prefix="prefix", comment="comment", started=datetime(2020, 7, 1, 1, 2, 3))
+    board = RunState(tmp_path, tb_prefix="prefix", comment="comment")
+    board.names["time"] = "2020-07-01_01.02.03"
     yield board
     board.close()
 

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import re
 import threading
-from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -30,8 +29,6 @@ from luna_monai.training import (
 )
 from luna_monai.training.run_folder import set_aside_previous_run
 
-STARTED = datetime(2018, 2, 28, 20, 52, 54)
-
 
 def halving(optimizer):
     return torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
@@ -50,7 +47,8 @@ class Run:
             lambda it: torch.optim.lr_scheduler.StepLR(it, step_size=1, gamma=0.5)
         )
         scheduler = make_scheduler(self.optimizer)
-        self.state = state = RunState(output_dir, tb_prefix="p2ch11", comment=options["comment"], started=STARTED)
+        self.state = state = RunState(output_dir, tb_prefix="p2ch11", comment=options["comment"])
+        state.names["time"] = "2018-02-28_20.52.54"
         self.evaluator = make_evaluator(
             validation,
             self.network,
@@ -81,10 +79,10 @@ class Run:
                     self.network,
                     self.optimizer,
                     candidates,
-                    validator=self.evaluator,
+                    self.evaluator,
+                    options["config"],
                     lr_scheduler=scheduler,
                     resume=options["resume"],
-                    config=options["config"],
                 ),
                 RunSummary(candidates, state),
             ],
@@ -116,7 +114,7 @@ def test_run_folder(make_run, candidates, tmp_path):
     assert metrics["split"].tolist() == ["trn", "val"] * 2
     assert metrics["epoch"].tolist() == [1, 1, 2, 2]
     assert metrics["samples"].tolist() == [24, 24, 48, 48]
-    assert metrics["loss/all"].iloc[3] == run.evaluator.state.metrics["loss/all"]
+    assert metrics["loss/all"].iloc[3] == pytest.approx(run.evaluator.state.metrics["loss/all"], rel=1e-14)
 
     predictions = pd.read_csv(tmp_path / "predictions" / "val.csv")
     assert list(predictions.columns) == [
@@ -305,7 +303,7 @@ def test_resume_of_a_finished_run_shows_its_results(make_run, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="luna_monai")
     before = (tmp_path / "metrics.csv").read_text()
     make_run(tmp_path, resume=True).trainer.run()
-    assert "false positives per scan in" in caplog.text
+    assert "others per scan, in 3 scans" in caplog.text
     assert (tmp_path / "metrics.csv").read_text() == before
 
 
@@ -356,25 +354,35 @@ def test_resume_with_another_schedule(make_run, tmp_path):
         return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
 
     make_run(tmp_path, scheduler=cosine(2)).trainer.run()
-    with pytest.raises(LunaError, match="cannot resume: lr_scheduler#T_max was 2, is 4"):
+    with pytest.raises(LunaError, match="cannot resume: schedule#T_max was 2, is 4"):
         make_run(tmp_path, scheduler=cosine(4), resume=True).trainer.run()
 
 
 def test_resume_with_other_candidates(make_run, candidates, tmp_path):
     make_run(tmp_path).trainer.run()
     candidates.loc[0, "coordX"] += 1
-    with pytest.raises(LunaError, match=r"cannot resume: candidates \(the table on disk\) was '48 rows, SHA-256 "):
+    with pytest.raises(LunaError, match=r"cannot resume: candidates \(the table on disk\) was \"48 rows, SHA-256 "):
         make_run(tmp_path, resume=True).trainer.run()
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "config.yaml", "predictions/val.csv"])
-def test_resume_beside_a_damaged_file(make_run, tmp_path, name):
-    make_run(tmp_path / "whole", max_epochs=3).trainer.run()
-    make_run(tmp_path / "parts", max_epochs=2).trainer.run()
-    (tmp_path / "parts" / name).write_bytes(b"\xff")
-    make_run(tmp_path / "parts", max_epochs=3, resume=True).trainer.run()
-    for file in ("metrics.csv", "config.yaml"):
-        assert (tmp_path / "parts" / file).read_text() == (tmp_path / "whole" / file).read_text()
+@pytest.mark.parametrize("content", [b"\xff", b"", b"epoch,split\n1,trn\n"])
+def test_resume_writes_damaged_files_again(make_run, tmp_path, name, content):
+    run = make_run(tmp_path)
+    run.trainer.run()
+    before = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content)
+    make_run(tmp_path, resume=True).trainer.run()
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_resume_beside_damaged_training_predictions_says_so(make_run, tmp_path, caplog):
+    make_run(tmp_path).trainer.run()
+    path = tmp_path / "predictions" / "trn.csv"
+    path.write_bytes(path.read_bytes()[:-30] + b"\xff")
+    make_run(tmp_path, resume=True).trainer.run()
+    assert f"Damaged, removed: {path}" in caplog.text
+    assert not path.exists()
 
 
 def test_resume_without_the_comment(make_run, tmp_path):
@@ -404,7 +412,7 @@ def test_plateau(make_run, tmp_path):
 
 def hold(folder, ready, end):
     """Train in this folder until told to end."""
-    lock = run_folder._lock(folder / ".lock")
+    lock = run_folder._locked(folder / ".lock")
     ready.set()
     end.wait(60)
     os.close(lock)
@@ -425,11 +433,12 @@ def test_a_folder_in_use(make_run, tmp_path):
 
 def test_temporary_files_of_killed_runs(make_run, tmp_path):
     (tmp_path / "predictions").mkdir()
-    own = [tmp_path / ".model.pt.0123abcd.tmp", tmp_path / "predictions" / ".val.csv.0123abcd.tmp"]
-    others = [tmp_path / ".notes.tmp", tmp_path / "mine" / ".model.pt.0123abcd.tmp"]
+    own = [tmp_path / ".model.pt.0123abcd.luna.tmp", tmp_path / "predictions" / ".val.csv.0123abcd.luna.tmp"]
+    others = [tmp_path / ".notes.tmp", tmp_path / "mine" / ".model.pt.0123abcd.luna.tmp"]
     others[1].parent.mkdir()
     for path in own + others:
         path.touch()
+        os.utime(path, (0, 0))
     make_run(tmp_path, max_epochs=1).trainer.run()
     assert not any(path.exists() for path in own)
     assert all(path.exists() for path in others)
@@ -458,7 +467,8 @@ def test_earlier_runs_of_one_second_are_kept_apart(tmp_path):
         (tmp_path / "config.yaml").write_text(content)
         set_aside_previous_run(tmp_path)
     assert sorted(path.read_text() for path in tmp_path.glob("previous-*/*")) == ["one", "one", "two", "two"]
-    assert set_aside_previous_run(tmp_path) is None
+    set_aside_previous_run(tmp_path)
+    assert len(list(tmp_path.glob("previous-*"))) == 2
 
 
 def test_unwritable_folder(make_run, tmp_path):
