@@ -167,11 +167,10 @@ class _Box:
 
     def cuts(self, mask: BoolArray) -> bool:
         """Tell whether a structure reaches a face of the box that is not one of the scan."""
-        return any(
-            bool(inside[axis] and mask.take(face, axis=axis).any())
-            for face, inside in zip((0, -1), self.faces_inside, strict=True)
-            for axis in range(3)
+        inner = tuple(
+            slice(int(low), size - int(high)) for low, high, size in zip(*self.faces_inside, mask.shape, strict=True)
         )
+        return bool(mask.any() and mask[inner].sum() < mask.sum())
 
     def on_scan(self, mask: BoolArray, lowest_hu: float, geometry: Geometry) -> Outline | None:
         """Bring a mask to the voxels of the scan, which decide where exactly the edge is."""

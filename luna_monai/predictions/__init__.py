@@ -10,6 +10,7 @@ __all__, __getattr__ = lazy_exports(
         "inferer": ["CandidateInferer", "PrepareScanBatch"],
         "heat_map": ["CandidateExplainer", "ScanExplanation", "VoxelwiseGradCAM"],
         "collector": ["ScanPredictions"],
+        "dataset_froc": ["DatasetFroc"],
         "dicom_objects": ["write_segmentation", "write_structured_report"],
         "model": ["ModelFacts", "default_weights", "model_facts"],
         "outputs": ["check_outputs", "write_outputs"],

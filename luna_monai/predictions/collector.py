@@ -16,6 +16,7 @@ from luna_monai.data.tables import COORDINATES
 from luna_monai.detection.findings import Finding, find_findings
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import log_odds_of_logits
+from luna_monai.predictions.dataset_froc import DatasetFroc
 from luna_monai.predictions.dicom_objects import refusal
 from luna_monai.predictions.heat_map import ScanExplanation
 from luna_monai.predictions.model import ModelFacts
@@ -51,6 +52,7 @@ class ScanPredictions:
         anonymous: whether DICOM objects leave the patient's tags empty.
         explanation: explains the findings of a scan; none does when None.
         page: shows the scans, a :class:`~luna_monai.reports.PredictionPage`; none does when None.
+        froc: evaluates all scans, a :class:`~luna_monai.predictions.DatasetFroc`; none does when None.
 
     Raises:
         LunaError: when an argument is out of its range.
@@ -70,6 +72,7 @@ class ScanPredictions:
         anonymous: bool = False,
         explanation: ScanExplanation | None = None,
         page: Any = None,
+        froc: DatasetFroc | None = None,
     ) -> None:
         if threshold is not None and not 0 <= threshold <= 1:
             raise LunaError(f"threshold must be a probability from 0 to 1, found {threshold}")
@@ -86,6 +89,7 @@ class ScanPredictions:
         self.anonymous = anonymous
         self.explanation = explanation
         self.page = page
+        self.froc = froc
         # By the number of the scan: the prediction, or why there is none.
         self._results: dict[int, ScanPrediction | str] = {}
         self._problems: list[str] = []
@@ -111,7 +115,8 @@ class ScanPredictions:
         Raises:
             LunaError: when there is none, and as :func:`~luna_monai.predictions.outputs.check_outputs`.
         """
-        if not self.outputs and self.explanation is None and self.page is None:
+        others = (self.explanation, self.page, self.froc)
+        if not self.outputs and not any(others):
             raise LunaError("no output: name a file to write")
         check_outputs(self.outputs, len(self.scans))
         dicom = [path for path in self.outputs if is_dicom(path)]
@@ -120,7 +125,7 @@ class ScanPredictions:
             self._problems = [f"{path.name} is not written: {refused[0]}" for path in dicom]
             if len(self.scans) == 1:
                 self.outputs = [path for path in self.outputs if path not in dicom]
-            if not self.outputs and self.explanation is None and self.page is None:
+            if not self.outputs and not any(others):
                 raise LunaError(self._problems[0])
             logger.error("%d of %d scans: %s", len(refused), len(self.scans), self._problems[0])
         if self.explanation is not None:
@@ -143,6 +148,10 @@ class ScanPredictions:
             self._write(self.predictions, each=False)
         if self.page is not None:
             self._say_written(self.page.write())
+        if self.froc is not None and self.predictions:
+            for line in self.froc.write(self.predictions):
+                logger.info(line)
+            self._say_written([self.froc.path])
         failures, count = self.failures, len(self.scans)
         if failures and count == 1:
             raise LunaError(failures[0])

@@ -56,8 +56,8 @@ class ScanDataset(torch.utils.data.Dataset):
         self,
         data: Sequence[ScanSource],
         candidates: CandidateList | None = None,
-        proposer: Callable[[np.ndarray, Geometry, Lungs], pd.DataFrame] | None = None,
-        examine: Callable[[np.ndarray, Geometry, Lungs], Sequence[str]] | None = None,
+        proposer: Callable[[np.ndarray, Geometry, Lungs | None], pd.DataFrame] | None = None,
+        examine: Callable[[np.ndarray, Geometry, Lungs | None], Sequence[str]] | None = None,
         spatial_size: Sequence[int] = (32, 48, 48),
         orientation: str | None = "LPS",
     ) -> None:

@@ -546,6 +546,21 @@ def test_nothing_of_the_patient_is_told(tmp_path, write_dicom, voxels, geometry,
     assert told.count("1.2.826.7") >= len(CENTERS)
 
 
+def test_froc_of_a_dataset_folder(tmp_path, weights, voxels, geometry, capfd):
+    (tmp_path / "data" / "subset0").mkdir(parents=True)
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "data" / "subset0" / "a.mhd"))
+    write_points(tmp_path / "data" / "annotations.csv", geometry, seriesuid="a", diameter_mm=5.0)
+    points = write_points(tmp_path / "points.csv", geometry, seriesuid="a")
+    arguments = ["--weights", weights, "--candidates", points, "--froc", tmp_path / "froc.json", "examine=null"]
+    LunaPredictApp([tmp_path / "data", *arguments]).main()
+    content = json.loads((tmp_path / "froc.json").read_text())
+    assert set(content) == {"candidates", "findings"}
+    assert content["candidates"]["true_positives"] == len(CENTERS)
+    assert "FROC of the findings: 6 nodules in 1 scans" in capfd.readouterr().out
+    with pytest.raises(LunaError, match=r"annotations\.csv"):
+        LunaPredictApp([tmp_path / "data" / "subset0" / "a.mhd", *arguments]).main()
+
+
 def test_golden_probabilities(luna16_mini, golden, shared_data, tmp_path):
     """The book's weights on real scans, as the book's own code says."""
     LunaPredictApp(

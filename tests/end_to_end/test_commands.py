@@ -49,6 +49,37 @@ def assert_run_folder(folder):
     assert len(list(folder.glob("runs/luna_monai/*-val_cls-train/events*"))) == 1
 
 
+KILL = """
+import os, signal
+from monai.transforms import Transform
+class Kill(Transform):
+    def __call__(self, data):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("fault", "message"), [("no voxels", ".raw"), ("a killed worker", "a worker was killed")])
+def test_a_fault_in_a_worker_ends_the_bundle_at_once(repository, make_dataset, tmp_path, fault, message):
+    dataset_dir = make_dataset(scans=4)
+    (tmp_path / "kill.py").write_text(KILL)
+    (tmp_path / "overlay.yaml").write_text("+train#deterministic_transforms: [{_target_: kill.Kill}]")
+    overlays = [tmp_path / "overlay.yaml"] if fault == "a killed worker" else []
+    if not overlays:
+        next(dataset_dir.glob("subset2/*.raw")).unlink()
+    files = [str(path) for path in (repository / "bundle" / "configs" / "train.yaml", *overlays)]
+    result = run(
+        *(sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files),
+        *("--dataset_dir", dataset_dir, "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"),
+        *("--precache_workers", 2),
+        cwd=tmp_path,
+        PYTHONPATH=f"{repository}{os.pathsep}{tmp_path}",
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert message in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
 def test_bundle_from_the_root_of_the_repository(repository, luna16_mini, tmp_path):
     result = run(
         *(sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "bundle/configs/train.yaml"),
