@@ -8,7 +8,7 @@ __all__, __getattr__ = lazy_exports(
         "points": ["CandidateList"],
         "scan_dataset": ["ScanDataset", "ScanLoader"],
         "inferer": ["CandidateInferer", "PrepareScanBatch"],
-        "heat_map": ["CandidateExplainer", "ScanExplanation", "VoxelwiseGradCAM"],
+        "heat_map": ["CandidateExplainer", "ScanExplanation"],
         "collector": ["ScanPredictions"],
         "dataset_froc": ["DatasetFroc"],
         "dicom_objects": ["write_segmentation", "write_structured_report"],
