@@ -263,6 +263,15 @@ def test_one_voxel_changed_under_the_same_size_and_time_is_seen(make_dataset, tm
     assert open_dataset(folder, tmp_path / "cache").cache.missing() == []
 
 
+def test_a_disk_whose_clock_is_late_is_no_error(make_dataset, tmp_path):
+    folder = make_dataset()
+    dataset = open_dataset(folder, tmp_path / "cache")
+    for item in dataset.cache.data:
+        item["changed_ns"] += 3600 * 10**9
+    batch = dataset.__getitems__(range(36)).stacked["image"]
+    assert torch.equal(batch, dataset.__getitems__(range(36)).stacked["image"])
+
+
 def test_file_truncated_within_an_epoch_is_cut_again(make_dataset, tmp_path, caplog):
     dataset = open_dataset(make_dataset(), tmp_path / "cache")
     whole = torch.cat([batch["image"] for batch in CandidateLoader(dataset, batch_size=4)])

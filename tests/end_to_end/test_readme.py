@@ -96,7 +96,7 @@ def smaller(words):
 
 def run(words, folder):
     if words[0] == "luna-monai":
-        if words[1] in ("crossval", "report"):
+        if words[1] == "crossval":
             words = [*words, "--bootstrap", "10"]
         if words[1] == "synth":
             words = [*words[:2], str(folder / "new" / words[2]), *words[3:]]
