@@ -94,7 +94,7 @@ def main() -> None:
         ["", "batch", "workers", "candidates/s", "luna-monai is"],
         [
             (*name, f"{(middle := statistics.median(rate)):,.0f}",
-             f"{statistics.median(rates['luna-monai', *name[1:]]) / middle:.1f} ×")
+             f"{statistics.median(rates[('luna-monai', *name[1:])]) / middle:.1f} ×")
             for name, rate in rates.items()
         ],
     )  # fmt: skip

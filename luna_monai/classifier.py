@@ -102,8 +102,5 @@ class NoduleClassifier:
         return logits.softmax(dim=1)[:, 1].numpy()
 
 
-def load(
-    weights: str | Path = "bundle", *, device: str | torch.device | None = None, batch_size: int = 128
-) -> NoduleClassifier:
-    """Load a classifier; see :class:`NoduleClassifier`."""
-    return NoduleClassifier(weights, device=device, batch_size=batch_size)
+#: ``lm.load("bundle")``.
+load = NoduleClassifier

@@ -187,8 +187,11 @@ def sha256_of(path: str | Path) -> str:
         LunaError: when it cannot be read.
     """
     try:
+        digest = hashlib.sha256()
         with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            while block := file.read(2**20):
+                digest.update(block)
+        return digest.hexdigest()
     except FileNotFoundError:
         raise LunaError(f"{path}: no such file") from None
     except OSError as error:

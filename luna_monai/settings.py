@@ -79,6 +79,8 @@ def checked(parser: ConfigParser, kind: str, given: Iterable[str] | None = None)
     for key in rules:
         text = text_of(config.get(key))
         if rules[key].get("format") == "path" and isinstance(text, str) and not is_code(config[key]):
+            text = text.replace("::", "#") if given is None else text  # MONAI has replaced it in what it has read
+            parser[key] = literal(text)
             config[key] = literal(str(Path(text).resolve()))
     return MappingProxyType(_as_recorded(config))
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import absl.logging
 import numpy as np
@@ -15,6 +16,11 @@ import pytest
 import SimpleITK as sitk
 
 from luna_monai.scans.geometry import Geometry
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -36,6 +42,18 @@ def _leave_locale_as_it_was() -> Iterator[None]:
 def repository() -> Path:
     """Return the root of the repository."""
     return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def project() -> dict[str, Any]:
+    """Return what pyproject.toml says of the project."""
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="session")
+def sqlite_uri() -> Callable[[Path], str]:
+    """Return the function that gives the address of an MLflow database; MONAI has it since 1.6 only."""
+    return lambda path: f"sqlite:///{quote(path.absolute().as_posix(), safe='/:')}"
 
 
 @pytest.fixture(scope="session")

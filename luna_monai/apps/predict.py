@@ -65,6 +65,11 @@ class LunaPredictApp(App):
         )
         parser.add_argument("--report", metavar="HTML", help="write a page with the findings in pictures")
         parser.add_argument(
+            "--froc",
+            metavar="JSON",
+            help="write LUNA16's FROC of candidates and of findings, where SCAN is a folder with annotations.csv",
+        )
+        parser.add_argument(
             "--explain",
             metavar="NIFTI",
             help="write an attribution map of the most probable findings, .nii.gz or .nrrd in the space of the scan; "
@@ -108,8 +113,10 @@ class LunaPredictApp(App):
             raise LunaError(f"one SCAN is needed, found {', '.join(map(repr, scans)) or 'none'}; a CSV file lists many")
         given = given_settings(arguments, [text for text in texts if text not in scans], "inference")
         given |= given_options({"scan": scans[0], "bundle_root": None if "weights" in given else str(bundle_dir())})
-        if not any(given.get(name) for name in ("output", "report", "explain")):
-            raise LunaError("no output: name a file with --output, such as predictions.json, --report or --explain")
+        if not any(given.get(name) for name in ("output", "report", "explain", "froc")):
+            raise LunaError(
+                "no output: name a file with --output, such as predictions.json, --report, --explain or --froc"
+            )
         check_paths(SCAN=scans[0])
         if launch(self):
             return 0

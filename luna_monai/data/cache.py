@@ -205,7 +205,7 @@ class SeriesCache(PersistentDataset):
     def _entry(self, index: int) -> dict[str, Any]:
         """Return a mapped file, made first where it is missing."""
         path, entry = self.path_of(index), self._open.get(index)
-        if entry is not None and not _is_shorter(path, entry["bytes"]):
+        if entry is not None and not _is_shorter(path, entry["status"].st_size):
             return entry
         with self._lock:
             if entry is not None and self._open.get(index) is entry:
@@ -213,9 +213,9 @@ class SeriesCache(PersistentDataset):
                 del self._open[index]
             if index not in self._open:
                 entry = self._map(index)
-                if entry is None:
+                if entry is None or is_older(entry["status"], self.data[index]):
                     build_series(*self.job(index))
-                    entry = self._map(index)
+                    entry = self._map(index)  # now whatever its time: the clocks of two disks may differ
                 if entry is None:
                     raise LunaError(f"{path}: cannot be read although it was just written; check the disk")
                 self._open[index] = entry
@@ -226,12 +226,10 @@ class SeriesCache(PersistentDataset):
         return self.path_of(index), self.data[index], self.steps
 
     def _map(self, index: int) -> dict[str, Any] | None:
-        """Map a file, or return None when there is none, it is damaged, or older than its CT."""
+        """Map a file, or return None when there is none or it is damaged."""
         path = self.path_of(index)
         try:
             status = path.stat()
-            if is_older(status, self.data[index]):
-                return None
             entry = open_mapped(path)
         except FileNotFoundError:
             return None
@@ -239,7 +237,7 @@ class SeriesCache(PersistentDataset):
             logger.warning("%s: damaged (%s); it is cut again from the CT", path, error)
             return None
         # Not made_from: its name tells, and it takes 30 kB.
-        return {"image": entry["image"], "center_irc": entry["center_irc"], "bytes": status.st_size}
+        return {"image": entry["image"], "center_irc": entry["center_irc"], "status": status}
 
     def _cut(self, index: int, positions: np.ndarray | slice) -> dict[str, Any]:
         """Cut some candidates of a series, its CT staying open."""

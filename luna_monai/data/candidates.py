@@ -44,7 +44,7 @@ class DatasetScans(Mapping[str, ScanHeader]):
 
     def __init__(self, dataset_dir: str | Path) -> None:
         self.dataset_dir = Path(dataset_dir)
-        self.paths = find_scans(dataset_dir)
+        self.paths = find_scans(self.dataset_dir)
         self._headers: dict[str, ScanHeader] = {}
 
     @classmethod

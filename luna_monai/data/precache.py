@@ -17,7 +17,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 import torch
@@ -37,20 +37,6 @@ _SILENCE_S = 30  # a line comes at least this often
 def available_cores() -> int:
     """Count the processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class PrecachePlan(NamedTuple):
-    """What is to be done to fill a cache.
-
-    Attributes:
-        series: numbers of the series still to do.
-        candidates: candidates of these.
-        worker_bytes: the most memory that one worker needs beside its libraries: a CT and its candidates.
-    """
-
-    series: list[int]
-    candidates: int
-    worker_bytes: int
 
 
 class Precache:
@@ -99,15 +85,16 @@ class Precache:
             chosen = [index for index in chosen if subset_of_series[index] in subsets]
         self.series = chosen[self.shard[0] :: self.shard[1]]
 
-    def plan(self) -> PrecachePlan:
-        """Find out what is to do."""
+    def missing(self) -> list[int]:
+        """List the chosen series that are still to do, by their number in the cache."""
         missing = set(self.cache.missing())
-        series = [index for index in self.series if index in missing]
-        return PrecachePlan(
-            series=series,
-            candidates=sum(map(self._count, series)),
-            worker_bytes=max(map(self._worker_bytes, series), default=0),
-        )
+        return [index for index in self.series if index in missing]
+
+    def worker_bytes(self, series: Iterable[int]) -> int:
+        """Estimate the most memory that one worker needs beside its libraries: a CT and its candidates."""
+        headers = {index: self.cache.data[index]["image"] for index in series}
+        sizes = {index: 0 if header.is_mapped else header.nbytes for index, header in headers.items()}
+        return max(size + self.cache.bytes_needed([index]) for index, size in sizes.items())
 
     def show_plan(self) -> None:
         """Log what is there, what is to do and the time it will take by the first series; nothing written stays.
@@ -117,15 +104,14 @@ class Precache:
         """
         if self.cache.cache_dir is None:
             raise LunaError("cache_dir is null: candidates are cut when they are needed, there is nothing to cache")
-        plan = self._checked_plan(self.cache.cache_dir)
-        if plan.series:
-            start, first = time.perf_counter(), plan.series[0]
+        series = self._checked(self.cache.cache_dir)
+        if series:
+            start, first = time.perf_counter(), series[0]
             with tempfile.TemporaryDirectory(dir=self.cache.cache_dir) as folder:
                 build_series(Path(folder, "series.pt"), *self.cache.job(first)[1:])
-            parallel = max(min(self.num_workers, len(plan.series)), 1)
-            seconds = (time.perf_counter() - start) * plan.candidates / self._count(first) / parallel
-            expected = timedelta(seconds=round(seconds))
-            logger.info("cache: about %s for %d series, by the first series", expected, len(plan.series))
+            share = self._count([first]) * max(min(self.num_workers, len(series)), 1)
+            expected = timedelta(seconds=round((time.perf_counter() - start) * self._count(series) / share))
+            logger.info("cache: about %s for %d series, by the first series", expected, len(series))
 
     def run(self) -> int:
         """Fill the cache.
@@ -141,117 +127,104 @@ class Precache:
             logger.info("cache: none (cache_dir is null); candidates are cut from the CTs as they are needed")
             return 0
         remove_abandoned(folder)
-        plan = self._checked_plan(folder)
+        series = self._checked(folder)
         try:
-            if plan.series:
-                self._build(plan)
+            if series:
+                self._build(series)
         finally:
             remove_abandoned(folder)
         if self.wait is not None:
             self.wait()
-        return len(plan.series)
+        return len(series)
 
-    def _checked_plan(self, folder: Path) -> PrecachePlan:
-        plan = self.plan()
-        total, count = len(self.series), len(plan.series)
+    def _checked(self, folder: Path) -> list[int]:
+        """Log what is there and what is to do, and check that there is room for it."""
+        series, total = self.missing(), len(self.series)
         part = "" if self.shard[1] == 1 else f" of shard {self.shard[0] + 1}/{self.shard[1]}"
-        logger.info("cache: %s holds %d of %d series%s", folder, total - count, total, part)
-        if not plan.series:
-            return plan
-        self._explain(folder, plan)
-        workers = max(min(self.num_workers, count), 1)
-        needed, free = self.cache.bytes_needed(plan.series), shutil.disk_usage(folder).free
-        memory, available = workers * plan.worker_bytes, psutil.virtual_memory().available
-        size, room = readable_size(needed), readable_size(free)
-        logger.info("cache: %d series to cut: %s candidates, %s; %s free", count, f"{plan.candidates:,}", size, room)
+        logger.info("cache: %s holds %d of %d series%s", folder, total - len(series), total, part)
+        if not series:
+            return series
+        self._explain(folder, series)
+        needed, free = self.cache.bytes_needed(series), shutil.disk_usage(folder).free
+        workers, each = max(min(self.num_workers, len(series)), 1), self.worker_bytes(series)
+        available = psutil.virtual_memory().available
+        size, room, count = readable_size(needed), readable_size(free), f"{self._count(series):,}"
+        logger.info("cache: %d series to cut: %s candidates, %s; %s free", len(series), count, size, room)
         if not os.access(folder, os.W_OK):
             raise LunaError(
-                f"{folder}: {count} of {total} series are missing and the folder cannot be written; fill it from where "
-                "it can, or choose another cache_dir"
+                f"{folder}: {len(series)} of {total} series are missing and the folder cannot be written; fill it from "
+                "where it can, or choose another cache_dir"
             )
         if needed > free:
             raise LunaError(
                 f"{folder}: the cache needs {size}, the disk has {room} free; choose another cache_dir, fewer subsets, "
                 "or cache_dir: null"
             )
-        if memory > available:
+        if workers * each > available:
             raise LunaError(
-                f"{workers} pre-cache workers need {readable_size(memory)} of memory, {readable_size(available)} are "
-                f"available; use {available // plan.worker_bytes} at most"
+                f"{workers} pre-cache workers need {readable_size(workers * each)} of memory, "
+                f"{readable_size(available)} are available; use {available // each} at most"
             )
-        return plan
+        return series
 
-    def _explain(self, folder: Path, plan: PrecachePlan) -> None:
+    def _explain(self, folder: Path, series: Sequence[int]) -> None:
         """Log what has changed where the cache holds a file of a series, but not the one that is needed."""
         files = sorted(cached_files(folder), key=lambda file: file.transform_hash == self.cache.transform_hash)
         held = {file.seriesuid: file for file in files}
-        items = [self.cache.data[index] for index in plan.series]
-        names = [file_name_of(item["seriesuid"]) for item in items]
-        changes = Counter(
-            explain(held[name], item, self.cache) for name, item in zip(names, items, strict=True) if name in held
-        )
+        items = {file_name_of(item["seriesuid"]): item for item in map(self.cache.data.__getitem__, series)}
+        changes = Counter(explain(held[name], items[name], self.cache) for name in items.keys() & held.keys())
         for change, count in changes.items():
             logger.info("cache: %d series are cut again: %s", count, change)
 
-    def _build(self, plan: PrecachePlan) -> None:
+    def _build(self, series: Sequence[int]) -> None:
         start = time.perf_counter()
-        done = 0
-        finished: Iterable[Any] = self._finished(plan)
+        finished: Iterable[Any] = self._finished(series)
         if self.progress is not None:
-            finished = self.progress(finished, "cache", len(plan.series))
+            finished = self.progress(finished, "cache", len(series))
         try:
             for _ in finished:
-                done += 1
+                pass
         except BrokenProcessPool:
             raise LunaError(
                 f"{self.cache.cache_dir}: a worker was killed, most likely because memory ran out; use fewer workers "
-                f"than {self.num_workers}, each needs up to {readable_size(plan.worker_bytes)} beside its libraries"
+                f"than {self.num_workers}, each needs up to {readable_size(self.worker_bytes(series))} beside its "
+                "libraries"
             ) from None
-        finally:
-            if done < len(plan.series):
-                logger.info("cache: stopped after %d of %d series; run it again to go on", done, len(plan.series))
-        seconds = time.perf_counter() - start
+        seconds, count = time.perf_counter() - start, self._count(series)
         logger.info(
             "cache: %s candidates of %d series in %s, %s candidates/s",
-            f"{plan.candidates:,}",
-            len(plan.series),
-            timedelta(seconds=round(seconds)),
-            f"{plan.candidates / seconds:,.0f}",
+            *(f"{count:,}", len(series), timedelta(seconds=round(seconds)), f"{count / seconds:,.0f}"),
         )
 
-    def _finished(self, plan: PrecachePlan) -> Iterator[Future]:
+    def _finished(self, series: Sequence[int]) -> Iterator[Future]:
         """Build the series and yield each once its file is there; say so when none is finished for long."""
         start = time.perf_counter()
         pool: Executor = ThreadPoolExecutor(1)
         if self.num_workers > 0:
             # Forked workers start at once; spawned ones import torch and MONAI first, each.
             context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-            pool = ProcessPoolExecutor(min(self.num_workers, len(plan.series)), context, _start_worker)
+            pool = ProcessPoolExecutor(min(self.num_workers, len(series)), context, _start_worker)
         try:
-            pending = {pool.submit(build_series, *self.cache.job(index)) for index in plan.series}
+            pending = {pool.submit(build_series, *self.cache.job(index)) for index in series}
             while pending:
                 finished, pending = wait(pending, _SILENCE_S, FIRST_COMPLETED)
                 for future in finished:
                     future.result()
                     yield future
                 if not finished:
-                    seconds, largest = round(time.perf_counter() - start), max(map(self._count, plan.series))
+                    elapsed = timedelta(seconds=round(time.perf_counter() - start))
+                    largest = max(self._count([index]) for index in series)
                     logger.info(
                         "cache: %d series to go after %s; a series has up to %s candidates",
-                        len(pending),
-                        timedelta(seconds=seconds),
-                        f"{largest:,}",
+                        *(len(pending), elapsed, f"{largest:,}"),
                     )
         finally:
             # After an error, and after Ctrl-C, each worker completes what it writes.
             pool.shutdown(cancel_futures=True)
 
-    def _count(self, index: int) -> int:
-        return len(self.cache.data[index]["center_xyz"])
-
-    def _worker_bytes(self, index: int) -> int:
-        header = self.cache.data[index]["image"]
-        return (0 if header.is_mapped else header.nbytes) + self.cache.bytes_needed([index])
+    def _count(self, series: Iterable[int]) -> int:
+        """Count the candidates of some series."""
+        return sum(len(self.cache.data[index]["center_xyz"]) for index in series)
 
 
 def _start_worker() -> None:

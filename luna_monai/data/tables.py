@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,10 @@ COORDINATES = ["coordX", "coordY", "coordZ"]
 _ALIASES = {"seriesinstanceuid": "seriesuid", "series_uid": "seriesuid"}
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _EXTRA = "\0extra"  # column for fields beyond the header line
+#: pandas reads the nearest float64 from 3.1 on, and is asked for it before.
+_EXACTLY: dict[str, Any] = (
+    {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
+)
 
 
 def read_table(
@@ -144,6 +149,7 @@ def _parse(
                 skip_blank_lines=False,
                 skipinitialspace=True,
                 low_memory=False,
+                **_EXACTLY,
             )
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=[*names, _EXTRA], dtype=str)

@@ -137,7 +137,7 @@ class Lungs:
         if part.min() == part.max():
             return np.full(shape, part.flat[0])
         return np.asarray(
-            ndimage.affine_transform(part, [step] * 3, start - low, output_shape=shape, order=1, mode="nearest")
+            ndimage.affine_transform(part, np.eye(3) * step, start - low, output_shape=shape, order=1, mode="nearest")
         )
 
     def pleura_distance_mm(self, points: np.ndarray) -> float | None:

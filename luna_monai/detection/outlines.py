@@ -129,7 +129,9 @@ class _Box:
         self.fine = ndimage.gaussian_filter(hu, SMOOTHING_MM / spacing, mode="nearest")
         self.step_mm, self.scale = step_mm, spacing / step_mm
         shape = tuple(np.floor((high - self.low - 1) * self.scale + 1.01).astype(int))
-        self.hu = ndimage.affine_transform(self.fine, 1 / self.scale, output_shape=shape, order=1, mode="nearest")
+        self.hu = ndimage.affine_transform(
+            self.fine, np.diag(1 / self.scale), output_shape=shape, order=1, mode="nearest"
+        )
         self.seed = np.clip(np.rint((index - self.low) * self.scale), 0, np.array(shape) - 1).astype(int)
         first = geometry.index_to_world(self.low[None])
         self.lung = lungs.share_at(lungs.closed, first, shape, step_mm) > LUNG_SHARE
@@ -165,16 +167,15 @@ class _Box:
 
     def cuts(self, mask: BoolArray) -> bool:
         """Tell whether a structure reaches a face of the box that is not one of the scan."""
-        return any(
-            bool(inside[axis] and mask.take(face, axis=axis).any())
-            for face, inside in zip((0, -1), self.faces_inside, strict=True)
-            for axis in range(3)
+        inner = tuple(
+            slice(int(low), size - int(high)) for low, high, size in zip(*self.faces_inside, mask.shape, strict=True)
         )
+        return bool(mask.any() and mask[inner].sum() < mask.sum())
 
     def on_scan(self, mask: BoolArray, lowest_hu: float, geometry: Geometry) -> Outline | None:
         """Bring a mask to the voxels of the scan, which decide where exactly the edge is."""
         share = ndimage.affine_transform(
-            mask.astype(np.float32), self.scale, output_shape=self.fine.shape, order=1, mode="nearest"
+            mask.astype(np.float32), np.diag(self.scale), output_shape=self.fine.shape, order=1, mode="nearest"
         )
         fine = (share > SHARE) | ((share > SHARE_OF_DENSE) & (self.fine > lowest_hu))
         if not fine.any():

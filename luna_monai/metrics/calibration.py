@@ -55,15 +55,8 @@ class Calibration:
 
 
 def log_odds_of_logits(logits: ArrayLike) -> _FloatArray:
-    """Turn a model's logits (..., 2), of which class 1 is the nodule, into the log-odds of a nodule (...).
-
-    Raises:
-        LunaError: when the last axis does not have two classes.
-    """
-    logits = np.asarray(logits, dtype=float)
-    if logits.ndim == 0 or logits.shape[-1] != 2:
-        raise LunaError(f"logits must have two classes on their last axis, found shape {logits.shape}")
-    return np.asarray(logits[..., 1] - logits[..., 0])
+    """Turn a model's logits (..., 2), of which class 1 is the nodule, into the log-odds of a nodule (...)."""
+    return np.asarray(np.diff(np.asarray(logits, dtype=float))[..., 0])
 
 
 def log_odds_of_probability(probability: ArrayLike) -> _FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,7 @@ UNKNOWN_DIAMETER_MM = 10.0
 _FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
-class FindingMatches:
+class FindingMatches(NamedTuple):
     """Which candidates hit which findings.
 
     Attributes:
@@ -28,13 +27,11 @@ class FindingMatches:
             where none does. Scan by scan in the order of ``seriesuids``.
         candidates: the candidates that the cap leaves: ``seriesuid``, coordinates, ``probability`` and ``outcome``,
             one of ``hit``, ``excluded`` and ``false_positive``; the index is that of the submission.
-        seriesuids: the evaluated scans.
         double_detections: candidates on a nodule beyond the first, summed over nodules.
     """
 
     nodules: pd.DataFrame
     candidates: pd.DataFrame
-    seriesuids: tuple[str, ...]
     double_detections: int
 
 
@@ -48,42 +45,38 @@ def match_findings(
     Returns:
         Candidates with their outcome and nodules with their highest probability.
     """
-    seriesuids = tuple(seriesuids)
     check_submission(submission, seriesuids)
-    kept = submission.loc[_under_cap(submission), ["seriesuid", *COORDINATES, "probability"]].copy()
-    candidates, nodule_rows = _by_scan(kept), _by_scan(annotations)
-    excluded_rows = {} if excluded is None else _by_scan(excluded)
+    kept = submission.loc[_under_cap(submission), ["seriesuid", *COORDINATES, "probability"]]
     points, probability = kept[COORDINATES].to_numpy(dtype=float), kept["probability"].to_numpy(dtype=float)
-
+    candidates, nodules = _by_scan(kept), _by_scan(annotations)
     outcome = np.full(len(kept), "false_positive", dtype=object)
-    best = np.full(len(annotations), np.nan)
+    best = np.full(len(annotations), -np.inf)
     double_detections = 0
-    nothing = np.empty(0, dtype=np.intp)
-    for seriesuid in seriesuids:
-        here, nodules_here = candidates.get(seriesuid, nothing), nodule_rows.get(seriesuid, nothing)
-        if excluded is not None and seriesuid in excluded_rows:
-            hits = _hits(points[here], excluded.iloc[excluded_rows[seriesuid]])
-            outcome[here[hits.any(axis=1)]] = "excluded"
-        if len(nodules_here):
-            hits = _hits(points[here], annotations.iloc[nodules_here])
-            # A nodule outranks an excluded finding at the same place.
-            outcome[here[hits.any(axis=1)]] = "hit"
-            double_detections += int(np.maximum(hits.sum(axis=0) - 1, 0).sum())
-            highest = np.where(hits, probability[here, None], -1.0).max(axis=0, initial=-1.0)
-            best[nodules_here] = np.where(hits.any(axis=0), highest, np.nan)
-
-    kept["outcome"] = outcome
-    order = np.concatenate([nodule_rows.get(seriesuid, nothing) for seriesuid in seriesuids])
-    nodules = annotations[["seriesuid", *COORDINATES, "diameter_mm"]].assign(probability=best).iloc[order]
-    return FindingMatches(nodules, kept, seriesuids, double_detections)
+    # Nodules come last: a nodule outranks an excluded finding at the same place.
+    for name, findings in (("excluded", annotations.iloc[:0] if excluded is None else excluded), ("hit", annotations)):
+        for seriesuid, own in _by_scan(findings).items():
+            here = candidates.get(seriesuid)
+            if here is None:
+                continue
+            hits = _hits(points[here], findings.iloc[own])
+            outcome[here[hits.any(axis=1)]] = name
+            if name == "hit":
+                double_detections += int(np.maximum(hits.sum(axis=0) - 1, 0).sum())
+                best[own] = np.where(hits, probability[here, None], -np.inf).max(axis=0)
+    order = np.concatenate([nodules.get(seriesuid, np.empty(0, dtype=np.intp)) for seriesuid in seriesuids])
+    found = annotations[["seriesuid", *COORDINATES, "diameter_mm"]].assign(probability=best).iloc[order]
+    return FindingMatches(found.replace(-np.inf, np.nan), kept.assign(outcome=outcome), double_detections)
 
 
 def check_submission(submission: pd.DataFrame, seriesuids: Sequence[str], source: str = "submission") -> None:
     """Refuse candidates that LUNA16's evaluation does not allow, in a message that calls the submission ``source``.
 
     Raises:
-        LunaError: naming the first data row that is wrong.
+        LunaError: naming the column that is missing, or the first data row that is wrong.
     """
+    for name in ("seriesuid", *COORDINATES, "probability"):
+        if name not in submission:
+            raise LunaError(f"{source}: no column {name!r}")
     if len(seriesuids) == 0:
         raise LunaError(f"{source}: no scan to evaluate, because the list of series UIDs is empty")
     known = submission["seriesuid"].isin(set(seriesuids))
@@ -99,21 +92,15 @@ def check_submission(submission: pd.DataFrame, seriesuids: Sequence[str], source
             )
 
 
-def _under_cap(submission: pd.DataFrame) -> NDArray[np.bool_]:
-    probability = submission["probability"].to_numpy(dtype=float)
-    scan, _ = pd.factorize(submission["seriesuid"])
-    counts = np.bincount(scan)
-    over = counts > MAX_CANDIDATES_PER_SCAN
-    descending = np.lexsort((-probability, scan))
-    first_beyond = (np.cumsum(counts) - counts)[over] + MAX_CANDIDATES_PER_SCAN
-    limits = np.full(len(counts), -np.inf)
-    limits[over] = probability[descending[first_beyond]]
-    return probability > limits[scan]
+def _under_cap(submission: pd.DataFrame) -> pd.Series:
+    ranked = submission.sort_values("probability", ascending=False)
+    first_beyond = ranked[ranked.groupby("seriesuid").cumcount() == MAX_CANDIDATES_PER_SCAN]
+    limits = submission["seriesuid"].map(first_beyond.set_index("seriesuid")["probability"])
+    return submission["probability"] > limits.fillna(-np.inf)
 
 
 def _by_scan(table: pd.DataFrame) -> dict[str, NDArray[np.intp]]:
-    indices = table.groupby("seriesuid", sort=False).indices
-    return {str(seriesuid): np.asarray(rows, dtype=np.intp) for seriesuid, rows in indices.items()}
+    return {str(uid): np.asarray(rows) for uid, rows in table.groupby("seriesuid", sort=False).indices.items()}
 
 
 def _hits(points: _FloatArray, findings: pd.DataFrame) -> NDArray[np.bool_]:

@@ -26,6 +26,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from luna_monai.data import subset_of
+from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.metrics.findings import FindingMatches, match_findings
 
@@ -38,6 +39,9 @@ CONFIDENCE = 0.95
 # Sixteen steps an octave from 1/8 to 8: exp2 is exact at whole exponents, so every 16th value is a LUNA16 point.
 _STEPS_PER_OCTAVE = 16
 _INTERVAL_GRID = np.exp2(np.linspace(-3, 3, 6 * _STEPS_PER_OCTAVE + 1))
+
+#: Of a submission.
+FROC_COLUMNS = ["seriesuid", *COORDINATES, "probability"]
 
 _FloatArray = NDArray[np.float64]
 
@@ -105,6 +109,16 @@ class FrocResult:
         """
         last = np.searchsorted(self.curve["false_positives_per_scan"], false_positives_per_scan, side="right") - 1
         return float(self.curve["threshold"].iloc[last])
+
+    def summary(self) -> str:
+        """Say in words how many nodules are found at which rate of false positives."""
+        if not self.nodules:
+            return f"no annotated nodule in {self.scans} scans"
+        at_1, at_4 = (self.sensitivity[FALSE_POSITIVES_PER_SCAN.index(rate)] for rate in (1, 4))
+        return (
+            f"{self.nodules} nodules in {self.scans} scans, sensitivity {at_1:.3f} at 1 and {at_4:.3f} at 4 false "
+            f"positives per scan, CPM {self.cpm:.4f}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the single candidates for :func:`luna_monai.files.write_json`."""
@@ -176,18 +190,19 @@ def evaluate_froc(
     """
     check_bootstrap(bootstrap)
     matches = match_findings(submission, annotations, excluded, seriesuids)
-    scans, nodules = len(matches.seriesuids), len(matches.nodules)
+    uids = pd.Index(seriesuids)
+    scans, nodules = len(uids), len(matches.nodules)
     found = matches.nodules[matches.nodules["probability"].notna()]
     outcomes = matches.candidates["outcome"]
     wrong = matches.candidates[outcomes == "false_positive"]
 
-    events = pd.concat([found, wrong], ignore_index=True)
+    events = pd.concat([part for part in (found, wrong) if len(part)] or [found], ignore_index=True)
     curve = _FrocCurve(
         probability=events["probability"].to_numpy(dtype=float),
         is_nodule=np.arange(len(events)) < len(found),
-        scan=pd.Index(matches.seriesuids).get_indexer(pd.Index(events["seriesuid"])),
+        scan=uids.get_indexer(pd.Index(events["seriesuid"])),
     )
-    nodules_per_scan = matches.nodules["seriesuid"].value_counts().reindex(list(matches.seriesuids), fill_value=0)
+    nodules_per_scan = matches.nodules["seriesuid"].value_counts().reindex(uids, fill_value=0)
     sensitivity = curve.sensitivity_at(np.asarray(FALSE_POSITIVES_PER_SCAN), np.ones(scans), nodules)
     counts = {
         "scans": scans,

@@ -34,15 +34,8 @@ class CandidateRecords:
             label: (N,) class, 0 or 1.
             probability: (N,) probability of class 1.
             loss: (N,) loss.
-
-        Raises:
-            ValueError: when the four differ in length, or are not one-dimensional.
         """
-        batch = tuple(values.detach() for values in (row, label, probability, loss))
-        shapes = [tuple(values.shape) for values in batch]
-        if len(set(shapes)) != 1 or len(shapes[0]) != 1:
-            raise ValueError(f"row, label, probability and loss must be (N,) with one N, found {shapes}")
-        self._batches.append(batch)
+        self._batches.append(tuple(values.detach() for values in (row, label, probability, loss)))
 
     def to_frame(self) -> pd.DataFrame:
         """Copy the records to the host, those of all processes where training is distributed.

@@ -16,7 +16,7 @@ from luna_monai.data.tables import COORDINATES
 from luna_monai.detection.findings import Finding, find_findings
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import log_odds_of_logits
-from luna_monai.predictions.dicom_objects import refusal
+from luna_monai.predictions.dataset_froc import DatasetFroc
 from luna_monai.predictions.heat_map import ScanExplanation
 from luna_monai.predictions.model import ModelFacts
 from luna_monai.predictions.outputs import PLACEHOLDER, check_outputs, ending_of, is_dicom, write_outputs
@@ -51,9 +51,7 @@ class ScanPredictions:
         anonymous: whether DICOM objects leave the patient's tags empty.
         explanation: explains the findings of a scan; none does when None.
         page: shows the scans, a :class:`~luna_monai.reports.PredictionPage`; none does when None.
-
-    Raises:
-        LunaError: when an argument is out of its range.
+        froc: evaluates all scans, a :class:`~luna_monai.predictions.DatasetFroc`; none does when None.
     """
 
     def __init__(
@@ -70,11 +68,8 @@ class ScanPredictions:
         anonymous: bool = False,
         explanation: ScanExplanation | None = None,
         page: Any = None,
+        froc: DatasetFroc | None = None,
     ) -> None:
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise LunaError(f"threshold must be a probability from 0 to 1, found {threshold}")
-        if max_findings < 0:
-            raise LunaError(f"max_findings must not be negative, found {max_findings}")
         self.model = model
         names = [outputs] if isinstance(outputs, str) else list(outputs or ())
         self.outputs = [Path(output_dir) / name for name in names]
@@ -86,6 +81,7 @@ class ScanPredictions:
         self.anonymous = anonymous
         self.explanation = explanation
         self.page = page
+        self.froc = froc
         # By the number of the scan: the prediction, or why there is none.
         self._results: dict[int, ScanPrediction | str] = {}
         self._problems: list[str] = []
@@ -102,7 +98,8 @@ class ScanPredictions:
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator over a :class:`~luna_monai.predictions.ScanDataset`."""
-        engine.add_event_handler(Events.STARTED, self._start)
+        # ignite needs a function with a signature.
+        engine.add_event_handler(Events.STARTED, lambda: self._results.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
 
     def check(self) -> None:
@@ -111,18 +108,19 @@ class ScanPredictions:
         Raises:
             LunaError: when there is none, and as :func:`~luna_monai.predictions.outputs.check_outputs`.
         """
-        if not self.outputs and self.explanation is None and self.page is None:
-            raise LunaError("no output: name a file to write")
         check_outputs(self.outputs, len(self.scans))
         dicom = [path for path in self.outputs if is_dicom(path)]
-        refused = list(filter(None, map(refusal, self.scans))) if dicom else []
-        if refused:
-            self._problems = [f"{path.name} is not written: {refused[0]}" for path in dicom]
-            if len(self.scans) == 1:
+        if dicom:
+            from luna_monai.predictions.dicom_objects import refusal
+
+            refused = list(filter(None, map(refusal, self.scans)))
+            if refused:
+                self._problems = [f"{path.name} is not written: {refused[0]}" for path in dicom]
+                logger.error("%d of %d scans: %s", len(refused), len(self.scans), self._problems[0])
+            if refused and len(self.scans) == 1:
                 self.outputs = [path for path in self.outputs if path not in dicom]
-            if not self.outputs and self.explanation is None and self.page is None:
-                raise LunaError(self._problems[0])
-            logger.error("%d of %d scans: %s", len(refused), len(self.scans), self._problems[0])
+        if not self.outputs and not any((self.explanation, self.page, self.froc)):
+            raise LunaError((self._problems or ["no output: name a file to write"])[0])
         if self.explanation is not None:
             self.explanation.check(len(self.scans))
         if self.page is not None:
@@ -142,32 +140,32 @@ class ScanPredictions:
         if self.predictions:
             self._write(self.predictions, each=False)
         if self.page is not None:
-            self._say_written(self.page.write())
+            self._log_written(self.page.write())
+        if self.froc is not None and self.predictions:
+            for line in self.froc.write(self.predictions):
+                logger.info(line)
+            self._log_written([self.froc.path])
         failures, count = self.failures, len(self.scans)
-        if failures and count == 1:
-            raise LunaError(failures[0])
-        if failures:
-            others = f"{len(failures)} of {count} scans could not be classified, the others are written"
-            if not self.predictions:
-                others = f"none of {count} scans could be classified"
-            raise LunaError(f"{others}; the first: {failures[0]}")
-        if self._problems:
-            more = f" (and {len(self._problems) - 1} more files)" if len(self._problems) > 1 else ""
-            raise LunaError(self._problems[0] + more)
+        if failures and count > 1:
+            others = "the others are written" if self.predictions else "nothing is written"
+            raise LunaError(
+                f"{len(failures)} of {count} scans could not be classified, {others}; the first: {failures[0]}"
+            )
+        if failures or self._problems:
+            problems = failures or self._problems
+            more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
+            raise LunaError(problems[0] + more)
 
     def _write(self, predictions: Sequence[ScanPrediction], *, each: bool) -> None:
         paths = [path for path in self.outputs if (PLACEHOLDER in path.name) == each]
         segmented = any(ending_of(path) == ".seg.dcm" for path in self.outputs)
         written, problems = write_outputs(paths, predictions, anonymous=self.anonymous, segmented=segmented)
-        self._say_written(written)
+        self._log_written(written)
         self._problems += problems
 
-    def _say_written(self, paths: Sequence[Path]) -> None:
+    def _log_written(self, paths: Sequence[Path]) -> None:
         for path in paths:
             logger.info("Written: %s", path.name)
-
-    def _start(self) -> None:
-        self._results = {}
 
     def _collect(self, engine: Engine) -> None:
         batch = engine.state.batch
@@ -177,13 +175,12 @@ class ScanPredictions:
         except LunaError as error:
             self._add(number, str(error))
         else:
-            voxels, grid = batch["image"], batch["geometry"]
             heat = None
             if self.explanation is not None:
-                heat = self.explanation(prediction, voxels, grid)
-                self._say_written([self.explanation.path])
+                heat = self.explanation(prediction, batch["image"], batch["geometry"])
+                self._log_written([self.explanation.path])
             if self.page is not None:
-                self.page.add(number, prediction, voxels[0].numpy(), grid, heat)
+                self.page.add(number, prediction, batch["image"][0].numpy(), batch["geometry"], heat)
             self._add(number, prediction)
             self._write([prediction], each=True)
         # The next scan is read while the engine still holds this one.
@@ -192,7 +189,7 @@ class ScanPredictions:
     def _predict(self, batch: dict[str, Any], output: dict[str, Any]) -> ScanPrediction:
         if "error" in batch:
             raise LunaError(batch["error"])
-        scan, logits = batch["header"], output[CommonKeys.PRED]
+        scan, logits, grid = batch["header"], output[CommonKeys.PRED], batch["geometry"]
         if any(prediction.seriesuid == scan.seriesuid for prediction in self.predictions):
             raise LunaError(_second(scan.path, scan.seriesuid))
         probability = logits.softmax(dim=1)[:, 1].double().numpy()
@@ -205,9 +202,8 @@ class ScanPredictions:
         table[["index_z", "index_y", "index_x"]] = batch["index"].numpy()
         table = table.assign(seriesuid=scan.seriesuid, probability=probability, probability_calibrated=calibrated)
         table = table.sort_values("probability", ascending=False, kind="stable", ignore_index=True)[list(COLUMNS)]
-        points = table[COORDINATES].to_numpy(dtype=float)
-        grid = batch["geometry"]
-        findings = self.finder(batch["image"][0].numpy(), grid, points, table["probability"].to_numpy(), batch["lungs"])
+        points, probability = table[COORDINATES].to_numpy(dtype=float), table["probability"].to_numpy()
+        findings = self.finder(batch["image"][0].numpy(), grid, points, probability, batch["lungs"])
         return ScanPrediction(
             seriesuid=scan.seriesuid,
             source=scan.path,

@@ -7,10 +7,14 @@ import io
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pydicom
 import SimpleITK as sitk
+from pydicom import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.uid import SegmentationStorage
 
 from luna_monai import __version__
 from luna_monai.errors import LunaError
@@ -21,21 +25,21 @@ from luna_monai.predictions.volumes import label_map
 from luna_monai.scans.scan import read_header
 from luna_monai.scans.sources import ScanSource
 
-if TYPE_CHECKING:
-    from pydicom import Dataset
+hd = import_extra("highdicom", "dicom")
+sr = hd.sr
 
 #: Designator of codes that DICOM does not have (PS3.16: private coding schemes begin with 99).
 PRIVATE_SCHEME = "99LUNAMONAI"
 #: Tags by which an archive finds the patient and the study; left empty on request.
-PATIENT_TAGS = (
-    "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID",
-    "AccessionNumber",
-)  # fmt: skip
-_NEEDED = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
-_IMAGE_TAGS = (
-    "SpecificCharacterSet", "Modality", "Rows", "Columns", "PixelSpacing", "SliceThickness", "ImageOrientationPatient",
-    "ImagePositionPatient", "InstanceNumber", "PositionReferenceIndicator",
-)  # fmt: skip
+PATIENT_TAGS = [
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
+]
+_NEEDED = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
+_IMAGE_TAGS = [
+    *("SpecificCharacterSet", "Modality", "Rows", "Columns", "PixelSpacing", "SliceThickness", "InstanceNumber"),
+    *("ImageOrientationPatient", "ImagePositionPatient", "PositionReferenceIndicator"),
+]
 
 
 def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False) -> list[Dataset]:
@@ -50,12 +54,9 @@ def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False)
         A dataset for each slice, without pixels.
 
     Raises:
-        LunaError: when highdicom is not installed, the scan is no DICOM series, or its slices do not say to which
-            study, series and frame of reference they belong.
+        LunaError: when the scan is no DICOM series, or its slices do not say to which study, series and frame of
+            reference they belong.
     """
-    import_extra("highdicom", "dicom")
-    import pydicom
-
     if not files:
         raise LunaError(
             f"{source}: a DICOM report or segmentation refers to DICOM slices, and this scan has none; choose .csv, "
@@ -95,7 +96,7 @@ def refusal(source: ScanSource) -> str | None:
 
 def write_structured_report(
     path: Path, prediction: ScanPrediction, *, anonymous: bool = False, segmented: bool = False
-) -> None:
+) -> bool:
     """Write a Comprehensive 3D SR with a TID 1500 "Measurement Report" about the findings that people are shown.
 
     Each finding is a measurement group with its probability (122157, DCM, without unit; once more by the method
@@ -109,51 +110,54 @@ def write_structured_report(
         anonymous: whether ``PATIENT_TAGS`` are left empty instead of those of the CT.
         segmented: whether :func:`write_segmentation` writes the outlines of the same prediction.
 
+    Returns:
+        True.
+
     Raises:
         LunaError: as :func:`read_slices`, and when the file cannot be written.
 
     Reference:
         DICOM PS3.16, TID 1500 "Measurement Report".
     """
-    slices = read_slices(prediction.dicom_files, prediction.source, anonymous=anonymous)
-    from highdicom import UID, ContentQualificationValues, sr
-    from pydicom.sr.codedict import codes
-
-    numbers = _segment_numbers(prediction) if segmented else {}
-    groups = [
-        _group(prediction, slices, number, row, numbers.get(number))
-        for number, row in enumerate(describe_findings(prediction)[: prediction.shown], start=1)
-    ]
-    model = prediction.model
-    device = UID.from_uuid(str(uuid.uuid5(uuid.NAMESPACE_OID, f"luna-monai {model.version} {model.sha256}")))
+    slices, model = read_slices(prediction.dicom_files, prediction.source, anonymous=anonymous), prediction.model
+    segments = _segment_numbers(prediction) if segmented else {}
+    rows = enumerate(describe_findings(prediction)[: prediction.shown], start=1)
+    groups = [_group(prediction, slices, number, row, segments.get(number)) for number, row in rows]
+    observer = sr.DeviceObserverIdentifyingAttributes(
+        uid=_as_uid(uuid.uuid5(uuid.NAMESPACE_OID, f"luna-monai {model.version} {model.sha256}")),
+        name="luna-monai",
+        manufacturer_name="luna-monai",
+        model_name=model.name,
+    )
+    context = sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=observer)
     report = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(
-            observer_device_context=sr.ObserverContext(
-                observer_type=codes.DCM.Device,
-                observer_identifying_attributes=sr.DeviceObserverIdentifyingAttributes(
-                    uid=device, name="luna-monai", manufacturer_name="luna-monai", model_name=model.name
-                ),
-            )
-        ),
+        observation_context=sr.ObservationContext(observer_device_context=context),
         procedure_reported=sr.CodedConcept("24627-2", "LN", "CT Chest"),
         imaging_measurements=groups or [_no_findings(prediction)],
     )
     shown = f"The {prediction.shown} most probable of {len(prediction.findings)} findings are listed."
     for comment in (*prediction.warnings, shown, "Research software. Not for clinical use."):
-        contains = sr.RelationshipTypeValues.CONTAINS
-        report[0].ContentSequence.append(sr.TextContentItem(codes.DCM.Comment, comment, contains))
-    evidence = [*slices, _segmentation_reference(prediction, slices[0])] if numbers else slices
+        item = sr.TextContentItem(codes.DCM.Comment, comment, sr.RelationshipTypeValues.CONTAINS)
+        report[0].ContentSequence.append(item)
+    evidence = list(slices)
+    if segments:  # the segmentation of the same prediction, whether it is written already or not
+        reference = copy.deepcopy(slices[0])
+        reference.SOPClassUID = SegmentationStorage
+        reference.SOPInstanceUID = _uid(prediction, "segmentation")
+        reference.SeriesInstanceUID = _uid(prediction, "segmentation series")
+        evidence.append(reference)
     dataset = sr.Comprehensive3DSR(
         evidence=evidence,
         content=report,
         series_number=1000,
         series_description="Lung nodule findings",
-        content_qualification=ContentQualificationValues.RESEARCH,
+        content_qualification=hd.ContentQualificationValues.RESEARCH,
         is_complete=True,
         specific_character_set="ISO_IR 192",
         **_equipment(prediction, "report"),
     )
     _save(dataset, path)
+    return True
 
 
 def write_segmentation(path: Path, prediction: ScanPrediction, *, anonymous: bool = False) -> bool:
@@ -173,38 +177,35 @@ def write_segmentation(path: Path, prediction: ScanPrediction, *, anonymous: boo
         LunaError: as :func:`read_slices`, and when the file cannot be written.
     """
     slices = read_slices(prediction.dicom_files, prediction.source, anonymous=anonymous)
-    from highdicom import AlgorithmIdentificationSequence, seg
-    from pydicom.sr.codedict import codes
-
-    labels = sitk.GetArrayFromImage(label_map(prediction))
-    numbers = _segment_numbers(prediction)
-    if not numbers:
+    segments = _segment_numbers(prediction)
+    if not segments:
         return False
-    algorithm = AlgorithmIdentificationSequence(
+    algorithm = hd.AlgorithmIdentificationSequence(
         name="luna-monai", family=codes.DCM.ArtificialIntelligence, version=prediction.model.version or __version__
     )
     descriptions = [
-        seg.SegmentDescription(
+        hd.seg.SegmentDescription(
             segment_number=segment,
             segment_label=f"Finding {number}",
             segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
             segmented_property_type=codes.SCT.Nodule,
-            algorithm_type=seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
             tracking_uid=_uid(prediction, f"finding {number}"),
             tracking_id=f"Finding {number}",
             anatomic_regions=[codes.SCT.Lung],
         )
-        for number, segment in numbers.items()
+        for number, segment in segments.items()
     ]
-    # Most slices have no outline; the others need not be looked at.
+    labels = sitk.GetArrayFromImage(label_map(prediction))
+    # Most slices have no outline; highdicom need not look at them.
     kept = np.flatnonzero(labels.any(axis=(1, 2)))
     segment_of = np.zeros(prediction.shown + 1, dtype=labels.dtype)
-    segment_of[list(numbers)] = list(numbers.values())
-    dataset = seg.Segmentation(
+    segment_of[list(segments)] = list(segments.values())
+    dataset = hd.seg.Segmentation(
         source_images=[slices[index] for index in kept],
         pixel_array=segment_of[labels[kept]],
-        segmentation_type=seg.SegmentationTypeValues.BINARY,
+        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=descriptions,
         series_number=1001,
         series_description="Lung nodule outlines",
@@ -222,10 +223,12 @@ def _segment_numbers(prediction: ScanPrediction) -> dict[int, int]:
     return {number: segment for segment, number in enumerate(outlined, start=1)}
 
 
-def _uid(prediction: ScanPrediction, name: str) -> Any:
-    from highdicom import UID
+def _as_uid(value: uuid.UUID) -> Any:
+    return hd.UID.from_uuid(str(value))
 
-    return UID.from_uuid(str(uuid.uuid5(prediction.run, name)))
+
+def _uid(prediction: ScanPrediction, name: str) -> Any:
+    return _as_uid(uuid.uuid5(prediction.run, name))
 
 
 def _equipment(prediction: ScanPrediction, kind: str) -> dict[str, Any]:
@@ -240,62 +243,38 @@ def _equipment(prediction: ScanPrediction, kind: str) -> dict[str, Any]:
     }
 
 
-def _segmentation_reference(prediction: ScanPrediction, first: Dataset) -> Dataset:
-    """Name the segmentation of the same prediction, whether it is written already or not."""
-    from pydicom.uid import SegmentationStorage
-
-    reference = copy.deepcopy(first)
-    reference.SOPClassUID = SegmentationStorage
-    reference.SOPInstanceUID = _uid(prediction, "segmentation")
-    reference.SeriesInstanceUID = _uid(prediction, "segmentation series")
-    return reference
-
-
 def _group(
     prediction: ScanPrediction, slices: Sequence[Dataset], number: int, row: dict[str, Any], segment: int | None
 ) -> Any:
     """Make the measurement group of a finding."""
-    from highdicom import sr
-    from pydicom.sr.codedict import codes
-    from pydicom.uid import SegmentationStorage
-
     nearest = slices[min(row["voxel"][0], len(slices) - 1)]
     image = sr.SourceImageForMeasurement(nearest.SOPClassUID, nearest.SOPInstanceUID)
     calibrated = sr.CodedConcept("calibrated", PRIVATE_SCHEME, "Calibrated on validation scans")
-    values: list[tuple[Any, float | None, Any, dict[str, Any]]] = [
+    mm = codes.UCUM.Millimeter
+    values = [
         (codes.DCM.Probability, row["probability"], codes.UCUM.NoUnits, {}),
         (codes.DCM.Probability, row["probability_calibrated"], codes.UCUM.NoUnits, {"method": calibrated}),
-        (codes.SCT.Diameter, row["diameter_mm"], codes.UCUM.Millimeter, {}),
-        (codes.SCT.LongAxis, row["long_axis_mm"], codes.UCUM.Millimeter, {}),
-        (codes.SCT.ShortAxis, row["short_axis_mm"], codes.UCUM.Millimeter, {}),
+        (codes.SCT.Diameter, row["diameter_mm"], mm, {}),
+        (codes.SCT.LongAxis, row["long_axis_mm"], mm, {}),
+        (codes.SCT.ShortAxis, row["short_axis_mm"], mm, {}),
         (codes.SCT.Volume, row["volume_mm3"], codes.UCUM.CubicMillimeter, {}),
         (codes.DCM.AttenuationCoefficient, row["mean_hu"], codes.UCUM.HounsfieldUnit, {"derivation": codes.SCT.Mean}),
     ]
     lung = {"left": codes.SCT.Left, "right": codes.SCT.Right}.get(row["lung"])
-    facts = {
-        "tracking_identifier": sr.TrackingIdentifier(_uid(prediction, f"finding {number}"), f"Finding {number}"),
-        "finding_type": codes.SCT.Nodule,
-        "finding_sites": [sr.FindingSite(codes.SCT.Lung, laterality=lung)],
-        "algorithm_id": _algorithm(prediction),
-        "measurements": [
-            sr.Measurement(name, float(value), unit, referenced_images=[image], **options)
-            for name, value, unit, options in values
-            if value is not None
-        ],
-        "qualitative_evaluations": [
-            sr.QualitativeEvaluation(
-                sr.CodedConcept("attenuation", PRIVATE_SCHEME, "Attenuation"),
-                sr.CodedConcept(row["attenuation"], PRIVATE_SCHEME, row["attenuation"].capitalize()),
-            )
-        ]
-        if row["attenuation"]
-        else None,
-    }
+    facts = _facts(prediction, f"finding {number}", f"Finding {number}", lung)
+    facts["measurements"] = [
+        sr.Measurement(name, float(value), unit, referenced_images=[image], **options)
+        for name, value, unit, options in values
+        if value is not None
+    ]
+    if row["attenuation"]:
+        name = sr.CodedConcept("attenuation", PRIVATE_SCHEME, "Attenuation")
+        value = sr.CodedConcept(row["attenuation"], PRIVATE_SCHEME, row["attenuation"].capitalize())
+        facts["qualitative_evaluations"] = [sr.QualitativeEvaluation(name, value)]
     if segment is not None:
         series = sr.SourceSeriesForSegmentation(slices[0].SeriesInstanceUID)
-        reference = sr.ReferencedSegment(
-            SegmentationStorage, _uid(prediction, "segmentation"), segment, source_series=series
-        )
+        uid = _uid(prediction, "segmentation")
+        reference = sr.ReferencedSegment(SegmentationStorage, uid, segment, source_series=series)
         return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=reference, **facts)
     point = sr.ImageRegion3D(sr.GraphicTypeValues3D.POINT, np.array([row["position"]]), slices[0].FrameOfReferenceUID)
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=point, **facts)
@@ -303,26 +282,23 @@ def _group(
 
 def _no_findings(prediction: ScanPrediction) -> Any:
     """TID 1500 wants at least one group: it says that there are none."""
-    from highdicom import sr
-    from pydicom.sr.codedict import codes
-
     name = sr.CodedConcept("number-of-findings", PRIVATE_SCHEME, "Number of findings")
-    return sr.MeasurementsAndQualitativeEvaluations(
-        tracking_identifier=sr.TrackingIdentifier(_uid(prediction, "no finding"), "Findings"),
-        finding_type=codes.SCT.Nodule,
-        finding_sites=[sr.FindingSite(codes.SCT.Lung)],
-        algorithm_id=_algorithm(prediction),
-        measurements=[sr.Measurement(name, 0, codes.UCUM.NoUnits)],
-    )
+    measurements = [sr.Measurement(name, 0, codes.UCUM.NoUnits)]
+    facts = _facts(prediction, "no finding", "Findings", None)
+    return sr.MeasurementsAndQualitativeEvaluations(measurements=measurements, **facts)
 
 
-def _algorithm(prediction: ScanPrediction) -> Any:
-    from highdicom import sr
-
+def _facts(prediction: ScanPrediction, name: str, identifier: str, laterality: Any) -> dict[str, Any]:
+    """Say what a measurement group is about, and what has measured it."""
     model = prediction.model
-    return sr.AlgorithmIdentification(
-        name=f"luna-monai, {model.name}", version=model.version, parameters=[f"weights SHA-256 {model.sha256}"]
-    )
+    return {
+        "tracking_identifier": sr.TrackingIdentifier(_uid(prediction, name), identifier),
+        "finding_type": codes.SCT.Nodule,
+        "finding_sites": [sr.FindingSite(codes.SCT.Lung, laterality=laterality)],
+        "algorithm_id": sr.AlgorithmIdentification(
+            name=f"luna-monai, {model.name}", version=model.version, parameters=[f"weights SHA-256 {model.sha256}"]
+        ),
+    }
 
 
 def _save(dataset: Dataset, path: Path) -> None:

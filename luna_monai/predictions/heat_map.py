@@ -72,7 +72,7 @@ class CandidateExplainer:
                 raise LunaError(
                     f"--explain needs the layer {name!r} of LunaModel; these weights are an exported network"
                 )
-        # Log-odds: the logit of a nodule less that of none. A copy, because hooks stay in a network for ever.
+        # Log-odds: the logit of a nodule less that of none. A copy, because hooks stay in a network.
         difference = nn.Linear(2, 1, bias=False)
         difference.weight.data = torch.tensor([[-1.0, 1.0]])
         log_odds = nn.Sequential(copy.deepcopy(network), difference.to(self.device)).requires_grad_(True)
@@ -109,9 +109,6 @@ class ScanExplanation:
         max_findings: how many findings are explained.
         spatial_size: voxels of a candidate, z, y, x.
         preprocessing: of candidates, before the network sees them.
-
-    Raises:
-        LunaError: when ``max_findings`` is not positive.
     """
 
     def __init__(
@@ -122,13 +119,11 @@ class ScanExplanation:
         spatial_size: Sequence[int] = (32, 48, 48),
         preprocessing: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
-        if max_findings < 1:
-            raise LunaError(f"explain_findings must be at least 1, found {max_findings}")
         self.path = Path(path)
         self.explainer = explainer
         self.max_findings = max_findings
         self.cropper = CropCandidates(spatial_size)
-        self.preprocessing = preprocessing
+        self.preprocessing = preprocessing or nn.Identity()
 
     def check(self, scans: int) -> None:
         """Check the name of the file and the number of scans before the work begins.
@@ -138,10 +133,10 @@ class ScanExplanation:
         """
         name = self.path.name.lower()
         if not name.endswith(SUFFIXES) or name in SUFFIXES:
-            raise LunaError(f"{self.path}: the name of a heat map ends with {', '.join(SUFFIXES)}")
+            raise LunaError(f"{self.path}: the name of an attribution map ends with {', '.join(SUFFIXES)}")
         check_writable(self.path)
         if scans != 1:
-            raise LunaError(f"{self.path}: a heat map is of one scan, and there are {scans}; explain them one by one")
+            raise LunaError(f"{self.path}: holds one scan, and there are {scans}; explain them one by one")
 
     def __call__(self, prediction: ScanPrediction, image: torch.Tensor, grid: Geometry) -> np.ndarray:
         """Explain the scan and write the file.
@@ -162,7 +157,7 @@ class ScanExplanation:
         positions = np.reshape([finding.position for finding in findings], (-1, 3)).astype(float)
         centers = np.clip(grid.world_to_index(positions), 0, np.asarray(grid.shape) - 1)
         crops = self.cropper(image, centers)
-        heat = self.explainer(crops if self.preprocessing is None else self.preprocessing(crops)).numpy()
+        heat = self.explainer(self.preprocessing(crops)).numpy()
         values = np.zeros(grid.shape, dtype=np.uint8)
         for block, center in zip(heat, centers.tolist(), strict=True):
             starts = [window_start(*axis) for axis in zip(center, block.shape, grid.shape, strict=True)]

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from monai.inferers import Inferer, SimpleInferer
 
-from luna_monai.errors import LunaError
 from luna_monai.training.progress import enumerate_with_estimate
 from luna_monai.transforms import CropCandidates
 
@@ -22,13 +21,7 @@ class PrepareScanBatch:
     The scan stays where it is; :class:`CandidateInferer` takes the candidates to the device.
     """
 
-    def __call__(
-        self,
-        batchdata: Mapping[str, Any],
-        device: str | torch.device | None = None,
-        non_blocking: bool = False,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, None, tuple[()], dict[str, torch.Tensor]]:
+    def __call__(self, batchdata: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Give the scan, no label, and the voxels of its candidates."""
         return batchdata["image"], None, (), {"centers": batchdata["centers"]}
 
@@ -42,10 +35,6 @@ class CandidateInferer(Inferer):
         device: where the network runs.
         preprocessing: of candidates (n, 1, *spatial_size) in HU, before they are taken to the device.
         inferer: runs the network on a batch; MONAI's ``SimpleInferer`` when None.
-        memory_format: how the network wants its input laid out.
-
-    Raises:
-        LunaError: when ``batch_size`` is not positive.
     """
 
     def __init__(
@@ -55,17 +44,13 @@ class CandidateInferer(Inferer):
         device: str | torch.device = "cpu",
         preprocessing: Callable[[torch.Tensor], torch.Tensor] | None = None,
         inferer: Inferer | None = None,
-        memory_format: torch.memory_format = torch.channels_last_3d,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise LunaError(f"batch_size must be at least 1, found {batch_size}")
         self.cropper = CropCandidates(spatial_size)
         self.batch_size = batch_size
         self.device = torch.device(device)
-        self.preprocessing = preprocessing
-        self.inferer = SimpleInferer() if inferer is None else inferer
-        self.memory_format = memory_format
+        self.preprocessing = preprocessing or torch.nn.Identity()
+        self.inferer = inferer or SimpleInferer()
 
     def __call__(
         self,
@@ -88,15 +73,12 @@ class CandidateInferer(Inferer):
         Returns:
             Logits (n, 2), float32, on the CPU.
         """
+        candidates = inputs if centers is None else centers
         logits = [torch.empty((0, 2))]
-        batches = (inputs if centers is None else centers).split(self.batch_size)
-        many = len(batches) * self.batch_size > MANY_CANDIDATES
+        batches = candidates.split(self.batch_size) if len(candidates) else ()
+        many = len(candidates) > MANY_CANDIDATES
         for _, batch in enumerate_with_estimate(batches, "Candidates, batches of") if many else enumerate(batches):
-            if not len(batch):
-                continue
-            image = batch if centers is None else self.cropper(inputs, batch.numpy())
-            if self.preprocessing is not None:
-                image = self.preprocessing(image)
-            image = image.to(self.device).to(torch.float32, memory_format=self.memory_format)
+            image = self.preprocessing(batch if centers is None else self.cropper(inputs, batch.numpy()))
+            image = image.to(self.device).to(torch.float32, memory_format=torch.channels_last_3d)
             logits.append(self.inferer(image, network, *args, **kwargs).float().cpu())
         return torch.cat(logits)

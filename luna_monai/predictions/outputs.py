@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
-from luna_monai.predictions.dicom_objects import write_segmentation, write_structured_report
 from luna_monai.predictions.result import ScanPrediction
 from luna_monai.predictions.text_files import write_findings, write_json_file, write_markups, write_submission
 from luna_monai.predictions.volumes import write_label_map
@@ -19,64 +18,65 @@ from luna_monai.predictions.volumes import write_label_map
 PLACEHOLDER = "{seriesuid}"
 
 
-class Format(NamedTuple):
-    """A kind of output.
+def _write_report(path: Path, predictions: Sequence[ScanPrediction], **options: Any) -> bool:
+    from luna_monai.predictions.dicom_objects import write_structured_report
 
-    Attributes:
-        write: writes predictions into a file; None for DICOM objects, which refer to each other.
-        many: whether one file can hold several scans.
-    """
-
-    write: Callable[[Path, Sequence[ScanPrediction]], None] | None
-    many: bool = False
+    return write_structured_report(path, predictions[0], **options)
 
 
-#: By the ending of the file's name; the longest that fits counts.
+def _write_segmentation(path: Path, predictions: Sequence[ScanPrediction], **options: Any) -> bool:
+    from luna_monai.predictions.dicom_objects import write_segmentation
+
+    return write_segmentation(path, predictions[0], anonymous=options["anonymous"])
+
+
+#: By the ending of the file's name, of which the longest that fits counts: what writes it, and whether it holds several
+#: scans. A writer returns whether there was something to write.
 FORMATS = {
-    ".csv": Format(write_submission, many=True),
-    ".findings.csv": Format(write_findings, many=True),
-    ".json": Format(write_json_file, many=True),
-    ".mrk.json": Format(write_markups),
-    ".nii.gz": Format(write_label_map),
-    ".nii": Format(write_label_map),
-    ".nrrd": Format(write_label_map),
-    ".dcm": Format(None),
-    ".seg.dcm": Format(None),
+    ".csv": (write_submission, True),
+    ".findings.csv": (write_findings, True),
+    ".json": (write_json_file, True),
+    ".mrk.json": (write_markups, False),
+    ".nii.gz": (write_label_map, False),
+    ".nii": (write_label_map, False),
+    ".nrrd": (write_label_map, False),
+    ".dcm": (_write_report, False),
+    ".seg.dcm": (_write_segmentation, False),
 }
 
 
-def ending_of(path: str | Path) -> str:
+def ending_of(path: Path) -> str:
     """Tell the kind of an output from its ending, a key of ``FORMATS``.
 
     Raises:
         LunaError: when the ending is not known.
     """
-    name = Path(path).name.lower()
+    name = path.name.lower()
     for ending in sorted(FORMATS, key=len, reverse=True):
         if name.endswith(ending) and name != ending:
             return ending
     raise LunaError(f"{path}: an output's name ends with {', '.join(FORMATS)}, which says what is written")
 
 
-def is_dicom(path: str | Path) -> bool:
+def is_dicom(path: Path) -> bool:
     """Tell whether an output is a DICOM object, which a scan must be DICOM for."""
     return ending_of(path).endswith(".dcm")
 
 
-def check_writable(path: str | Path) -> None:
+def check_writable(path: Path) -> None:
     """Check before the work begins that a file can be written.
 
     Raises:
         LunaError: when a folder is in the way, or its folder cannot be written to.
     """
-    if Path(path).is_dir():
+    if path.is_dir():
         raise LunaError(f"{path}: a folder; an output is a file")
-    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise LunaError(f"{path}: cannot be written, because {folder} is no folder that may be written to")
 
 
-def check_outputs(paths: Sequence[str | Path], scans: int) -> None:
+def check_outputs(paths: Sequence[Path], scans: int) -> None:
     """Check the names of outputs before the work begins.
 
     Args:
@@ -87,14 +87,14 @@ def check_outputs(paths: Sequence[str | Path], scans: int) -> None:
         LunaError: when an ending is not known, two are the same, a file cannot be written, a package is missing, or
             several scans would go to a file that holds one.
     """
-    for number, path in enumerate(paths):
-        kind = FORMATS[ending_of(path)]
+    for path in paths:
+        _, holds_several = FORMATS[ending_of(path)]
         check_writable(path)
         if is_dicom(path):
             import_extra("highdicom", "dicom")
-        if path in paths[:number]:
+        if paths.count(path) > 1:
             raise LunaError(f"{path}: named twice as an output")
-        if scans > 1 and not kind.many and PLACEHOLDER not in Path(path).name:
+        if scans > 1 and not holds_several and PLACEHOLDER not in path.name:
             raise LunaError(
                 f"{path}: holds one scan, and there are {scans}; put {PLACEHOLDER} into its name for a file each"
             )
@@ -116,23 +116,14 @@ def write_outputs(
     """
     written, problems = [], []
     for path in paths:
-        each = PLACEHOLDER in path.name
-        for part in [[one] for one in predictions] if each else [predictions]:
-            ending, write = ending_of(path), FORMATS[ending_of(path)].write
+        write, _ = FORMATS[ending_of(path)]
+        for part in [[one] for one in predictions] if PLACEHOLDER in path.name else [predictions]:
             one = path.with_name(path.name.replace(PLACEHOLDER, file_name(part[0].seriesuid)))
-            done: object = True
             try:
-                if write is not None:
-                    write(one, part)
-                elif ending == ".dcm":
-                    write_structured_report(one, part[0], anonymous=anonymous, segmented=segmented)
-                else:
-                    done = write_segmentation(one, part[0], anonymous=anonymous)
+                if write(one, part, anonymous=anonymous, segmented=segmented):
+                    written.append(one)
             except LunaError as error:
                 problems.append(f"{path.name} is not written: {error}")
-            else:
-                if done:
-                    written.append(one)
     return written, problems
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import pandas as pd
 
 from luna_monai.data.tables import COORDINATES, read_table
 from luna_monai.errors import LunaError
@@ -26,24 +25,20 @@ class CandidateList:
         coordinates: one of ``COORDINATE_SYSTEMS``.
 
     Raises:
-        LunaError: when the file is missing, empty or damaged, or there are no such coordinates.
+        LunaError: when the file is missing, empty or damaged.
     """
 
     def __init__(self, path: str | Path, coordinates: str = "lps") -> None:
         self.path = Path(path)
         self.coordinates = coordinates
-        if coordinates not in COORDINATE_SYSTEMS:
-            raise LunaError(f"coordinates must be {', '.join(COORDINATE_SYSTEMS)}, found {coordinates!r}")
         if not self.path.is_file():
             raise LunaError(f"{path}: no such file; expected a CSV file with {','.join(COORDINATES)}")
         self.table = read_table(self.path, COORDINATES, text=[], optional=["seriesuid"])
         if self.table.empty:
             raise LunaError(f"{path}: a header line and no candidates")
 
-    @property
-    def seriesuids(self) -> frozenset[str] | None:
-        """The scans that the list names; None where it names none."""
-        return frozenset(self.table["seriesuid"]) if "seriesuid" in self.table else None
+        #: The scans that the list names; None where it names none.
+        self.seriesuids = sorted(set(self.table["seriesuid"])) if "seriesuid" in self.table else None
 
     def points(self, seriesuid: str, geometry: Geometry) -> np.ndarray:
         """Give the candidates of a scan.
@@ -60,11 +55,9 @@ class CandidateList:
         """
         rows = self.table if self.seriesuids is None else self.table[self.table["seriesuid"] == seriesuid]
         given = rows[COORDINATES].to_numpy(dtype=float)
-        points = given
+        points = geometry.index_to_world(given[:, ::-1]) if self.coordinates == "voxel" else given
         if self.coordinates == "ras":
             points = given * [-1, -1, 1]
-        elif self.coordinates == "voxel":
-            points = geometry.index_to_world(given[:, ::-1])
         index = geometry.world_to_index(points)
         outside = ((index < 0) | (index >= geometry.shape)).any(axis=1)
         if outside.any():
@@ -78,8 +71,3 @@ class CandidateList:
                 f"{outside.sum() - 1} more; correct it, or say in which coordinates it is: {others}"
             )
         return points
-
-
-def points_of(proposals: pd.DataFrame) -> np.ndarray:
-    """Take the positions, (n, 3) in LPS mm, out of a table with ``coordX``, ``coordY`` and ``coordZ``."""
-    return proposals[COORDINATES].to_numpy(dtype=float).reshape(-1, 3)

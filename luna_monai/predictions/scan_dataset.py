@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from luna_monai.data.tables import COORDINATES
 from luna_monai.detection.lungs import Lungs, find_lungs
 from luna_monai.errors import LunaError
-from luna_monai.predictions.points import CandidateList, points_of
+from luna_monai.predictions.points import CandidateList
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.header import ScanHeader
 from luna_monai.scans.scan import read_scan
@@ -28,14 +29,14 @@ class ScanDataset(torch.utils.data.Dataset):
     """Scans with their candidates, one an item.
 
     Item ``i`` is a dict with ``number``, which is ``i``; ``image``, (1, z, y, x) in HU, int16, int32 or float32, its
-    axes turned to ``orientation`` and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``;
+    axes turned to LPS as in training and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``;
     ``centers``, int64 (n, 3), the candidates' voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``index``,
     int64 (n, 3), voxels z, y, x in the order of the file; ``lungs``, None where
     neither ``proposer`` nor ``examine`` needs them; ``header``, the
     :class:`~luna_monai.scans.ScanHeader`; ``voxels_sha256``; ``warnings``, a tuple of text.
 
-    A scan that cannot be read gives an item with ``number``, ``source`` and ``error``, and an empty image without
-    candidates: one bad scan must not end the work on many.
+    A scan that cannot be read gives an item with ``number`` and ``error``, and an empty image without candidates: one
+    bad scan must not end the work on many.
 
     ``proposer`` and ``examine`` are called with the voxels (z, y, x) in HU, their geometry and the
     :class:`~luna_monai.detection.lungs.Lungs`, which are found once for both.
@@ -46,30 +47,21 @@ class ScanDataset(torch.utils.data.Dataset):
         proposer: finds candidates, ``proposer(volume, geometry, lungs)`` gives a table with ``coordX, coordY, coordZ``.
         examine: tells what is unusual about a scan, ``examine(volume, geometry, lungs)`` gives texts.
         spatial_size: voxels of a candidate, z, y, x.
-        orientation: where the axes of ``image`` lead, as in training; None leaves them as they are in the file.
-
-    Raises:
-        LunaError: when there are neither candidates nor a proposer.
     """
 
     def __init__(
         self,
         data: Sequence[ScanSource],
         candidates: CandidateList | None = None,
-        proposer: Callable[[np.ndarray, Geometry, Lungs], pd.DataFrame] | None = None,
-        examine: Callable[[np.ndarray, Geometry, Lungs], Sequence[str]] | None = None,
+        proposer: Callable[[np.ndarray, Geometry, Lungs | None], pd.DataFrame] | None = None,
+        examine: Callable[[np.ndarray, Geometry, Lungs | None], Sequence[str]] | None = None,
         spatial_size: Sequence[int] = (32, 48, 48),
-        orientation: str | None = "LPS",
     ) -> None:
-        if candidates is None and proposer is None:
-            raise LunaError("no candidates: give a CSV file with their positions, or a proposer that finds some")
         self.data = data
         self.candidates = candidates
         self.proposer = proposer
         self.examine = examine
-        z, y, x = (int(size) for size in spatial_size)
-        self.spatial_size = (z, y, x)
-        self.orientation = orientation
+        self.spatial_size = spatial_size
 
     def __len__(self) -> int:
         return len(self.data)
@@ -78,17 +70,11 @@ class ScanDataset(torch.utils.data.Dataset):
         try:
             return {"number": index, **self._load(self.data[index])}
         except LunaError as error:
-            nothing = torch.empty((1, 0, 0, 0)), torch.empty((0, 3), dtype=torch.int64)
-            return {
-                "number": index,
-                "image": nothing[0],
-                "centers": nothing[1],
-                "source": self.data[index],
-                "error": str(error),
-            }
+            centers = torch.empty((0, 3), dtype=torch.int64)
+            return {"number": index, "image": torch.empty((1, 0, 0, 0)), "centers": centers, "error": str(error)}
 
     def _load(self, source: ScanSource) -> dict[str, Any]:
-        scan = read_scan(source, self.orientation)
+        scan = read_scan(source)
         voxels, geometry, warnings = scan.voxels, scan.geometry, list(scan.warnings)
         if geometry.spacing[2] > THICKEST_SLICES * 1.01:
             warnings.append(
@@ -98,25 +84,26 @@ class ScanDataset(torch.utils.data.Dataset):
         lungs = None if self.examine is None and self.candidates is not None else find_lungs(voxels, geometry)
         if self.examine is not None:
             warnings.extend(self.examine(voxels, geometry, lungs))
-        if self.candidates is None:
-            assert self.proposer is not None
-            points = points_of(self.proposer(voxels, geometry, lungs))
-        else:
+        if self.candidates is not None:
             points = self._listed_points(self.candidates, scan.header, warnings)
-        sha256 = voxels_sha256(voxels)
-        padded, padded_geometry = pad_with_air(voxels, geometry, self.spatial_size)
+        elif self.proposer is not None:
+            proposals = self.proposer(voxels, geometry, lungs)
+            points = proposals[COORDINATES].to_numpy(dtype=float).reshape(-1, 3)
+        else:
+            raise LunaError("no candidates: give a CSV file with their positions, or a proposer that finds some")
+        padded, grid = pad_with_air(voxels, geometry, self.spatial_size)
         if padded is not voxels:
             size = " x ".join(map(str, voxels.shape))
             warnings.append(f"the scan ({size} voxels z, y, x) is smaller than the crop; padded with air ({AIR} HU)")
         return {
             "image": torch.from_numpy(padded)[None],
-            "geometry": padded_geometry,
-            "centers": torch.from_numpy(_index_in(padded_geometry, points)),
+            "geometry": grid,
+            "centers": torch.from_numpy(_index_in(grid, points)),
             "points": torch.from_numpy(points.copy()),
             "index": torch.from_numpy(_index_in(scan.header.geometry, points)),
             "lungs": lungs,
             "header": scan.header,
-            "voxels_sha256": sha256,
+            "voxels_sha256": voxels_sha256(voxels),
             "warnings": tuple(warnings),
         }
 
@@ -126,9 +113,8 @@ class ScanDataset(torch.utils.data.Dataset):
             raise LunaError(f"{candidates.path}: no column 'seriesuid', which a list for several scans must have")
         if listed is not None and scan.seriesuid not in listed:
             if len(self.data) == 1:
-                names = ", ".join(sorted(listed)[:3]) + (" …" if len(listed) > 3 else "")
                 raise LunaError(
-                    f"{candidates.path}: no candidates of scan {scan.seriesuid}, only of {names}; "
+                    f"{candidates.path}: no candidates of scan {scan.seriesuid}, only of {', '.join(listed[:3])}; "
                     "correct the column 'seriesuid', or leave it out"
                 )
             warnings.append("no candidates are listed for this scan")
@@ -140,7 +126,7 @@ def _index_in(geometry: Geometry, points: np.ndarray) -> np.ndarray:
     return np.clip(geometry.world_to_index(points), 0, np.asarray(geometry.shape) - 1)
 
 
-def pad_with_air(voxels: np.ndarray, geometry: Geometry, shape: tuple[int, int, int]) -> tuple[np.ndarray, Geometry]:
+def pad_with_air(voxels: np.ndarray, geometry: Geometry, shape: Sequence[int]) -> tuple[np.ndarray, Geometry]:
     """Put air around a scan that is too small.
 
     Args:
@@ -156,8 +142,8 @@ def pad_with_air(voxels: np.ndarray, geometry: Geometry, shape: tuple[int, int, 
         return voxels, geometry
     before = missing // 2
     voxels = np.pad(voxels, np.stack([before, missing - before], axis=1), constant_values=AIR)
-    origin = geometry.index_to_world(-before)[0]
-    return voxels, Geometry.from_header(voxels.shape[::-1], geometry.spacing, origin, geometry.direction, source="scan")
+    x, y, z = geometry.index_to_world(-before)[0].tolist()
+    return voxels, Geometry(voxels.shape[::-1], geometry.spacing, (x, y, z), geometry.direction)
 
 
 class ScanLoader:
@@ -170,30 +156,24 @@ class ScanLoader:
         dataset: of scans.
         num_workers: how many scans are read ahead, each in a thread of its own; 0 reads each when it is needed.
         sampler: indices of the items; all in their order when None.
-
-    Raises:
-        LunaError: when ``num_workers`` is negative.
     """
 
     def __init__(self, dataset: ScanDataset, num_workers: int = 0, sampler: Iterable[int] | None = None) -> None:
-        if num_workers < 0:
-            raise LunaError(f"num_workers must not be negative, found {num_workers}")
         self.dataset = dataset
         self.num_workers = num_workers
-        self.sampler = sampler
+        self.indices = range(len(dataset)) if sampler is None else list(sampler)
 
     def __len__(self) -> int:
-        return len(self.dataset) if self.sampler is None else sum(1 for _ in self.sampler)
+        return len(self.indices)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        indices = range(len(self.dataset)) if self.sampler is None else self.sampler
         if self.num_workers == 0:
-            yield from map(self.dataset.__getitem__, indices)
+            yield from map(self.dataset.__getitem__, self.indices)
             return
         pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="read-ahead")
         waiting: deque[Future[dict[str, Any]]] = deque()
         try:
-            for index in indices:
+            for index in self.indices:
                 waiting.append(pool.submit(self.dataset.__getitem__, index))
                 if len(waiting) > self.num_workers:
                     yield waiting.popleft().result()

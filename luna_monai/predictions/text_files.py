@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -18,62 +19,36 @@ MARKUPS_SCHEMA = (
 )
 
 
-def write_submission(path: Path, predictions: Sequence[ScanPrediction]) -> None:
-    """Write a submission for LUNA16: a row for each finding, or for each candidate where these were given.
-
-    Args:
-        path: the CSV file.
-        predictions: one or more scans.
-
-    Raises:
-        LunaError: when the file cannot be written.
-    """
-    rows = [
-        _findings_table(prediction, len(prediction.findings)) if prediction.proposed else prediction.candidates
-        for prediction in predictions
-    ]
-    files.write_submission(path, pd.concat(rows))
+def write_submission(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> bool:
+    """Write a submission for LUNA16: a row for each finding, or for each candidate where these were given."""
+    tables = [findings_table(one.findings, one.seriesuid) if one.proposed else one.candidates for one in predictions]
+    files.write_submission(path, pd.concat(tables))
+    return True
 
 
-def write_findings(path: Path, predictions: Sequence[ScanPrediction]) -> None:
-    """Write the findings that people are shown as a table: position, probability and size.
-
-    Args:
-        path: the CSV file.
-        predictions: one or more scans.
-
-    Raises:
-        LunaError: when the file cannot be written.
-    """
-    table = pd.concat([_findings_table(prediction, prediction.shown) for prediction in predictions])
-    files.write_table(path, table.round({**SIZES, **dict.fromkeys(COORDINATES, 2)}))
-
-
-def _findings_table(prediction: ScanPrediction, count: int) -> pd.DataFrame:
-    table = findings_table(prediction.findings[:count], prediction.seriesuid)
-    first = [finding.candidates[0] for finding in prediction.findings[:count]]
-    calibrated = prediction.candidates["probability_calibrated"].to_numpy(float)[first]
-    table.insert(1 + list(table.columns).index("probability"), "probability_calibrated", calibrated)
-    table.insert(1, "finding", range(1, len(table) + 1))
-    return table
+def write_findings(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> bool:
+    """Write the findings that people are shown as a table: position, probability and size."""
+    tables = []
+    for prediction in predictions:
+        table = findings_table(prediction.findings[: prediction.shown], prediction.seriesuid)
+        calibrated = [row["probability_calibrated"] for row in describe_findings(prediction)[: prediction.shown]]
+        table.insert(5, "probability_calibrated", pd.Series(calibrated, dtype=float))
+        table.insert(1, "finding", range(1, len(table) + 1))
+        tables.append(table)
+    files.write_table(path, pd.concat(tables).round({**SIZES, **dict.fromkeys(COORDINATES, 2)}))
+    return True
 
 
-def write_json_file(path: Path, predictions: Sequence[ScanPrediction]) -> None:
+def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> bool:
     """Write all that is known as JSON, without any path and anything of a patient.
 
     ``model`` has name, SHA-256, version, thresholds and calibration; ``scans`` an entry for each scan with its
     geometry (axes in the order x, y, z; LPS mm), the SHA-256 of its HU, warnings, candidates and findings. Each has a
     ``position``, LPS mm x, y, z, and a ``voxel``, z, y, x from 0 in the order of the file.
-
-    Args:
-        path: the file.
-        predictions: one or more scans, of one model.
-
-    Raises:
-        LunaError: when the file cannot be written.
     """
     model = predictions[0].model
     facts = {name: getattr(model, name) for name in ("name", "sha256", "version", "thresholds")}
+    facts["calibration"] = None if model.calibration is None else model.calibration.to_dict()
     scans = []
     for prediction in predictions:
         scan = {name: getattr(prediction.geometry, name) for name in ("size", "spacing", "origin", "direction")}
@@ -83,22 +58,14 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction]) -> None:
         places = zip(table[COORDINATES].values, table[["index_z", "index_y", "index_x"]].values, strict=True)
         for candidate, (position, voxel) in zip(candidates, places, strict=True):
             candidate |= {"position": position, "voxel": voxel}
-        findings = describe_findings(prediction)
-        scans.append(scan | {"candidates": candidates, "findings": findings, "findings_shown": prediction.shown})
-    facts["calibration"] = None if model.calibration is None else model.calibration.to_dict()
+        scan |= {"candidates": candidates, "findings": describe_findings(prediction)}
+        scans.append(scan | {"findings_shown": prediction.shown})
     files.write_json(path, {"format": "luna-monai predictions", "model": facts, "scans": scans}, indent=1)
+    return True
 
 
-def write_markups(path: Path, predictions: Sequence[ScanPrediction]) -> None:
-    """Write the findings of a scan that people are shown as a point list of 3D Slicer (``.mrk.json``).
-
-    Args:
-        path: the file.
-        predictions: one scan.
-
-    Raises:
-        LunaError: when the file cannot be written.
-    """
+def write_markups(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> bool:
+    """Write the findings of a scan that people are shown as a point list of 3D Slicer (``.mrk.json``)."""
     (prediction,) = predictions
     points = []
     for number, row in enumerate(describe_findings(prediction)[: prediction.shown], start=1):
@@ -116,3 +83,4 @@ def write_markups(path: Path, predictions: Sequence[ScanPrediction]) -> None:
         "controlPoints": points,
     }
     files.write_json(path, {"@schema": MARKUPS_SCHEMA, "markups": [markups]}, indent=1)
+    return True

@@ -1,10 +1,11 @@
-"""Volumes that lie over a scan in any viewer: outlines of findings, heat maps."""
+"""Volumes that lie over a scan in any viewer: outlines of findings, attribution maps."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
@@ -37,10 +38,7 @@ def in_file_order(values: np.ndarray, grid: Geometry, geometry: Geometry) -> sit
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(np.ravel(geometry.direction).tolist())
     image = sitk.DICOMOrient(to_image(values, grid), code)
     image = sitk.RegionOfInterest(image, geometry.size, image.TransformPhysicalPointToIndex(geometry.origin))
-    image.SetOrigin(geometry.origin)
-    image.SetSpacing(geometry.spacing)
-    image.SetDirection(np.ravel(geometry.direction).tolist())
-    return image
+    return to_image(sitk.GetArrayViewFromImage(image), geometry)
 
 
 def label_map(prediction: ScanPrediction) -> sitk.Image:
@@ -63,18 +61,11 @@ def label_map(prediction: ScanPrediction) -> sitk.Image:
     return in_file_order(labels, grid, prediction.geometry)
 
 
-def write_label_map(path: Path, predictions: Sequence[ScanPrediction]) -> None:
-    """Write the outlines of a scan; see :func:`label_map`.
-
-    Args:
-        path: a NIfTI or NRRD file.
-        predictions: one scan.
-
-    Raises:
-        LunaError: when the file cannot be written.
-    """
+def write_label_map(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> bool:
+    """Write the outlines of a scan as NIfTI or NRRD; see :func:`label_map`."""
     (prediction,) = predictions
     write_volume(path, label_map(prediction))
+    return True
 
 
 def write_volume(path: Path, image: sitk.Image) -> None:
@@ -84,15 +75,3 @@ def write_volume(path: Path, image: sitk.Image) -> None:
         whole = Path(folder) / f"volume{ending}"
         sitk.WriteImage(image, str(whole), useCompression=ending != ".nii")
         write_bytes(path, whole.read_bytes())
-
-
-def instance_of(path: Path) -> tuple[str, str]:
-    """Read the instance number and the SOP Instance UID of a DICOM slice; empty where it has none."""
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("GDCMImageIO")
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
-    number, uid = (
-        reader.GetMetaData(tag).strip(" \0") if reader.HasMetaDataKey(tag) else "" for tag in ("0020|0013", "0008|0018")
-    )
-    return number, uid

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 from PIL import Image
 
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes
 from luna_monai.predictions.outputs import check_writable
 from luna_monai.predictions.result import ScanPrediction, describe_findings
-from luna_monai.predictions.volumes import instance_of
 from luna_monai.reports.pages import render_page
 from luna_monai.reports.pictures import Stack, Volume, draw_stacks, heat_colors, image_address
 from luna_monai.scans.geometry import Geometry
@@ -120,7 +120,7 @@ class PredictionPage:
 
     def _scan(self, number: int) -> dict[str, Any]:
         prediction, projection, grid = self._scans[number]
-        instance = functools.cache(instance_of)
+        instance = functools.cache(_instance_of)
         rows = describe_findings(prediction)[: max(prediction.shown, ROWS // len(self._scans))]
         for rank, row in enumerate(rows):
             row["id"], row["number"] = f"s{number + 1}f{rank + 1}", rank + 1
@@ -155,6 +155,12 @@ def _slice_of(
         instance_number, uid = instance(prediction.dicom_files[voxel[0]])
         number = f"instance {instance_number}" if instance_number else number
     return number, uid
+
+
+def _instance_of(path: Path) -> tuple[str, str]:
+    """Read the Instance Number and the SOP Instance UID of a DICOM slice."""
+    header = pydicom.dcmread(path, specific_tags=["InstanceNumber", "SOPInstanceUID"])
+    return str(header.get("InstanceNumber") or ""), str(header.get("SOPInstanceUID") or "")
 
 
 def _project(voxels: np.ndarray) -> np.ndarray:

@@ -42,12 +42,14 @@ class DicomHeader(ScanHeader):
         """
         middle = self.slices[len(self.slices) // 2]
         invert = middle.is_inverted and float(np.median(middle.read())) > IMPOSSIBLE_MEDIAN
-        volume = np.empty(self.geometry.shape, dtype=np.int16)
+        kinds: list[type] = [np.int16, np.int32, np.float32]
+        volume: np.ndarray = np.empty(self.geometry.shape, kinds[0])
         for number, one in enumerate(self.slices):
             values = one.read(invert=invert and one.is_inverted)
-            wanted = _narrowest(values)
-            if not np.can_cast(wanted, volume.dtype):
-                volume = volume.astype(np.promote_types(volume.dtype, wanted) if wanted != np.float32 else wanted)
+            with np.errstate(invalid="ignore"):  # of fractions beyond the range
+                while len(kinds) > 1 and (values.astype(kinds[0]) != values).any():
+                    del kinds[0]
+            volume = volume.astype(kinds[0], copy=False)
             volume[number] = values
         return volume
 
@@ -202,11 +204,9 @@ def _stack(folder: Path, uid: str, slices: list[Slice], warnings: list[str]) -> 
             )
         spacing = (*first.spacing[:2], float(places[-1] - places[0]) / (len(slices) - 1))
     geometry = Geometry.from_header((*first.size[:2], len(slices)), spacing, origins[0], first.direction, source=folder)
-    for one in slices:
-        if one.padding is not None and TISSUE_HU[0] < one.padding[0] * one.slope + one.intercept < TISSUE_HU[1]:
-            value = one.padding[0] * one.slope + one.intercept
-            warnings.append(f"voxels of {value:g} HU count as air, because PixelPaddingValue says so")
-            break
+    paddings = [one.padding[0] * one.slope + one.intercept for one in slices if one.padding is not None]
+    if odd := [value for value in paddings if TISSUE_HU[0] < value < TISSUE_HU[1]]:
+        warnings.append(f"voxels of {odd[0]:g} HU count as air, because PixelPaddingValue says so")
     return DicomHeader(
         path=folder,
         seriesuid=uid,
@@ -240,12 +240,3 @@ def _check_steps(folder: Path, slices: Sequence[Slice], places: np.ndarray) -> N
             f"{folder}: slices are missing or double: {below} at {places[where]:.2f} mm and {above} at "
             f"{places[where + 1]:.2f} mm are {steps[where]:.3f} mm apart, most others {step:.3f} mm"
         )
-
-
-def _narrowest(values: np.ndarray) -> np.dtype:
-    """Tell the smallest of int16, int32 and float32 that holds the HU of a slice."""
-    if values.dtype.kind == "f" and (values != np.round(values)).any():
-        return np.dtype(np.float32)
-    limits = np.iinfo(np.int16)
-    fits = limits.min <= values.min() and values.max() <= limits.max
-    return np.dtype(np.int16 if fits else np.int32)

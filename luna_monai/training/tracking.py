@@ -74,11 +74,11 @@ class MLflowTracking(MLFlowHandler):
             return
         import_extra("mlflow", "mlflow")
         _be_quiet()
-        files = None  # where the server says
+        self.files: str | None = None  # where the server says
         if self.store.startswith("sqlite:///"):
             folder = Path(unquote(self.store.removeprefix("sqlite:///"))).absolute().parent
             folder.mkdir(parents=True, exist_ok=True)
-            files = path_to_uri(folder / "mlruns")  # MONAI's own choice fails for a name with a space
+            self.files = path_to_uri(folder / "mlruns")  # MONAI's own choice fails for a name with a space
         artifacts = [run_state.output_dir / name for name in (CONFIG, METRICS, MODEL)]
         options = {"iteration_log": False, "close_on_complete": True, "artifacts": artifacts}
         self._or_fail(
@@ -86,7 +86,6 @@ class MLflowTracking(MLFlowHandler):
             tracking_uri,
             experiment_name=experiment_name,
             run_name=run_name,
-            artifact_location=files,
             **options,
         )
 
@@ -110,6 +109,8 @@ class MLflowTracking(MLFlowHandler):
         self.run_name = self.run_name or f"{names['time']} {names['comment']}"
         folder = str(self.run_state.output_dir.resolve())
         tags = {"mlflow.runName": self.run_name, "run_folder": folder, "started": names["time"]}
+        if self.client.get_experiment_by_name(self.experiment_name) is None:
+            self.client.create_experiment(self.experiment_name, artifact_location=self.files)
         self._set_experiment()
         found = self.client.search_runs([self.experiment.experiment_id])
         same = (run for run in found if tags.items() <= run.data.tags.items())

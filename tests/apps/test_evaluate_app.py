@@ -2,17 +2,21 @@
 
 import hashlib
 import json
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
 from luna_monai.apps import LunaEvaluateApp, LunaFrocApp, LunaTrainingApp
 from luna_monai.apps.cli import run_app
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import Calibration, log_odds_of_probability
 from luna_monai.networks import LunaModel
+from luna_monai.share import bundle_dir
+from luna_monai.training import evaluation_dir
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +33,13 @@ def run(write_dataset, tmp_path_factory):
     return folder / "run"
 
 
-def test_a_run_with_its_own_configuration(run):
+def test_a_run_with_its_own_configuration(run, capsys):
     assert LunaEvaluateApp([run]).main() == 0
+    lines = capsys.readouterr().out
+    assert " val_pos " in lines
+    assert "E1 " not in lines  # an evaluation has no epochs, whatever epoch the weights are of
+    assert "false positives are candidates of class 0" in lines
+    assert "false positives per scan, counted as in LUNA16" in lines
     results = run / "evaluation"
     expected = pd.read_csv(run / "predictions" / "val.csv")
     predictions = pd.read_csv(results / "predictions.csv")
@@ -44,6 +53,15 @@ def test_a_run_with_its_own_configuration(run):
         assert content["metrics"][name] == pytest.approx(trained[name], rel=1e-5), name
     assert not list(results.rglob("*.tmp"))
     assert len(pd.read_csv(run / "metrics.csv")) == 2  # the run itself is as it was
+
+
+def test_each_file_of_weights_has_a_folder_of_its_own(run, tmp_path):
+    (tmp_path / "model.pt").write_bytes((run / "checkpoint.pt").read_bytes())
+    first, second = evaluation_dir(run / "model.pt"), evaluation_dir(tmp_path / "model.pt")
+    assert re.fullmatch(r"data-unversioned/evaluation/model-[0-9a-f]{8}", first)
+    assert first != second
+    config = ConfigParser.load_config_file(bundle_dir() / "configs" / "evaluate.yaml")
+    assert config["output_dir"] == "$evaluation_dir(@weights)"
 
 
 def test_calibration_and_thresholds(run, tmp_path):

@@ -171,6 +171,8 @@ def test_the_same_through_monai(monkeypatch):
     ):
         with pytest.raises(LunaError, match=expected):
             through_monai(**overrides)
+    _, parser = through_monai(output_dir="out#7", dataset_dir="h#1/luna")
+    assert [parser.get_parsed_content(key) for key in ("output_dir", "dataset_dir")] == ["out#7", "h#1/luna"]
     configuration, parser = through_monai(cache_dir="null", device="cpu", output_dir="out")
     assert configuration["cache_dir"] is parser.get_parsed_content("cache_dir") is None
     assert str(parser.get_parsed_content("device")) == configuration["device"] == "cpu"

@@ -94,15 +94,23 @@ def probabilities(content, scan=0):
     return [found[tuple(center)] for center in CENTERS.tolist()]
 
 
-@pytest.fixture
-def expected(tmp_path, predict, voxels, geometry):
+@pytest.fixture(scope="session")
+def expected_scan(tmp_path_factory, weights, voxels, geometry):
     """What is said about the scan as an .mhd file."""
-    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "expected.mhd"))
-    content = predict(tmp_path / "expected.mhd", "--candidates", write_points(tmp_path / "expected.csv", geometry))
-    return probabilities(content)
+    folder = tmp_path_factory.mktemp("expected")
+    sitk.WriteImage(image_of(voxels, geometry), str(folder / "a.mhd"))
+    arguments = ["--candidates", write_points(folder / "points.csv", geometry), "--output", folder / "out.json"]
+    LunaPredictApp([folder / "a.mhd", "--weights", weights, "examine=null", *arguments]).main()
+    return json.loads((folder / "out.json").read_text())
 
 
-@pytest.mark.parametrize("name", ["a.mhd", "zipped.mhd", "b.mha", "c.nii", "c.nii.gz", "d.nrrd", "zipped.nrrd"])
+@pytest.fixture
+def expected(expected_scan):
+    """Its probabilities."""
+    return probabilities(expected_scan)
+
+
+@pytest.mark.parametrize("name", ["zipped.mhd", "b.mha", "c.nii.gz", "d.nrrd"])
 def test_every_file_format_gives_the_same(name, tmp_path, predict, voxels, geometry, expected):
     assert np.std(expected) > 0.02
     path = tmp_path / name
@@ -113,17 +121,15 @@ def test_every_file_format_gives_the_same(name, tmp_path, predict, voxels, geome
     assert content["scans"][0]["warnings"] == []
 
 
-@pytest.mark.parametrize("dtype", ["int32", "float32", "float64"])
-def test_types_of_voxels(dtype, tmp_path, predict, voxels, geometry, expected):
+@pytest.mark.parametrize("dtype", ["int32", "float64"])
+def test_types_of_voxels(dtype, tmp_path, predict, voxels, geometry, expected_scan):
     sitk.WriteImage(image_of(voxels.astype(dtype), geometry), str(tmp_path / "a.nii.gz"))
     content = predict(tmp_path / "a.nii.gz", "--candidates", write_points(tmp_path / "points.csv", geometry))
-    np.testing.assert_allclose(probabilities(content), expected, atol=1e-5)
-    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "b.mha"))
-    other = predict(tmp_path / "b.mha", "--candidates", tmp_path / "points.csv")
-    assert other["scans"][0]["voxels_sha256"] == content["scans"][0]["voxels_sha256"]
+    np.testing.assert_allclose(probabilities(content), probabilities(expected_scan), atol=1e-5)
+    assert content["scans"][0]["voxels_sha256"] == expected_scan["scans"][0]["voxels_sha256"]
 
 
-@pytest.mark.parametrize("axes", ["RAS", "LAS", "PSR", "SLP", "AIL"])
+@pytest.mark.parametrize("axes", ["RAS", "PSR", "SLP"])
 def test_any_order_of_the_axes(axes, tmp_path, predict, voxels, geometry, expected):
     """NIfTI files are kept in all orders; voxel indices in the results are those of the file."""
     affine = geometry.affine_ras_zyx[:, [2, 1, 0, 3]]
@@ -146,20 +152,9 @@ def test_any_order_of_the_axes(axes, tmp_path, predict, voxels, geometry, expect
 
 DICOM = {
     "signed": {},
-    "without intercept": {"RescaleIntercept": 0},
     "unsigned, 12 bits": {"PixelRepresentation": 0, "BitsStored": 12},
-    "unsigned, 16 bits": {"PixelRepresentation": 0},
-    "slope of 2": {"RescaleSlope": 2},
     "slope of 0.5": {"RescaleSlope": 0.5, "RescaleIntercept": -1000},
-    "MONOCHROME1, 12 bits": {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 0, "BitsStored": 12},
-    "MONOCHROME1, 16 bits": {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 0},
-    "MONOCHROME1, signed": {"PhotometricInterpretation": "MONOCHROME1"},
-    "MONOCHROME1, slope of 0.5": {
-        "PhotometricInterpretation": "MONOCHROME1",
-        "PixelRepresentation": 0,
-        "RescaleSlope": 0.5,
-        "RescaleIntercept": -1024,
-    },
+    "MONOCHROME1": {"PhotometricInterpretation": "MONOCHROME1", "PixelRepresentation": 0, "BitsStored": 12},
 }
 
 
@@ -215,7 +210,7 @@ def test_one_file_of_a_series(tmp_path, predict, write_dicom, voxels, geometry, 
         predict(tmp_path / "dicom", "--candidates", points)
 
 
-@pytest.mark.parametrize("name", ["a.mhd", "b.nii.gz", "c.nrrd", "dicom"])
+@pytest.mark.parametrize("name", ["b.nii.gz", "dicom"])
 def test_oblique_scans(name, tmp_path, predict, write_dicom, voxels, geometry, expected):
     """The grid is the same, so are the crops; positions are found in the turned patient."""
     turned = oblique(geometry)
@@ -245,11 +240,11 @@ def test_padding_values_do_not_count(tmp_path, predict, voxels, geometry):
     y, x = np.indices(SHAPE[1:])
     outside = (y - 30) ** 2 + (x - 28) ** 2 > 26**2
     results = []
-    for padding in (-1024, -2000, -3024, -32768):
+    for padding in (-1024, -3024):
         sitk.WriteImage(image_of(np.where(outside, np.int16(padding), voxels), geometry), str(tmp_path / "a.mhd"))
         content = predict(tmp_path / "a.mhd", "--candidates", write_points(tmp_path / "points.csv", geometry))
         results.append(probabilities(content))
-    np.testing.assert_allclose(results[1:], [results[0]] * 3, atol=1e-5)
+    np.testing.assert_allclose(results[1:], [results[0]], atol=1e-5)
 
 
 def test_voxels_that_are_no_numbers_are_air(tmp_path, predict, voxels, geometry):
@@ -437,7 +432,7 @@ def test_files_of_a_scan_outlive_an_interruption(scans, tmp_path, weights, monke
     path, points = scans
     load = read_scan
 
-    def interrupt(source, orientation):
+    def interrupt(source):
         if source.path.name == "study":
             raise KeyboardInterrupt
         return load(source)
@@ -546,6 +541,21 @@ def test_nothing_of_the_patient_is_told(tmp_path, write_dicom, voxels, geometry,
     assert told.count("1.2.826.7") >= len(CENTERS)
 
 
+def test_froc_of_a_dataset_folder(tmp_path, weights, voxels, geometry, capfd):
+    (tmp_path / "data" / "subset0").mkdir(parents=True)
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "data" / "subset0" / "a.mhd"))
+    write_points(tmp_path / "data" / "annotations.csv", geometry, seriesuid="a", diameter_mm=5.0)
+    points = write_points(tmp_path / "points.csv", geometry, seriesuid="a")
+    arguments = ["--weights", weights, "--candidates", points, "--froc", tmp_path / "froc.json", "examine=null"]
+    LunaPredictApp([tmp_path / "data", *arguments]).main()
+    content = json.loads((tmp_path / "froc.json").read_text())
+    assert set(content) == {"candidates", "findings"}
+    assert content["candidates"]["true_positives"] == len(CENTERS)
+    assert "FROC of the findings: 6 nodules in 1 scans" in capfd.readouterr().out
+    with pytest.raises(LunaError, match=r"annotations\.csv"):
+        LunaPredictApp([tmp_path / "data" / "subset0" / "a.mhd", *arguments]).main()
+
+
 def test_golden_probabilities(luna16_mini, golden, shared_data, tmp_path):
     """The book's weights on real scans, as the book's own code says."""
     LunaPredictApp(
@@ -573,14 +583,13 @@ def test_real_scan_in_real_formats(luna16_mini, shared_data, tmp_path, write_dic
     voxels = voxels[z - 20 : z + 20, y - 40 : y + 40, x - 40 : x + 40]
     grid = Geometry((80, 80, 40), whole.spacing, tuple(whole.index_to_world(start)[0]), whole.direction)
     image = image_of(voxels, grid)
-    for name in ("a.mhd", "b.mha", "c.nii", "d.nii.gz", "e.nrrd"):
-        sitk.WriteImage(image, str(tmp_path / name))
+    sitk.WriteImage(image, str(tmp_path / "d.nii.gz"))
     write_dicom(tmp_path / "dicom", voxels, grid)
     nearby = np.array([[20, 40, 40], [17, 36, 44], [21, 50, 30]])
     table = pd.DataFrame(grid.index_to_world(nearby), columns=["coordX", "coordY", "coordZ"])
     table.to_csv(tmp_path / "points.csv", index=False)
     results = []
-    for name in ("a.mhd", "b.mha", "c.nii", "d.nii.gz", "e.nrrd", "dicom"):
+    for name in ("d.nii.gz", "dicom"):
         arguments = ["--candidates", tmp_path / "points.csv", "--output", tmp_path / "out.csv"]
         weights = shared_data / "book" / "luna_model_2020.state"
         LunaPredictApp([tmp_path / name, *arguments, "--weights", weights]).main()
@@ -611,43 +620,30 @@ def chest():
     return voxels
 
 
-@pytest.mark.parametrize("coordinates", ["proposed", "given"])
-def test_the_same_findings_from_every_format_and_order_of_axes(
-    coordinates, chest, tmp_path, write_dicom, weights, geometry
-):
+def test_the_same_findings_from_every_format_and_order_of_axes(chest, tmp_path, write_dicom, weights, geometry):
     # Numbers that float32, in which NIfTI keeps them, holds exactly.
     grid = Geometry((100, 90, 50), (0.75, 0.75, 1.25), (-166.5, -171.25, -340.75), geometry.direction)
     image = image_of(chest, grid)
-    names = ["a.mhd", "b.nii.gz", "c.nrrd", "dicom"]
-    for name in names[:3]:
-        sitk.WriteImage(image, str(tmp_path / name))
     write_dicom(tmp_path / "dicom", chest, grid)
-    for axes in ("RAI", "ASL", "PIR"):
-        names.append(f"{axes}.nii.gz")
-        sitk.WriteImage(sitk.DICOMOrient(image, axes), str(tmp_path / names[-1]))
-    arguments = ["--weights", weights, "--threshold", 0]
-    if coordinates == "given":
-        table = pd.DataFrame(
-            grid.index_to_world(np.array([[20, 30, 40], [21, 31, 41], [30, 55, 60]])),
-            columns=["coordX", "coordY", "coordZ"],
-        )
-        table.to_csv(tmp_path / "points.csv", index=False)
-        arguments += ["--candidates", tmp_path / "points.csv"]
-    found = []
-    for name in names:
+    axes = {"a.mhd": "LPS", "b.nii.gz": "RAI", "c.nrrd": "ASL"}
+    for name, order in axes.items():
+        sitk.WriteImage(sitk.DICOMOrient(image, order), str(tmp_path / name))
+    found = {}
+    for name in ("dicom", *axes):
         outputs = ["--output", tmp_path / "out.json", "--output", tmp_path / "out.nii"]
+        arguments = ["--weights", weights, "--threshold", 0, "proposer#max_candidates=20"]
         LunaPredictApp([tmp_path / name, *arguments, *outputs]).main()
         (scan,) = json.loads((tmp_path / "out.json").read_text())["scans"]
-        found.append(scan["findings"])
-        labels = sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "out.nii")), "LPS")
-        labels = sitk.GetArrayFromImage(labels)
+        found[name] = scan["findings"]
+        labels = sitk.GetArrayFromImage(sitk.DICOMOrient(sitk.ReadImage(str(tmp_path / "out.nii")), "LPS"))
         for number, one in enumerate(scan["findings"][:20], start=1):
             if one["volume_mm3"] is not None:
                 assert (labels == number).sum() * 0.75 * 0.75 * 1.25 == pytest.approx(one["volume_mm3"], rel=1e-3)
-    assert any(one["diameter_mm"] for one in found[0])
-    for others, name in zip(found[1:], names[1:], strict=True):
-        assert len(others) == len(found[0]), name
-        for one, other in zip(found[0], others, strict=True):
+    first = found.pop("dicom")
+    assert any(one["diameter_mm"] for one in first)
+    for name, others in found.items():
+        assert len(others) == len(first), name
+        for one, other in zip(first, others, strict=True):
             for key in set(one) - {"voxel", "candidate_indices"}:
                 assert other[key] == pytest.approx(one[key], abs=2e-3), (name, key)
 
@@ -704,51 +700,20 @@ def cut(path, keep=0.5):
     path.write_bytes(content[: int(len(content) * keep)])
 
 
-def edit(path, old, new):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-
-
 def write(content):
     return lambda path: path.write_bytes(content) and None
 
 
-def tilted(tmp, write_dicom, voxels, geometry):
-    for number in range(len(voxels)):
-        at = geometry.index_to_world(np.array([[number, 0, 0]]))[0] + [0, 0.2 * number, 0]
-        one = Geometry((56, 60, 1), geometry.spacing, tuple(at), geometry.direction)
-        write_dicom(tmp, voxels[number : number + 1], one, suffix=f"-{number}.dcm")
-
-
-def colours(path):
-    image = sitk.Image((8, 8, 8), sitk.sitkUInt8)
-    sitk.WriteImage(sitk.Compose(image, image, image), str(path))
-
-
+#: One of each kind of scan; tests/scans/test_malformed.py has the others.
 FILES = {
     "missing file": ("gone.nii", lambda path: None, r"gone\.nii: no such file or folder"),
-    "empty header": ("a.mhd", write(b""), r"a\.mhd: the MetaImage header ends without"),
-    "garbage header": ("a.mhd", write(b"\0\1garbage\n" * 9), r"a\.mhd: not a MetaImage header"),
-    "two dimensions": ("a.mhd", lambda path: edit(path, "NDims = 3", "NDims = 2"), r"a\.mhd: NDims must be 3"),
-    "skewed axes": ("a.mhd", lambda path: edit(path, "Matrix = 1 0", "Matrix = 1 0.5"), r"a\.mhd: the axes of the sc"),
-    "no spacing": (
-        "a.mhd",
-        lambda path: edit(path, "Spacing = ", "Spacing = -"),
-        r"a\.mhd: no CT has such a spacing",
-    ),
     "truncated voxels": ("a.mhd", lambda path: cut(path.with_suffix(".raw")), r"a\.raw: found .* truncated"),
     "missing voxels": ("a.mhd", lambda path: path.with_suffix(".raw").unlink(), r"a\.raw: no such file"),
     "truncated compressed voxels": ("z.mhd", lambda path: cut(path.with_suffix(".zraw")), r"z\.zraw: found .* truncat"),
-    "truncated NIfTI": ("b.nii", cut, r"b\.nii: found .* it is truncated"),
     "truncated gzip": ("c.nii.gz", cut, r"c\.nii\.gz: holds \d+ bytes when decompressed.*truncated"),
-    "empty NIfTI": ("b.nii", write(b""), r"b\.nii: not a NIfTI file"),
     "a picture called NIfTI": ("b.nii", write(b"\xff\xd8\xff\xe0" + b"JFIF" * 200), r"b\.nii: not a NIfTI file"),
-    "colours": ("b.nii", colours, r"b\.nii: a scan has 3 dimensions, found 5"),
     "truncated NRRD": ("d.nrrd", cut, r"d\.nrrd: found \d+ bytes of voxels, but its header says"),
-    "garbage NRRD": ("d.nrrd", write(b"garbage" * 99), r"d\.nrrd: cannot be read"),
     "a text": ("notes.txt", write(b"no scan"), r"notes\.txt: not a scan; known are"),
-    "an archive": ("scan.zip", write(b"PK\3\4" + bytes(500)), r"scan\.zip: not a scan; known are"),
     "an empty DICOM file": ("one.dcm", write(b""), r"one\.dcm: a damaged DICOM slice"),
     "an empty folder": ("empty", lambda path: path.mkdir(), r"empty: no DICOM slices of a CT in this folder"),
     "an empty list": ("list.csv", write(b""), r"list\.csv: no column 'path' in its header line, which is empty"),
@@ -785,12 +750,7 @@ DICOM_DAMAGE = {
         lambda files: files[20].unlink(),
         r"slices are missing or double: .* at -317\.00 mm and .* at -3",
     ),
-    "double slice": (
-        lambda files: files[20].with_name("again.dcm").write_bytes(files[20].read_bytes()[:-1] + b"x"),
-        r"missing or double: .* at -315\.75 mm and .* at -315\.75 mm are 0\.000 mm apart",
-    ),
     "truncated slice": (lambda files: cut(files[-1]), r"1\.2\.826\.7-001\.dcm: a damaged DICOM slice"),
-    "garbage slice": (lambda files: files[3].write_bytes(b"x" * 999), r"7-033\.dcm: a damaged DICOM slice"),
 }
 
 
@@ -804,12 +764,6 @@ def test_damaged_dicom(kind, tmp_path, write_dicom, voxels, geometry, weights, c
 
 STRANGE_TAGS = {
     "no position": ({"ImagePositionPatient": None}, r"a slice without ImagePositionPatient"),
-    "no orientation": ({"ImageOrientationPatient": None}, r"a slice without ImageOrientationPatient"),
-    "no pixel spacing": ({"PixelSpacing": None}, r"a slice without PixelSpacing"),
-    "several frames in a file": (
-        {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2.1"},
-        r"a multi-frame CT, with all slices in one file",
-    ),
     "another modality": (
         {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR"},
         r"dicom: no DICOM slices of a CT in this folder, only: MR Image Storage",
@@ -822,13 +776,6 @@ def test_dicom_that_can_not_be_used(kind, tmp_path, write_dicom, voxels, geometr
     tags, message = STRANGE_TAGS[kind]
     write_dicom(tmp_path / "dicom", voxels[:8], geometry, tags=tags)
     points = write_points(tmp_path / "points.csv", geometry)
-    refused(message, capfd, tmp_path / "dicom", "--candidates", points, "--weights", weights)
-
-
-def test_tilted_gantry(tmp_path, write_dicom, voxels, geometry, weights, capfd):
-    tilted(tmp_path / "dicom", write_dicom, voxels, geometry)
-    points = write_points(tmp_path / "points.csv", geometry)
-    message = r"dicom: the slices from -340\.75 to -297\.00 mm are displaced sideways by up to 7\.00 mm \(a tilted gan"
     refused(message, capfd, tmp_path / "dicom", "--candidates", points, "--weights", weights)
 
 
@@ -905,13 +852,16 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
             [place / "a.mhd", "--report", "x.html", "report_findings=-1"],
             r"report_findings: must be integer, at least 1, found -1",
         ),
-        ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the name of a heat map ends with \.nii\.gz, \.nii"),
-        ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: a heat map is of one scan, and there are 2"),
+        ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the name of an attribution map ends with \.nii\.gz, \.nii"),
+        ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: holds one scan, and there are 2"),
         ([place / "a.mhd", place / "b.nii"], r"one SCAN is needed, found .*a\.mhd.*b\.nii.*; a CSV file lists many"),
         ([place / "a.mhd", "weigths=1"], r"'weigths' is not a key of the configuration; did you mean 'weights'"),
         ([place / "a.mhd", "--seriesuid", "1.2"], r"a\.mhd: a series can be chosen from a folder or a list of scans"),
         ([place / "a.mhd", "batch_size=0"], r"batch_size: must be integer, at least 1, found 0"),
-        ([place / "list.csv"], r"none of 2 scans could be classified; the first: .*points\.csv: no column 'seriesuid'"),
+        (
+            [place / "list.csv"],
+            r"2 of 2 scans could not be classified, nothing is written; .*points\.csv: no column 'seriesuid'",
+        ),
     ):
         refused(message, capfd, *arguments, *given)
     assert run_app(LunaPredictApp, [place / "a.mhd", *given]) == 1

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import sys
-import tomllib
 from pathlib import Path
 
 import fire
@@ -23,7 +22,6 @@ from monai.bundle.properties import InferProperties, MetaProperties, TrainProper
 from monai.fl.client import MonaiAlgo
 from monai.fl.utils.constants import ExtraItems, ModelType
 from monai.fl.utils.exchange_object import ExchangeObject
-from monai.utils import path_to_sqlite_uri
 
 import luna_monai
 from luna_monai.networks import LunaModel, load_network
@@ -75,7 +73,7 @@ def test_version_is_in_the_changelog(metadata):
     assert metadata["version"] == luna_monai.__version__ == importlib.metadata.version("luna-monai")
 
 
-def test_versions_are_the_tested_ones(repository, metadata):
+def test_versions_are_the_tested_ones(repository, metadata, project):
     text = (repository / "constraints.txt").read_text()
     tested = {name.lower(): version for name, version in re.findall(r"^([\w.-]+)==(\S+)$", text, flags=re.MULTILINE)}
     named = {
@@ -84,7 +82,6 @@ def test_versions_are_the_tested_ones(repository, metadata):
         "numpy": metadata["numpy_version"],
     }
     named |= metadata["required_packages_version"]
-    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     needed = [re.split(r"[^\w.-]", text)[0] for text in project["dependencies"]]
     assert named == {name: tested[name] for name in needed} | {"luna-monai": metadata["version"]}
 
@@ -180,7 +177,7 @@ def run_command(words, **options):
 
 # MONAI says of every configuration that it may run code; torch's exporter warns about torch.
 @pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning", "ignore:.*LeafSpec:FutureWarning")
-def test_documented_commands(copied_bundle):
+def test_documented_commands(copied_bundle, sqlite_uri):
     text = (copied_bundle / "docs" / "README.md").read_text()
     commands = [
         shlex.split(line)
@@ -199,7 +196,7 @@ def test_documented_commands(copied_bundle):
     }  # fmt: skip
     assert (copied_bundle / "output" / "model.pt").is_file()
     assert (copied_bundle / "evaluation" / "metrics.json").is_file()
-    client = mlflow.MlflowClient(path_to_sqlite_uri(copied_bundle / "tracked" / "mlruns.db"))
+    client = mlflow.MlflowClient(sqlite_uri(copied_bundle / "tracked" / "mlruns.db"))
     (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert run.info.status == "FINISHED"
     assert {"trn/loss/all", "val/loss/all"} <= run.data.metrics.keys()

@@ -49,10 +49,41 @@ def assert_run_folder(folder):
     assert len(list(folder.glob("runs/luna_monai/*-val_cls-train/events*"))) == 1
 
 
+KILL = """
+import os, signal
+from monai.transforms import Transform
+class Kill(Transform):
+    def __call__(self, data):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(("fault", "message"), [("no voxels", ".raw"), ("a killed worker", "a worker was killed")])
+def test_a_fault_in_a_worker_ends_the_bundle_at_once(repository, make_dataset, tmp_path, fault, message):
+    dataset_dir = make_dataset(scans=4)
+    (tmp_path / "kill.py").write_text(KILL)
+    (tmp_path / "overlay.yaml").write_text("+train#deterministic_transforms: [{_target_: kill.Kill}]")
+    overlays = [tmp_path / "overlay.yaml"] if fault == "a killed worker" else []
+    if not overlays:
+        next(dataset_dir.glob("subset2/*.raw")).unlink()
+    files = [str(path) for path in (repository / "bundle" / "configs" / "train.yaml", *overlays)]
+    result = run(
+        *(sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files),
+        *("--dataset_dir", dataset_dir, "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"),
+        *("--precache_workers", 2),
+        cwd=tmp_path,
+        PYTHONPATH=f"{repository}{os.pathsep}{tmp_path}",
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert message in result.stderr.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
+
+
 def test_bundle_from_the_root_of_the_repository(repository, luna16_mini, tmp_path):
     result = run(
         *(sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "bundle/configs/train.yaml"),
-        *("--dataset_dir", "../shared/data/luna16_mini", "--fold", 1, "--max_epochs", 1),
+        *("--dataset_dir", "../shared/data/luna16_mini", "--fold", 1, "--max_epochs", 1, "--samples_per_epoch", 32),
         *("--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"),
         cwd=repository,
     )
@@ -102,7 +133,7 @@ def test_wheel_trains_from_any_folder(wheel_site, make_dataset, tmp_path):
     assert where.stdout.startswith(str(wheel_site))
     result = run(
         *(sys.executable, "-m", "luna_monai", "train", "--dataset-dir", make_dataset(), "--cache-dir", "null"),
-        *("--output-dir", "run", "--epochs", 1, "--batch-size", 8),
+        *("--output-dir", "run", "--epochs", 1, "--batch-size", 8, "samples_per_epoch=8"),
         cwd=tmp_path,
         PYTHONPATH=str(wheel_site),
     )

@@ -5,7 +5,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,18 +47,16 @@ def test_it_copies_what_exists_and_what_the_wheel_needs(repository, instructions
     assert len(list((tmp_path / "dist").glob("*.whl"))) == 1
 
 
-def test_its_versions_are_those_of_the_project(repository, instructions):
+def test_its_versions_are_those_of_the_project(repository, instructions, project):
     text = " ".join(rest for keyword, rest in instructions if keyword == "RUN")
     pinned = re.search(r"^torch==\S+", (repository / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert pinned[0] in text
     extras = re.search(r"'\.\[(.*?)\]'", text)[1].split(",")
-    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(extras) <= set(project["optional-dependencies"])
 
 
-def test_it_does_not_run_as_root_and_its_entry_point_is_the_command(repository, instructions):
+def test_it_does_not_run_as_root_and_its_entry_point_is_the_command(instructions, project):
     last = dict(instructions)
     assert last["USER"] not in ("0", "root")
     assert last["ENTRYPOINT"] == '["luna-monai"]'
-    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert "luna-monai" in project["scripts"]

@@ -24,8 +24,10 @@ PAGES = [
 #: Run by make itself, by .ci/run, or by the test named.
 RUN_ELSEWHERE = {
     "make demo": "test_demo below",
+    "pip install .": "test_commands.py, test_packaging.py",
     "make test": ".ci/run",
     "make install": ".ci/run",
+    "make release-check": "test_packaging.py",
     "luna-monai precache --config synthetic --config demo": "test_demo below",
     "luna-monai train --config synthetic --config demo": "test_demo below",
     "python3 -m venv .venv": "make install",
@@ -35,6 +37,8 @@ RUN_ELSEWHERE = {
     "['bundle/configs/train.yaml','bundle/configs/multi_gpu_train.yaml'] "
     "--dataset_dir data-unversioned/part2/luna": "test_distributed.py, two processes",
     "tensorboard --logdir data-unversioned/output/runs": "test_tensorboard_page.py",
+    "luna-monai train --dataset-dir data-unversioned/part2/luna --distributed 2": "tests/apps/test_distributed_app.py",
+    "luna-monai train --tracking mlflow --output-dir data-unversioned/tracked": "tests/training/test_tracking.py",
 }
 
 
@@ -92,7 +96,7 @@ def smaller(words):
 
 def run(words, folder):
     if words[0] == "luna-monai":
-        if words[1] in ("crossval", "report"):
+        if words[1] == "crossval":
             words = [*words, "--bootstrap", "10"]
         if words[1] == "synth":
             words = [*words[:2], str(folder / "new" / words[2]), *words[3:]]

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from luna_monai.errors import LunaError
 from luna_monai.metrics.operating_points import operating_points
 
 
@@ -44,9 +43,3 @@ def test_ends_of_the_scale():
     assert np.isnan(one["precision"])
     below, above = np.float64(0.5), np.nextafter(0.5, 1)
     assert operating_points([below, above], [0, 1], 1)["threshold"].iloc[0] == below, "no number lies between the two"
-
-
-@pytest.mark.parametrize("is_nodule", [[0], [1]])
-def test_one_class(is_nodule):
-    with pytest.raises(LunaError, match="found one class only"):
-        operating_points([0.1], is_nodule, 1)

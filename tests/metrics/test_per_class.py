@@ -113,8 +113,3 @@ def test_records_keep_large_rows():
     records = CandidateRecords()
     records.append(torch.tensor([row]), torch.tensor([0]), torch.tensor([0.5]), torch.tensor([0.7]))
     assert records.to_frame()["row"].tolist() == [row]
-
-
-def test_records_refuse_different_lengths():
-    with pytest.raises(ValueError, match="one N"):
-        CandidateRecords().append(torch.zeros(2), torch.zeros(2), torch.zeros(1), torch.zeros(2))

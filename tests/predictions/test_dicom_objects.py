@@ -15,6 +15,7 @@ from pydicom.sr.codedict import codes
 from luna_monai.errors import LunaError
 from luna_monai.predictions import write_segmentation, write_structured_report
 from luna_monai.predictions.dicom_objects import PATIENT_TAGS
+from luna_monai.predictions.outputs import check_outputs
 
 from .conftest import IDENTIFYING, make_prediction
 
@@ -163,7 +164,7 @@ def test_what_is_not_dicom_is_refused(geometry, tmp_path):
         write_structured_report(tmp_path / "report.dcm", make_prediction(geometry, INDICES, PROBABILITIES))
 
 
-def test_without_highdicom(prediction, tmp_path, monkeypatch):
+def test_without_highdicom(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(LunaError, match=r"luna-monai\[dicom\]"):
-        write_structured_report(tmp_path / "report.dcm", prediction)
+        check_outputs([tmp_path / "report.dcm"], scans=1)

@@ -126,7 +126,7 @@ def test_the_heat_is_on_real_nodules(golden, luna16_mini, shared_data):
 def test_a_batch_is_explained_as_its_candidates_one_by_one():
     torch.manual_seed(1)
     explainer = CandidateExplainer(LunaModel())
-    image = torch.randint(-1000, 400, (6, 1, *SHAPE), dtype=torch.int16)
+    image = torch.randint(-1000, 400, (2, 1, *SHAPE), dtype=torch.int16)
     torch.testing.assert_close(explainer(image), torch.cat([explainer(one[None]) for one in image]), rtol=0, atol=1e-3)
 
 
@@ -195,7 +195,7 @@ def test_overlapping_findings_take_the_higher_value_and_the_rest_is_left_out(geo
         ("heat.mhd", 1, r"ends with \.nii\.gz, \.nii, \.nrrd"),
         (".nii.gz", 1, r"ends with \.nii\.gz"),
         ("folder.nii", 1, r"folder\.nii: a folder"),
-        ("other.NII.gz", 3, "one scan, and there are 3"),
+        ("other.NII.gz", 3, "holds one scan, and there are 3"),
     ],
 )
 def test_bad_names(name, scans, message, tmp_path):

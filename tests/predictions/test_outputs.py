@@ -38,7 +38,7 @@ def test_a_submission_has_a_row_for_each_finding_or_given_candidate(prediction, 
         assert table.columns.tolist() == ["seriesuid", "coordX", "coordY", "coordZ", "probability"]
         assert len(table) == rows
         assert table["probability"].tolist() == prediction.candidates["probability"].tolist()[:rows]
-        np.testing.assert_array_equal(table.iloc[0, 1:4].tolist(), prediction.findings[0].position)
+        np.testing.assert_allclose(table.iloc[0, 1:4].tolist(), prediction.findings[0].position, rtol=1e-15)
 
 
 def test_the_table_for_people_has_sizes_where_they_are_known(prediction, tmp_path):

@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from luna_monai.errors import LunaError
 from luna_monai.predictions import CandidateList, ScanDataset, ScanLoader
 from luna_monai.predictions import scan_dataset as prediction_scans
 from luna_monai.scans import list_scans
@@ -39,7 +38,8 @@ def test_the_lungs_are_looked_for_once(
     assert item["warnings"] == ("odd",) * examined
     assert (proposer.call_count, examine.call_count) == (not listed, examined)
     given = [call.args[2] for call in proposer.mock_calls + examine.mock_calls]
-    assert find_lungs.call_count == 1
+    # Not at all where nobody needs them.
+    assert find_lungs.call_count == (examined or not listed)
     assert all(lungs is given[0] and lungs.mask.any() for lungs in given)
 
 
@@ -75,21 +75,16 @@ def test_the_next_scans_are_read_ahead_in_their_order_and_errors_are_not_lost(ah
         next(items)
 
 
-def test_a_sampler_and_a_bad_number() -> None:
+def test_a_sampler() -> None:
     loader = ScanLoader(Slow(), 1, sampler=[3, 1])  # type: ignore[arg-type]
     assert [item["number"] for item in loader] == [3, 1]
     assert len(loader) == 2
-    with pytest.raises(LunaError, match="num_workers must not be negative, found -1"):
-        ScanLoader(Slow(), -1)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "direction", [(-1, 0, 0, 0, -1, 0, 0, 0, 1), (1, 0, 0, 0, 1, 0, 0, 0, -1), (0, 1, 0, 1, 0, 0, 0, 0, 1)]
 )
-@pytest.mark.parametrize("orientation", ["LPS", None])
-def test_training_and_prediction_cut_the_same_voxels(
-    tmp_path: Path, direction: tuple[float, ...], orientation: str | None
-) -> None:
+def test_training_and_prediction_cut_the_same_voxels(tmp_path: Path, direction: tuple[float, ...]) -> None:
     image = sitk.GetImageFromArray(np.random.default_rng(0).integers(-1000, 1000, (60, 64, 70)).astype(np.float32))
     image[20, 30, 25] = float("nan")
     image.SetDirection(direction)
@@ -101,8 +96,8 @@ def test_training_and_prediction_cut_the_same_voxels(
     ]
     pd.DataFrame(corners, columns=["coordX", "coordY", "coordZ"]).to_csv(tmp_path / "points.csv", index=False)
     candidates = CandidateList(tmp_path / "points.csv")
-    item = ScanDataset(list_scans(path), candidates, orientation=orientation)[0]
-    trained = LoadScand("image", orientation)({"image": str(path), "center_xyz": item["points"].numpy()})
+    item = ScanDataset(list_scans(path), candidates)[0]
+    trained = LoadScand("image", "LPS")({"image": str(path), "center_xyz": item["points"].numpy()})
     trained = CropCandidatesd("image", (32, 48, 48))(trained)
     np.testing.assert_array_equal(trained["center_irc"], item["centers"])
     np.testing.assert_array_equal(

@@ -8,11 +8,13 @@ import subprocess
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from luna_monai.detection.findings import Finding
 from luna_monai.predictions.model import ModelFacts
 from luna_monai.predictions.result import COLUMNS, ScanPrediction
 from luna_monai.reports import PredictionPage
+from luna_monai.reports.pictures import image_address
 from luna_monai.scans.geometry import Geometry
 
 PROBE = """
@@ -139,6 +141,27 @@ def test_prediction_in_light_and_dark(chromium, predicted_page, tmp_path):
     dark, errors = look(chromium, page, tmp_path / "profile2", dark=True)
     assert errors == []
     assert (light["ink"], dark["ink"]) == ("rgb(28, 36, 48)", "rgb(231, 236, 242)")
+
+
+def test_printed_pictures_are_those_of_the_page(chromium, predicted_page, tmp_path):
+    """A stack of slices is taller than a sheet; no page break may move it."""
+    if shutil.which("pdftoppm") is None:
+        pytest.skip("pdftoppm is not installed (Debian: poppler-utils)")
+    page = tmp_path / "page.html"
+    # The slice in the middle of the stack is red, all others are black.
+    stripes = np.zeros((15, 8, 8, 3), dtype=np.uint8)
+    stripes[7, ..., 0] = 255
+    address = image_address(stripes.reshape(-1, 8, 3))
+    html = re.sub(r'(<img src=")data:image/webp[^"]*(" alt="Finding 1, axial)', rf"\1{address}\2", predicted_page)
+    page.write_text(html.replace('class="outline"', 'class="outline" hidden'))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'page.pdf'}", page.as_uri()]
+    subprocess.run([chromium, *flags], capture_output=True, timeout=120, check=True)
+    subprocess.run(["pdftoppm", "-r", "50", tmp_path / "page.pdf", tmp_path / "sheet"], check=True)
+    sheets = [np.asarray(Image.open(path)) for path in sorted(tmp_path.glob("sheet*.ppm"))]
+    assert len(sheets) <= 3
+    red = sum(int(((sheet[..., 0] > 200) & (sheet[..., 1:] < 60).all(axis=-1)).sum()) for sheet in sheets)
+    assert red > 1500, "the picture is about 40 mm wide"
 
 
 def test_in_light_and_dark(chromium, reported_run, tmp_path):

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from monai.utils import path_to_sqlite_uri
 
 from luna_monai.apps import LunaTrainingApp
 from luna_monai.apps.cli import run_app
@@ -20,10 +19,10 @@ mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed
 
 
 @pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
+def empty_store(tmp_path_factory, sqlite_uri):
     """Return the file of a store without runs, which takes MLflow seconds to make."""
     path = tmp_path_factory.mktemp("store") / "mlruns.db"
-    mlflow.MlflowClient(path_to_sqlite_uri(path))
+    mlflow.MlflowClient(sqlite_uri(path))
     return path
 
 
@@ -47,11 +46,11 @@ def train(make_dataset, tmp_path):
 
 
 @pytest.fixture
-def open_store(tmp_path):
+def open_store(tmp_path, sqlite_uri):
     """Return a function that opens the store of the run, and returns a client and the runs in it."""
 
     def open_it():
-        client = mlflow.MlflowClient(path_to_sqlite_uri(tmp_path / "größe 1" / "mlruns.db"))
+        client = mlflow.MlflowClient(sqlite_uri(tmp_path / "größe 1" / "mlruns.db"))
         return client, client.search_runs([client.get_experiment_by_name("luna_monai").experiment_id])
 
     return open_it
@@ -87,8 +86,8 @@ def test_configuration_metrics_and_weights(train, tmp_path, open_store, capfd):
 
 
 @pytest.mark.usefixtures("store")
-def test_a_resumed_run_goes_on_and_no_other(train, tmp_path, open_store):
-    uri = path_to_sqlite_uri(tmp_path / "größe 1" / "mlruns.db")
+def test_a_resumed_run_goes_on_and_no_other(train, tmp_path, open_store, sqlite_uri):
+    uri = sqlite_uri(tmp_path / "größe 1" / "mlruns.db")
     train("--epochs", "1")
     train("--epochs", "1", "--output-dir", tmp_path / "other", f"tracking_uri={uri}")
     train("--epochs", "2", "--resume")

@@ -114,7 +114,7 @@ def test_run_folder(make_run, candidates, tmp_path):
     assert metrics["split"].tolist() == ["trn", "val"] * 2
     assert metrics["epoch"].tolist() == [1, 1, 2, 2]
     assert metrics["samples"].tolist() == [24, 24, 48, 48]
-    assert metrics["loss/all"].iloc[3] == run.evaluator.state.metrics["loss/all"]
+    assert metrics["loss/all"].iloc[3] == pytest.approx(run.evaluator.state.metrics["loss/all"], rel=1e-14)
 
     predictions = pd.read_csv(tmp_path / "predictions" / "val.csv")
     assert list(predictions.columns) == [

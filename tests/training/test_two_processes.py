@@ -39,7 +39,7 @@ def work(rank, folder):
     trainer.run([len(rows), 1], max_epochs=2)
     pd.Series([state.samples]).to_pickle(f"{folder}/{rank}-count.pkl")
     # The second processor has no bfloat16.
-    with mock.patch("torch.cpu.get_capabilities", return_value={"amx_bf16": rank == 0}):
+    with mock.patch("torch.cpu.get_capabilities", create=True, return_value={"amx_bf16": rank == 0}):
         pd.Series([AutocastInferer("cpu").state_dict()["dtype"]]).to_pickle(f"{folder}/{rank}-precision.pkl")
     network = torch.nn.BatchNorm3d(1)
     network.running_mean.fill_(rank + 1)

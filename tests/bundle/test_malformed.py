@@ -1,0 +1,39 @@
+"""Malformed overlays through MONAI's own command line: what is laid over train.yaml, and the one line that it gives."""
+
+import io
+import sys
+
+import fire
+import monai.bundle.__main__
+import pytest
+
+OVERLAYS = [
+    ("max_epoch: 3", "'max_epoch' is not a key of the configuration; did you mean 'max_epochs'?"),
+    ("max_epochs: 0", "max_epochs: must be integer, at least 1, found 0"),
+    ("batch_size: '@nope'", "batch_size: there is no key 'nope' to refer to"),
+    (
+        "batch_size: '@val_batch_size'\nval_batch_size: '@batch_size'",
+        "batch_size: refers to itself, by @val_batch_size",
+    ),
+    ("optimizer: {lr: 0.01}", 'optimizer: {"lr": 0.01} replaces the whole section and has no _target_'),
+    ("optimizer#_target_: torch.optim.Nope", "optimizer#_target_: there is no class or function 'torch.optim.Nope'"),
+    ("optimizer#lr: -1", "optimizer: torch.optim.Adam: Invalid learning rate: -1"),
+    ("+nothing: [1]", "'nothing' is not a key of the configuration"),
+    ("fold: 7", "fold 7: no scan with candidates in"),
+]
+
+
+# MONAI says of every configuration that it may run code.
+@pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning", "ignore:Can't merge entry:UserWarning")
+@pytest.mark.parametrize(("text", "expected"), OVERLAYS)
+def test_one_line(repository, make_dataset, tmp_path, monkeypatch, text, expected):
+    (tmp_path / "overlay.yaml").write_text(text)
+    files = [str(repository / "bundle" / "configs" / "train.yaml"), str(tmp_path / "overlay.yaml")]
+    places = [f"--dataset_dir={make_dataset(scans=2)}", "--cache_dir=null", f"--output_dir={tmp_path / 'run'}"]
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI's, around ours
+        fire.Fire(vars(monai.bundle.__main__), command=["run", "training", f"--config_file={files}", *places])
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    sys.excepthook(caught.type, caught.value, caught.tb)
+    (line,) = sys.stderr.getvalue().splitlines()
+    assert line.startswith(f"error: {expected}")
+    assert not (tmp_path / "run").exists()
