@@ -123,7 +123,7 @@ def main() -> None:
         network = with_weights(LunaModel(), path).to(memory_format=torch.channels_last_3d).eval()
         margin, mine = (logit_margins(network, images, arguments.flips) for images in (real, own))
         thresholds = cuts(mine[negative], own_table["seriesuid"].nunique())
-        row = [path.stem, *(share for cut in thresholds for share in sensitivities(margin > cut, diameter))]
+        row = [str(path), *(share for cut in thresholds for share in sensitivities(margin > cut, diameter))]
         row.append(f"{roc_auc_score(~negative, mine):.4f}")
         best = own_table[~negative].assign(margin=mine[~negative]).query("diameter_mm > 0")
         best = best.groupby(["seriesuid", "diameter_mm"])["margin"].max()

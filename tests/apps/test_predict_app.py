@@ -766,7 +766,7 @@ STRANGE_TAGS = {
     "no position": ({"ImagePositionPatient": None}, r"a slice without ImagePositionPatient"),
     "another modality": (
         {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR"},
-        r"dicom: no DICOM slices of a CT in this folder, only: MR Image Storage",
+        r"dicom: no DICOM slices of a CT in this folder; other images: MR Image Storage",
     ),
 }
 
