@@ -33,9 +33,11 @@ def take(chromium: str, page: Path, anchor: str, width: int, height: int, dark: 
         html = page.read_text(encoding="utf-8")
         if width < 500:  # with attribution maps
             html = html.replace('id="heat-shown"', 'id="heat-shown" checked')
+        if anchor:  # a fragment of the address does not scroll in a frame
+            html += f"<script>document.getElementById('{anchor}').scrollIntoView({{behavior: 'instant'}})</script>"
         shown.write_text(html, encoding="utf-8")
         style = f"display:block;border:0;width:{width}px;height:{height}px"
-        frame.write_text(f"<body style='margin:0'><iframe src='{shown.as_uri()}#{anchor}' style='{style}'></iframe>")
+        frame.write_text(f"<body style='margin:0'><iframe src='{shown.as_uri()}' style='{style}'></iframe>")
         window = [f"--window-size={max(width, 500)},{height}", f"--screenshot={folder}/shot.png"]
         scheme = [f"--blink-settings=preferredColorScheme={0 if dark else 1}", f"--user-data-dir={folder}/profile"]
         options = [*FLAGS, *window, *scheme, "--virtual-time-budget=5000"]
