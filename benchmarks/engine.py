@@ -27,7 +27,7 @@ NETWORK = "$torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 48 * 48
 def make_loops(
     dataset_dir: Path, cache_dir: Path, output_dir: Path, iterations: int, repeats: int, handlers: bool
 ) -> tuple[Callable[[], object], Trainer, torch.device]:
-    """Return a bare loop and the bundle's trainer, both for so many iterations with batches of 4, and their device."""
+    """Return a bare loop and the bundle's trainer, both for ``iterations`` batches of 4, and their device."""
     overrides = {
         "dataset_dir": str(dataset_dir), "cache_dir": str(cache_dir), "output_dir": str(output_dir), "batch_size": 4,
         "samples_per_epoch": 4 * iterations, "max_epochs": repeats + 2,

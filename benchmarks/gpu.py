@@ -163,7 +163,7 @@ def main() -> int:
     if arguments.quick:
         scans, batch_sizes, workers, samples, repeats, iterations = 2, [4], [0], 8, 1, 5
     else:
-        # Of training, so many samples that a round takes seconds on a GPU, with 16 batches of 4,096.
+        # Of training, enough samples for a round to take seconds on a GPU, with 16 batches of 4,096.
         scans, batch_sizes, workers, samples, repeats, iterations = 30, [256, 1024, 4096], [0, 4, 8, 16], 65536, 5, 500
     largest = batch_sizes[-1]
 

@@ -94,7 +94,7 @@ def test_calibration_and_thresholds(run, tmp_path):
 def test_a_calibration_is_not_judged_on_what_it_was_fitted_on(run, tmp_path, capsys):
     LunaEvaluateApp([run, "--output-dir", tmp_path, "--all-scans"]).main()
     assert (tmp_path / "reliability-calibrated.png").exists()
-    LunaEvaluateApp([run, "--output-dir", tmp_path, "--fold", 0]).main()  # one scan: nothing to judge on
+    LunaEvaluateApp([run, "--output-dir", tmp_path, "--fold", 0]).main()  # one scan: nothing to evaluate on
     content = json.loads((tmp_path / "calibration.json").read_text())
     assert content["fitted_on"]["scans"] == 1
     assert (content["reliability"]["calibrated"], content["reliability"]["folds"]) == (None, None)

@@ -60,5 +60,5 @@ def test_operating_points_are_usable(metadata):
         thresholds = [point["threshold"] for point in points["thresholds"][name]]
         assert thresholds == sorted(thresholds, reverse=True)
         assert all(0 < threshold < 1 for threshold in thresholds)
-    # Judged on scans that it was not fitted on, the calibration helps.
+    # On scans that it was not fitted on, the calibration helps.
     assert points["expected_calibration_error"]["calibrated"] < points["expected_calibration_error"]["raw"]
