@@ -14,12 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 from scipy.special import expit, logit
-from scipy.stats import binomtest
-from sklearn.calibration import calibration_curve
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 
 from luna_monai.errors import LunaError
 from luna_monai.metrics.checks import checked_classes, checked_probability
@@ -83,6 +78,10 @@ def fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike) -> Calibration:
     Raises:
         LunaError: when only one class is present, or a value is not finite.
     """
+    # Prediction only applies a calibration: scikit-learn takes a second to import.
+    from scipy.optimize import brentq
+    from sklearn.linear_model import LogisticRegression
+
     log_odds = np.asarray(log_odds, dtype=float)
     target = checked_classes(is_nodule, log_odds.shape)
     if not np.isfinite(log_odds).all():
@@ -116,6 +115,8 @@ def cross_fit_calibration(
     Raises:
         LunaError: as :func:`fit_calibration`, and when only one scan has a nodule, or only one has anything else.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     log_odds = np.asarray(log_odds, dtype=float)
     target = checked_classes(is_nodule, log_odds.shape)
     scan = np.asarray(seriesuid)
@@ -145,6 +146,8 @@ def reliability(probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10)
     Raises:
         LunaError: when a probability is undefined or outside 0..1, a class is neither 0 nor 1, or nothing is given.
     """
+    from sklearn.calibration import calibration_curve
+
     probability = checked_probability(probability)
     target = checked_classes(is_nodule, probability.shape)
     if len(probability) == 0:
@@ -169,6 +172,8 @@ def reliability(probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10)
 
 def wilson_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[list[float], list[float]]:
     """Return lower and upper ends of the 95 % intervals of shares (Wilson 1927), for one-dimensional counts above 0."""
+    from scipy.stats import binomtest
+
     pairs = zip(np.asarray(successes, dtype=int).tolist(), np.asarray(trials, dtype=int).tolist(), strict=True)
     ends = [binomtest(*pair).proportion_ci(method="wilson") for pair in pairs]
     return [float(each.low) for each in ends], [float(each.high) for each in ends]
