@@ -26,6 +26,5 @@ __all__, __getattr__ = lazy_exports(
             "split_by_stride",
             "split_by_subset",
         ],
-        "tables": ["read_table"],
     },
 )

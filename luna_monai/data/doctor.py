@@ -14,9 +14,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from luna_monai.data.candidates import ALLOWED, CANDIDATE_FILES, outside_of
-from luna_monai.data.tables import ANNOTATIONS, COORDINATES, EXCLUDED, WITHOUT_EXCLUDED, read_table
+from luna_monai.data.tables import ANNOTATIONS, COORDINATES, EXCLUDED, WITHOUT_EXCLUDED
 from luna_monai.errors import LunaError
 from luna_monai.scans import Scan, ScanHeader, read_header, read_scan, voxels_sha256
+from luna_monai.tables import read_table
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
 #: Spacings in LUNA16 are 0.46 to 0.98 mm in the slice and 0.45 to 2.5 mm across; these limits leave some margin.

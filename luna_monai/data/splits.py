@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from luna_monai.data.candidates import DatasetScans, subset_of
-from luna_monai.data.tables import read_table
 from luna_monai.errors import LunaError
+from luna_monai.tables import read_table
 
 logger = logging.getLogger(__name__)
 
