@@ -66,17 +66,15 @@ class LunaCacheApp(App):
                 parsers.append(load_workflow("precache", config_files(overlays), given).parser)
         with unwrapped_luna_errors():
             caches = [one.get_parsed_content("cache") for one in parsers]
-        inventory, missing = take_inventory(caches), caches[0].missing()
-        logger.info("%s: %d files in use, %s", folder, len(inventory.needed), _size_of(inventory.needed))
+        (needed, unused), missing = take_inventory(caches), caches[0].missing()
+        logger.info("%s: %d files in use, %s", folder, len(needed), _size_of(needed))
         if missing:
             logger.info("missing: %d of %d series; 'luna-monai precache' cuts them", len(missing), len(caches[0].data))
-        for path, reason in inventory.unneeded.items():
+        for path, reason in unused.items():
             logger.info("unused: %s: %s", path.name, reason)
-        logger.info("unused: %d files, %s", len(inventory.unneeded), _size_of(inventory.unneeded))
-        if inventory.others:
-            logger.info("kept: %d files of series that are not in this dataset", inventory.others)
+        logger.info("unused: %d files, %s; files of other datasets do not count", len(unused), _size_of(unused))
         if action == "gc":
-            self._remove(inventory.unneeded)
+            self._remove(unused)
         return 0
 
     def _remove(self, paths: Iterable[Path]) -> None:

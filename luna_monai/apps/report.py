@@ -31,7 +31,7 @@ class LunaReportApp(App):
         parser.add_argument("run", metavar="RUN", help="folder of a run, the --output-dir of 'luna-monai train'")
         parser.add_argument("--output", metavar="FILE", help="the HTML file (default: RUN/report.html)")
         parser.add_argument("--dataset-dir", help="LUNA16 dataset folder (default: that of the run)")
-        parser.add_argument("--threshold", type=float, default=0.5, help="lowest probability of a nodule")
+        parser.add_argument("--threshold", type=float, default=0.5, help="candidates above it count as nodules")
 
     def main(self) -> int:
         """Write the report.

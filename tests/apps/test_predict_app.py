@@ -716,10 +716,14 @@ FILES = {
     "a text": ("notes.txt", write(b"no scan"), r"notes\.txt: not a scan; known are"),
     "an empty DICOM file": ("one.dcm", write(b""), r"one\.dcm: a damaged DICOM slice"),
     "an empty folder": ("empty", lambda path: path.mkdir(), r"empty: no DICOM slices of a CT in this folder"),
-    "an empty list": ("list.csv", write(b""), r"list\.csv: no column 'path' in its header line, which is empty"),
+    "an empty list": ("list.csv", write(b""), r"list\.csv: the file is empty"),
     "a list of nothing": ("list.csv", write(b"path\n"), r"list\.csv: a header line and no scans"),
     "a table that is no list": ("points.csv", lambda path: None, r"points\.csv: no column 'path'"),
-    "a list with a scan twice": ("list.csv", write(b"path\na.mhd\na.mhd\n"), r"list\.csv, line 3: the same scan is in"),
+    "a list with a scan twice": (
+        "list.csv",
+        write(b"path\na.mhd\na.mhd\n"),
+        r"a\.mhd is listed more than once",
+    ),
     "a list of lists": ("list.csv", write(b"path\nlist.csv\n"), r"list\.csv: unknown kind of file"),
 }
 
