@@ -130,12 +130,9 @@ class SeriesCache(PersistentDataset):
         # Threads may come for the same file, and it must not be made twice at the same time.
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # A spawned worker maps the files itself: pickling a mapped tensor would send its voxels.
-        return self.__dict__ | {"_open": {}, "_scans": {}, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ |= state | {"_lock": threading.Lock()}
+        return type(self), (self.data, self.transform, self.cache_dir)
 
     @property
     def fingerprint(self) -> str:
