@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -74,11 +76,25 @@ class CandidateInferer(Inferer):
             Logits (n, 2), float32, on the CPU.
         """
         candidates = inputs if centers is None else centers
-        logits = [torch.empty((0, 2))]
-        batches = candidates.split(self.batch_size) if len(candidates) else ()
-        many = len(candidates) > MANY_CANDIDATES
-        for _, batch in enumerate_with_estimate(batches, "Candidates, batches of") if many else enumerate(batches):
-            image = self.preprocessing(batch if centers is None else self.cropper(inputs, batch.numpy()))
+        # Threads of their own share the candidates: those of PyTorch wait for each other after each layer.
+        before = torch.get_num_threads()
+        threads = before if self.device.type == "cpu" else 1
+        parts = min(len(candidates), threads * math.ceil(len(candidates) / threads / self.batch_size))
+
+        def classify(part: torch.Tensor) -> torch.Tensor:
+            torch.set_num_threads(before // threads)
+            image = self.preprocessing(part if centers is None else self.cropper(inputs, part.numpy()))
             image = image.to(self.device).to(torch.float32, memory_format=torch.channels_last_3d)
-            logits.append(self.inferer(image, network, *args, **kwargs).float().cpu())
+            with torch.no_grad():
+                return self.inferer(image, network, *args, **kwargs).float().cpu()
+
+        logits = [torch.empty((0, 2))]
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                found = pool.map(classify, candidates.tensor_split(parts) if parts else ())
+                if len(candidates) > MANY_CANDIDATES:
+                    logits += (part for _, part in enumerate_with_estimate(found, "Candidates, batches of", parts))
+                logits += found
+        finally:
+            torch.set_num_threads(before)
         return torch.cat(logits)
