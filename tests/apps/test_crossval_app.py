@@ -159,7 +159,7 @@ def test_trained_weights_are_refused(tmp_path, sign):
         (["--folds", "all"], "--folds all: 'all' is not one of the folds with scans and candidates, 0,1,2"),
         (["fold=1"], "fold=1: crossval sets this key itself"),
         (["finetune=model.pt"], "finetune=model.pt: crossval sets this key itself"),
-        (["--config", "book_ch11"], "samples_per_epoch: has no effect here"),
+        (["--config", "book_ch11"], "samples_per_epoch: has no effect"),
         (["--bootstrap", "-1"], "bootstrap samples must be between 0 and 100,000, found -1"),
         (["epoch=3"], "'epoch' is not a key of the configuration"),
     ],

@@ -52,11 +52,6 @@ def test_state_survives(tmp_path):
     assert resumed.update(5, {"roc_auc": 0.9, "loss/all": 0.1})
 
 
-def test_unknown_metric(tmp_path):
-    with pytest.raises(LunaError, match=r"key_metric: no metric 'roc'; metrics are roc_auc, loss/all"):
-        RunState(tmp_path, "roc").update(1, {"roc_auc": 0.5, "loss/all": 0.1})
-
-
 def train(values, patience, state, start=0, interval=1):
     """Train for one epoch per value of the key metric, validating every ``interval``, and return the last epoch."""
     engine = Engine(lambda *_: None)
