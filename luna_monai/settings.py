@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -123,7 +124,9 @@ def _normalize(config: Any, rules: Mapping[Any, Any]) -> None:
         elif value in ("null", "None") and "null" in types:
             config[key] = None
         elif isinstance(value, str) and _NUMBER.fullmatch(value) and "string" not in types:
-            config[key] = float(value)
+            config[key] = value = float(value)
+        if isinstance(value, float) and value.is_integer() and "integer" in types:
+            config[key] = int(value)
 
 
 def _references(value: Any, key: str) -> Iterator[tuple[str, str]]:
@@ -138,6 +141,10 @@ def _references(value: Any, key: str) -> Iterator[tuple[str, str]]:
 
 def _check_schema(config: Mapping[str, Any], kind: str, references: set[tuple[str, str]]) -> None:
     from jsonschema import Draft202012Validator
+
+    for key, value in leaves_and_sections(dict(config)):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise LunaError(f"{key}: must be a finite number, found {value}")
 
     # A key that is not in the schema is one of the user's own, which something refers to, or a list of steps to run.
     steps = {key for key, value in config.items() if isinstance(value, list) and value and all(map(is_code, value))}
@@ -195,7 +202,7 @@ def _check_components(config: Mapping[str, Any], parser: ConfigParser) -> None:
             component: Any = locate(ConfigComponent(section, locator=parser.locator).resolve_module_name())
         except Exception as error:  # whatever the import of a foreign module raises
             raise LunaError(f"{key}#_target_: {target!r} cannot be imported ({error})") from error
-        if component is None:
+        if not callable(component):
             raise LunaError(f"{key}#_target_: there is no class or function {target!r}")
         try:
             parameters = inspect.signature(component).parameters

@@ -18,6 +18,11 @@ OVERLAYS = [
     ("optimizer: {lr: 0.01}", 'optimizer: {"lr": 0.01} replaces the whole section and has no _target_'),
     ("optimizer#_target_: torch.optim.Nope", "optimizer#_target_: there is no class or function 'torch.optim.Nope'"),
     ("optimizer#lr: -1", "optimizer: torch.optim.Adam: Invalid learning rate: -1"),
+    (
+        "train#deterministic_transforms#1#spatial_size: [16, 48, 48]",
+        "network_def: LunaModel cannot classify candidates of 16 x 48 x 48 voxels (mat1 and mat2",
+    ),
+    ("network_def#in_channels: 2", "network_def: LunaModel cannot classify candidates of 32 x 48 x 48 voxels"),
     ("+nothing: [1]", "'nothing' is not a key of the configuration"),
     ("fold: 7", "fold 7: no scan with candidates in"),
 ]
