@@ -125,13 +125,27 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     Raises:
         LunaError: when the disk is full or the folder cannot be written.
     """
+    with _write_errors(path), atomic_write(path) as file:
+        file.write(content)
+
+
+def write_tensors(path: str | Path, content: Any) -> None:
+    """Write a whole file with ``torch.save``; see :func:`write_bytes`."""
+    import torch
+
+    with _write_errors(path), atomic_write(path) as file:
+        torch.save(content, file)
+
+
+@contextmanager
+def _write_errors(path: str | Path) -> Iterator[None]:
     try:
-        with atomic_write(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise LunaError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space, or choose another folder"
-        ) from error
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch's writer turns what the disk said into a RuntimeError of its own.
+        disk = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(disk, "strerror", None) or " ".join(str(error).split())[:120]
+        raise LunaError(f"{path}: cannot be written ({reason}); free some space, or choose another folder") from error
 
 
 def write_json(path: str | Path, content: Mapping[str, Any], *, indent: int = 4) -> None:

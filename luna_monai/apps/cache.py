@@ -74,18 +74,16 @@ class LunaCacheApp(App):
 
         is_gc = self.cli_args.action == "gc"
         cache = _open(parser)
-        inventory = take_inventory([cache, *self._other_caches(folder)] if is_gc else [cache])
-        logger.info("%s: %d files are needed, %s", folder, len(inventory.needed), _size_of(inventory.needed))
+        needed, unneeded = take_inventory([cache, *self._other_caches(folder)] if is_gc else [cache])
+        logger.info("%s: %d files are needed, %s", folder, len(needed), _size_of(needed))
         if missing := cache.missing():
             logger.info("missing: %d of %d series; 'luna-monai precache' cuts them", len(missing), len(cache.data))
-        for path, reason in inventory.unneeded.items():
+        for path, reason in unneeded.items():
             logger.info("not needed: %s: %s", path.name, reason)
-        if inventory.unneeded:
-            logger.info("not needed: %d files, %s", len(inventory.unneeded), _size_of(inventory.unneeded))
-        if inventory.others:
-            logger.info("%d files are of series that are not in this dataset; they stay", inventory.others)
+        if unneeded:
+            logger.info("not needed: %d files, %s", len(unneeded), _size_of(unneeded))
         if is_gc:
-            self._remove(inventory.unneeded)
+            self._remove(unneeded)
 
     def _verify(self, folder: Path) -> int:
         from luna_monai.data.cache_files import cached_files, find_damage

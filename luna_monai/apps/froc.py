@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 
 from luna_monai.apps.cli import App
-from luna_monai.data.tables import COORDINATES, WITHOUT_EXCLUDED, read_finding_table, read_table
+from luna_monai.data.tables import COORDINATES, WITHOUT_EXCLUDED, read_finding_table
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json
 from luna_monai.metrics.findings import check_submission
@@ -19,6 +19,7 @@ from luna_monai.metrics.froc import (
     evaluate_froc,
     rate_name,
 )
+from luna_monai.tables import read_table
 
 logger = logging.getLogger(__name__)
 

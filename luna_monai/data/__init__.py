@@ -22,10 +22,8 @@ __all__, __getattr__ = lazy_exports(
             "check_split",
             "folds_of",
             "read_patients",
-            "split_by_series_stride",
             "split_by_stride",
             "split_by_subset",
         ],
-        "tables": ["read_table"],
     },
 )

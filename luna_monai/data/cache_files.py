@@ -21,7 +21,7 @@ import torch
 from monai.data.utils import json_hashing
 
 from luna_monai.errors import LunaError
-from luna_monai.files import atomic_write, file_name_of
+from luna_monai.files import file_name_of, write_tensors
 
 _FORMAT = 3  # of the files; another number gives every file another name
 _HASH_LENGTH = 16  # hexadecimal digits: 64 bits, in a folder that holds thousands of files
@@ -163,14 +163,7 @@ def build_series(path: Path, item: dict[str, Any], steps: Sequence[Callable]) ->
     """
     made = apply(steps, item)
     made_from = json.dumps({"series": series_description(item), "transforms": describe(steps)})
-    try:
-        with atomic_write(path) as file:
-            torch.save({"image": made["image"], "center_irc": made["center_irc"], "made_from": made_from}, file)
-    except (OSError, RuntimeError) as error:
-        # torch's writer turns what the disk said into a RuntimeError of its own.
-        disk = error.__context__ if isinstance(error.__context__, OSError) else error
-        reason = getattr(disk, "strerror", None) or " ".join(str(error).split())[:120]
-        raise LunaError(f"{path}: cannot be written ({reason}); free some space or choose another cache_dir") from None
+    write_tensors(path, {"image": made["image"], "center_irc": made["center_irc"], "made_from": made_from})
 
 
 def open_mapped(path: Path) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from luna_monai.data.tables import ANNOTATIONS, COORDINATES, read_table
+from luna_monai.data.tables import ANNOTATIONS, COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.scans import ScanHeader, find_scans, read_header
+from luna_monai.tables import read_table
 
 logger = logging.getLogger(__name__)
 

@@ -14,14 +14,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from luna_monai.data.candidates import ALLOWED, CANDIDATE_FILES, outside_of
-from luna_monai.data.tables import ANNOTATIONS, COORDINATES, EXCLUDED, WITHOUT_EXCLUDED, read_table
+from luna_monai.data.tables import ANNOTATIONS, COORDINATES, EXCLUDED, WITHOUT_EXCLUDED
 from luna_monai.errors import LunaError
-from luna_monai.scans import Scan, ScanHeader, read_header, read_scan, voxels_sha256
+from luna_monai.scans import ScanHeader, read_header, read_scan, voxels_sha256
+from luna_monai.tables import read_table
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
-#: Spacings in LUNA16 are 0.46 to 0.98 mm in the slice and 0.45 to 2.5 mm across; these limits leave some margin.
-IN_PLANE_MM = (0.3, 1.2)
-ACROSS_MM = (0.2, 3.5)
 #: The block that is cut around a candidate, z, y, x; a smaller scan has no place for it.
 BLOCK = (32, 48, 48)
 #: HU of air and lung, and the smallest part of a chest CT that they make up; in LUNA16 it is a third and more.
@@ -71,11 +69,14 @@ def examine_dataset(dataset_dir: str | Path, *, deep: bool = False, num_workers:
 
 def _files(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
     """Read each header once, and find what is in the wrong place."""
-    named: set[Path] = set()
-    present = [path for path in sorted(dataset_dir.rglob("*")) if path.suffix in (".mhd", ".raw", ".zraw")]
-    present = [path for path in present if not path.name.startswith(".")]
-    for path in (path for path in present if path.suffix == ".mhd"):
+    for path in sorted(dataset_dir.rglob("*")):
         name = path.relative_to(dataset_dir).as_posix()
+        if path.name.startswith(".") or path.suffix not in (".mhd", ".raw", ".zraw"):
+            continue
+        if path.suffix != ".mhd":
+            if not path.with_suffix(".mhd").exists():
+                yield Finding(ERROR, "a voxel file without a header: copy its .mhd again, or remove it", name)
+            continue
         if not re.fullmatch(r"subset\d/[^/]+", name):
             yield Finding(ERROR, "a CT outside subset0 … subset9: move it there", name)
             continue
@@ -87,23 +88,11 @@ def _files(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Findin
         if path.stem in headers:
             other = headers[path.stem].path.relative_to(dataset_dir)
             yield Finding(ERROR, "a series in two subsets: remove one of the copies", f"{name} and {other}")
-        if named & set(header.files):
-            yield Finding(ERROR, "two headers name one voxel file: copy both scans again", name)
         headers[path.stem] = header
-        named.update(header.files)
-        x, y, z = header.geometry.spacing
-        usual = IN_PLANE_MM[0] <= min(x, y) and max(x, y) <= IN_PLANE_MM[1] and ACROSS_MM[0] <= z <= ACROSS_MM[1]
-        if not usual or not np.isclose(x, y, rtol=1e-3):
-            found = f"{name}: {x:g} × {y:g} × {z:g} mm"
-            yield Finding(WARNING, "voxels of an unusual size: compare with the original scan", found)
         if np.any(np.less(header.geometry.shape, BLOCK)):
             found = f"{name}: {header.geometry.shape} voxels (z, y, x), the crop has {BLOCK}"
             yield Finding(ERROR, "a CT smaller than the crop around a candidate: remove it", found)
         yield from (Finding(WARNING, "an unusual CT", f"{name}: {warning}") for warning in header.warnings)
-    for path in present:
-        if path not in named and not path.with_suffix(".mhd").exists():
-            name = path.relative_to(dataset_dir).as_posix()
-            yield Finding(ERROR, "a voxel file without a header: copy its .mhd again, or remove it", name)
     if not headers:
         yield Finding(ERROR, "no CT was found: unpack LUNA16's subset*.zip here", f"{dataset_dir}/subset*/*.mhd")
 
@@ -131,11 +120,6 @@ def _tables(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Findi
             yield from _rows(name, table, headers)
     kind = "LUNA16 has 89 CTs in each of subset0 … subset7, 88 in subset8 and subset9"
     yield Finding(INFORMATION, kind, "; ".join(found))
-    path = dataset_dir / "seriesuids.csv"
-    if path.exists():
-        listed = set(path.read_text(encoding="utf-8", errors="replace").split()) - {"seriesuid"}
-        for seriesuid in sorted(listed - headers.keys()):
-            yield Finding(WARNING, "series of seriesuids.csv without a CT: add the CTs", seriesuid)
     if len(tables) == 2:
         yield from _nodules(tables["class"], tables["diameter_mm"], headers)
 
@@ -149,15 +133,11 @@ def _rows(name: str, table: pd.DataFrame, headers: dict[str, ScanHeader]) -> Ite
     kind = "a position outside its CT: correct the row, or set outside_volume=drop"
     yield from (Finding(ERROR, kind, f"{name}: {text}") for text in outside_of(table, headers).values())
     place = ["seriesuid", *COORDINATES]
-    for _, rows in table[table.duplicated(place, keep=False)].groupby(place, sort=False):
-        values, row = rows.iloc[:, -1], rows.iloc[0]
-        position = ", ".join(f"{row[axis]:g}" for axis in COORDINATES)
-        found = f"{name}: {len(rows)} rows of {row['seriesuid']} at ({position}) mm"
-        if values.nunique() == 1:
-            yield Finding(WARNING, "rows that are the same: remove all but one", found)
-        else:
-            found += f" with {values.name} {', '.join(f'{value:g}' for value in values)}"
-            yield Finding(ERROR, "rows of one place that contradict each other: remove all but one", found)
+    for (uid, *position), rows in table[table.duplicated(place, keep=False)].groupby(place, sort=False):
+        values = rows.iloc[:, -1].unique()
+        found = f"{name}: {len(rows)} rows of {uid} at ({', '.join(f'{value:g}' for value in position)}) mm with "
+        found += f"{rows.columns[-1]} {', '.join(f'{value:g}' for value in values)}"
+        yield Finding(ERROR if len(values) > 1 else WARNING, "several rows of one place: remove all but one", found)
 
 
 def _nodules(candidates: pd.DataFrame, annotations: pd.DataFrame, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
@@ -171,9 +151,6 @@ def _nodules(candidates: pd.DataFrame, annotations: pd.DataFrame, headers: dict[
         for diameter in nodules.loc[~inside.any(axis=1), "diameter_mm"]:
             kind = "a nodule without a candidate of class 1 within its radius cannot be learned or detected"
             yield Finding(WARNING, kind, f"{seriesuid}: {diameter:.1f} mm")
-        for row in hits[~inside.any(axis=0)].itertuples():
-            kind = f"a candidate of class 1 outside every nodule of {ANNOTATIONS}: check the versions of the tables"
-            yield Finding(WARNING, kind, f"{seriesuid} at ({row.coordX:g}, {row.coordY:g}, {row.coordZ:g}) mm")
 
 
 def _voxels(headers: dict[str, ScanHeader], num_workers: int) -> Iterator[Finding]:
@@ -195,26 +172,19 @@ def _examine_voxels(header: ScanHeader) -> tuple[str, list[Finding]]:
         scan = read_scan(header)
     except LunaError as error:
         return "", [Finding(ERROR, "a CT that cannot be read", str(error))]
-    new = scan.warnings[len(header.warnings) :]
-    findings = [Finding(WARNING, "an unusual CT", f"{scan.seriesuid}: {warning}") for warning in new]
-    return voxels_sha256(scan.voxels), [*findings, *_hounsfield(scan)]
-
-
-def _hounsfield(scan: Scan) -> Iterator[Finding]:
-    layers = [(float(layer.min()), float(layer.max()), _air_of(layer)) for layer in scan.voxels]
-    lowest, highest, air = (np.array(values) for values in zip(*layers, strict=True))
-    share = air.sum() / scan.voxels.size
-    if share < AIR_FRACTION:
-        found = f"{scan.seriesuid}: {lowest.min():g} to {highest.max():g} HU, {share:.1%} of the voxels air or lung"
-        yield Finding(ERROR, "voxels that are not in HU: convert the CT again, with slope and intercept", found)
-    if scan.voxels.dtype.kind == "f" and any((np.trunc(layer) != layer).any() for layer in scan.voxels):
-        yield Finding(WARNING, "voxels that are not integers; the cache rounds them", scan.seriesuid)
+    uid, size = scan.seriesuid, scan.voxels.size
+    findings = [
+        Finding(WARNING, "an unusual CT", f"{uid}: {warning}") for warning in scan.warnings[len(header.warnings) :]
+    ]
+    layers = [(layer.min(), layer.max(), ((layer >= AIR_HU[0]) & (layer <= AIR_HU[1])).sum()) for layer in scan.voxels]
+    lowest, highest, air = np.array(layers, dtype=float).T
+    if air.sum() < AIR_FRACTION * size:
+        found = f"{uid}: {lowest.min():g} to {highest.max():g} HU, {air.sum() / size:.1%} of the voxels air or lung"
+        kind = "voxels that are not in HU: convert the CT again, with slope and intercept"
+        findings.append(Finding(ERROR, kind, found))
     for value in np.unique(lowest[lowest == highest]):
         slices = np.flatnonzero((lowest == highest) & (lowest == value))
-        found = f"{scan.seriesuid}: {len(slices)} slices of {value:g} HU, the first is z = {slices[0]}"
+        found = f"{uid}: {len(slices)} slices of {value:g} HU, the first is z = {slices[0]}"
         kind = "slices that hold a single value, as after an interrupted copy: copy the CT again"
-        yield Finding(ERROR if value == 0 else WARNING, kind, found)
-
-
-def _air_of(layer: np.ndarray) -> int:
-    return int(np.count_nonzero((layer >= AIR_HU[0]) & (layer <= AIR_HU[1])))
+        findings.append(Finding(ERROR if value == 0 else WARNING, kind, found))
+    return voxels_sha256(scan.voxels), findings

@@ -5,35 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from luna_monai.data.cache import SeriesCache
 from luna_monai.data.cache_files import CachedFile, cached_files, describe, open_mapped, series_description
 from luna_monai.files import abandoned_files, file_name_of
 
 
-class Inventory(NamedTuple):
-    """What a cache folder holds, seen from some configurations.
-
-    Attributes:
-        needed: files that at least one configuration reads.
-        unneeded: other files of these series, and temporary files of processes that have ended, with the reason.
-        others: number of files of series that no configuration has, such as those of another dataset.
-    """
-
-    needed: list[Path]
-    unneeded: dict[Path, str]
-    others: int
-
-
-def take_inventory(caches: Sequence[SeriesCache]) -> Inventory:
+def take_inventory(caches: Sequence[SeriesCache]) -> tuple[list[Path], dict[Path, str]]:
     """Compare a cache folder with the configurations that use it.
 
     Args:
         caches: a cache for each configuration, all in one folder; the reasons are those of the first.
 
     Returns:
-        What is needed and what is not.
+        The files that at least one configuration reads; and other files of these series, and temporary files of
+        processes that have ended, each with the reason. Files of other series are passed over.
     """
     names = {cache.path_of(index).name for cache in caches for index in range(len(cache.data))}
     items = {file_name_of(item["seriesuid"]): item for cache in reversed(caches) for item in cache.data}
@@ -44,11 +31,7 @@ def take_inventory(caches: Sequence[SeriesCache]) -> Inventory:
         if file.path.name not in names and file.seriesuid in items
     }
     unneeded |= dict.fromkeys(abandoned_files(caches[0].cache_dir), "left by a killed process")
-    return Inventory(
-        needed=[file.path for file in files if file.path.name in names],
-        unneeded=unneeded,
-        others=sum(file.path.name not in names and file.seriesuid not in items for file in files),
-    )
+    return [file.path for file in files if file.path.name in names], unneeded
 
 
 def explain(file: CachedFile, item: Mapping[str, Any], cache: SeriesCache) -> str:

@@ -67,23 +67,21 @@ class Precache:
         progress: Callable[[Iterable[Any], str, int], Iterator[Any]] | None = None,
         wait: Callable[[], None] | None = None,
     ) -> None:
-        if len(shard) != 2 or not 0 <= shard[0] < shard[1]:
+        if not 0 <= shard[0] < shard[1]:
             raise LunaError(f"shard {tuple(shard)}: the first number counts from 0 to one below the second")
         self.cache = cache
         self.num_workers = num_workers
         self.shard = tuple(shard)
         self.progress = progress
         self.wait = wait
-        chosen = list(range(len(cache.data)))
-        if subsets is not None:
-            subset_of_series = [subset_of(item["image"].path) for item in cache.data]
-            if absent := sorted(set(subsets) - set(subset_of_series)):
-                raise LunaError(
-                    f"subsets {', '.join(map(str, absent[:10]))}: no scans with candidates there; there are some in "
-                    f"{', '.join(map(str, sorted(set(subset_of_series))))}"
-                )
-            chosen = [index for index in chosen if subset_of_series[index] in subsets]
-        self.series = chosen[self.shard[0] :: self.shard[1]]
+        subset_of_series = [subset_of(item["image"].path) for item in cache.data]
+        chosen = [index for index, subset in enumerate(subset_of_series) if subsets is None or subset in subsets]
+        if absent := sorted(set(subsets or ()) - set(subset_of_series)):
+            raise LunaError(
+                f"subsets {', '.join(map(str, absent[:10]))}: no scans with candidates there; there are some in "
+                f"{', '.join(map(str, sorted(set(subset_of_series))))}"
+            )
+        self.series = chosen[shard[0] :: shard[1]]
 
     def missing(self) -> list[int]:
         """List the chosen series that are still to do, by their number in the cache."""
@@ -146,24 +144,20 @@ class Precache:
             return series
         self._explain(folder, series)
         needed, free = self.cache.bytes_needed(series), shutil.disk_usage(folder).free
-        workers, each = max(min(self.num_workers, len(series)), 1), self.worker_bytes(series)
-        available = psutil.virtual_memory().available
-        size, room, count = readable_size(needed), readable_size(free), f"{self._count(series):,}"
-        logger.info("cache: %d series to cut: %s candidates, %s; %s free", len(series), count, size, room)
+        workers = max(min(self.num_workers, len(series)), 1)
+        memory, available = workers * self.worker_bytes(series), psutil.virtual_memory().available
+        size, room = readable_size(needed), readable_size(free)
+        logger.info(
+            "cache: %d series to cut: %s candidates, %s; %s free", len(series), f"{self._count(series):,}", size, room
+        )
         if not os.access(folder, os.W_OK):
-            raise LunaError(
-                f"{folder}: {len(series)} of {total} series are missing and the folder cannot be written; fill it from "
-                "where it can, or choose another cache_dir"
-            )
+            raise LunaError(f"{folder}: {len(series)} series are missing, and the folder cannot be written")
         if needed > free:
+            raise LunaError(f"{folder}: the cache needs {size}, the disk has {room} free; choose another cache_dir")
+        if memory > available:
             raise LunaError(
-                f"{folder}: the cache needs {size}, the disk has {room} free; choose another cache_dir, fewer subsets, "
-                "or cache_dir: null"
-            )
-        if workers * each > available:
-            raise LunaError(
-                f"{workers} pre-cache workers need {readable_size(workers * each)} of memory, "
-                f"{readable_size(available)} are available; use {available // each} at most"
+                f"{workers} pre-cache workers need {readable_size(memory)} of memory, {readable_size(available)} are "
+                f"available; use {workers * available // memory} at most"
             )
         return series
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from luna_monai.data.candidates import DatasetScans, subset_of
-from luna_monai.data.tables import read_table
 from luna_monai.errors import LunaError
+from luna_monai.tables import read_table
 
 logger = logging.getLogger(__name__)
 
@@ -29,37 +29,9 @@ def split_by_stride(candidates: pd.DataFrame, val_stride: int) -> tuple[pd.DataF
     Raises:
         LunaError: when a part would be empty.
     """
-    _check_stride(val_stride)
+    if val_stride < 2 or len(candidates) < 2:
+        raise LunaError(f"val_stride must be at least 2, found {val_stride} for {len(candidates)} candidates")
     is_validation = pd.Series(range(len(candidates)), index=candidates.index) % val_stride == 0
-    if is_validation.all():
-        raise LunaError(f"{len(candidates)} candidates are too few to split with val_stride {val_stride}")
-    return candidates[~is_validation], candidates[is_validation]
-
-
-def split_by_series_stride(
-    candidates: pd.DataFrame, val_stride: int, patients_file: str | Path | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split whole scans as the book does from chapter 13 on: series 0, s, 2s, … by UID are for validation.
-
-    Args:
-        candidates: the table of :func:`~luna_monai.data.read_candidates`.
-        val_stride: s; the book uses 10.
-        patients_file: keep the scans of one patient together, see :func:`read_patients`: then patients are what is
-            counted, in the order of their first series.
-
-    Returns:
-        Training and validation part, each with its rows' index in ``candidates``.
-
-    Raises:
-        LunaError: when a part would be empty, or the patient of a scan is unknown.
-    """
-    _check_stride(val_stride)
-    group = _group_of_series(candidates, patients_file)
-    groups = list(dict.fromkeys(group.sort_index()))
-    if len(groups) < 2:
-        what = "scan" if patients_file is None else "patient"
-        raise LunaError(f"there are candidates of one {what} only, so nothing is left to train on; add another scan")
-    is_validation = candidates["seriesuid"].map(group).isin(groups[::val_stride])
     return candidates[~is_validation], candidates[is_validation]
 
 
@@ -90,20 +62,17 @@ def split_by_subset(
     if dataset_dir is None:
         raise LunaError("the dataset folder of the candidate table is unknown; pass dataset_dir")
     scans = DatasetScans.of(dataset_dir)
-    subsets = folds_of(candidates, scans, patients_file)
-    present = sorted(subsets.unique())
+    folds = folds_of(candidates, scans, patients_file)
+    present = sorted(folds.unique())
     if fold not in present:
-        raise LunaError(
-            f"fold {fold}: no scan with candidates in {scans.dataset_dir}/subset{fold}; folds with scans: "
-            f"{', '.join(map(str, present))}"
-        )
+        found = f"folds with scans: {', '.join(map(str, present))}"
+        raise LunaError(f"fold {fold}: no scan with candidates in {scans.dataset_dir}/subset{fold}; {found}")
     if len(present) == 1:
         raise LunaError(
             f"fold {fold}: {scans.dataset_dir} has scans in subset{fold} only, so nothing is left to train on; "
             "add another subset, or split by candidates with configs/book_ch11.yaml"
         )
-    is_validation = subsets == fold
-    return candidates[~is_validation], candidates[is_validation]
+    return candidates[folds != fold], candidates[folds == fold]
 
 
 def folds_of(
@@ -123,14 +92,18 @@ def folds_of(
         LunaError: when a scan is not in the folder, or its patient is unknown.
     """
     paths = DatasetScans.of(dataset_dir).paths
-    subsets = candidates["seriesuid"].map({seriesuid: subset_of(path) for seriesuid, path in paths.items()})
-    if subsets.isna().any():
-        absent = candidates.loc[subsets.isna(), "seriesuid"].iloc[0]
-        raise LunaError(f"{dataset_dir}: no CT of series {absent}; give the candidates' dataset_dir")
+    uids = candidates["seriesuid"]
+    folds = uids.map({seriesuid: subset_of(path) for seriesuid, path in paths.items()})
+    if folds.isna().any():
+        raise LunaError(
+            f"{dataset_dir}: no CT of series {uids[folds.isna()].iloc[0]}; give the candidates' dataset_dir"
+        )
     if patients_file is None:
-        return subsets
-    patients = candidates["seriesuid"].map(_group_of_series(candidates, patients_file))
-    return subsets.groupby(patients).transform("min")
+        return folds
+    patients = uids.map(read_patients(patients_file))
+    if patients.isna().any():
+        raise LunaError(f"{patients_file}: no patient for series {uids[patients.isna()].iloc[0]}; add a row")
+    return folds.groupby(patients).transform("min")
 
 
 def read_patients(path: str | Path) -> pd.Series:
@@ -179,24 +152,6 @@ def check_split(training: pd.DataFrame, validation: pd.DataFrame, allow_shared_s
     if not allow_shared_scans:
         raise LunaError(
             f"{leak}, such as {shared[0]}: validation would measure what the model has been trained on. "
-            "Split by subset or by series, or set allow_shared_scans to true to split as the book does"
+            "Split by subset, or set allow_shared_scans to true to split as the book does"
         )
     logger.warning("This split leaks: %s, so validation looks better than it is", leak)
-
-
-def _check_stride(val_stride: int) -> None:
-    if val_stride < 2:
-        raise LunaError(f"val_stride must be at least 2, found {val_stride}: with 1 nothing is left to train on")
-
-
-def _group_of_series(candidates: pd.DataFrame, patients_file: str | Path | None) -> pd.Series:
-    series = candidates["seriesuid"].unique()
-    if patients_file is None:
-        return pd.Series(series, index=series)
-    patients = read_patients(patients_file).reindex(series)
-    if patients.isna().any():
-        raise LunaError(
-            f"{patients_file}: no patient for {patients.isna().sum()} of {len(series)} series, such as "
-            f"{patients.index[patients.isna()][0]}"
-        )
-    return patients

@@ -1,21 +1,13 @@
-"""Reading the CSV tables that LUNA16 consists of."""
+"""The CSV tables of LUNA16."""
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import re
-import warnings
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from luna_monai.errors import LunaError
+from luna_monai.tables import read_table
 
 logger = logging.getLogger(__name__)
 
@@ -27,135 +19,6 @@ WITHOUT_EXCLUDED = (
     "LUNA16 computes them"
 )
 COORDINATES = ["coordX", "coordY", "coordZ"]
-
-_ALIASES = {"seriesinstanceuid": "seriesuid", "series_uid": "seriesuid"}
-_BYTE_ORDER_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-_EXTRA = "\0extra"  # column for fields beyond the header line
-#: pandas reads the nearest float64 from 3.1 on, and is asked for it before.
-_EXACTLY: dict[str, Any] = (
-    {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
-)
-
-
-def read_table(
-    path: str | Path,
-    numeric: Sequence[str],
-    text: Sequence[str] = ("seriesuid",),
-    optional: Sequence[str] = (),
-    allowed: Mapping[str, tuple[Callable[[pd.Series], pd.Series], str]] = MappingProxyType({}),
-) -> pd.DataFrame:
-    """Read a CSV file with a header line and check every value that is needed.
-
-    Commas, semicolons or tabs separate the fields; with semicolons, numbers may have a decimal comma. Names of columns
-    may differ in case, and ``SeriesInstanceUID`` stands for ``seriesuid``. Blanks around names and text are removed.
-    The encoding is UTF-8, UTF-16 with a byte order mark, or Latin-1.
-
-    Args:
-        path: the CSV file.
-        numeric: columns that must hold finite numbers; they are read as the nearest float64, as Python's ``float``
-            does.
-        text: columns that must hold non-empty text.
-        optional: columns of text that may be missing.
-        allowed: for numeric columns, which values are allowed, as a function of the column, and its description.
-
-    Returns:
-        A table of ``text``, ``optional`` and ``numeric`` columns, in this order, one row per line of the file, indexed
-        from 0.
-
-    Raises:
-        LunaError: when the file is missing, empty, not a CSV table, lacks a column, or a value is missing or not
-            allowed; the message names the file and the line.
-    """
-    path = Path(path)
-    stream = io.StringIO(_decode(path), newline=None)
-    line, header = next(((line, text) for line, text in enumerate(stream, 1) if text.strip(" \t\n,;")), (0, ""))
-    if not header:
-        raise LunaError(f"{path}: the file is empty; expected a header line with {','.join([*text, *numeric])}")
-    separator = max(",;\t", key=header.count)
-    found = [name.strip() for name in next(csv.reader([header.strip("\n")], delimiter=separator))]
-    wanted = {column.lower(): column for column in [*text, *numeric, *optional]}
-    wanted |= {alias: wanted[name] for alias, name in _ALIASES.items() if name in wanted}
-    # Columns that nobody asks for may have any names, even the same one.
-    names = [wanted.get(name.lower(), f"\0{place}") for place, name in enumerate(found)]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise LunaError(f"{path}: {len(twice)} columns {twice[0]!r} in its header line; remove all but one")
-    if missing := [column for column in [*text, *numeric] if column not in names]:
-        raise LunaError(
-            f"{path}: no column {', '.join(map(repr, missing))} in its header line, {','.join(found)[:200]}"
-        )
-    texts = [*text, *(column for column in optional if column in names)]
-    table = _parse(path, stream, line, separator, names, texts)
-    table.index += line + 1  # the index is the line's number, so blank lines go last
-    table = table[table.notna().any(axis=1)]
-
-    def check(wrong: pd.Series, message: str, values: pd.Series) -> None:
-        if wrong.any():
-            first = wrong.idxmax()
-            (value,) = values[wrong].head(1).tolist()
-            shown = "nothing" if pd.isna(value) else repr(value)
-            raise LunaError(f"{path}, line {first}: {message.format(shown)}")
-
-    check(table[_EXTRA].notna(), f"more fields than the {len(found)} of the header line", table[_EXTRA])
-    for column in texts:
-        table[column] = table[column].str.strip()
-        check(table[column].isna() | (table[column] == ""), f"no value for {column!r}", table[column])
-    for column in numeric:
-        numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-        check(
-            ~pd.Series(np.isfinite(numbers)), f"{column!r} must be a number, found {{}}", table[column].astype(object)
-        )
-        if column in allowed:
-            is_allowed, description = allowed[column]
-            check(~is_allowed(numbers), f"{column!r} must be {description}, found {{}}", numbers)
-        table[column] = numbers
-    return table[[*texts, *numeric]].reset_index(drop=True)
-
-
-def _decode(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        encoding = _BYTE_ORDER_MARKS.get(content[:2], "utf-8-sig")
-        if b"\0" in content and encoding == "utf-8-sig":
-            raise LunaError(f"{path}: not a CSV table (it holds binary data); save it as CSV in UTF-8")
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError:
-            if encoding != "utf-8-sig":
-                raise
-            return content.decode("latin-1")
-    except FileNotFoundError:
-        raise LunaError(f"{path}: no such file; it is one of the CSV tables that LUNA16 is published with") from None
-    except UnicodeDecodeError as error:
-        raise LunaError(f"{path}: not a CSV table ({error.reason}); save it as CSV in UTF-8") from None
-    except OSError as error:
-        raise LunaError(f"{path}: cannot be read ({error.strerror})") from None
-
-
-def _parse(
-    path: Path, stream: io.StringIO, line: int, separator: str, names: Sequence[str], text: Sequence[str]
-) -> pd.DataFrame:
-    """Read the lines after the header; a column more than it names takes what a separator at their end leaves."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(
-                stream,
-                sep=separator,
-                decimal="," if separator == ";" and "," in stream.getvalue() else ".",
-                header=None,
-                names=[*names, _EXTRA],
-                index_col=False,
-                dtype=dict.fromkeys([*(name for name in names if name in text or name[0] == "\0"), _EXTRA], str),
-                skip_blank_lines=False,
-                skipinitialspace=True,
-                low_memory=False,
-                **_EXACTLY,
-            )
-    except pd.errors.EmptyDataError:
-        return pd.DataFrame(columns=[*names, _EXTRA], dtype=str)
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        reason = re.sub(r"line (\d+)", lambda found: f"line {int(found[1]) + line}", " ".join(str(error).split()))
-        raise LunaError(f"{path}: not a CSV table ({reason})") from None
 
 
 def read_findings(dataset_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:

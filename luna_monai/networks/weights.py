@@ -35,7 +35,7 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its zip, pickle and tensor readers do
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
         raise LunaError(f"{path}: damaged, or no file of weights ({reason}); {_FORMS}") from None
     for name in ("model_state", "state", "network"):  # of the book; of a checkpoint
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
@@ -93,7 +93,8 @@ def check_network(network: torch.nn.Module, spatial_size: Sequence[int], device:
     size = " x ".join(map(str, spatial_size))
     training = network.training
     try:
-        network.to(device, memory_format=torch.channels_last_3d).eval()
+        network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # not in its stubs
+        network.eval()
         with torch.inference_mode():
             shape = tuple(network(torch.zeros(1, 1, *spatial_size, device=device)).shape)
     except Exception as error:  # whatever a network and its device raise

@@ -7,9 +7,10 @@ from typing import cast
 
 import numpy as np
 
-from luna_monai.data.tables import COORDINATES, read_table
+from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
+from luna_monai.tables import read_table
 
 #: What the numbers of a list may be: mm towards left, posterior and superior, as in LUNA16 and DICOM; mm towards right,
 #: anterior and superior, as in NIfTI; or voxel indices x, y, z from 0 in the order of the file.

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from pydicom.uid import CTImageStorage, MediaStorageDirectoryStorage
@@ -31,7 +30,6 @@ class DicomHeader(ScanHeader):
         slices: in the order of the volume.
     """
 
-    format: ClassVar[str] = "DICOM"
     slices: tuple[Slice, ...]
 
     def read_voxels(self) -> np.ndarray:
@@ -45,7 +43,7 @@ class DicomHeader(ScanHeader):
         kinds: list[type] = [np.int16, np.int32, np.float32]
         volume: np.ndarray = np.empty(self.geometry.shape, kinds[0])
         for number, one in enumerate(self.slices):
-            values = one.read(invert=invert and one.is_inverted)
+            values = one.read(invert=invert)
             with np.errstate(invalid="ignore"):  # of fractions beyond the range
                 while len(kinds) > 1 and (values.astype(kinds[0]) != values).any():
                     del kinds[0]
@@ -208,6 +206,7 @@ def _stack(folder: Path, uid: str, slices: list[Slice], warnings: list[str]) -> 
     if odd := [value for value in paddings if TISSUE_HU[0] < value < TISSUE_HU[1]]:
         warnings.append(f"voxels of {odd[0]:g} HU count as air, because PixelPaddingValue says so")
     return DicomHeader(
+        format="DICOM",
         path=folder,
         seriesuid=uid,
         geometry=geometry,

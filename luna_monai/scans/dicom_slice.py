@@ -25,7 +25,7 @@ from pydicom.uid import (
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.itk import itk_errors
-from luna_monai.scans.voxels import AIR
+from luna_monai.scans.voxels import AIR, LARGEST, map_voxels
 
 #: CTs with all slices in one file.
 MULTI_FRAME_CT = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
@@ -40,8 +40,6 @@ VOLUME_TAGS = (
     "AcquisitionTime",
     "ContentTime",
 )
-#: No number of a CT is larger; products of two fit into int64.
-LARGEST = 1e9
 #: HU of tissue: padding with such a value is more likely a wrong tag.
 TISSUE_HU = (-900, 3000)
 _NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated")
@@ -240,9 +238,16 @@ class Slice:
         return 8 if self.file.transfer_syntax == ImplicitVRLittleEndian else 12
 
     @property
+    def _stored_bits(self) -> int:
+        return self.file.whole("BitsStored", str(self.dtype.itemsize * 8))
+
+    @property
     def is_inverted(self) -> bool:
         """Whether low values are shown white."""
         return self.file.text("PhotometricInterpretation") == "MONOCHROME1"
+
+    def _inverted(self, stored: np.ndarray) -> np.ndarray:
+        return (-1 if self.dtype.kind == "i" else 2**self._stored_bits - 1) - stored
 
     def read(self, *, invert: bool = False) -> np.ndarray:
         """Read the pixels.
@@ -257,11 +262,10 @@ class Slice:
             LunaError: when the pixels are damaged.
         """
         raw = self._native() if self.is_native else self._decoded()
-        # Bits above those stored may hold an overlay.
-        spare = self.dtype.itemsize * 8 - self.file.whole("BitsStored", str(self.dtype.itemsize * 8))
+        spare = self.dtype.itemsize * 8 - self._stored_bits  # bits above those stored may hold an overlay
         stored = ((raw << spare) >> spare).astype(np.int64)
         if invert:
-            stored = self._largest - stored
+            stored = self._inverted(stored)
         whole = self.slope.is_integer() and self.intercept.is_integer()
         slope, intercept = (int(self.slope), int(self.intercept)) if whole else (self.slope, self.intercept)
         values = stored * slope + intercept
@@ -269,21 +273,9 @@ class Slice:
             values[(raw >= self.padding[0]) & (raw <= self.padding[1])] = AIR
         return values
 
-    @property
-    def _largest(self) -> int:
-        bits = self.file.whole("BitsStored", str(self.dtype.itemsize * 8))
-        return -1 if self.dtype.kind == "i" else 2**bits - 1
-
     def _native(self) -> np.ndarray:
-        _, rows, columns = self.geometry.shape
         offset = self.file.pixel_offset + self.element_bytes
-        try:
-            raw = np.fromfile(self.file.path, self.dtype, rows * columns, offset=offset)
-        except OSError as error:
-            raise LunaError(f"{self.file.path}: cannot be read ({error.strerror})") from error
-        if raw.size != rows * columns:
-            raise LunaError(f"{self.file.path}: has changed since its header was read; start again")
-        return raw.astype(self.dtype.newbyteorder("="), copy=False).reshape(rows, columns)
+        return map_voxels(self.file.path, offset, self.dtype, self.geometry.shape[1:])
 
     def _decoded(self) -> np.ndarray:
         """Decompress with ITK, which rescales and inverts the values, and undo that."""
@@ -300,7 +292,7 @@ class Slice:
         if values.shape != self.geometry.shape[1:]:
             raise LunaError(f"{path}: {values.shape} pixels (y, x) instead of {self.geometry.shape[1:]}; copy it again")
         stored = np.rint((values - self.intercept) / self.slope)
-        return (self._largest - stored if self.is_inverted else stored).astype(self.dtype.newbyteorder("="))
+        return (self._inverted(stored) if self.is_inverted else stored).astype(self.dtype.newbyteorder("="))
 
 
 def _padding(file: DicomFile, dtype: np.dtype) -> tuple[int, int] | None:

@@ -9,17 +9,14 @@ Format: https://itk.org/Wiki/ITK/MetaIO/Documentation
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.header import ScanHeader
+from luna_monai.scans.header import FileHeader
 from luna_monai.scans.sources import scan_name
-from luna_monai.scans.voxels import MAX_COMPRESSION, inflate_voxels, map_voxels
 
 DTYPES = {
     "MET_CHAR": "i1",
@@ -44,62 +41,7 @@ _ALLOWED = {
 MAX_HEADER_BYTES = 65536
 
 
-@dataclass(frozen=True, kw_only=True)
-class MetaImageHeader(ScanHeader):
-    """What the header of a MetaImage says.
-
-    Attributes:
-        voxel_file: the file with the voxels; ``path`` itself for ``.mha``.
-        offset: bytes before the voxels in ``voxel_file``; -1 when the voxels are its last bytes.
-        compressed: whether the voxels are compressed.
-        compressed_bytes: their compressed size, if the header gives it.
-    """
-
-    format: ClassVar[str] = "MetaImage"
-    voxel_file: Path
-    offset: int
-    compressed: bool
-    compressed_bytes: int | None
-
-    @property
-    def is_mapped(self) -> bool:
-        """Whether the voxels are uncompressed, in native byte order and at an even address."""
-        offset = max(self.offset, 0)
-        return not self.compressed and self.dtype.isnative and offset % self.dtype.itemsize == 0
-
-    def check_voxel_file(self) -> None:
-        """Compare the size of the voxel file with what the header says, without reading it.
-
-        Raises:
-            LunaError: when the voxel file is missing, or shorter or longer than it must be.
-        """
-        if not self.voxel_file.is_file():
-            raise LunaError(
-                f"{self.voxel_file}: no such file, but {self.path.name} says that its voxels are there; "
-                "copy it beside the header"
-            )
-        found = self.voxel_file.stat().st_size - max(self.offset, 0)
-        expected = self.compressed_bytes if self.compressed else self.nbytes
-        least = self.nbytes // MAX_COMPRESSION if expected is None else expected
-        if found < least or (expected is not None and self.offset >= 0 and found > expected):
-            raise LunaError(
-                f"{self.voxel_file}: found {found} bytes of voxels, but {self.path.name} says {least} "
-                f"({self.description}); one of the two is truncated or of another scan: copy both again"
-            )
-
-    def read_voxels(self) -> np.ndarray:
-        """Map or decompress the voxels, see :meth:`ScanHeader.read_voxels`."""
-        self.check_voxel_file()
-        offset = self.offset
-        if offset < 0:
-            length = (self.compressed_bytes or self.voxel_file.stat().st_size) if self.compressed else self.nbytes
-            offset = self.voxel_file.stat().st_size - length
-        if self.compressed:
-            return inflate_voxels(self.voxel_file, offset, 0, self.dtype, self.geometry.shape)
-        return map_voxels(self.voxel_file, offset, self.dtype, self.geometry.shape)
-
-
-def read_metaimage_header(path: str | Path) -> MetaImageHeader:
+def read_metaimage_header(path: str | Path) -> FileHeader:
     """Read the header of a MetaImage; the voxels need not be there.
 
     Args:
@@ -156,16 +98,17 @@ def read_metaimage_header(path: str | Path) -> MetaImageHeader:
         )
     (compressed_bytes,), (offset,) = whole(1, "CompressedDataSize", "0"), whole(1, "HeaderSize", "0")
     big_endian = flag("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
-    return MetaImageHeader(
+    return FileHeader(
+        format="MetaImage",
         path=path,
         seriesuid=scan_name(path),
         geometry=geometry,
         dtype=np.dtype((">" if big_endian else "<") + DTYPES[fields["ElementType"]]),
         files=(path,) if local else (path, voxel_file),
-        voxel_file=voxel_file,
         offset=end if local else offset,
         compressed=flag("CompressedData"),
         compressed_bytes=compressed_bytes or None,
+        may_have_more=not local and offset < 0,
     )
 
 

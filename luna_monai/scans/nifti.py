@@ -11,9 +11,7 @@ import itertools
 import logging
 import math
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
@@ -23,9 +21,9 @@ from nibabel.wrapstruct import WrapStructError
 
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.header import ScanHeader
+from luna_monai.scans.header import FileHeader
 from luna_monai.scans.sources import scan_name
-from luna_monai.scans.voxels import CHUNK_BYTES, GZIP_MAGIC, MAX_COMPRESSION, inflate_voxels, map_voxels
+from luna_monai.scans.voxels import CHUNK_BYTES, GZIP_MAGIC, LARGEST
 
 #: The longer of the two versions' headers; extensions are skipped.
 HEADER_BYTES = 540
@@ -33,55 +31,11 @@ HEADER_BYTES = 540
 ERROR_LEVEL = 30
 #: Positions by the two transforms of a header that differ by a larger part of a voxel are worth a warning.
 AGREEMENT = 0.1
-#: No factor or intercept of a CT is larger.
-LARGEST = 1e9
 #: mm in a unit of length by its code; most files give 2, which is mm, or nothing.
 MM = {1: 1000.0, 3: 0.001}
 
 
-@dataclass(frozen=True, kw_only=True)
-class NiftiHeader(ScanHeader):
-    """What the header of a NIfTI file says.
-
-    Attributes:
-        offset: bytes before the voxels, when decompressed.
-        compressed: whether the file is compressed, whatever its name says.
-        slope: factor from stored values to HU.
-        intercept: HU of the stored value 0.
-    """
-
-    format: ClassVar[str] = "NIfTI"
-    offset: int
-    compressed: bool
-    slope: float
-    intercept: float
-
-    @property
-    def is_mapped(self) -> bool:
-        """Whether the voxels are uncompressed HU in native byte order."""
-        plain = (self.slope, self.intercept) == (1.0, 0.0) and self.dtype.isnative
-        return plain and not self.compressed and self.offset % self.dtype.itemsize == 0
-
-    def read_voxels(self) -> np.ndarray:
-        """Map or read the voxels and rescale them, see :meth:`ScanHeader.read_voxels`."""
-        shape = self.geometry.shape
-        if self.compressed:
-            voxels = inflate_voxels(self.path, 0, self.offset, self.dtype, shape, slack=CHUNK_BYTES)
-        else:
-            voxels = map_voxels(self.path, self.offset, self.dtype, shape)
-        if (self.slope, self.intercept) == (1.0, 0.0):
-            return voxels
-        # Integers stay integers where the rescaling keeps them so, and take half of the memory.
-        whole = self.slope.is_integer() and self.intercept.is_integer() and voxels.dtype.kind != "f"
-        fits = voxels.dtype.itemsize <= 2 and abs(self.slope) * 2**16 + abs(self.intercept) < 2**31
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is counted and becomes air
-            rescaled = voxels.astype(np.int32 if whole and fits else np.float32)
-            np.multiply(rescaled, self.slope, out=rescaled, casting="unsafe")
-            np.add(rescaled, self.intercept, out=rescaled, casting="unsafe")
-        return rescaled
-
-
-def read_nifti_header(path: Path) -> NiftiHeader:
+def read_nifti_header(path: Path) -> FileHeader:
     """Read the header of a NIfTI file.
 
     Args:
@@ -103,10 +57,9 @@ def read_nifti_header(path: Path) -> NiftiHeader:
         quiet.disabled = True
         header = kind.from_fileobj(io.BytesIO(block[: kind.sizeof_hdr] + bytes(4)), check=False)
         header.check_fix(quiet, error_level=ERROR_LEVEL)
-        sizes = [int(size) for size in header.get_data_shape()]
         dtype = header.get_data_dtype()
         offset = int(header["vox_offset"])
-        geometry = _geometry(path, header, sizes, warnings)
+        geometry = _geometry(path, header, warnings)
     except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise LunaError(f"{path}: not a NIfTI file, or its header is damaged ({reason}); copy it again") from error
@@ -120,22 +73,20 @@ def read_nifti_header(path: Path) -> NiftiHeader:
         intercept = 0.0
     if max(abs(slope), abs(intercept)) > LARGEST:
         raise LunaError(f"{path}: HU cannot be rescaled by scl_slope {slope:g} and scl_inter {intercept:g}")
-    result = NiftiHeader(
+    return FileHeader(
+        format="NIfTI",
         path=path,
         seriesuid=scan_name(path),
         geometry=geometry,
         dtype=dtype,
         files=(path,),
         warnings=tuple(warnings),
-        offset=offset,
+        offset=0 if compressed else offset,
         compressed=compressed,
+        skip=offset,
         slope=slope,
         intercept=intercept,
     )
-    found, expected = path.stat().st_size, offset + result.nbytes
-    if found * (MAX_COMPRESSION if compressed else 1) < expected:
-        raise LunaError(f"{path}: found {found} bytes, but its header says {expected}; it is truncated, copy it again")
-    return result
 
 
 def _first_bytes(path: Path) -> tuple[bytes, bool]:
@@ -150,20 +101,20 @@ def _first_bytes(path: Path) -> tuple[bytes, bool]:
         raise LunaError(f"{path}: damaged or truncated ({error}); copy it again") from error
 
 
-def _geometry(path: Path, header: Nifti1Header, sizes: list[int], warnings: list[str]) -> Geometry:
+def _geometry(path: Path, header: Nifti1Header, warnings: list[str]) -> Geometry:
+    sizes = [int(size) for size in header.get_data_shape()]
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
-    if len(sizes) != 3:
-        raise LunaError(f"{path}: a scan has 3 dimensions, found {len(sizes)} ({' × '.join(map(str, sizes))})")
     affine = header.get_best_affine()
+    affine = np.diag([-1, -1, 1, 1]) @ affine * MM.get(int(header["xyzt_units"]) & 7, 1.0)  # RAS to LPS
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        geometry = Geometry.from_header(sizes, spacing, affine[:3, 3], affine[:3, :3] / spacing, source=path)
     if header["sform_code"] > 0 and header["qform_code"] > 0:
         _compare(header, sizes, warnings)
     elif header["sform_code"] <= 0 and header["qform_code"] <= 0:
         warnings.append("the header does not say where the scan is in the patient (sform and qform have code 0)")
-    affine = np.diag([-1, -1, 1, 1]) @ affine * MM.get(int(header["xyzt_units"]) & 7, 1.0)  # RAS to LPS
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return Geometry.from_header(sizes, spacing, affine[:3, 3], affine[:3, :3] / spacing, source=path)
+    return geometry
 
 
 def _compare(header: Nifti1Header, sizes: list[int], warnings: list[str]) -> None:

@@ -6,51 +6,22 @@ ITK reads the header. Voxels are read here, because ITK does not compare gzip's 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
-import numpy as np
 import SimpleITK as sitk
 
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.header import ScanHeader
+from luna_monai.scans.header import FileHeader
 from luna_monai.scans.itk import itk_errors
 from luna_monai.scans.sources import scan_name
-from luna_monai.scans.voxels import MAX_COMPRESSION, inflate_voxels, map_voxels
 
 #: No header is longer.
 MAX_HEADER_BYTES = 65536
 ENCODINGS = {"raw": False, "gzip": True, "gz": True}
 
 
-@dataclass(frozen=True, kw_only=True)
-class NrrdHeader(ScanHeader):
-    """What the header of an NRRD file says.
-
-    Attributes:
-        offset: bytes before the voxels, compressed or not.
-        compressed: whether the voxels are compressed.
-    """
-
-    format: ClassVar[str] = "NRRD"
-    offset: int
-    compressed: bool
-
-    @property
-    def is_mapped(self) -> bool:
-        """Whether the voxels are uncompressed, in native byte order and at an even address."""
-        return not self.compressed and self.dtype.isnative and self.offset % self.dtype.itemsize == 0
-
-    def read_voxels(self) -> np.ndarray:
-        """Map or read the voxels, see :meth:`ScanHeader.read_voxels`."""
-        if self.compressed:
-            return inflate_voxels(self.path, self.offset, 0, self.dtype, self.geometry.shape)
-        return map_voxels(self.path, self.offset, self.dtype, self.geometry.shape)
-
-
-def read_nrrd_header(path: Path) -> NrrdHeader:
+def read_nrrd_header(path: Path) -> FileHeader:
     """Read the header of an NRRD file.
 
     Args:
@@ -61,7 +32,7 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
 
     Raises:
         LunaError: when the header cannot be read, its voxels are in another file, encoded otherwise than raw or gzip,
-            or truncated, or it is not a scan of one number per voxel.
+            or it is not a scan of one number per voxel.
     """
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
@@ -80,7 +51,8 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
     if reader.GetNumberOfComponents() != 1:
         raise LunaError(f"{path}: a scan has one number per voxel, found {reader.GetNumberOfComponents()}")
     dtype = sitk.GetArrayFromImage(sitk.Image([1] * 3, reader.GetPixelID())).dtype
-    header = NrrdHeader(
+    return FileHeader(
+        format="NRRD",
         path=path,
         seriesuid=scan_name(path),
         geometry=Geometry.from_header(
@@ -91,10 +63,3 @@ def read_nrrd_header(path: Path) -> NrrdHeader:
         offset=offset,
         compressed=ENCODINGS[encoding],
     )
-    found = path.stat().st_size - header.offset
-    if found * (MAX_COMPRESSION if header.compressed else 1) < header.nbytes:
-        raise LunaError(
-            f"{path}: found {found} bytes of voxels, but its header says {header.nbytes} ({header.description}); "
-            "it is truncated, copy it again"
-        )
-    return header

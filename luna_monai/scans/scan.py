@@ -80,12 +80,10 @@ def read_header(source: str | Path | ScanSource) -> ScanHeader:
     if not path.is_file():
         raise LunaError(f"{path}: no such file or folder")
     suffix = suffix_of(path)
-    header: ScanHeader
     if suffix in (".mhd", ".mha"):
         from luna_monai.scans.metaimage import read_metaimage_header
 
         header = read_metaimage_header(path)
-        header.check_voxel_file()
     elif suffix in (".nii", ".nii.gz"):
         from luna_monai.scans.nifti import read_nifti_header
 
@@ -96,6 +94,7 @@ def read_header(source: str | Path | ScanSource) -> ScanHeader:
         header = read_nrrd_header(path)
     else:
         raise LunaError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)} and folders of DICOM slices")
+    header.check()
     return header if source.seriesuid is None else replace(header, seriesuid=source.seriesuid)
 
 

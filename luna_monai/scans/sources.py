@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,27 +109,14 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
 
 
 def _read_list(path: Path) -> list[ScanSource]:
-    # The tables of candidates are pandas'; the few lines of a list need no more than the standard library.
-    sources: list[ScanSource] = []
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        head = lines[0] if lines else ""
-        rows = csv.DictReader(lines, delimiter=";" if head.count(";") > head.count(",") else ",", skipinitialspace=True)
-        rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
-        if "path" not in rows.fieldnames:
-            raise LunaError(f"{path}: no column 'path' in its header line, {head.strip() or 'which is empty'}")
-        for row in rows:
-            entry, uid = ((row.get(name) or "").strip() for name in ("path", "seriesuid"))
-            if not entry or (not uid and "seriesuid" in rows.fieldnames):
-                raise LunaError(f"{path}, line {rows.line_num}: no value for {'seriesuid' if entry else 'path'!r}")
-            source = ScanSource(path.parent / entry, uid or None)
-            if source in sources:
-                raise LunaError(f"{path}, line {rows.line_num}: the same scan is in an earlier line")
-            sources.append(source)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise LunaError(f"{path}: not a CSV file in UTF-8 ({error}); save it as one") from error
+    from luna_monai.tables import read_table  # pandas takes half a second
+
+    table = read_table(path, [], text=["path"], optional=["seriesuid"]).reindex(columns=["path", "seriesuid"])
+    sources = [ScanSource(path.parent / file, uid if isinstance(uid, str) else None) for file, uid in table.to_numpy()]
     if not sources:
         raise LunaError(f"{path}: a header line and no scans")
+    if twice := [source for source in sources if sources.count(source) > 1]:
+        raise LunaError(f"{path}: {twice[0].path.name} is listed more than once; remove all but one")
     return sources
 
 

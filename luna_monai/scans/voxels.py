@@ -12,6 +12,8 @@ from luna_monai.errors import LunaError
 
 #: In HU: what lies outside of a scan, and what a voxel without a value counts as.
 AIR = -1000
+#: No number in the header of a CT is larger; products of two fit into int64.
+LARGEST = 1e9
 #: Bytes that are read or decompressed at a time, so that memory holds one scan and nothing else.
 CHUNK_BYTES = 1 << 20
 #: The largest ratio that zlib can reach: https://zlib.net/zlib_tech.html
@@ -37,10 +39,10 @@ def map_voxels(path: Path, offset: int, dtype: np.dtype, shape: tuple[int, ...])
         LunaError: when the file cannot be read.
     """
     try:
-        raw = np.memmap(path, np.uint8, mode="c", offset=offset, shape=(int(np.prod(shape)) * dtype.itemsize,))
-    except OSError as error:
-        raise LunaError(f"{path}: cannot be read ({error.strerror})") from error
-    return _as_voxels(raw, offset, dtype, shape)
+        voxels = np.memmap(path, dtype, mode="c", offset=offset, shape=shape)
+    except (OSError, ValueError) as error:  # which is raised where the file is too short
+        raise LunaError(f"{path}: cannot be read ({error})") from error
+    return np.require(voxels, dtype.newbyteorder("="), "A")
 
 
 def inflate_voxels(
@@ -92,13 +94,8 @@ def inflate_voxels(
             f"{path}: holds {found} bytes when decompressed, but its header says {len(target)} ({size} voxels of "
             f"{dtype.name}); the file is truncated or the header is wrong"
         )
-    return _as_voxels(target[skip:], skip, dtype, shape)
-
-
-def _as_voxels(raw: np.ndarray, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    # torch refuses voxels that do not start at a multiple of their size, as they may behind the header of a .mha.
-    voxels = (raw if offset % dtype.itemsize == 0 else raw.copy()).view(dtype)
-    return voxels.astype(dtype.newbyteorder("="), copy=False).reshape(shape)
+    # torch refuses voxels that do not start at a multiple of their size.
+    return np.require(target[skip:].view(dtype), dtype.newbyteorder("="), "A").reshape(shape)
 
 
 def as_hounsfield(voxels: np.ndarray) -> tuple[np.ndarray, int]:

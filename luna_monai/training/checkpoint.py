@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +12,7 @@ import torch
 import yaml
 
 from luna_monai.errors import LunaError
-from luna_monai.files import write_bytes
+from luna_monai.files import write_bytes, write_tensors
 from luna_monai.share import bundle_dir, schema
 
 logger = logging.getLogger(__name__)
@@ -44,14 +43,6 @@ def unwrap(network: torch.nn.Module) -> torch.nn.Module:
     return network
 
 
-def save_tensors(path: Path, content: Any) -> None:
-    """``torch.save`` to a file that is there whole or not at all."""
-    # Into memory first: on a full disk torch.save itself fails with a RuntimeError that does not name the cause.
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_bytes(path, buffer.getvalue())
-
-
 def save_checkpoint(folder: Path, content: Mapping[str, Any], objects: Mapping[str, Stateful]) -> None:
     """Save the state of a run, keeping the checkpoint before it as ``checkpoint-previous.pt``.
 
@@ -70,7 +61,7 @@ def save_checkpoint(folder: Path, content: Mapping[str, Any], objects: Mapping[s
     if path.exists():
         write_bytes(folder / PREVIOUS_CHECKPOINT, path.read_bytes())
     state = {name: item.state_dict() for name, item in objects.items()}
-    save_tensors(path, {"format": _FORMAT, **content, "state": state})
+    write_tensors(path, {"format": _FORMAT, **content, "state": state})
 
 
 def restore_checkpoint(folder: Path, objects: Mapping[str, Stateful], settings: Mapping[str, Any]) -> dict[str, Any]:

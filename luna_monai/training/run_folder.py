@@ -23,14 +23,13 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.files import lock, remove_abandoned, write_bytes, write_table
+from luna_monai.files import lock, remove_abandoned, write_bytes, write_table, write_tensors
 from luna_monai.training.checkpoint import (
     CHECKPOINT,
     PREVIOUS_CHECKPOINT,
     Stateful,
     restore_checkpoint,
     save_checkpoint,
-    save_tensors,
     unwrap,
 )
 from luna_monai.training.run_files import CONFIG, METRICS, PREDICTION_COLUMNS, PREDICTIONS, read_predictions
@@ -214,7 +213,7 @@ class RunFolder:
         engines = engines_of_epoch(engine, self.validator)
         # The checkpoint comes last: after a kill before it, the resumed run does this epoch and its files again.
         if state.best_epoch in (None, epoch):
-            save_tensors(self.output_dir / MODEL, unwrap(self.network).state_dict())
+            write_tensors(self.output_dir / MODEL, unwrap(self.network).state_dict())
             for split, source in engines.items():
                 if np.isfinite(source.state.records["probability"]).all():
                     path = self.output_dir / PREDICTIONS / f"{split}.csv"

@@ -104,7 +104,9 @@ def test_settings_of_training(given, expected):
     ("given", "expected"),
     [
         ("batch_sise=3", "'batch_sise' is not a key of the configuration; did you mean 'batch_size'"),
-        ("batch_size=0", "batch_size: must be integer, at least 1, found 0"),
+        ("batch_size=0", "batch_size: must be integer, at least 1, at most 65536, found 0"),
+        ("inferer#batch_size=-1", "inferer#batch_size: must be integer, at least 1, at most 65536, found -1"),
+        ("dataset#spatial_size=[1]", "dataset#spatial_size: must be array, number of items 3, found"),
         ("precision=half", "precision: must be one of"),
         ("spatial_size=[32]", "spatial_size: must be array, number of items 3, found"),
         ("coordinates=mm", "coordinates: must be one of lps, ras, voxel"),

@@ -60,13 +60,6 @@ def test_a_scan_on_both_sides_stops_the_run(small_run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_split_by_series(small_run, tmp_path):
-    split = {"_target_": "luna_monai.data.split_by_series_stride", "candidates": "@candidates", "val_stride": 2}
-    small_run(split=split)
-    predictions = pd.read_csv(tmp_path / "run" / "predictions" / "val.csv")
-    assert predictions["seriesuid"].unique().tolist() == ["1.2.3.0"]
-
-
 def test_early_stopping(small_run, tmp_path):
     # The number of non-nodules never grows, so no epoch is better than the first.
     small_run(max_epochs=5, patience=2, key_metric="count/neg")

@@ -80,7 +80,7 @@ def write_full_size(folder, tables, headers):
     for uid, path in find_scans(folder).items():
         header = read_metaimage_header(path)
         geometry_of[uid] = header.geometry
-        with header.voxel_file.open("wb") as file:
+        with header.files[-1].open("wb") as file:
             file.truncate(header.nbytes)  # takes no place on disk
     parts = [annotations.assign(**{"class": 1})[["seriesuid", *COORDINATES, "class"]]]
     count = 551_065 - len(annotations)

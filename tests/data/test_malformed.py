@@ -2,8 +2,8 @@
 
 import pytest
 
-from luna_monai.data import read_table
 from luna_monai.errors import LunaError
+from luna_monai.tables import read_table
 
 HEAD = "seriesuid,coordX,coordY,coordZ,class\n"
 ROWS = [["1.2", 1.5, 2.0, 3.0, 0.0], ["1.3", 4.0, 5.0, 6.0, 1.0]]

@@ -5,14 +5,7 @@ import logging
 import pandas as pd
 import pytest
 
-from luna_monai.data import (
-    check_split,
-    read_candidates,
-    read_patients,
-    split_by_series_stride,
-    split_by_stride,
-    split_by_subset,
-)
+from luna_monai.data import check_split, read_candidates, read_patients, split_by_stride, split_by_subset
 from luna_monai.errors import LunaError
 
 
@@ -25,39 +18,13 @@ def candidates():
     return table.assign(**{"class": ((number % 2 == 0) & (table["coordX"] == 0)).astype(int)})
 
 
-@pytest.fixture
-def patients_file(tmp_path):
-    """Write a mapping in which scans 1 and 4 are of one patient."""
-    path = tmp_path / "mapping.csv"
-    patients = {0: "A", 1: "B", 2: "C", 3: "D", 4: "B", 5: "E"}
-    lines = [f"{patient},9.{number},1.2.{number}," for number, patient in patients.items()]
-    path.write_text("\n".join(["PatientID,StudyInstanceUID,SeriesInstanceUID,", *lines]) + "\n")
-    return path
-
-
 def scans(part):
     return sorted(part["seriesuid"].str[-1].astype(int).unique().tolist())
 
 
-def test_series_stride_takes_every_second_series_in_the_order_of_their_uids(candidates):
-    training, validation = split_by_series_stride(candidates, 2)
-    assert (scans(training), scans(validation)) == ([1, 3, 5], [0, 2, 4])
-    assert len(validation) == 12
-    pd.testing.assert_frame_equal(pd.concat([training, validation]).sort_index(), candidates)
-    assert training.index.is_monotonic_increasing
-
-
-def test_series_stride_by_patient(candidates, patients_file):
-    training, validation = split_by_series_stride(candidates, 2, patients_file)
-    # Patients in the order of their first series: A B C D E; A, C and E are for validation.
-    assert (scans(training), scans(validation)) == ([1, 3, 4], [0, 2, 5])
-
-
-def test_series_stride_needs_two_scans(candidates):
-    with pytest.raises(LunaError, match="candidates of one scan only"):
-        split_by_series_stride(candidates[candidates["seriesuid"] == "1.2.3"], 2)
-    with pytest.raises(LunaError, match="val_stride must be at least 2, found 1"):
-        split_by_series_stride(candidates, 1)
+def by_number(candidates, stride):
+    chosen = candidates["seriesuid"].str[-1].astype(int) % stride == 0
+    return candidates[~chosen], candidates[chosen]
 
 
 def test_subsets_by_patient(make_dataset, tmp_path):
@@ -75,14 +42,15 @@ def test_subsets_by_patient(make_dataset, tmp_path):
         split_by_subset(candidates, 3, path, folder)
 
 
-def test_unknown_and_contradictory_patients(candidates, patients_file):
-    lines = patients_file.read_text().splitlines()
-    patients_file.write_text("\n".join(line for line in lines if "1.2.4" not in line))
-    with pytest.raises(LunaError, match=r"mapping\.csv: no patient for 1 of 6 series, such as 1\.2\.4"):
-        split_by_series_stride(candidates, 2, patients_file)
-    patients_file.write_text("\n".join([*lines, "X,9.0,1.2.0,"]))
-    with pytest.raises(LunaError, match=r"series 1\.2\.0 is listed with two patients"):
-        read_patients(patients_file)
+def test_unknown_and_contradictory_patients(make_dataset, tmp_path):
+    folder = make_dataset(scans=2)
+    path = tmp_path / "mapping.csv"
+    path.write_text("PatientID,SeriesInstanceUID\nA,1.2.3.0\n")
+    with pytest.raises(LunaError, match=r"mapping\.csv: no patient for series 1\.2\.3\.1; add a row"):
+        split_by_subset(read_candidates(folder), 1, path, folder)
+    path.write_text("PatientID,SeriesInstanceUID\nA,1.2.3.0\nB,1.2.3.0\n")
+    with pytest.raises(LunaError, match=r"series 1\.2\.3\.0 is listed with two patients"):
+        read_patients(path)
 
 
 def test_published_mapping(shared_data):
@@ -96,7 +64,7 @@ def test_published_mapping(shared_data):
 
 def test_split_table(candidates, caplog):
     caplog.set_level(logging.INFO, logger="luna_monai")
-    check_split(*split_by_series_stride(candidates, 3))
+    check_split(*by_number(candidates, 3))
     lines = [record.getMessage().split() for record in caplog.records]
     assert lines == [
         ["part", "scans", "candidates", "nodule", "candidates"],
@@ -106,7 +74,7 @@ def test_split_table(candidates, caplog):
 
 
 def test_a_scan_on_both_sides_is_refused(candidates):
-    training, validation = split_by_series_stride(candidates, 2)
+    training, validation = by_number(candidates, 2)
     moved = validation["seriesuid"] == "1.2.4"
     one_candidate = validation[moved].head(1)
     with pytest.raises(LunaError, match=r"1 of 3 validation scans have candidates in the training part.*1\.2\.4"):

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_curve
 
-from luna_monai.data.tables import COORDINATES, read_table
+from luna_monai.data.tables import COORDINATES
 from luna_monai.files import write_json
 from luna_monai.metrics.findings import match_findings
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans
+from luna_monai.tables import read_table
 
 FINDING = [*COORDINATES, "diameter_mm"]
 

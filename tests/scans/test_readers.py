@@ -365,7 +365,7 @@ DAMAGE = {
     "raw too long": (
         "a.mhd",
         append(b"xx", ".raw"),
-        r"a\.raw: found 7682 bytes .* one of the two is truncated or of another scan",
+        r"a\.raw: found 7682 bytes .* or the header is that of another scan",
     ),
     "header says more": ("a.mhd", edit("DimSize = 20", "DimSize = 40"), r"a\.raw: found 7680 .* says 15360"),
     "header says less": ("a.mhd", edit("DimSize = 20", "DimSize = 10"), r"a\.raw: found 7680 .* says 3840"),
@@ -408,7 +408,11 @@ DAMAGE = {
     "skewed axes": ("a.mhd", edit("Matrix = 1 0", "Matrix = 1 0.5"), r"a\.mhd: the axes of the scan must be"),
     "truncated mha": ("a.mha", cut(""), r"a\.mha: found \d+ bytes of voxels"),
     "corrupt mha": ("zipped.mha", flip(""), r"zipped\.mha: damaged or truncated compressed data"),
-    "truncated nii": ("c.nii", cut(""), r"c\.nii: found \d+ bytes, but its header says \d+; it is truncated"),
+    "truncated nii": (
+        "c.nii",
+        cut(""),
+        r"c\.nii: found \d+ bytes of voxels, but its header says \d+ .*truncated",
+    ),
     "truncated nii.gz": ("c.nii.gz", cut(""), r"c\.nii\.gz: holds 4\d+ bytes when decompressed.*truncated"),
     "corrupt nii.gz": ("c.nii.gz", flip(""), r"c\.nii\.gz: "),
     "flipped bit in nii.gz": ("c.nii.gz", flip_stored_gzip, r"c\.nii\.gz: damaged or truncated .*incorrect data check"),

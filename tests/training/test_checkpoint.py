@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from luna_monai.errors import LunaError
-from luna_monai.training.checkpoint import restore_checkpoint, save_checkpoint, save_tensors, unwrap
+from luna_monai.files import write_tensors
+from luna_monai.training.checkpoint import restore_checkpoint, save_checkpoint, unwrap
 
 
 def save(folder, epoch):
@@ -63,7 +64,7 @@ def test_full_disk_leaves_the_old_file(tmp_path, limit_file_size):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with limit_file_size(4096), pytest.raises(LunaError, match=r"file: cannot be written \(File too large\)"):
-        save_tensors(path, torch.zeros(10_000))
+        write_tensors(path, torch.zeros(10_000))
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
