@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -113,7 +113,9 @@ def _normalize(config: Any, rules: Mapping[Any, Any]) -> None:
         elif value in ("null", "None") and "null" in types:
             config[key] = None
         elif isinstance(value, str) and _NUMBER.fullmatch(value) and "string" not in types:
-            config[key] = float(value)
+            config[key] = value = float(value)
+        if isinstance(value, float) and value.is_integer() and "integer" in types:
+            config[key] = int(value)
 
 
 def _references(value: Any, key: str) -> Iterator[tuple[str, str]]:
@@ -129,6 +131,10 @@ def _references(value: Any, key: str) -> Iterator[tuple[str, str]]:
 def _check_schema(config: Mapping[str, Any], kind: str, references: set[tuple[str, str]]) -> None:
     from jsonschema import Draft202012Validator
 
+    for key, value in leaves_and_sections(dict(config)):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise LunaError(f"{key}: {value} is not a finite number")
+
     # A key that is not in the schema is one of the user's own, which something refers to, or a list of steps to run.
     steps = {key for key, value in config.items() if isinstance(value, list) and value and all(map(is_code, value))}
     used = {f"{name}#" for name in {name for _, name in references} | steps}
@@ -143,32 +149,12 @@ def _check_schema(config: Mapping[str, Any], kind: str, references: set[tuple[st
         elif error.validator == "required":
             part = next(iter(found), "KEY")
             advice = f"'{key}#{part}: …' in a file or {key}#{part}=… on the command line"
-            raise LunaError(f"{key}: {_shown(found)} replaces the whole section; to change one value, write {advice}")
+            raise LunaError(f"{key}: {found!s:.80} replaces the whole section; to change one value, write {advice}")
         elif not is_code(found):  # which is known only when it is resolved
-            raise LunaError(f"{key}: must be {_wanted(error.schema)}, found {_shown(found)}")
-
-
-def _shown(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) < 80 else f"{text[:77]}..."
-
-
-def _wanted(rules: Mapping[str, Any]) -> str:
-    """Say what a value must be."""
-    if "pattern" in rules:
-        return str(rules["description"])
-    if "enum" in rules:
-        return f"one of {', '.join(map(str, rules['enum']))}"
-    types = rules.get("type", "value")
-    text = " or ".join([types] if isinstance(types, str) else types).replace("object", "section with _target_")
-    limits = {
-        "minimum": "at least",
-        "exclusiveMinimum": "more than",
-        "maximum": "at most",
-        "exclusiveMaximum": "below",
-        "minItems": "number of items",
-    }
-    return ", ".join([text, *(f"{words} {rules[name]}" for name, words in limits.items() if name in rules)])
+            reason = (
+                f"{found!r} is not {error.schema['description']}" if error.validator == "pattern" else error.message
+            )
+            raise LunaError(f"{key}: {reason:.200}")
 
 
 def _check_components(config: Mapping[str, Any], parser: ConfigParser) -> None:
@@ -183,7 +169,7 @@ def _check_components(config: Mapping[str, Any], parser: ConfigParser) -> None:
             component: Any = locate(ConfigComponent(section, locator=parser.locator).resolve_module_name())
         except Exception as error:  # whatever the import of a foreign module raises
             raise LunaError(f"{key}#_target_: {target!r} cannot be imported ({error})") from error
-        if component is None:
+        if not callable(component):
             raise LunaError(f"{key}#_target_: there is no class or function {target!r}")
         try:
             parameters = inspect.signature(component).parameters

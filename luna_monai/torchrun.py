@@ -50,11 +50,6 @@ def is_launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ  # as torch.distributed.is_torchelastic_launched, which takes a second
 
 
-def cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def distributed_overlay(work: str = "train") -> list[str]:
     """List the overlay that lets the processes of torchrun work together; nothing without torchrun.
 
@@ -88,12 +83,15 @@ def launch(app: App) -> bool:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    gpus = torch.cuda.device_count()
-    processes, limit = gpus if asked == _ALL_GPUS else asked, gpus or 2 * cores()
+    from luna_monai.data import available_cores
+
+    gpus, cores = torch.cuda.device_count(), available_cores()
+    processes, limit = gpus if asked == _ALL_GPUS else asked, gpus or 2 * cores
     if not 1 <= processes <= limit:
-        place = f"{gpus} GPUs, one for each" if gpus else f"no GPU and {cores()} cores"
-        raise LunaError(f"--distributed {processes}: give from 1 to {limit} processes; this machine has {place}")
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(cores() // processes, 1)))
+        raise LunaError(
+            f"--distributed {processes}: give from 1 to {limit} processes (this machine: {gpus} GPUs, {cores} cores)"
+        )
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // processes, 1)))
     # torchrun's report of a failure is a table of many lines; we say the same in one.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL + 1)
     with tempfile.TemporaryDirectory(prefix="luna-monai-") as logs:
@@ -109,7 +107,7 @@ def launch(app: App) -> bool:
 
 
 def _reason(failures: dict[int, ProcessFailure], processes: int) -> Exception:
-    """Find out why processes have failed; the failure of one makes others fail, which is not worth a word."""
+    """Find the cause among the failures of processes; the failure of one makes others fail."""
     for rank, failure in failures.items():
         # SIGTERM is what torchrun itself ends the others by.
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
@@ -117,7 +115,7 @@ def _reason(failures: dict[int, ProcessFailure], processes: int) -> Exception:
                 f"process {rank + 1} of {processes} was ended by {failure.signal_name()}, and the others were stopped; "
                 "what was written before is whole. Was the memory used up?"
             )
-    # What run_app has recorded; by the files' times, for torch's own are whole seconds. A str was not recorded.
+    # What run_app has recorded is a dict; by the times of the files, because torch's own are whole seconds.
     recorded: list[Any] = [(failure.message, rank) for rank, failure in failures.items()]
     recorded = [each for each in recorded if isinstance(each[0], dict)]
     recorded.sort(key=lambda each: Path(failures[each[1]].error_file).stat().st_mtime_ns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -97,6 +98,21 @@ def config_files(overlays: Sequence[str]) -> list[str]:
             raise LunaError(f"--config {overlay}: no such file, nor one of the experiments {names}")
         files.append(found)
     return list(map(str, files))
+
+
+def parse_numbers(option: str, text: str) -> list[int]:
+    """Turn ``0,2,5-7`` into ``[0, 2, 5, 6, 7]``.
+
+    Raises:
+        LunaError: naming the option, when it is no such list.
+    """
+    numbers: set[int] = set()
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
+        if found is None or int(found[2] or found[1]) < int(found[1]):
+            raise LunaError(f"{option} {text}: expected numbers and rising ranges, for example 0,2,5-7")
+        numbers.update(range(int(found[1]), int(found[2] or found[1]) + 1))
+    return sorted(numbers)
 
 
 def parse_override(text: str) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""``luna-monai evaluate``: what given weights do on the validation scans, and which thresholds to use them with."""
+"""``luna-monai evaluate``: metrics, calibration and thresholds of given weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from luna_monai.apps.cli import App
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.files import write_bytes, write_json
 from luna_monai.share import bundle_dir
 from luna_monai.torchrun import add_distributed_argument, distributed_overlay, launch
 from luna_monai.trust import run_config
@@ -46,8 +47,8 @@ class LunaEvaluateApp(App):
         parser.add_argument(
             "run_or_weights",
             metavar="RUN",
-            help="folder of a run, whose configuration is used too, but for code that is not in the bundle's own; or a "
-            "model.pt, checkpoint.pt, a .state of the book, or an exported .ts or .onnx",
+            help="folder of a run, whose configuration is used too, except code that the bundle does not have; or a "
+            "file of weights: model.pt, checkpoint.pt, a .state of the book, or an exported .ts or .onnx",
         )
         add_config_arguments(parser)
         parser.add_argument(
@@ -72,8 +73,7 @@ class LunaEvaluateApp(App):
         """
         arguments = self.cli_args
         check_paths(RUN=arguments.run_or_weights, dataset_dir=arguments.dataset_dir, metadata=arguments.metadata)
-        if arguments.metadata is not None:
-            _read_json(Path(arguments.metadata))
+        metadata = None if arguments.metadata is None else _read_json(Path(arguments.metadata))
         source, files = Path(arguments.run_or_weights), config_files(arguments.config)
         weights, output_dir = source, arguments.output_dir
         if source.is_dir():
@@ -90,28 +90,33 @@ class LunaEvaluateApp(App):
         if launch(self):
             return 0
         workflow = load_workflow("evaluating", files, given)
-        run_workflow(workflow)
+        with unwrapped_luna_errors():
+            results = Path(workflow.parser.get_parsed_content("output_dir"))
         from luna_monai.training import launched
 
-        if launched().rank == 0:
-            results = Path(workflow.parser.get_parsed_content("output_dir"))
-            _draw_figures(results)
-            if arguments.metadata is not None:
-                _store_calibration(Path(arguments.metadata), results)
+        is_first = launched().rank == 0
+        if is_first and (results / "metrics.json").is_file():
+            logger.info("%s: an earlier evaluation is there; its files will be replaced", results)
+        run_workflow(workflow)
+        if is_first:
+            calibration = results / "calibration.json"
+            content = _read_json(calibration) if calibration.is_file() else {}
+            _draw_reliability(content.get("reliability", {}), results)
+            if metadata is not None:
+                evaluated = _read_json(results / "metrics.json")
+                metadata["operating_points"] = _operating_points(content, evaluated, arguments.metadata)
+                write_json(arguments.metadata, metadata)
+                logger.info("Calibration and thresholds stored in %s", arguments.metadata)
         return 0
 
 
-def _draw_figures(output_dir: Path) -> None:
-    """Draw the reliability of an evaluation, raw and calibrated, as PNG files in its folder."""
-    from luna_monai.files import write_bytes
-
-    path = output_dir / "calibration.json"
-    curves = _read_json(path)["reliability"] if path.is_file() else {}
+def _draw_reliability(curves: dict[str, Any], folder: Path) -> None:
+    """Draw the reliability of raw and calibrated probabilities as PNG files."""
     for name in ("raw", "calibrated"):
-        path = output_dir / f"reliability-{name}.png"
-        path.unlink(missing_ok=True)
+        path = folder / f"reliability-{name}.png"
+        path.unlink(missing_ok=True)  # of an earlier evaluation
         if curves.get(name) is not None:
-            from luna_monai.reports.figures import reliability_figure, to_png  # which takes a second to load
+            from luna_monai.reports.figures import reliability_figure, to_png  # takes a second to load
 
             write_bytes(path, to_png(reliability_figure(curves[name])))
 
@@ -123,14 +128,11 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise LunaError(f"{path}: cannot be read as a JSON object ({error})") from None
 
 
-def _store_calibration(path: Path, results: Path) -> None:
-    from luna_monai.files import write_json
-
-    if not (results / "calibration.json").is_file():
-        raise LunaError(f"{path}: unchanged, because this evaluation has no calibration to store")
-    content, evaluated = _read_json(results / "calibration.json"), _read_json(results / "metrics.json")
+def _operating_points(content: dict[str, Any], evaluated: dict[str, Any], metadata: str) -> dict[str, Any]:
+    if not content:
+        raise LunaError(f"{metadata}: unchanged, because this evaluation has no calibration to store")
     curves = {name: content["reliability"][name] for name in ("raw", "calibrated")}
-    points = {
+    return {
         "weights": Path(evaluated["weights"]).name,
         "weights_sha256": evaluated["weights_sha256"],
         **{key: content[key] for key in ("fitted_on", "calibration", "thresholds")},
@@ -138,5 +140,3 @@ def _store_calibration(path: Path, results: Path) -> None:
             name: curve["expected_calibration_error"] for name, curve in curves.items() if curve
         },
     }
-    write_json(path, {**_read_json(path), "operating_points": points})
-    logger.info("Calibration and thresholds stored in %s", path)

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.files import sha256_of, write_bytes
 from luna_monai.share import bundle_dir
 from luna_monai.trust import run_config
 from luna_monai.workflow import add_overrides_argument, check_paths, config_files, given_settings, load_workflow
 
 if TYPE_CHECKING:
     import torch
-    from monai.bundle import ConfigParser
 
 logger = logging.getLogger(__name__)
 
 
 class LunaExportApp(App):
-    """Export a network to TorchScript or ONNX, and check it on candidates.
+    """Export a network to TorchScript or ONNX, and compare the result with PyTorch.
 
     Args:
         sys_argv: arguments; see ``luna-monai export --help``.
@@ -32,7 +32,7 @@ class LunaExportApp(App):
     intermixed = True
     description = (
         "Export the network for another runtime, for batches of any size. The result is compared with PyTorch on "
-        "candidates, and nothing is written unless probabilities agree to 1e-5."
+        "candidates of a synthetic scan, and nothing is written unless the probabilities agree to 1e-5."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -47,10 +47,7 @@ class LunaExportApp(App):
         parser.add_argument(
             "--output",
             metavar="FILE",
-            help="where to (default: the name of the weights with .ts or .onnx, in the run's folder or here)",
-        )
-        parser.add_argument(
-            "--dataset-dir", help="compare on candidates of this dataset (default: of a synthetic scan)"
+            help="the file to write (default: the name of the weights with .ts or .onnx, in the run's folder or here)",
         )
         parser.add_argument("--config", action="append", default=[], metavar="YAML", help="as of 'luna-monai train'")
         add_overrides_argument(parser)
@@ -59,21 +56,18 @@ class LunaExportApp(App):
         """Export, compare and write.
 
         Raises:
-            LunaError: when weights, data or configuration are bad, a package is missing, or the export says something
-                else than PyTorch does.
+            LunaError: when the weights or the configuration are bad, a package is missing, or the outputs of the export
+                differ from those of PyTorch.
         """
         arguments = self.cli_args
-        check_paths(RUN=arguments.run_or_weights, dataset_dir=arguments.dataset_dir)
+        check_paths(RUN=arguments.run_or_weights)
         files, folder = config_files(arguments.config), Path()
-        weights = (
-            bundle_dir() / "models" / "model.pt" if arguments.run_or_weights is None else Path(arguments.run_or_weights)
-        )
+        weights = Path(arguments.run_or_weights or bundle_dir() / "models" / "model.pt")
         if weights.is_dir():
             files[0] = run_config(weights, files[1:])
             folder, weights = weights, weights / "model.pt"
         import torch
 
-        from luna_monai.files import sha256_of, write_bytes
         from luna_monai.networks.exports import FORMATS, TOLERANCE, compare_networks, export_network
         from luna_monai.networks.runtimes import load_network
 
@@ -88,7 +82,7 @@ class LunaExportApp(App):
             metadata = {**parser.get("_meta_"), "weights_sha256": sha256_of(weights)}
             written = Path(temporary) / output.name
             export_network(network, arguments.format, written, metadata)
-            images = _synthetic_candidates() if arguments.dataset_dir is None else _candidates_of(parser)
+            images = _candidates()
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # torch's types lack it
             comparison = compare_networks(network, load_network(written, network), images)
             differences = (
@@ -102,8 +96,8 @@ class LunaExportApp(App):
         return 0
 
 
-def _synthetic_candidates(count: int = 64) -> torch.Tensor:
-    """Make candidates of a synthetic scan: float32 (N, 1, 32, 48, 48), in HU."""
+def _candidates() -> torch.Tensor:
+    """Make candidates of a synthetic scan: float32 (64, 1, 32, 48, 48), in HU."""
     import numpy as np
     import torch
 
@@ -111,20 +105,8 @@ def _synthetic_candidates(count: int = 64) -> torch.Tensor:
     from luna_monai.synthetic.scan import ScanOptions, generate_scan
     from luna_monai.transforms import CropCandidates
 
-    options = ScanOptions(in_plane=160, slices=80, candidates=count, nodules=3)
-    scan = generate_scan(np.random.SeedSequence(0), options)
+    scan = generate_scan(np.random.SeedSequence(0), ScanOptions(in_plane=160, slices=80, candidates=64, nodules=3))
     index_xyz = (scan.candidates[:, :3] - scan.origin) / (np.array(scan.spacing) * scan.direction)
     crop = CropCandidates(CANDIDATE_SHAPE[1:])
     blocks = crop(torch.from_numpy(scan.voxels)[None], index_xyz[:, ::-1].round().astype(int))
     return blocks.float().clamp(-1000, 1000)
-
-
-def _candidates_of(parser: ConfigParser, count: int = 64) -> torch.Tensor:
-    """Read candidates at equal steps over the whole table: float32 (N, 1, 32, 48, 48), in HU."""
-    import numpy as np
-
-    from luna_monai.data import CandidateDataset
-
-    dataset = CandidateDataset(*map(parser.get_parsed_content, ("candidates", "cache")))
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int))
-    return dataset.__getitems__(rows.tolist()).stacked["image"].float()

@@ -6,6 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
+import pandas as pd
+
 from luna_monai.apps.cli import App
 from luna_monai.data.tables import COORDINATES, WITHOUT_EXCLUDED, read_finding_table
 from luna_monai.errors import LunaError
@@ -36,14 +38,21 @@ class LunaFrocApp(App):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("submission", help="CSV with seriesuid,coordX,coordY,coordZ,probability")
-        parser.add_argument("--annotations", required=True, help="LUNA16's annotations.csv, the nodules to be found")
-        parser.add_argument("--excluded", help="LUNA16's annotations_excluded.csv, findings that do not count")
-        parser.add_argument("--seriesuids", required=True, help="list of the scans to evaluate, one series UID a line")
-        parser.add_argument("--json", metavar="OUT", help="write all numbers, and the curve, to this file")
-        parser.add_argument("--plot", metavar="OUT.png", help="write a picture of the curve to this file")
+        parser.add_argument(
+            "submission", metavar="SUBMISSION", help="CSV with seriesuid,coordX,coordY,coordZ,probability"
+        )
+        parser.add_argument(
+            "--annotations", metavar="CSV", required=True, help="LUNA16's annotations.csv, the nodules to be found"
+        )
+        parser.add_argument(
+            "--excluded", metavar="CSV", help="LUNA16's annotations_excluded.csv, findings that do not count"
+        )
+        parser.add_argument(
+            "--seriesuids", metavar="CSV", required=True, help="the scans to evaluate, one series UID a line"
+        )
+        parser.add_argument("--json", metavar="JSON", help="write all numbers, and the curve, to this file")
+        parser.add_argument("--plot", metavar="PNG", help="write a picture of the curve to this file")
         parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
-        parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap")
 
     def main(self) -> int:
         """Evaluate, and write the files that were asked for.
@@ -56,8 +65,6 @@ class LunaFrocApp(App):
         """
         arguments = self.cli_args
         check_bootstrap(arguments.bootstrap)
-        if arguments.seed < 0:
-            raise LunaError(f"--seed must not be negative, found {arguments.seed}")
         seriesuids = read_seriesuids(Path(arguments.seriesuids))
         submission = read_table(arguments.submission, [*COORDINATES, "probability"])
         if submission.empty:
@@ -67,16 +74,14 @@ class LunaFrocApp(App):
         excluded = read_finding_table(arguments.excluded) if arguments.excluded else None
         if excluded is None:
             logger.warning("%s", WITHOUT_EXCLUDED)
-        options = {"bootstrap": arguments.bootstrap, "seed": arguments.seed}
-        result = evaluate_froc(submission, annotations, excluded, seriesuids, **options)
+        result = evaluate_froc(submission, annotations, excluded, seriesuids, bootstrap=arguments.bootstrap)
         logger.info("%s", format_froc(result))
         name = Path(arguments.submission).name
         if arguments.json:
-            write_json(arguments.json, {"submission": name, "seed": arguments.seed, **result.to_dict()})
+            write_json(arguments.json, {"submission": name, **result.to_dict()})
             logger.info("numbers: %s", arguments.json)
         if arguments.plot:
-            # Drawing takes a second to load.
-            from luna_monai.reports.figures import froc_figure, to_png
+            from luna_monai.reports.figures import froc_figure, to_png  # takes a second to load
 
             write_bytes(arguments.plot, to_png(froc_figure(result, title=name)))
             logger.info("curve: %s", arguments.plot)
@@ -93,39 +98,28 @@ def read_seriesuids(path: Path) -> list[str]:
         The series UIDs in the order of the file.
 
     Raises:
-        LunaError: when it is missing, empty or no text, a line holds several values, or a scan is listed twice.
+        LunaError: when it is missing, empty or not text, a line holds several values, or a scan is listed twice.
     """
     try:
         lines = [line.strip().rstrip(",") for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise LunaError(f"{path}: cannot be read ({error}); expected one series UID a line") from None
-    found: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        if "," in line or ";" in line:
-            raise LunaError(f"{path}, line {number}: expected one series UID, found {line!r}")
-        if line in found:
-            raise LunaError(f"{path}, line {number}: series {line} is already in line {lines.index(line) + 1}")
-        if line and (number, line) != (1, "seriesuid"):
-            found.append(line)
-    if not found:
-        raise LunaError(f"{path}: the file is empty; expected one series UID a line")
+    found = [line for line in lines if line not in ("", "seriesuid")]
+    wrong = [line for line in found if "," in line or ";" in line or found.count(line) > 1]
+    if wrong or not found:
+        raise LunaError(f"{path}: expected one series UID a line, each once, found {(wrong or ['nothing'])[0]!r}")
     return found
 
 
 def format_froc(result: FrocResult) -> str:
     """Lay out an evaluation as a table for the console, several lines."""
     lines = [f"{name.replace('_', ' '):42}{count:8,}" for name, count in result.counts.items()]
-    rows = {"sensitivity": result.sensitivity}
-    summary = f"CPM {result.cpm:.4f}"
+    table = pd.DataFrame({"sensitivity": result.sensitivity}, index=[*map(rate_name, FALSE_POSITIVES_PER_SCAN)])
+    summary = f"CPM {result.cpm:.4f}" if result.nodules else "CPM undefined: the scans have no annotated nodule"
     if result.interval is not None:
-        percent, cpm = f"{CONFIDENCE:.0%}", result.interval.cpm
-        points = result.interval.luna16_points
-        rows |= {f"  {percent} interval, {name}": points[name].to_numpy() for name in ("lower", "upper")}
-        summary += f", {percent} interval {cpm['lower']:.4f} to {cpm['upper']:.4f} "
-        summary += f"({result.interval.samples:,} bootstrap samples of scans)"
-    if not result.nodules:
-        summary = "CPM undefined: the evaluated scans have no annotated nodule"
-    rates = "".join(f"{rate_name(rate):>8}" for rate in FALSE_POSITIVES_PER_SCAN)
-    lines += ["", f"{'false positives per scan':26}{rates}"]
-    lines += [f"{name:26}" + "".join(f"{value:8.4f}" for value in values) for name, values in rows.items()]
-    return "\n".join([*lines, "", summary])
+        points = result.interval.luna16_points[["lower", "upper"]]
+        table = table.join(points.add_prefix(f"{CONFIDENCE:.0%} interval, ").set_index(table.index))
+        summary += " ({} interval {lower:.4f} to {upper:.4f}".format(f"{CONFIDENCE:.0%}", **result.interval.cpm)
+        summary += f", {result.interval.samples:,} bootstrap samples of scans)"
+    table = table.rename_axis(index="false positives per scan").reset_index()
+    return "\n".join([*lines, "", table.to_string(index=False, float_format="{:.4f}".format), "", summary])

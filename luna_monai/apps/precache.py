@@ -1,4 +1,4 @@
-"""``luna-monai precache``: cut all candidates of a dataset into the cache (the book's ``LunaPrepCacheApp``)."""
+"""``luna-monai precache``: crop all candidates of a dataset into the cache (the book's ``LunaPrepCacheApp``)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from luna_monai.workflow import (
     given_options,
     given_settings,
     load_workflow,
+    parse_numbers,
     run_workflow,
 )
 
@@ -30,25 +31,25 @@ class LunaPrecacheApp(App):
 
     name = "precache"
     description = (
-        "Cut all candidates of a dataset into the cache. May be interrupted and run again at any time. Machines that "
-        "share the folder may share the work, by --shard or by 'torchrun ... -m luna_monai precache'."
+        "Crop all candidates of a dataset into the cache. The command can be interrupted and run again at any time. "
+        "Machines that share the folder can divide the work, by --shard or by 'torchrun ... -m luna_monai precache'."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        add_config_arguments(parser, workers="processes that cut candidates")
-        parser.add_argument("--subsets", default=None, metavar="N,N", help="LUNA16 subsets to cut, as 0,1,2 or 0-4")
-        parser.add_argument("--shard", default=None, metavar="K/N", help="do the K-th of N parts, K from 1 to N")
-        parser.add_argument("--dry-run", action="store_true", help="show the plan, and how long it would take, only")
+        add_config_arguments(parser, workers="processes that crop candidates")
+        parser.add_argument("--subsets", metavar="N,N", help="LUNA16 subsets to crop, as 0,1,2 or 0-4 (default: all)")
+        parser.add_argument("--shard", metavar="K/N", help="crop the K-th of N parts, K from 1 to N")
+        parser.add_argument("--dry-run", action="store_true", help="only show the plan and the time it would take")
 
     def main(self) -> int:
-        """Fill the cache, or show what that means.
+        """Fill the cache, or show the plan.
 
         Raises:
             LunaError: when the data, the configuration or an argument is bad, or the disk is too small.
         """
         arguments = self.cli_args
-        shard = parse_shard(arguments.shard) if arguments.shard is not None else None
+        shard = _parse_shard(arguments.shard) if arguments.shard is not None else None
         workers = arguments.num_workers
         if is_launched():
             if shard is not None:
@@ -60,7 +61,7 @@ class LunaPrecacheApp(App):
             shard = [process.rank, process.world_size]
             logger.info("torchrun: this process does shard %d/%d", shard[0] + 1, shard[1])
             workers = share_of_cores(available_cores()) if workers is None else workers
-        subsets = None if arguments.subsets is None else parse_subsets(arguments.subsets)
+        subsets = None if arguments.subsets is None else parse_numbers("--subsets", arguments.subsets)
         options = {"precache_workers": workers, "precacher#subsets": subsets, "precacher#shard": shard}
         arguments.num_workers = None  # that of training
         given = given_settings(arguments) | given_options(options)
@@ -69,28 +70,9 @@ class LunaPrecacheApp(App):
         return 0
 
 
-def parse_shard(text: str) -> list[int]:
-    """Turn ``3/8`` into ``[2, 8]``.
-
-    Raises:
-        LunaError: when it is no such part.
-    """
+def _parse_shard(text: str) -> list[int]:
+    """Turn ``3/8`` into ``[2, 8]``."""
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise LunaError(f"--shard {text}: expected K/N with K from 1 to N, for example 3/8")
     return [int(found[1]) - 1, int(found[2])]
-
-
-def parse_subsets(text: str) -> list[int]:
-    """Turn ``0,2,5-7`` into ``[0, 2, 5, 6, 7]``.
-
-    Raises:
-        LunaError: when it is no such list.
-    """
-    subsets: set[int] = set()
-    for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
-        if found is None or int(found[2] or found[1]) < int(found[1]):
-            raise LunaError(f"--subsets {text}: expected numbers and rising ranges of subsets, for example 0,2,5-7")
-        subsets.update(range(int(found[1]), int(found[2] or found[1]) + 1))
-    return sorted(subsets)

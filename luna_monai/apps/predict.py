@@ -42,7 +42,7 @@ class LunaPredictApp(App):
             action="append",
             default=[],
             metavar="FILE",
-            help="what to write, by its ending: .csv (LUNA16's submission), .findings.csv (table of findings), .json "
+            help="file to write, by its ending: .csv (LUNA16's submission), .findings.csv (table of findings), .json "
             "(everything), .mrk.json (3D Slicer), .nii.gz or .nrrd (outlines), .dcm (structured report about a DICOM "
             "scan), .seg.dcm (DICOM segmentation); may be repeated; {seriesuid} in its name makes a file for each scan",
         )
@@ -54,14 +54,14 @@ class LunaPredictApp(App):
             "(default: the model's threshold for 4 false positives per scan, or 0.5 where it is not known)",
         )
         parser.add_argument(
-            "--max-findings", type=int, help="not more findings of a scan than this are shown (default: 20)"
+            "--max-findings", type=int, help="show at most this number of findings of a scan (default: 20)"
         )
         parser.add_argument(
             "--anonymous",
             action="store_true",
             default=None,
             help="leave the patient's tags of DICOM outputs empty; by default they are those of the CT, so that an "
-            "archive files them with it. No other output has them",
+            "archive stores them with it. No other output has them",
         )
         parser.add_argument("--report", metavar="HTML", help="write a page with the findings in pictures")
         parser.add_argument(
@@ -86,9 +86,10 @@ class LunaPredictApp(App):
             help="of the candidates: mm in LPS as in LUNA16 and DICOM (default), mm in RAS as in NIfTI, or voxels "
             "x, y, z from 0",
         )
-        parser.add_argument("--seriesuid", help="which series, where there are several")
+        parser.add_argument("--seriesuid", help="the series to take, where there are several")
         parser.add_argument(
             "--weights",
+            metavar="WEIGHTS",
             help="a run's model.pt or checkpoint.pt, a .state file of the book, or an exported .ts, .onnx or .xml "
             "(default: those of the bundle)",
         )

@@ -17,22 +17,21 @@ logger = logging.getLogger(__name__)
 
 
 class LunaReportApp(App):
-    """Show what a run learnt and where it fails, in one self-contained HTML file.
+    """Show the results and errors of a run in one self-contained HTML file.
 
     Args:
         sys_argv: arguments; see ``luna-monai report --help``.
     """
 
     name = "report"
-    description = "Write one self-contained HTML file with a run's curves, results and worst mistakes."
+    description = "Write one self-contained HTML file with a run's curves, results and worst errors."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("run", help="folder of the run, the output_dir of training")
-        parser.add_argument("--output", help="the HTML file (default: report.html in the run's folder)")
-        parser.add_argument("--dataset-dir", help="LUNA16 folder (default: the run's own)")
-        parser.add_argument("--threshold", type=float, default=0.5, help="probability above which a nodule is called")
-        parser.add_argument("--cases", type=int, default=12, help="false negatives and false positives in pictures")
+        parser.add_argument("run", metavar="RUN", help="folder of a run, the --output-dir of 'luna-monai train'")
+        parser.add_argument("--output", metavar="FILE", help="the HTML file (default: RUN/report.html)")
+        parser.add_argument("--dataset-dir", help="LUNA16 dataset folder (default: that of the run)")
+        parser.add_argument("--threshold", type=float, default=0.5, help="candidates above it count as nodules")
 
     def main(self) -> int:
         """Write the report.
@@ -44,14 +43,12 @@ class LunaReportApp(App):
             LunaError: when the run or its dataset is missing or damaged, or the file cannot be written.
         """
         arguments = self.cli_args
-        if arguments.cases < 0:
-            raise LunaError(f"--cases must not be negative, found {arguments.cases}")
         if not 0 <= arguments.threshold <= 1:
             raise LunaError(f"--threshold must be between 0 and 1, found {arguments.threshold:g}")
         output = Path(arguments.output or Path(arguments.run) / "report.html")
         check_writable(output)
         run = read_run(arguments.run, arguments.dataset_dir)
-        content = build_report(run, threshold=arguments.threshold, cases=arguments.cases).encode()
+        content = build_report(run, arguments.threshold).encode()
         write_bytes(output, content)
         logger.info("report: %s (%.1f MB)", output, len(content) / 1e6)
         return 0

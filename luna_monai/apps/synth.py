@@ -25,11 +25,11 @@ class LunaSynthApp(App):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("out", metavar="OUT", help="the folder to write; new or empty")
-        parser.add_argument("--scans", type=int, default=20, help="how many scans")
+        parser.add_argument("dataset_dir", metavar="DATASET_DIR", help="the folder to write; new or empty")
+        parser.add_argument("--scans", type=int, default=20, help="number of scans")
         parser.add_argument("--candidates-per-scan", type=int, default=620, help="candidates a scan")
         parser.add_argument("--nodules-per-scan", type=float, default=1.34, help="mean number of nodules a scan")
-        parser.add_argument("--seed", type=int, default=0, help="decides everything that is random")
+        parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
         parser.add_argument("--num-workers", type=int, default=0, help="processes that generate scans; 0 for this one")
         parser.add_argument(
             "--in-plane",
@@ -37,7 +37,7 @@ class LunaSynthApp(App):
             default=512,
             help="voxels along x and y; below 400 a scan shows a part of one lung, with the same voxel spacing",
         )
-        parser.add_argument("--slices", type=int, help="voxels along z; the whole thorax if not given")
+        parser.add_argument("--slices", type=int, help="voxels along z (default: those of the whole thorax)")
 
     def main(self) -> int:
         """Write the dataset.
@@ -53,7 +53,7 @@ class LunaSynthApp(App):
 
         arguments = self.cli_args
         path = write_dataset(
-            arguments.out,
+            arguments.dataset_dir,
             scans=arguments.scans,
             candidates_per_scan=arguments.candidates_per_scan,
             nodules_per_scan=arguments.nodules_per_scan,

@@ -55,15 +55,16 @@ DIAMETER_GROUPS = {
 }
 _INTERVAL = f"{CONFIDENCE:.0%} interval"
 _BOOTSTRAP = 1000
+#: False negatives, and false positives, that are shown in pictures.
+CASES = 12
 
 
-def build_report(run: Run, *, threshold: float = 0.5, cases: int = 12) -> str:
+def build_report(run: Run, threshold: float = 0.5) -> str:
     """Build the report of a run.
 
     Args:
         run: the run.
         threshold: a candidate is called a nodule when its probability is strictly above it.
-        cases: at most that number of false negatives, and of false positives, are shown in pictures.
 
     Returns:
         An HTML document without any reference to something outside it. Where the network's output is NaN it shows
@@ -83,8 +84,8 @@ def build_report(run: Run, *, threshold: float = 0.5, cases: int = 12) -> str:
             Section("Calibration", charts=[_reliability_chart(validation)]),
             Section("Diameter", tables=[_diameter_table(validation, threshold)]),
             Section("Subset", tables=[_subset_table(run, threshold)]),
-            Section("Missed nodules", cases=picture(missed.head(cases), run)),
-            Section("False positives", cases=picture(alarms.head(cases), run)),
+            Section("Missed nodules", cases=picture(missed.head(CASES), run)),
+            Section("False positives", cases=picture(alarms.head(CASES), run)),
         ]
     facts = {
         "validation": f"{len(validation):,} candidates in {validation['seriesuid'].nunique():,} scans",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,3 +113,21 @@ class CropCandidatesd(MapTransform):
             d[self.center_key] = torch.from_numpy(centers)
             d[key] = self.cropper(image, centers)
         return d
+
+
+def candidate_size(transforms: Iterable[Any]) -> tuple[int, ...]:
+    """Look up the size of what :class:`CropCandidatesd` cuts.
+
+    Args:
+        transforms: a list of transforms with one that cuts candidates.
+
+    Returns:
+        The size of a candidate in voxels, (z, y, x).
+
+    Raises:
+        LunaError: when none of them cuts.
+    """
+    for transform in transforms:
+        if isinstance(transform, CropCandidatesd):
+            return tuple(transform.cropper.spatial_size)
+    raise LunaError("none of the cached transforms is a CropCandidatesd, so nothing is cut")

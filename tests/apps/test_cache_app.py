@@ -27,14 +27,14 @@ def test_status(filled, capsys):
     folder, _, options = filled
     assert run_app(LunaCacheApp, ["status", *options]) == 0
     text = capsys.readouterr().out
-    assert "3 files are needed, 5.32 MB" in text
-    assert "not needed" not in text
+    assert "3 files in use, 5.32 MB" in text
+    assert "unused: 0 files" in text
     raw = folder / "subset1" / "1.2.3.1.raw"
     raw.write_bytes(raw.read_bytes())
     next((folder / "subset2").glob("*.mhd")).unlink()
     assert run_app(LunaCacheApp, ["status", *options]) == 0
     text = capsys.readouterr().out
-    assert "1 files are needed" in text
+    assert "1 files in use" in text
     assert "missing: 1 of 2 series" in text
     assert "the CT has changed" in text
 
@@ -77,7 +77,7 @@ def test_gc_removes_what_no_configuration_needs(filled, tmp_path, capsys):
     other.unlink()
     assert (cache_dir / "notes.txt").exists()
     assert run_app(LunaCacheApp, ["status", *options]) == 0
-    assert "3 files are needed" in capsys.readouterr().out
+    assert "3 files in use" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("action", ["status", "verify", "gc"])

@@ -7,7 +7,6 @@ import pytest
 
 from luna_monai.apps import LunaTrainingApp
 from luna_monai.apps.cli import COMMANDS, main, run_app
-from luna_monai.torchrun import cores, is_launched
 
 
 def test_without_a_command_it_shows_them(capsys):
@@ -51,9 +50,3 @@ for arguments in (["predict", "nowhere.nii.gz", "--output", "a.csv"], ["evaluate
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("\n") == 5
     assert done.stderr.count("nowhere") >= 5
-
-
-def test_names_that_windows_lacks(monkeypatch):
-    monkeypatch.delattr("os.sched_getaffinity", raising=False)
-    assert cores() >= 1
-    assert not is_launched()

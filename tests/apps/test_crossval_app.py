@@ -11,9 +11,7 @@ import torch
 
 from luna_monai.apps import LunaCrossvalApp, LunaFrocApp, LunaTrainingApp, crossval
 from luna_monai.apps.cli import run_app
-from luna_monai.apps.crossval import assert_fresh
 from luna_monai.errors import LunaError
-from luna_monai.networks import LunaModel
 
 COORDINATES = ["coordX", "coordY", "coordZ"]
 
@@ -31,24 +29,17 @@ def arguments(dataset_dir, tmp_path):
     ]
 
 
-def test_all_folds(arguments, dataset_dir, tmp_path, monkeypatch):
-    initial = []
-
-    def spy(network, *args):
-        initial.append({name: value.clone() for name, value in network.state_dict().items()})
-        assert_fresh(network, *args)
-
-    monkeypatch.setattr(crossval, "assert_fresh", spy)
+def test_all_folds(arguments, dataset_dir, tmp_path):
     assert LunaCrossvalApp(arguments).main() == 0
     folder = tmp_path / "cv"
 
-    # Each fold starts from the same fresh weights and ends with its own.
-    assert len(initial) == 3
-    for name, value in initial[0].items():
-        assert all(torch.equal(other[name], value) for other in initial[1:]), name
+    # Each fold starts from the same fresh weights, which one batch of a low learning rate hardly changes.
     trained = [torch.load(folder / f"fold{fold}" / "model.pt", weights_only=True) for fold in range(3)]
-    weights = [state["block1.conv1.weight"] for state in (initial[0], *trained)]
-    assert len({value.numpy().tobytes() for value in weights}) == 4
+    assert {int(state["tail_batchnorm.num_batches_tracked"]) for state in trained} == {1}
+    first, *others = (state["block1.conv1.weight"] for state in trained)
+    for other in others:
+        assert not torch.equal(other, first)
+        torch.testing.assert_close(other, first, rtol=0, atol=1e-4)
 
     # Each candidate is predicted once, by the model that has not seen its scan.
     predictions = pd.read_csv(folder / "predictions.csv")
@@ -99,8 +90,8 @@ def test_fold_by_fold(arguments, tmp_path, capsys):
     assert sorted(path.name for path in folder.glob("fold?")) == ["fold2"]
     assert not (folder / "submission.csv").exists()
     before = (folder / "fold2" / "model.pt").stat().st_mtime_ns
-    states = "Fold 0: not begun\nFold 1: not begun\nFold 2: done\nStill to be trained: 0, 1; all results "
-    assert re.sub(r".* INFO +", "", capsys.readouterr().out).endswith(f"{states}come with the last one\n")
+    states = "Fold 0: not begun\nFold 1: not begun\nFold 2: done\n"
+    assert re.sub(r".* INFO +", "", capsys.readouterr().out).endswith(states)
 
     LunaCrossvalApp(arguments).main()
     assert (folder / "fold2" / "model.pt").stat().st_mtime_ns == before
@@ -111,7 +102,8 @@ def test_processes_train_every_other_fold(arguments, tmp_path, monkeypatch, caps
     monkeypatch.setattr(crossval, "is_launched", lambda: True)
     monkeypatch.setattr(crossval, "_fill_cache_together", lambda *_: "cpu")
     for rank, trained in ((1, [1]), (0, [0, 1, 2])):  # the first process waits for the others
-        monkeypatch.setattr(crossval, "_process", lambda rank=rank: SimpleNamespace(rank=rank, world_size=2))
+        told = SimpleNamespace(rank=rank, world_size=2)
+        monkeypatch.setattr("luna_monai.training.launched", lambda told=told: told)
         LunaCrossvalApp(arguments).main()
         assert sorted(int(path.parent.name[4:]) for path in (tmp_path / "cv").glob("fold*/fold.json")) == trained
     assert "Results:" in capsys.readouterr().out
@@ -125,38 +117,16 @@ def test_an_interrupted_fold_goes_on(arguments, tmp_path, capsys):
         LunaCrossvalApp([*arguments, "--folds", "1", "--batch-size", 16]).main()
     arguments[arguments.index("--epochs") + 1] = 2
     LunaCrossvalApp([*arguments, "--folds", "1"]).main()
-    assert "Fold 1: going on" in capsys.readouterr().out
+    assert "Fold 1: continuing" in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "cv" / "fold1" / "metrics.csv")["epoch"].tolist() == [1, 1, 2, 2]
     assert not list((tmp_path / "cv" / "fold1").glob("previous-*"))
-
-
-@pytest.mark.parametrize("sign", ["batch normalisation", "optimizer", "weights of another fold"])
-def test_trained_weights_are_refused(tmp_path, sign):
-    network = LunaModel()
-    optimizer = torch.optim.Adam(network.parameters())
-    assert_fresh(network, optimizer, 1, tmp_path)
-    (tmp_path / "fold0").mkdir()
-    torch.save(LunaModel().state_dict(), tmp_path / "fold0" / "model.pt")
-    assert_fresh(network, optimizer, 1, tmp_path)
-    if sign == "batch normalisation":
-        network.train()(torch.zeros(2, 1, 32, 48, 48))
-        message = "tail_batchnorm.num_batches_tracked is 1"
-    elif sign == "optimizer":
-        network.eval()(torch.zeros(1, 1, 32, 48, 48)).sum().backward()
-        optimizer.step()
-        message = "the optimizer has a state of 20 parameters"
-    else:
-        torch.save(network.state_dict(), tmp_path / "fold0" / "model.pt")
-        message = r"the weights are those of .*fold0/model\.pt"
-    with pytest.raises(LunaError, match=f"fold 1: must start from fresh weights, but {message}"):
-        assert_fresh(network, optimizer, 1, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--folds", "0,7"], "--folds 0,7: '7' is not one of the folds with scans and candidates, 0,1,2"),
-        (["--folds", "all"], "--folds all: 'all' is not one of the folds with scans and candidates, 0,1,2"),
+        (["--folds", "0,7"], "--folds 0,7: fold 7 has no scans with candidates; folds: 0, 1, 2"),
+        (["--folds", "all"], "--folds all: expected numbers and rising ranges, for example 0,2,5-7"),
         (["fold=1"], "fold=1: crossval sets this key itself"),
         (["finetune=model.pt"], "finetune=model.pt: crossval sets this key itself"),
         (["--config", "book_ch11"], "samples_per_epoch: has no effect"),

@@ -94,11 +94,14 @@ def test_calibration_and_thresholds(run, tmp_path):
 def test_a_calibration_is_not_judged_on_what_it_was_fitted_on(run, tmp_path, capsys):
     LunaEvaluateApp([run, "--output-dir", tmp_path, "--all-scans"]).main()
     assert (tmp_path / "reliability-calibrated.png").exists()
+    assert "an earlier evaluation is there" not in capsys.readouterr().out
     LunaEvaluateApp([run, "--output-dir", tmp_path, "--fold", 0]).main()  # one scan: nothing to evaluate on
     content = json.loads((tmp_path / "calibration.json").read_text())
     assert content["fitted_on"]["scans"] == 1
     assert (content["reliability"]["calibrated"], content["reliability"]["folds"]) == (None, None)
-    assert "not measured, because only one scan has nodules" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{tmp_path}: an earlier evaluation is there; its files will be replaced" in said
+    assert "not measured, because only one scan has nodules" in said
     assert (tmp_path / "reliability-raw.png").exists()
     assert not (tmp_path / "reliability-calibrated.png").exists()
 

@@ -95,9 +95,9 @@ def test_bad_submission_is_one_line_and_writes_nothing(files, capsys, content, m
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("\n\n", "seriesuids.csv: the file is empty"),
-        ("a\nb\na\n", "seriesuids.csv, line 3: series a is already in line 1"),
-        ("a,b\n", "seriesuids.csv, line 1: expected one series UID, found 'a,b'"),
+        ("\n\n", "seriesuids.csv: expected one series UID a line, each once, found 'nothing'"),
+        ("a\nb\na\n", "seriesuids.csv: expected one series UID a line, each once, found 'a'"),
+        ("a,b\n", "seriesuids.csv: expected one series UID a line, each once, found 'a,b'"),
     ],
 )
 def test_bad_list_of_scans(files, content, message):

@@ -554,6 +554,8 @@ def test_froc_of_a_dataset_folder(tmp_path, weights, voxels, geometry, capfd):
     assert "FROC of the findings: 6 nodules in 1 scans" in capfd.readouterr().out
     with pytest.raises(LunaError, match=r"annotations\.csv"):
         LunaPredictApp([tmp_path / "data" / "subset0" / "a.mhd", *arguments]).main()
+    with pytest.raises(LunaError, match="data: a folder; an output is a file"):
+        LunaPredictApp([tmp_path / "data", *arguments, "--froc", tmp_path / "data"]).main()
 
 
 def test_golden_probabilities(luna16_mini, golden, shared_data, tmp_path):
@@ -831,7 +833,7 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
         ([place / "a.mhd", "--output", tmp_path / "folder.json"], r"folder\.json: a folder; an output is a file"),
         (
             [place / "a.mhd", "--output", place / "a.mhd" / "x.csv"],
-            r"x\.csv: cannot be written, because .*a\.mhd is no fo",
+            r"x\.csv: cannot be written, because .*a\.mhd cannot be written to \(Not a directory\)",
         ),
         ([place / "a.mhd", "--output", "x.csv", "--output", "x.csv"], r"x\.csv: named twice as an output"),
         (
@@ -844,24 +846,24 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
         ),
         (
             [place / "a.mhd", "--output", "x.csv", "--threshold", 1.5],
-            r"threshold: must be number or null, at least 0, at most 1, found",
+            r"threshold: 1\.5 is greater than the maximum of 1",
         ),
         (
             [place / "a.mhd", "--output", "x.csv", "--max-findings", -1],
-            r"max_findings: must be integer, at least 1, found -1",
+            r"max_findings: -1 is less than the minimum of 1",
         ),
         ([place / "list.csv", "--output", "x.dcm"], r"x\.dcm: holds one scan, and there are 2"),
         ([place / "a.mhd", "--report", "x.pdf"], r"x\.pdf: the name of a report ends with \.html"),
         (
             [place / "a.mhd", "--report", "x.html", "report_findings=-1"],
-            r"report_findings: must be integer, at least 1, found -1",
+            r"report_findings: -1 is less than the minimum of 1",
         ),
         ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the name of an attribution map ends with \.nii\.gz, \.nii"),
         ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: holds one scan, and there are 2"),
         ([place / "a.mhd", place / "b.nii"], r"one SCAN is needed, found .*a\.mhd.*b\.nii.*; a CSV file lists many"),
         ([place / "a.mhd", "weigths=1"], r"'weigths' is not a key of the configuration; did you mean 'weights'"),
         ([place / "a.mhd", "--seriesuid", "1.2"], r"a\.mhd: a series can be chosen from a folder or a list of scans"),
-        ([place / "a.mhd", "batch_size=0"], r"batch_size: must be integer, at least 1, found 0"),
+        ([place / "a.mhd", "batch_size=0"], r"batch_size: 0 is less than the minimum of 1"),
         (
             [place / "list.csv"],
             r"2 of 2 scans could not be classified, nothing is written; .*points\.csv: no column 'seriesuid'",

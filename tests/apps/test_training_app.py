@@ -69,7 +69,7 @@ def test_resume_of_a_schedule_with_an_end(arguments):
             "nowhere.yaml: no such file, nor one of the experiments book_ch11, demo",
         ),
         (["fold=5"], "fold 5: no scan with candidates"),
-        (["train#sampler#ratio=-1"], "train#sampler#ratio: must be number or null, more than 0, found -1"),
+        (["train#sampler#ratio=-1"], "train#sampler#ratio: -1 is less than or equal to the minimum of 0"),
     ],
 )
 def test_mistakes_get_one_clear_line(arguments, capsys, tmp_path, wrong, message):

@@ -213,7 +213,7 @@ def test_damaged_tables_get_one_clear_line(make_dataset, damage, message):
 
 
 def test_missing_dataset_folder(tmp_path):
-    with pytest.raises(LunaError, match="no such folder; dataset_dir holds LUNA16.s subset0"):
+    with pytest.raises(LunaError, match=r"no such folder; dataset_dir holds LUNA16.s subset0"):
         read_candidates(tmp_path / "nowhere")
 
 
@@ -233,7 +233,7 @@ def test_split_by_subset_names_the_folds_that_have_scans(make_dataset):
 
 def test_split_by_subset_needs_something_to_train_on(make_dataset):
     folder = make_dataset(scans=1, candidates=5)
-    with pytest.raises(LunaError, match="has scans in subset. only; add another"):
+    with pytest.raises(LunaError, match=r"has scans in subset. only; add another"):
         split_by_subset(read_candidates(folder), 0)
 
 

@@ -104,5 +104,5 @@ def reported_run(tmp_path_factory):
     """The same folder with its report, for tests that only look at it."""
     folder = tmp_path_factory.mktemp("reported")
     run = write_run(folder / "a run <1>", write_dataset(folder / "luna"))
-    assert LunaReportApp([run, "--cases=4"]).main() == 0
+    assert LunaReportApp([run]).main() == 0
     return run

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from ignite.engine import Engine, Events
 
-from luna_monai.errors import LunaError
 from luna_monai.training import EarlyStopping, RunState
 
 NAN = math.nan

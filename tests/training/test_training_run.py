@@ -410,6 +410,12 @@ def test_plateau(make_run, tmp_path):
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
 
 
+def test_a_schedule_that_cannot_step_is_one_line(make_run, tmp_path):
+    run = make_run(tmp_path, scheduler=lambda it: torch.optim.lr_scheduler.StepLR(it, step_size=0))
+    with pytest.raises(LunaError, match="lr_scheduler: StepLR: ZeroDivisionError: integer modulo by zero"):
+        run.trainer.run()
+
+
 def hold(folder, ready, end):
     """Train in this folder until told to end."""
     lock = run_folder._locked(folder / ".lock")
