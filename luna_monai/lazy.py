@@ -17,8 +17,6 @@ RARELY_USED = {
     "matplotlib": ["pyplot"],
     "mlflow": ["entities", "exceptions"],
     "mlflow.exceptions": ["MlflowException"],
-    "nibabel": ["nifti1"],
-    "nibabel.nifti1": ["Nifti1Image"],
     "scipy.optimize": ["linear_sum_assignment"],
     "scipy.signal": ["hilbert", "iirnotch"],
     "scipy.sparse.linalg": ["cg", "spsolve"],

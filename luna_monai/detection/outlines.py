@@ -140,7 +140,7 @@ class _Box:
 
     def segment(self, background: float) -> tuple[BoolArray | None, float]:
         """Find the structure on the grid, and the lowest HU that belong to it, given the HU of the lung around it."""
-        tried = None
+        tried = np.empty(0)
         for reach_mm in CORE_MM:
             near = _around(self.seed, reach_mm / self.step_mm, self.hu.shape)
             near = near[self.lung[tuple(near.T)]]

@@ -19,7 +19,14 @@ from luna_monai.metrics.calibration import log_odds_of_logits
 from luna_monai.predictions.dataset_froc import DatasetFroc
 from luna_monai.predictions.heat_map import ScanExplanation
 from luna_monai.predictions.model import ModelFacts
-from luna_monai.predictions.outputs import PLACEHOLDER, check_outputs, ending_of, is_dicom, write_outputs
+from luna_monai.predictions.outputs import (
+    PLACEHOLDER,
+    check_outputs,
+    check_writable,
+    ending_of,
+    is_dicom,
+    write_outputs,
+)
 from luna_monai.predictions.result import COLUMNS, ScanPrediction
 from luna_monai.training.processes import gather_objects, launched
 
@@ -125,6 +132,8 @@ class ScanPredictions:
             self.explanation.check(len(self.scans))
         if self.page is not None:
             self.page.check()
+        if self.froc is not None:
+            check_writable(self.froc.path)
 
     def write(self) -> None:
         """Write the outputs that hold all scans. All processes have to call this, and the first one writes.
@@ -165,7 +174,7 @@ class ScanPredictions:
 
     def _log_written(self, paths: Sequence[Path]) -> None:
         for path in paths:
-            logger.info("Written: %s", path.name)
+            logger.info("Written: %s", path)
 
     def _collect(self, engine: Engine) -> None:
         batch = engine.state.batch

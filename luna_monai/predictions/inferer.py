@@ -10,11 +10,7 @@ from typing import Any
 import torch
 from monai.inferers import Inferer, SimpleInferer
 
-from luna_monai.training.progress import enumerate_with_estimate
 from luna_monai.transforms import CropCandidates
-
-#: A scan with more candidates than this shows how far it is.
-MANY_CANDIDATES = 4000
 
 
 class PrepareScanBatch:
@@ -91,10 +87,7 @@ class CandidateInferer(Inferer):
         logits = [torch.empty((0, 2))]
         try:
             with ThreadPoolExecutor(threads) as pool:
-                found = pool.map(classify, candidates.tensor_split(parts) if parts else ())
-                if len(candidates) > MANY_CANDIDATES:
-                    logits += (part for _, part in enumerate_with_estimate(found, "Candidates, batches of", parts))
-                logits += found
+                logits += pool.map(classify, candidates.tensor_split(parts) if parts else ())
         finally:
             torch.set_num_threads(before)
         return torch.cat(logits)

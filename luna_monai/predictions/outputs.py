@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,12 @@ def check_writable(path: Path) -> None:
     if path.is_dir():
         raise LunaError(f"{path}: a folder; an output is a file")
     folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise LunaError(f"{path}: cannot be written, because {folder} is no folder that may be written to")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise LunaError(
+            f"{path}: cannot be written, because {folder} cannot be written to ({error.strerror})"
+        ) from None
 
 
 def check_outputs(paths: Sequence[Path], scans: int) -> None:
