@@ -28,7 +28,7 @@ from luna_monai.data.cache_files import (
 from luna_monai.data.candidates import DatasetScans
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.transforms import CropCandidatesd
+from luna_monai.transforms import candidate_size
 
 logger = logging.getLogger(__name__)
 
@@ -112,18 +112,13 @@ class SeriesCache(PersistentDataset):
                 hash_transform=transform_hashing,
             )
         except (OSError, ValueError) as error:
-            raise LunaError(
-                f"{cache_dir}: cannot be used as cache folder ({error}); choose another cache_dir"
-            ) from None
+            raise LunaError(f"{cache_dir}: cannot be used as cache folder ({error}); choose another") from None
         # Flattening makes a Compose, and that draws random seeds: once is enough.
         self.steps = list(self.transform.flatten().transforms)
         for step in self.steps:
             if isinstance(step, RandomizableTrait) or not isinstance(step, Transform):
                 raise LunaError(f"{type(step).__name__}: only MONAI's deterministic transforms can be cached")
-        crop = next((step for step in self.steps if isinstance(step, CropCandidatesd)), None)
-        if crop is None:
-            raise LunaError("none of the cached transforms is a CropCandidatesd, so nothing is cut")
-        self.spatial_size = crop.cropper.spatial_size
+        self.spatial_size = candidate_size(self.steps)
         self._open: dict[int, dict[str, Any]] = {}
         self._scans: dict[int, dict[str, Any]] = {}
         self._paths: dict[int, Path] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -35,7 +35,7 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises whatever its zip, pickle and tensor readers do
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
         raise LunaError(f"{path}: damaged, or no file of weights ({reason}); {_FORMS}") from None
     for name in ("model_state", "state", "network"):  # of the book; of a checkpoint
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
@@ -69,8 +69,39 @@ def with_weights(network: torch.nn.Module, path: str | Path | None) -> torch.nn.
         network.load_state_dict(state)
     except RuntimeError as error:  # on many lines, and with the names of all parameters
         reason = textwrap.shorten("; ".join(str(error).splitlines()[1:]), 300)
-        raise LunaError(
-            f"{path}: the weights are those of another network than {type(network).__name__} ({reason})"
-        ) from None
+        raise LunaError(f"{path}: weights of another network than {type(network).__name__} ({reason})") from None
     logger.info("Weights from %s", path)
     return network
+
+
+def check_network(network: torch.nn.Module, spatial_size: Sequence[int], device: str | torch.device) -> torch.nn.Module:
+    """Move a network to where it runs, laid out for 3D convolutions, and try it with one empty crop.
+
+    Args:
+        network: any that is for candidates.
+        spatial_size: voxels of a candidate, z, y, x.
+        device: where the network runs.
+
+    Returns:
+        The same network.
+
+    Raises:
+        LunaError: when it cannot take such a crop, or does not give two logits.
+    """
+    size = " x ".join(map(str, spatial_size))
+    training = network.training
+    try:
+        network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # not in its stubs
+        network.eval()
+        with torch.inference_mode():
+            shape = tuple(network(torch.zeros(1, 1, *spatial_size, device=device)).shape)
+    except Exception as error:  # whatever a network and its device raise
+        reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+        raise LunaError(
+            f"network_def: {type(network).__name__} cannot classify candidates of {size} voxels ({reason})"
+        ) from error
+    if shape != (1, 2):
+        raise LunaError(
+            f"network_def: {type(network).__name__} must give 2 logits for a candidate, found shape {shape}"
+        )
+    return network.train(training)

@@ -232,7 +232,7 @@ class ScanPredictions:
 
 def _log_written(paths: Sequence[Path]) -> None:
     for path in paths:
-        logger.info("Written: %s", path.name)
+        logger.info("Written: %s", path)
 
 
 def _second(path: Path, seriesuid: str) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -58,12 +58,16 @@ def check_file(path: Path, endings: Iterable[str] = FORMATS) -> None:
     Raises:
         LunaError: when its name has another ending, a folder is in the way, or its folder cannot be written to.
     """
-    ending_of(path, endings)
     if path.is_dir():
         raise LunaError(f"{path}: a folder; an output is a file")
+    ending_of(path, endings)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise LunaError(f"{path}: cannot be written, because {folder} is not a folder that can be written to")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise LunaError(
+            f"{path}: cannot be written, because {folder} cannot be written to ({error.strerror})"
+        ) from None
 
 
 def check_outputs(paths: Sequence[Path], scans: int) -> None:

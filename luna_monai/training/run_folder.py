@@ -275,11 +275,15 @@ class LrSchedule(LrScheduleHandler):
 
     def __call__(self, engine: Engine) -> None:
         """Step."""
-        if not self._needs_metric:
-            super().__call__(engine)
-        elif "val" in engines_of_epoch(engine, self.validator):
-            name = "loss/all" if self.lr_scheduler.mode == "min" else self.run_state.key_metric
-            self.lr_scheduler.step(self.validator.state.metrics[name])
+        try:
+            if not self._needs_metric:
+                super().__call__(engine)
+            elif "val" in engines_of_epoch(engine, self.validator):
+                name = "loss/all" if self.lr_scheduler.mode == "min" else self.run_state.key_metric
+                self.lr_scheduler.step(self.validator.state.metrics[name])
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # of its own settings
+            reason = f"{type(self.lr_scheduler).__name__}: {type(error).__name__}: {error}"
+            raise LunaError(f"lr_scheduler: {reason}") from error
 
 
 def engines_of_epoch(trainer: Engine, validator: Engine) -> dict[str, Engine]:

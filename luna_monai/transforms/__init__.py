@@ -1,7 +1,7 @@
 """Transforms, each as an array class and its dictionary wrapper."""
 
 from luna_monai.transforms.augment import RandAugmentCandidates, resample_candidates
-from luna_monai.transforms.crop import CropCandidates, CropCandidatesd
+from luna_monai.transforms.crop import CropCandidates, CropCandidatesd, candidate_size
 from luna_monai.transforms.intensity import ClipIntensityRange, ClipIntensityRanged
 from luna_monai.transforms.load import LoadScan, LoadScand
 
@@ -13,5 +13,6 @@ __all__ = [
     "LoadScan",
     "LoadScand",
     "RandAugmentCandidates",
+    "candidate_size",
     "resample_candidates",
 ]

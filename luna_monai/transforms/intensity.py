@@ -9,6 +9,8 @@ import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
 
+from luna_monai.errors import LunaError
+
 
 class ClipIntensityRange(Transform):
     """``ScaleIntensityRange(a_min, a_max, b_min=a_min, b_max=a_max, clip=True)`` that is exact for integers.
@@ -23,6 +25,8 @@ class ClipIntensityRange(Transform):
     """
 
     def __init__(self, a_min: int, a_max: int) -> None:
+        if a_min >= a_max:
+            raise LunaError(f"a_min must be below a_max, found {a_min} and {a_max}")
         self.a_min = a_min
         self.a_max = a_max
 

@@ -9,15 +9,20 @@ import pytest
 
 OVERLAYS = [
     ("max_epoch: 3", "'max_epoch' is not a key of the configuration; did you mean 'max_epochs'?"),
-    ("max_epochs: 0", "max_epochs: must be integer, at least 1, found 0"),
+    ("max_epochs: 0", "max_epochs: 0 is less than the minimum of 1"),
     ("batch_size: '@nope'", "batch_size: there is no key 'nope' to refer to"),
     (
         "batch_size: '@val_batch_size'\nval_batch_size: '@batch_size'",
         "batch_size: refers to itself, by @val_batch_size",
     ),
-    ("optimizer: {lr: 0.01}", 'optimizer: {"lr": 0.01} replaces the whole section and has no _target_'),
+    ("optimizer: {lr: 0.01}", "optimizer: {'lr': 0.01} replaces the whole section; to change one value"),
     ("optimizer#_target_: torch.optim.Nope", "optimizer#_target_: there is no class or function 'torch.optim.Nope'"),
     ("optimizer#lr: -1", "optimizer: torch.optim.Adam: Invalid learning rate: -1"),
+    (
+        "train#deterministic_transforms#1#spatial_size: [16, 48, 48]",
+        "network_def: LunaModel cannot classify candidates of 16 x 48 x 48 voxels (mat1 and mat2",
+    ),
+    ("network_def#in_channels: 2", "network_def: LunaModel cannot classify candidates of 32 x 48 x 48 voxels"),
     ("+nothing: [1]", "'nothing' is not a key of the configuration"),
     ("fold: 7", "fold 7: no scan with candidates in"),
 ]

@@ -47,7 +47,11 @@ def release(repository, tmp_path_factory):
     pytest.importorskip("check_wheel_contents")
     dist = tmp_path_factory.mktemp("release") / "dist"
     plan = subprocess.run(
-        ["make", "--dry-run", "--no-print-directory", "release-check"], cwd=repository, capture_output=True, text=True, check=True
+        ["make", "--dry-run", "--no-print-directory", "release-check"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     lines = plan[plan.index("rm -rf dist") :].splitlines()
     assert len(lines) == 6

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from luna_monai.errors import LunaError
-from luna_monai.networks import LunaModel, load_weights, with_weights
+from luna_monai.networks import LunaModel, check_network, load_weights, with_weights
 
 
 @pytest.fixture
@@ -113,3 +113,15 @@ def test_other_network(network, tmp_path):
             with_weights(network, tmp_path / f"{name}.pt")
         assert "\n" not in str(caught.value)
         assert len(str(caught.value)) < 500 + len(str(tmp_path))
+
+
+def test_a_network_is_tried_before_it_is_used(network):
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert check_network(network.train(), (32, 48, 48), "cpu") is network
+    assert network.training
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    with pytest.raises(LunaError, match="network_def: LunaModel cannot classify candidates of 8 x 48 x 48 voxels"):
+        check_network(network, (8, 48, 48), "cpu")
+    three = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 3))
+    with pytest.raises(LunaError, match=r"network_def: Sequential must give 2 logits .*, found shape \(1, 3\)"):
+        check_network(three, (2, 2, 2), "cpu")

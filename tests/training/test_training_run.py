@@ -84,7 +84,7 @@ class Run:
                     lr_scheduler=scheduler,
                     resume=options["resume"],
                 ),
-                RunSummary(candidates, state),
+                RunSummary(state),
             ],
         )
 
@@ -303,7 +303,7 @@ def test_resume_of_a_finished_run_shows_its_results(make_run, tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="luna_monai")
     before = (tmp_path / "metrics.csv").read_text()
     make_run(tmp_path, resume=True).trainer.run()
-    assert "others per scan, in 3 scans" in caplog.text
+    assert "Best epoch: " in caplog.text
     assert (tmp_path / "metrics.csv").read_text() == before
 
 
@@ -408,6 +408,12 @@ def test_plateau(make_run, tmp_path):
     )
     run.trainer.run()
     assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+
+
+def test_a_schedule_that_cannot_step_is_one_line(make_run, tmp_path):
+    run = make_run(tmp_path, scheduler=lambda it: torch.optim.lr_scheduler.StepLR(it, step_size=0))
+    with pytest.raises(LunaError, match="lr_scheduler: StepLR: ZeroDivisionError: integer modulo by zero"):
+        run.trainer.run()
 
 
 def hold(folder, ready, end):
