@@ -1,9 +1,10 @@
-"""Text that MONAI's configuration parser must not interpret: paths, comments and UIDs."""
+"""The values of a configuration, and text in it that MONAI's parser must not interpret: paths, comments and UIDs."""
 
 from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 _MARKS = re.compile(r"[$@%#]")
@@ -43,3 +44,13 @@ def text_of(value: Any) -> Any:
             return value
         return text if isinstance(text, str) else value
     return value
+
+
+def leaves_and_sections(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """List all parts of a configuration, each with its key; keys of nested ones are joined by ``#``."""
+    entries: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
+    for name, item in entries:
+        if name != "_meta_":
+            inner = f"{key}#{name}" if key else str(name)
+            yield inner, item
+            yield from leaves_and_sections(item, inner)

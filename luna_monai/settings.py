@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from luna_monai.errors import LunaError
-from luna_monai.literals import literal, text_of
+from luna_monai.literals import leaves_and_sections, literal, text_of
 from luna_monai.share import bundle_dir, schema
 
 if TYPE_CHECKING:
@@ -91,16 +91,6 @@ def nearest(key: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"the keys are in {bundle_dir() / 'configs'}"
 
 
-def leaves_and_sections(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """List all parts of a configuration, each with its key; keys of nested ones are joined by ``#``."""
-    entries: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
-    for name, item in entries:
-        if name != "_meta_":
-            inner = f"{key}#{name}" if key else str(name)
-            yield inner, item
-            yield from leaves_and_sections(item, inner)
-
-
 def is_code(value: Any) -> bool:
     """Tell whether MONAI would evaluate, replace or look up a value."""
     return isinstance(value, str) and value.startswith(("$", "@", "%")) and text_of(value) == value
@@ -158,10 +148,8 @@ def _check_schema(config: Mapping[str, Any], kind: str, references: set[tuple[st
                     raise LunaError(f"{full!r} is not a key of the configuration; {hint}")
         elif error.validator == "required":
             part = next(iter(found), "KEY")
-            raise LunaError(
-                f"{key}: {found!s:.80} replaces the whole section and has no _target_; to change one value, write "
-                f"'{key}#{part}: …' in a file or {key}#{part}=… on the command line"
-            )
+            advice = f"'{key}#{part}: …' in a file or {key}#{part}=… on the command line"
+            raise LunaError(f"{key}: {found!s:.80} replaces the whole section; to change one value, write {advice}")
         elif not is_code(found):  # which is known only when it is resolved
             reason = (
                 f"{found!r} is not {error.schema['description']}" if error.validator == "pattern" else error.message
@@ -190,10 +178,8 @@ def _check_components(config: Mapping[str, Any], parser: ConfigParser) -> None:
         unknown = section.keys() - ConfigComponent.non_arg_keys - parameters.keys()
         if unknown and all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters.values()):
             name = min(unknown)
-            raise LunaError(
-                f"'{key}#{name}' is not a key of the configuration: {target} has no such argument; "
-                f"{nearest(name, parameters)}"
-            )
+            hint = nearest(name, parameters)
+            raise LunaError(f"'{key}#{name}' is not a key of the configuration: {target} has no such argument; {hint}")
 
 
 def _check_references(parser: ConfigParser, references: set[tuple[str, str]]) -> None:
@@ -226,6 +212,4 @@ def _check_effect(
     for key in changed:
         is_new = given is not None and "#" not in key and key not in base and key not in used
         if key in used_before - used or is_new:
-            raise LunaError(
-                f"{key}: has no effect here, because nothing in this configuration refers to it; leave it out"
-            )
+            raise LunaError(f"{key}: has no effect, because nothing in this configuration refers to it; leave it out")

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from luna_monai.errors import LunaError, unwrapped_luna_errors
-from luna_monai.literals import literals
-from luna_monai.settings import checked, leaves_and_sections, nearest
+from luna_monai.literals import leaves_and_sections, literals
+from luna_monai.settings import checked, nearest
 from luna_monai.share import bundle_dir, configs_dir, schema
 from luna_monai.trust import read_config
 

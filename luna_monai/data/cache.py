@@ -112,9 +112,7 @@ class SeriesCache(PersistentDataset):
                 hash_transform=transform_hashing,
             )
         except (OSError, ValueError) as error:
-            raise LunaError(
-                f"{cache_dir}: cannot be used as cache folder ({error}); choose another cache_dir"
-            ) from None
+            raise LunaError(f"{cache_dir}: cannot be used as cache folder ({error}); choose another") from None
         # Flattening makes a Compose, and that draws random seeds: once is enough.
         self.steps = list(self.transform.flatten().transforms)
         for step in self.steps:

@@ -73,9 +73,7 @@ def _describe_object(value: Any) -> Any:
 def _describe_code(value: type | FunctionType) -> str:
     name = f"{value.__module__}.{value.__qualname__}"
     if "<" in name:
-        raise LunaError(
-            f"a cached transform holds {name}, whose changes cannot be seen; use a class or a function of a module"
-        )
+        raise LunaError(f"a cached transform holds {name}, whose changes cannot be seen; use one of a module")
     if name.split(".")[0] in _RELEASED:
         return name
     try:

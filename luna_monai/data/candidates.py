@@ -120,10 +120,8 @@ def read_candidates(
     on_disk = candidates["seriesuid"].isin(list(scans))
     series, absent = candidates["seriesuid"].nunique(), candidates.loc[~on_disk, "seriesuid"].nunique()
     if absent == series:
-        raise LunaError(
-            f"{path}: none of its {series} series has a CT on disk; searched {dataset_dir}/subset*/*.mhd and found "
-            f"{len(scans)} scans"
-        )
+        found = f"found {len(scans)} scans in {dataset_dir}/subset*/*.mhd"
+        raise LunaError(f"{path}: none of its {series} series has a CT on disk; {found}")
     if absent:
         logger.info(
             "%s: %d of %d candidates dropped, because the CTs of %d of %d series are not in %s",
@@ -135,10 +133,8 @@ def read_candidates(
     if outside:
         listed = "; ".join([*outside.values()][:5]) + (f"; and {len(outside) - 5} more" if len(outside) > 5 else "")
         if outside_volume == "error":
-            raise LunaError(
-                f"{path}: {len(outside)} candidates lie outside their CT: {listed}. "
-                "Correct the table, or set outside_volume=drop to leave them out"
-            )
+            advice = "correct the table, or set outside_volume=drop to leave them out"
+            raise LunaError(f"{path}: {len(outside)} candidates lie outside their CT: {listed}; {advice}")
         logger.info("%s: %d candidates dropped, because they lie outside their CT: %s", path.name, len(outside), listed)
         candidates = candidates.drop(index=list(outside)).reset_index(drop=True)
 

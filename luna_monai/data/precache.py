@@ -77,10 +77,8 @@ class Precache:
         subset_of_series = [subset_of(item["image"].path) for item in cache.data]
         chosen = [index for index, subset in enumerate(subset_of_series) if subsets is None or subset in subsets]
         if absent := sorted(set(subsets or ()) - set(subset_of_series)):
-            raise LunaError(
-                f"subsets {', '.join(map(str, absent[:10]))}: no scans with candidates there; there are some in "
-                f"{', '.join(map(str, sorted(set(subset_of_series))))}"
-            )
+            wrong, right = (", ".join(map(str, each)) for each in (absent[:10], sorted(set(subset_of_series))))
+            raise LunaError(f"subsets {wrong}: no scans with candidates there; there are some in {right}")
         self.series = chosen[shard[0] :: shard[1]]
 
     def missing(self) -> list[int]:
@@ -155,10 +153,8 @@ class Precache:
         if needed > free:
             raise LunaError(f"{folder}: the cache needs {size}, the disk has {room} free; choose another cache_dir")
         if memory > available:
-            raise LunaError(
-                f"{workers} pre-cache workers need {readable_size(memory)} of memory, {readable_size(available)} are "
-                f"available; use {workers * available // memory} at most"
-            )
+            found = f"{readable_size(available)} are available; use {workers * available // memory} at most"
+            raise LunaError(f"{workers} pre-cache workers need {readable_size(memory)} of memory, {found}")
         return series
 
     def _explain(self, folder: Path, series: Sequence[int]) -> None:
@@ -179,11 +175,8 @@ class Precache:
             for _ in finished:
                 pass
         except BrokenProcessPool:
-            raise LunaError(
-                f"{self.cache.cache_dir}: a worker was killed, most likely because memory ran out; use fewer workers "
-                f"than {self.num_workers}, each needs up to {readable_size(self.worker_bytes(series))} beside its "
-                "libraries"
-            ) from None
+            advice = f"use fewer workers than {self.num_workers}, if memory ran out"
+            raise LunaError(f"{self.cache.cache_dir}: a worker was killed; {advice}") from None
         seconds, count = time.perf_counter() - start, self._count(series)
         logger.info(
             "cache: %s candidates of %d series in %s, %s candidates/s",

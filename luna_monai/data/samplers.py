@@ -45,10 +45,8 @@ class BalancedSampler(DistributedSampler):
         self.positives = torch.nonzero(label == 1).flatten()
         self.negatives = torch.nonzero(label == 0).flatten()
         if len(self.positives) == 0 or len(self.negatives) == 0:
-            raise LunaError(
-                f"a balanced epoch needs both classes, and the training part has {len(self.positives)} nodules and "
-                f"{len(self.negatives)} non-nodules; choose another fold, or train#sampler without balance"
-            )
+            found = f"{len(self.positives)} nodules and {len(self.negatives)} non-nodules"
+            raise LunaError(f"a balanced epoch needs both classes, found {found} to train on; choose another fold")
         super().__init__(dataset, num_replicas=num_replicas, rank=rank, shuffle=True, seed=seed)
         samples = len(dataset) if samples_per_epoch is None else samples_per_epoch
         self.positives_per_epoch = max(round(samples / (1 + ratio)), 1)

@@ -68,10 +68,8 @@ def split_by_subset(
         found = f"folds with scans: {', '.join(map(str, present))}"
         raise LunaError(f"fold {fold}: no scan with candidates in {scans.dataset_dir}/subset{fold}; {found}")
     if len(present) == 1:
-        raise LunaError(
-            f"fold {fold}: {scans.dataset_dir} has scans in subset{fold} only, so nothing is left to train on; "
-            "add another subset, or split by candidates with configs/book_ch11.yaml"
-        )
+        advice = "add another subset, or split by candidates with configs/book_ch11.yaml"
+        raise LunaError(f"fold {fold}: {scans.dataset_dir} has scans in subset{fold} only; {advice}")
     return candidates[folds != fold], candidates[folds == fold]
 
 
@@ -95,9 +93,7 @@ def folds_of(
     uids = candidates["seriesuid"]
     folds = uids.map({seriesuid: subset_of(path) for seriesuid, path in paths.items()})
     if folds.isna().any():
-        raise LunaError(
-            f"{dataset_dir}: no CT of series {uids[folds.isna()].iloc[0]}; give the candidates' dataset_dir"
-        )
+        raise LunaError(f"{dataset_dir}: no CT of series {uids[folds.isna()].iloc[0]}; give its dataset_dir")
     if patients_file is None:
         return folds
     patients = uids.map(read_patients(patients_file))
@@ -150,8 +146,5 @@ def check_split(training: pd.DataFrame, validation: pd.DataFrame, allow_shared_s
         return
     leak = f"{len(shared)} of {len(validation_scans)} validation scans have candidates in the training part too"
     if not allow_shared_scans:
-        raise LunaError(
-            f"{leak}, such as {shared[0]}: validation would measure what the model has been trained on. "
-            "Split by subset, or set allow_shared_scans to true to split as the book does"
-        )
+        raise LunaError(f"{leak}, such as {shared[0]}; split by subset, or set allow_shared_scans=true")
     logger.warning("This split leaks: %s, so validation looks better than it is", leak)

@@ -1,4 +1,4 @@
-"""Calibrated probabilities.
+"""Calibrated probabilities, how reliable they are, and thresholds, from predictions on validation data.
 
 A model trained on as many nodules as other candidates overestimates the probability of a nodule where one candidate in
 400 is one: in log-odds by a constant, the intercept (Elkan 2001, "The foundations of cost-sensitive learning").
@@ -22,7 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 from luna_monai.errors import LunaError
-from luna_monai.metrics.checks import checked_classes, checked_probability
+from luna_monai.metrics.operating_points import operating_points
 
 _FloatArray = NDArray[np.float64]
 
@@ -65,8 +65,14 @@ def log_odds_of_probability(probability: ArrayLike) -> _FloatArray:
     Raises:
         LunaError: when a value is undefined or outside 0..1.
     """
-    probability = checked_probability(probability)
-    return np.asarray(logit(np.clip(probability, _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)))
+    return np.asarray(logit(np.clip(_checked(probability), _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)))
+
+
+def _checked(probability: ArrayLike) -> _FloatArray:
+    values = np.asarray(probability, dtype=float)
+    if (wrong := ~((values >= 0) & (values <= 1))).any():
+        raise LunaError(f"a probability must be between 0 and 1, found {values[wrong].flat[0]}")
+    return values
 
 
 def fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike) -> Calibration:
@@ -81,12 +87,9 @@ def fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike) -> Calibration:
         infinitely sharp.
 
     Raises:
-        LunaError: when only one class is present, or a value is not finite.
+        LunaError: when only one class is present.
     """
-    log_odds = np.asarray(log_odds, dtype=float)
-    target = checked_classes(is_nodule, log_odds.shape)
-    if not np.isfinite(log_odds).all():
-        raise LunaError(f"log-odds must be finite, found {log_odds[~np.isfinite(log_odds)][0]}")
+    log_odds, target = np.asarray(log_odds, dtype=float), np.asarray(is_nodule, dtype=bool)
     if target.all() or not target.any():
         raise LunaError("a calibration needs candidates of both classes, found one class only")
     # So weak a penalty keeps the fit finite where the classes are separated, and changes no digit where they are not.
@@ -116,8 +119,7 @@ def cross_fit_calibration(
     Raises:
         LunaError: as :func:`fit_calibration`, and when only one scan has a nodule, or only one has anything else.
     """
-    log_odds = np.asarray(log_odds, dtype=float)
-    target = checked_classes(is_nodule, log_odds.shape)
+    log_odds, target = np.asarray(log_odds, dtype=float), np.asarray(is_nodule, dtype=bool)
     scan = np.asarray(seriesuid)
     folds = min(folds, len(np.unique(scan[target])), len(np.unique(scan[~target])))
     if folds < 2:
@@ -142,13 +144,8 @@ def reliability(probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10)
         95 % Wilson interval). Over all: ``expected_calibration_error`` (mean of the differences of these two, weighted
         by ``count``) and ``brier_score`` (mean squared difference of probability and class).
 
-    Raises:
-        LunaError: when a probability is undefined or outside 0..1, a class is neither 0 nor 1, or nothing is given.
     """
-    probability = checked_probability(probability)
-    target = checked_classes(is_nodule, probability.shape)
-    if len(probability) == 0:
-        raise LunaError("a reliability curve needs at least one candidate")
+    probability, target = _checked(probability), np.asarray(is_nodule, dtype=bool)
     share, mean = calibration_curve(target, probability, n_bins=bins)
     # The same bins again, because calibration_curve does not return the counts.
     edges = np.linspace(0, 1, bins + 1)
@@ -172,3 +169,50 @@ def wilson_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[list[float
     pairs = zip(np.asarray(successes, dtype=int).tolist(), np.asarray(trials, dtype=int).tolist(), strict=True)
     ends = [binomtest(*pair).proportion_ci(method="wilson") for pair in pairs]
     return [float(each.low) for each in ends], [float(each.high) for each in ends]
+
+
+def calibration_summary(probability: ArrayLike, is_nodule: ArrayLike, seriesuid: ArrayLike) -> dict[str, Any]:
+    """Fit a calibration and find thresholds on validation data, and measure the calibration by cross-fitting.
+
+    The calibration and the thresholds are those of all scans; the reliability of calibrated probabilities is measured
+    with each scan calibrated by a fit on others, see :func:`cross_fit_calibration`.
+
+    All counts are of candidates: two candidates on one nodule count as two. Thresholds are for the model's own
+    probabilities; ``calibrated_threshold`` is the same place on the calibrated scale.
+
+    Args:
+        probability: of a nodule, as the model gave it, shape (n,).
+        is_nodule: the class, 0 or 1, shape (n,).
+        seriesuid: the scan of each candidate, shape (n,).
+
+    Returns:
+        Content for :func:`luna_monai.files.write_json`: ``fitted_on`` (the data in numbers), ``calibration``
+        (``temperature``, ``intercept`` and ``prevalence``), ``reliability`` (``raw``, ``calibrated`` and ``folds``, the
+        number of parts in the cross-fit; the latter two None where only one scan has nodules) and ``thresholds``
+        (``sensitivity`` and ``false_positives_per_scan``, a list each).
+
+    Raises:
+        LunaError: when a class is missing, or a probability is not between 0 and 1.
+    """
+    target = np.asarray(is_nodule, dtype=bool)
+    log_odds = log_odds_of_probability(probability)
+    calibration = fit_calibration(log_odds, target)
+    scans = len(np.unique(np.asarray(seriesuid)))
+    calibrated, folds = None, None
+    try:
+        cross_fitted, folds = cross_fit_calibration(log_odds, target, seriesuid)
+        calibrated = reliability(cross_fitted, target)
+    except LunaError:
+        pass
+    points = operating_points(probability, target, scans)
+    # A threshold below 0 calls everything, whatever the scale.
+    on_calibrated_scale = calibration.apply(log_odds_of_probability(points["threshold"].clip(0)))
+    points["calibrated_threshold"] = np.where(points["threshold"] < 0, points["threshold"], on_calibrated_scale)
+    return {
+        "fitted_on": {"scans": scans, "candidates": len(target), "nodule_candidates": int(target.sum())},
+        "calibration": calibration.to_dict(),
+        "reliability": {"raw": reliability(probability, target), "calibrated": calibrated, "folds": folds},
+        "thresholds": {
+            kind: rows.drop(columns="kind").to_dict("records") for kind, rows in points.groupby("kind", sort=False)
+        },
+    }

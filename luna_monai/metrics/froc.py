@@ -185,8 +185,8 @@ def evaluate_froc(
         Counts, sensitivities, CPM, curve and interval.
 
     Raises:
-        LunaError: when a probability is undefined or outside 0..1, a coordinate is undefined, a candidate's scan is
-            not in ``seriesuids``, no scan is given, or more than 100,000 bootstrap samples are asked for.
+        LunaError: when a probability is undefined or outside 0..1, a candidate's scan is not in ``seriesuids``, or
+            more than 100,000 bootstrap samples are asked for.
     """
     check_bootstrap(bootstrap)
     matches = match_findings(submission, annotations, excluded, seriesuids)

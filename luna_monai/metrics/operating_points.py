@@ -11,8 +11,6 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from sklearn.metrics import roc_curve
 
-from luna_monai.errors import LunaError
-from luna_monai.metrics.checks import checked_classes, checked_probability
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN
 
 SENSITIVITIES = (0.8, 0.9, 0.95, 0.99)
@@ -22,8 +20,8 @@ def operating_points(probability: ArrayLike, is_nodule: ArrayLike, scans: int) -
     """Find the highest threshold for each sensitivity, and the lowest that keeps to each rate of false positives.
 
     Args:
-        probability: of a nodule, shape (n,).
-        is_nodule: the class, 0 or 1, shape (n,).
+        probability: of a nodule, from 0 to 1, shape (n,).
+        is_nodule: the class, 0 or 1, shape (n,); both occur.
         scans: number of scans that the candidates come from.
 
     Returns:
@@ -32,14 +30,8 @@ def operating_points(probability: ArrayLike, is_nodule: ArrayLike, scans: int) -
         nodule, as in the book; and ``sensitivity``, ``false_positives_per_scan`` and ``precision`` (NaN where no
         candidate is called) of these candidates. A threshold lies in the middle between two probabilities that occur,
         so that rounding elsewhere changes nothing; it is below 0 where even a probability of 0 must be called.
-
-    Raises:
-        LunaError: when a probability is undefined or outside 0..1, or a class is missing or neither 0 nor 1.
     """
-    values = checked_probability(probability)
-    target = checked_classes(is_nodule, values.shape)
-    if target.all() or not target.any():
-        raise LunaError("thresholds need candidates of both classes, found one class only")
+    values, target = np.asarray(probability, dtype=float), np.asarray(is_nodule, dtype=bool)
     false_share, sensitivity, upper = roc_curve(target, values, drop_intermediate=False)
     true, false = np.rint(sensitivity * target.sum()), np.rint(false_share * (~target).sum())
     # Row k calls the k highest of the different probabilities; the outer neighbors are 1 and 0, or below 0.

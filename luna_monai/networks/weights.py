@@ -69,9 +69,7 @@ def with_weights(network: torch.nn.Module, path: str | Path | None) -> torch.nn.
         network.load_state_dict(state)
     except RuntimeError as error:  # on many lines, and with the names of all parameters
         reason = textwrap.shorten("; ".join(str(error).splitlines()[1:]), 300)
-        raise LunaError(
-            f"{path}: the weights are those of another network than {type(network).__name__} ({reason})"
-        ) from None
+        raise LunaError(f"{path}: weights of another network than {type(network).__name__} ({reason})") from None
     logger.info("Weights from %s", path)
     return network
 

@@ -174,14 +174,9 @@ def _without_strays(folder: Path, files: Sequence[DicomFile], warnings: list[str
     if strays:
         example = f"{strays[0].file.path.name} ({' × '.join(map(str, strays[0].geometry.size[:2]))} pixels)"
         if 2 * len(most) <= len(files):
-            raise LunaError(
-                f"{folder}: size, spacing or orientation differ within the series, as in {example}; remove what is not "
-                "of this scan"
-            )
-        warnings.append(
-            f"{len(strays)} of {len(files)} images have another size, spacing or orientation than the others and were "
-            f"left out, the first is {example}"
-        )
+            raise LunaError(f"{folder}: size, spacing or orientation differ in the series, as in {example}")
+        found = f"{len(strays)} of {len(files)} images have another size, spacing or orientation"
+        warnings.append(f"{found} than the others and were left out, the first is {example}")
     return most
 
 
@@ -196,10 +191,8 @@ def _stack(folder: Path, uid: str, slices: list[Slice], warnings: list[str]) -> 
         _check_steps(folder, slices, places)
         sideways = np.abs(origins - origins[0] - np.outer(places - places[0], normal)).max()
         if sideways > min(first.spacing[:2]) / 2:
-            raise LunaError(
-                f"{folder}: the slices from {places[0]:.2f} to {places[-1]:.2f} mm are displaced sideways by up to "
-                f"{sideways:.2f} mm (a tilted gantry); resample the scan onto a rectangular grid"
-            )
+            found = f"slices are displaced sideways by up to {sideways:.2f} mm (a tilted gantry)"
+            raise LunaError(f"{folder}: {found}; resample the scan onto a rectangular grid")
         spacing = (*first.spacing[:2], float(places[-1] - places[0]) / (len(slices) - 1))
     geometry = Geometry.from_header((*first.size[:2], len(slices)), spacing, origins[0], first.direction, source=folder)
     paddings = [one.padding[0] * one.slope + one.intercept for one in slices if one.padding is not None]
@@ -235,7 +228,5 @@ def _check_steps(folder: Path, slices: Sequence[Slice], places: np.ndarray) -> N
     if uneven.any():
         where = int(uneven.argmax())
         below, above = (slices[index].file.path.name for index in (where, where + 1))
-        raise LunaError(
-            f"{folder}: slices are missing or double: {below} at {places[where]:.2f} mm and {above} at "
-            f"{places[where + 1]:.2f} mm are {steps[where]:.3f} mm apart, most others {step:.3f} mm"
-        )
+        found = f"{below} and {above} are {steps[where]:.3f} mm apart, most others {step:.3f} mm"
+        raise LunaError(f"{folder}: slices are missing or double: {found}")

@@ -187,10 +187,7 @@ class Slice:
             LunaError: when a tag is missing, damaged or impossible, or the file is truncated.
         """
         if file.is_multi_frame:
-            raise LunaError(
-                f"{file.path}: a multi-frame CT, with all slices in one file, cannot be read; convert it to NIfTI, or "
-                "to one file for each slice"
-            )
+            raise LunaError(f"{file.path}: a multi-frame CT (all slices in one file); convert it to NIfTI")
         missing = [keyword for keyword in _NEEDED if not file.text(keyword)]
         if missing:
             raise LunaError(f"{file.path}: a slice without {', '.join(missing)} cannot be placed in the patient")

@@ -108,10 +108,8 @@ class FileHeader(ScanHeader):
         expected = self.compressed_bytes if self.compressed else self.nbytes
         least = self.nbytes // MAX_COMPRESSION if expected is None else expected
         if found < least or (expected is not None and found > expected and not self.may_have_more):
-            raise LunaError(
-                f"{file}: found {found} bytes of voxels, but {header} says {least} ({self.description}); it is "
-                "truncated, or the header is that of another scan: copy the scan again"
-            )
+            reason = "truncated, or the header is that of another scan; copy the scan again"
+            raise LunaError(f"{file}: found {found} bytes of voxels, but {header} says {least}: {reason}")
 
     def read_voxels(self) -> np.ndarray:
         """Map or decompress the voxels and rescale them, see :meth:`ScanHeader.read_voxels`."""

@@ -92,10 +92,8 @@ def read_metaimage_header(path: str | Path) -> FileHeader:
     local = data_file.upper() == "LOCAL"
     voxel_file = path if local else path.parent / data_file
     if Path(data_file).is_absolute() or ".." in Path(data_file).parts:
-        raise LunaError(
-            f"{path}: its voxels must be in the folder of the header, found ElementDataFile = {data_file}; "
-            "copy them beside the header and correct the name"
-        )
+        rule = "its voxels must be in the folder of the header"
+        raise LunaError(f"{path}: {rule}, found ElementDataFile = {data_file}; copy them there")
     (compressed_bytes,), (offset,) = whole(1, "CompressedDataSize", "0"), whole(1, "HeaderSize", "0")
     big_endian = flag("BinaryDataByteOrderMSB", "ElementByteOrderMSB")
     return FileHeader(

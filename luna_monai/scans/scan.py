@@ -116,10 +116,8 @@ def read_scan(source: str | Path | ScanSource | ScanHeader, orientation: str | N
     header = source if isinstance(source, ScanHeader) else read_header(source)
     available = psutil.virtual_memory().available
     if not header.is_mapped and header.nbytes > available:
-        raise LunaError(
-            f"{header.path}: {header.description} need {readable_size(header.nbytes)} of memory, "
-            f"{readable_size(available)} are available; check the header, or use a machine with more memory"
-        )
+        needed = f"{header.description} need {readable_size(header.nbytes)} of memory"
+        raise LunaError(f"{header.path}: {needed}, {readable_size(available)} are available; check the header")
     voxels, not_finite = as_hounsfield(header.read_voxels())
     geometry, warnings = header.geometry, header.warnings
     if not_finite:

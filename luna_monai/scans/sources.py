@@ -50,10 +50,7 @@ def find_scans(dataset_dir: str | Path) -> dict[str, Path]:
     """
     dataset_dir = Path(dataset_dir)
     if not dataset_dir.is_dir():
-        raise LunaError(
-            f"{dataset_dir}: no such folder; dataset_dir must hold subset0 … subset9 and the CSV tables of LUNA16 "
-            "('luna-monai synth' makes a synthetic one)"
-        )
+        raise LunaError(f"{dataset_dir}: no such folder; dataset_dir holds LUNA16's subset0 … subset9 and tables")
     scans: dict[str, Path] = {}
     for path in sorted(dataset_dir.glob("subset*/*.mhd"), key=lambda path: path.stem):
         if suffix_of(path) is None:
@@ -125,9 +122,7 @@ def _series_around(path: Path, seriesuid: str | None) -> ScanSource:
 
     found = series_of_file(path)
     if found is None:
-        raise LunaError(
-            f"{path}: not a scan; known are {', '.join(SUFFIXES)}, DICOM files, and a CSV file with a column 'path'"
-        )
+        raise LunaError(f"{path}: not a scan; known are {', '.join(SUFFIXES)}, DICOM, and CSV with a column 'path'")
     if seriesuid not in (None, found):
         raise LunaError(f"{path}: a slice of series {found}, not of {seriesuid}")
     return ScanSource(path.parent, found)

@@ -89,11 +89,8 @@ def inflate_voxels(
         raise LunaError(f"{path}: cannot be read ({error.strerror})") from error
     if not len(target) <= done <= len(target) + slack or not inflater.eof:
         found = f"more than {len(target) + slack}" if done > len(target) + slack else done
-        size = " × ".join(map(str, shape[::-1]))
-        raise LunaError(
-            f"{path}: holds {found} bytes when decompressed, but its header says {len(target)} ({size} voxels of "
-            f"{dtype.name}); the file is truncated or the header is wrong"
-        )
+        wanted = f"its header says {len(target)}; the file is truncated or the header is wrong"
+        raise LunaError(f"{path}: holds {found} bytes when decompressed, but {wanted}")
     # torch refuses voxels that do not start at a multiple of their size.
     return np.require(target[skip:].view(dtype), dtype.newbyteorder("="), "A").reshape(shape)
 

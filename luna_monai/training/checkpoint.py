@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,7 @@ import yaml
 
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_tensors
+from luna_monai.literals import leaves_and_sections
 from luna_monai.share import bundle_dir, schema
 
 logger = logging.getLogger(__name__)
@@ -86,10 +87,8 @@ def restore_checkpoint(folder: Path, objects: Mapping[str, Stateful], settings: 
                 raise ValueError("not a checkpoint of this version of luna-monai")
             state = content["state"]
             if difference := first_difference(content["settings"], settings, ("max_epochs", "patience", "finetune")):
-                raise LunaError(
-                    f"{folder}: cannot resume: {difference}; resume with the same settings, or start a new run from "
-                    f"its weights with finetune={folder / 'model.pt'}"
-                )
+                advice = f"or start a new run from its weights with finetune={folder / 'model.pt'}"
+                raise LunaError(f"{folder}: cannot resume: {difference}; resume with the same settings, {advice}")
             if state.keys() != objects.keys():
                 raise ValueError(f"it holds {', '.join(state)}; this configuration has {', '.join(objects)}")
             for name, item in objects.items():
@@ -120,19 +119,13 @@ def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], ignored: It
     for name in ("multi_gpu_train", "mlflow"):
         overlay = yaml.safe_load((bundle_dir() / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
         skipped |= {key.lstrip("+") for key in overlay}
-    before, after = dict(_leaves(was)), dict(_leaves(now))
+    before, after = (
+        {key: value for key, value in leaves_and_sections(each) if not isinstance(value, Mapping | list) or not value}
+        for each in (was, now)
+    )
     for key in [*after, *before]:
         above = [key[:end] for end in range(len(key) + 1) if key[end : end + 1] in ("#", "")]
         if before.get(key) != after.get(key) and skipped.isdisjoint(above):
             shown = [json.dumps(leaves[key], default=str) if key in leaves else "not set" for leaves in (before, after)]
             return f"{key} was {shown[0]}, is {shown[1]}"
     return ""
-
-
-def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    entries = dict(enumerate(value)) if isinstance(value, list) else value
-    if not isinstance(entries, Mapping) or not entries:
-        yield key, value
-        return
-    for name, item in entries.items():
-        yield from _leaves(item, f"{key}#{name}" if key else str(name))

@@ -13,13 +13,14 @@ from ignite.engine import Engine, Events
 
 from luna_monai.errors import LunaError
 from luna_monai.files import sha256_of, write_json, write_submission
-from luna_monai.metrics.calibration_summary import calibration_summary
+from luna_monai.metrics.calibration import calibration_summary
 from luna_monai.training.run_folder import write_predictions
 
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.json"
 CALIBRATION = "calibration.json"
+ERROR = "expected_calibration_error"
 
 
 def evaluation_dir(weights: str | Path) -> str:
@@ -34,7 +35,7 @@ class EvaluationFolder:
     - ``submission.csv``: the same as LUNA16 wants it, for ``luna-monai froc``;
     - ``metrics.json``: the metrics, and where the weights and candidates come from;
     - ``calibration.json``: temperature, intercept, reliability and thresholds, see
-      :func:`~luna_monai.metrics.calibration_summary.calibration_summary`.
+      :func:`~luna_monai.metrics.calibration.calibration_summary`.
 
     List it last among the ``val_handlers``. Only the first process of several writes.
 
@@ -79,21 +80,12 @@ class EvaluationFolder:
 
 
 def _log_calibration(content: Mapping[str, Any]) -> None:
-    raw, calibrated = content["reliability"]["raw"], content["reliability"]["calibrated"]
-    logger.info(
-        "Calibration: temperature %.3f, intercept %+.3f in log-odds; expected calibration error %.4f, then %s",
-        content["calibration"]["temperature"],
-        content["calibration"]["intercept"],
-        raw["expected_calibration_error"],
-        "not measured, because only one scan has nodules"
-        if calibrated is None
-        else f"{calibrated['expected_calibration_error']:.4f} on scans that were not fitted on",
-    )
-    logger.info("Thresholds; false positives are candidates of class 0, whatever they are on:")
+    fit, (raw, calibrated) = content["calibration"], (content["reliability"][name] for name in ("raw", "calibrated"))
+    after = "not measured: one scan has nodules" if calibrated is None else f"{calibrated[ERROR]:.4f} on other scans"
+    text = "Calibration: temperature %.3f, intercept %+.3f in log-odds; expected calibration error %.4f, then %s"
+    logger.info(text, fit["temperature"], fit["intercept"], raw[ERROR], after)
+    text = "For %g %s: threshold %.4f, sensitivity %.3f, %.2f false positives (candidates of class 0) per scan"
     for name, points in content["thresholds"].items():
         for point in points:
-            logger.info(
-                "For %g %s: threshold %.4f, sensitivity %.3f, %.2f false positives per scan",
-                *(point["wanted"], name.replace("_", " "), point["threshold"]),
-                *(point["sensitivity"], point["false_positives_per_scan"]),
-            )
+            values = (point[key] for key in ("threshold", "sensitivity", "false_positives_per_scan"))
+            logger.info(text, point["wanted"], name.replace("_", " "), *values)

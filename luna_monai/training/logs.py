@@ -93,12 +93,10 @@ class RunSummary:
     List it last among the ``train_handlers``. ``luna-monai report`` shows the worst errors.
 
     Args:
-        candidates: the validation part of the candidate table, indexed by row.
         run_state: knows the folder, the best epoch and its records.
     """
 
-    def __init__(self, candidates: pd.DataFrame, run_state: RunState) -> None:
-        self.scans = candidates["seriesuid"].nunique()
+    def __init__(self, run_state: RunState) -> None:
         self.run_state = run_state
 
     def attach(self, engine: Engine) -> None:
@@ -111,15 +109,10 @@ class RunSummary:
         if records is None:
             logger.info("No best epoch: the validation metrics are undefined")
         else:
-            called, is_nodule = records["probability"] > 0.5, records["class"] == 1
-            correct = 100 * (called == is_nodule).mean()
+            correct = 100 * ((records["probability"] > 0.5) == (records["class"] == 1)).mean()
             logger.info(
                 "Best epoch: %s of %d, %.1f%% of the validation candidates correct, ROC AUC %.4f",
                 *(state.best_epoch, engine.state.epoch, correct, state.best_metrics.get("roc_auc", math.nan)),
-            )
-            logger.info(
-                "  at a threshold of 0.5: %d of %d nodule candidates, and %.1f others per scan, in %d scans",
-                *((called & is_nodule).sum(), is_nodule.sum(), (called & ~is_nodule).sum() / self.scans, self.scans),
             )
         for text, name in (
             ("Weights:     ", "model.pt"),

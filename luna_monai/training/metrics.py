@@ -71,10 +71,8 @@ class CandidateMetrics:
         label = engine.state.output[CommonKeys.LABEL]
         loss = self.loss_function(logits, label)
         if loss.shape != label.shape:
-            raise LunaError(
-                f"loss_function: expected one loss per sample, {tuple(label.shape)}, found {tuple(loss.shape)}; set "
-                "loss_function#reduction=none"
-            )
+            found = f"{tuple(loss.shape)} for {len(label)} samples"
+            raise LunaError(f"loss_function: must return one loss per sample, found {found}; set reduction=none")
         self.records.append(engine.state.batch["row"], label, logits.softmax(dim=1)[:, 1], loss)
 
     def _complete(self, engine: Engine, name: str) -> None:

@@ -70,10 +70,8 @@ def local_device() -> torch.device:
     if gpus == 0:
         return torch.device("cpu")
     if process.local_rank >= gpus:
-        raise LunaError(
-            f"{process.local_world_size} processes on a machine with {gpus} GPUs: each needs one of its own; start "
-            f"torchrun with --nproc-per-node {gpus}"
-        )
+        found = f"{process.local_world_size} processes on a machine with {gpus} GPUs"
+        raise LunaError(f"{found}: each needs one of its own; start torchrun with --nproc-per-node {gpus}")
     return torch.device("cuda", process.local_rank)
 
 
@@ -153,10 +151,8 @@ def share_of_batch(batch_size: int) -> int:
     """
     processes = launched().world_size
     if batch_size % processes:
-        raise LunaError(
-            f"batch_size {batch_size} cannot be divided evenly among {processes} processes: it is the batch of all of "
-            f"them together; set it to a multiple of {processes}, such as {-(-batch_size // processes) * processes}"
-        )
+        advice = f"set it to a multiple of {processes}, such as {-(-batch_size // processes) * processes}"
+        raise LunaError(f"batch_size {batch_size} cannot be divided evenly among {processes} processes; {advice}")
     return batch_size // processes
 
 

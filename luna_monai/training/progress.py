@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -77,10 +77,7 @@ def enumerate_with_estimate(
     Yields:
         Number, from 0, and item.
     """
-    if total is None:
-        assert isinstance(iterable, Sized), "total is needed"
-        total = len(iterable)
-    lines = EstimateLines(description, total, warm_up)
+    lines = EstimateLines(description, len(iterable) if total is None else total, warm_up)  # type: ignore[arg-type]
     for number, item in enumerate(iterable):
         yield number, item
         lines.step()

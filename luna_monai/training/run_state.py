@@ -17,8 +17,6 @@ from ignite.engine import Engine, Events
 from monai.engines import Evaluator
 from monai.utils import CommonKeys
 
-from luna_monai.errors import LunaError
-
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
@@ -78,18 +76,15 @@ class RunState:
         if isinstance(engine, Evaluator):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._compare)
         elif not engine.has_event_handler(self._count):
-            engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._count)
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._complete_epoch)
-
-    def _start_epoch(self) -> None:
-        self._samples_in_epoch = 0
 
     def _count(self, engine: Engine) -> None:
         self._samples_in_epoch += len(engine.state.output[CommonKeys.LABEL])
 
     def _complete_epoch(self) -> None:
         self.samples += int(idist.all_reduce(self._samples_in_epoch))
+        self._samples_in_epoch = 0
 
     def update(self, epoch: int, metrics: Mapping[str, float], records: pd.DataFrame | None = None) -> bool:
         """Take the validation of one epoch into account.
@@ -101,12 +96,7 @@ class RunState:
 
         Returns:
             Whether this epoch is the best so far.
-
-        Raises:
-            LunaError: when there is no metric of the name ``key_metric``.
         """
-        if self.key_metric not in metrics:
-            raise LunaError(f"key_metric: no metric {self.key_metric!r}; metrics are {', '.join(metrics)}")
         better = self._rank(metrics) > self._rank(self.best_metrics)
         self.validations_since_best = 0 if better else self.validations_since_best + 1
         if better:

@@ -106,16 +106,16 @@ class MLflowTracking(MLFlowHandler):
 
     def _start(self, engine: Engine) -> None:
         names = self.run_state.names
-        self.run_name = self.run_name or f"{names['time']} {names['comment']}"
-        folder = str(self.run_state.output_dir.resolve())
-        tags = {"mlflow.runName": self.run_name, "run_folder": folder, "started": names["time"]}
         if self.client.get_experiment_by_name(self.experiment_name) is None:
             self.client.create_experiment(self.experiment_name, artifact_location=self.files)
         self._set_experiment()
-        found = self.client.search_runs([self.experiment.experiment_id])
-        same = (run for run in found if tags.items() <= run.data.tags.items())
-        self.cur_run = next(same, None) or self.client.create_run(self.experiment.experiment_id, tags=tags)
-        self.client.update_run(self.cur_run.info.run_id, status="RUNNING")
+        if "mlflow_run" not in names:  # else it is that of the run which is resumed, or goes on
+            self.run_name = self.run_name or f"{names['time']} {names['comment']}"
+            created = self.client.create_run(self.experiment.experiment_id, run_name=self.run_name)
+            names["mlflow_run"] = created.info.run_id
+        self.client.update_run(names["mlflow_run"], status="RUNNING")
+        self.cur_run = self.client.get_run(names["mlflow_run"])
+        self.run_name = self.cur_run.info.run_name
         super().start(engine)
         params = dict(self.params)
         self._delete_exist_param_in_dict(params)

@@ -58,10 +58,8 @@ class CropCandidates(Transform):
         source = getattr(img, "meta", {}).get("filename_or_obj", "volume")
         shape = tuple(img.shape[1:])
         if any(have < need for have, need in zip(shape, self.spatial_size, strict=True)):
-            raise LunaError(
-                f"{source}: {' x '.join(map(str, shape))} voxels (z,y,x) are too few for candidates of "
-                f"{' x '.join(map(str, self.spatial_size))}"
-            )
+            found, wanted = (" x ".join(map(str, each)) for each in (shape, self.spatial_size))
+            raise LunaError(f"{source}: {found} voxels (z,y,x) are too few for candidates of {wanted}")
         volume = (img.as_tensor() if isinstance(img, MetaTensor) else img).numpy()
         # NumPy asks for huge pages and torch does not: most of the time here goes into touching new memory.
         blocks = np.empty((len(roi_centers), volume.shape[0], *self.spatial_size), dtype=volume.dtype)
@@ -110,10 +108,7 @@ class CropCandidatesd(MapTransform):
             # The geometry that the scan was loaded with: numbers in an affine are rounded differently.
             image, geometry = d[key], getattr(d[key], "meta", {}).get("geometry")
             if geometry is None or not np.allclose(image.affine.numpy(), geometry.affine_ras_zyx):
-                raise LunaError(
-                    f"{key}: not as LoadScand loads a scan; cut candidates before transforms that turn, resample or "
-                    "crop the scan"
-                )
+                raise LunaError(f"{key}: not as LoadScand loads a scan; cut candidates before it is resampled")
             centers = geometry.world_to_index(points)
             d[self.center_key] = torch.from_numpy(centers)
             d[key] = self.cropper(image, centers)

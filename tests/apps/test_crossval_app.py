@@ -129,7 +129,7 @@ def test_an_interrupted_fold_goes_on(arguments, tmp_path, capsys):
         (["--folds", "all"], "--folds all: expected numbers and rising ranges, for example 0,2,5-7"),
         (["fold=1"], "fold=1: crossval sets this key itself"),
         (["finetune=model.pt"], "finetune=model.pt: crossval sets this key itself"),
-        (["--config", "book_ch11"], "samples_per_epoch: has no effect here"),
+        (["--config", "book_ch11"], "samples_per_epoch: has no effect"),
         (["--bootstrap", "-1"], "bootstrap samples must be between 0 and 100,000, found -1"),
         (["epoch=3"], "'epoch' is not a key of the configuration"),
     ],

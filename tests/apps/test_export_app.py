@@ -102,7 +102,7 @@ def test_what_says_something_else_is_not_written(run, tmp_path, monkeypatch):
         (["empty", "--format", "onnx"], "empty: no config.yaml in this folder, so it is not the folder of a run"),
         (["run", "--format", "onnx", "--output", "model.ts"], "the name of an onnx file must end in .onnx"),
         (["run", "--format", "torchscript", "fould=1"], "did you mean 'fold'?"),
-        (["run/model.pt", "--format", "torchscript"], "the weights are those of another network"),
+        (["run/model.pt", "--format", "torchscript"], "weights of another network"),
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, monkeypatch, capsys, arguments, message):

@@ -162,7 +162,7 @@ def test_all_shipped_configurations_pass():
 
 def test_an_option_without_effect_says_so():
     files = [str(TRAIN), str(configs_dir() / "book_ch11.yaml")]
-    with pytest.raises(LunaError, match="fold: has no effect here"):
+    with pytest.raises(LunaError, match="fold: has no effect"):
         load("fold=2", files=files)
 
 

@@ -815,7 +815,7 @@ def test_damaged_weights(place, tmp_path, capfd):
     for name, message in (
         ("gone.pt", r"gone\.pt: no such file"),
         ("garbage.pt", r"garbage\.pt: damaged, or no file of weights"),
-        ("linear.pt", r"linear\.pt: the weights are those of another network"),
+        ("linear.pt", r"linear\.pt: weights of another network"),
         ("nan.pt", r"nan\.pt: head_linear\.bias holds NaN"),
     ):
         refused(message, capfd, place / "a.mhd", "--candidates", place / "points.csv", "--weights", tmp_path / name)

@@ -15,7 +15,7 @@ OVERLAYS = [
         "batch_size: '@val_batch_size'\nval_batch_size: '@batch_size'",
         "batch_size: refers to itself, by @val_batch_size",
     ),
-    ("optimizer: {lr: 0.01}", "optimizer: {'lr': 0.01} replaces the whole section and has no _target_"),
+    ("optimizer: {lr: 0.01}", "optimizer: {'lr': 0.01} replaces the whole section; to change one value"),
     ("optimizer#_target_: torch.optim.Nope", "optimizer#_target_: there is no class or function 'torch.optim.Nope'"),
     ("optimizer#lr: -1", "optimizer: torch.optim.Adam: Invalid learning rate: -1"),
     (

@@ -7,13 +7,18 @@ import pandas as pd
 import pytest
 
 from luna_monai.errors import LunaError
-from luna_monai.metrics.calibration import cross_fit_calibration, fit_calibration, log_odds_of_probability, reliability
-from luna_monai.metrics.calibration_summary import calibration_summary
+from luna_monai.metrics.calibration import (
+    calibration_summary,
+    cross_fit_calibration,
+    fit_calibration,
+    log_odds_of_probability,
+    reliability,
+)
 from luna_monai.metrics.froc import evaluate_froc
 from luna_monai.metrics.operating_points import operating_points
 from luna_monai.metrics.per_class import per_class_metrics
 
-NAN, INF = math.nan, math.inf
+NAN = math.nan
 POSITION = {"seriesuid": ["a", "a"], "coordX": [0.0, 9.0], "coordY": 0.0, "coordZ": 0.0}
 NODULES = pd.DataFrame(POSITION | {"diameter_mm": 6.0})
 
@@ -33,40 +38,20 @@ def froc(seriesuids=("a",), bootstrap=0, annotations=NODULES, **changes):
         ),
         (lambda: froc(probability=[0.5, -0.1]), "between 0 and 1, found -0.1 in data row 2"),
         (lambda: froc(probability=[NAN, 0.1]), "between 0 and 1, found nan in data row 1"),
-        (lambda: froc(coordY=[0.5, INF]), "'coordY' must be a finite number, found inf in data row 2"),
-        (lambda: froc(coordX=[NAN, NAN]), "found nan in data row 1 (2 such rows)"),
         (
             lambda: froc(seriesuid=["a", "zz"]),
             "one of the 1 scans to evaluate, found zz in data row 2",
         ),
-        (lambda: froc(seriesuids=[]), "list of series UIDs is empty"),
         (lambda: froc(bootstrap=1_000_000_000), "between 0 and 100,000, found 1,000,000,000"),
         (lambda: froc(bootstrap=-1), "between 0 and 100,000, found -1"),
         # Calibration
         (lambda: fit_calibration([0.0, 1.0], [0, 0]), "both classes"),
         (lambda: fit_calibration([], []), "both classes"),
-        (lambda: fit_calibration([0.0, INF], [0, 1]), "must be finite, found inf"),
-        (lambda: fit_calibration([0.0, NAN], [0, 1]), "must be finite, found nan"),
-        (lambda: fit_calibration([0.0, 1.0], [0, 2]), "0 or 1, found 2"),
-        (lambda: fit_calibration([0.0, 1.0], [0, NAN]), "0 or 1, found nan"),
-        (
-            lambda: fit_calibration([0.0, 1.0], [0]),
-            "one class for each candidate, shape (2,), 0 or 1, found shape",
-        ),
         (lambda: cross_fit_calibration([0.0, 1.0, 2.0], [0, 1, 1], ["a", "b", "b"]), "two scans with nodules"),
         (lambda: log_odds_of_probability([0.5, 1.1]), "between 0 and 1, found 1.1"),
-        (lambda: reliability([0.1, 1.2], [0, 1]), "between 0 and 1, found 1.2"),
-        (lambda: reliability([0.1, NAN], [0, 1]), "between 0 and 1, found nan"),
-        (lambda: reliability([], []), "at least one candidate"),
         (lambda: calibration_summary([0.5, NAN], [0, 1], ["a", "b"]), "between 0 and 1, found nan"),
         (lambda: calibration_summary([0.5, 0.6], [1, 1], ["a", "b"]), "both classes"),
         (lambda: calibration_summary([], [], []), "both classes"),
-        # Operating points
-        (lambda: operating_points([0.1], [0], 1), "found one class only"),
-        (lambda: operating_points([0.1], [1], 1), "found one class only"),
-        (lambda: operating_points([], [], 1), "found one class only"),
-        (lambda: operating_points([0.1, -1], [0, 1], 1), "between 0 and 1, found -1"),
-        (lambda: operating_points([0.1, 0.2], [0, 3], 1), "0 or 1, found 3"),
     ],
 )
 def test_refused_with_the_value_and_where_it_is(call, message):
@@ -74,12 +59,6 @@ def test_refused_with_the_value_and_where_it_is(call, message):
         call()
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("column", ["seriesuid", "coordZ", "probability"])
-def test_a_missing_column_of_a_submission_is_named(column):
-    with pytest.raises(LunaError, match=f"submission: no column '{column}'"):
-        evaluate_froc(pd.DataFrame(POSITION | {"probability": 0.5}).drop(columns=column), NODULES, None, ["a"])
 
 
 @pytest.mark.parametrize(

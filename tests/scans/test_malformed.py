@@ -208,7 +208,7 @@ DICOM = {
     "implicit VR": (implicit, {}, None, None),
     "RLE": (edit(rle), {}, None, None),
     "an unknown transfer syntax": (edit(unknown_syntax), {}, r"its pixels \(High-Throughput JPEG 2000", None),
-    "frames": (set_tag("NumberOfFrames", 8), {}, "a multi-frame CT, with all slices in one file, cannot be read", None),
+    "frames": (set_tag("NumberOfFrames", 8), {}, "a multi-frame CT .all slices in one file.", None),
     "RGB": (set_tag("SamplesPerPixel", 3), {}, "a CT has 1 sample of 8, 16 or 32 bits a pixel, found 3 of 16", None),
     "MONOCHROME1": (lambda files: None, {"PhotometricInterpretation": "MONOCHROME1"}, None, None),
     "MONOCHROME1 in RLE": (edit(rle), {"PhotometricInterpretation": "MONOCHROME1"}, None, None),

@@ -59,19 +59,18 @@ def test_summary(candidates, caplog, tmp_path):
     probability = [0.9] * 2 + [0.1] * 6 + [0.6] * 3 + [0.2] * 37
     state.update(3, {"roc_auc": 0.75, "loss/all": 0.7}, records_of(candidates, probability))
     engine = Engine(lambda *_: None)
-    RunSummary(candidates, state).attach(engine)
+    RunSummary(state).attach(engine)
     engine.run([0], max_epochs=4)
     assert [record.getMessage() for record in caplog.records if record.name.startswith("luna_monai")] == [
         "Best epoch: 3 of 4, 81.2% of the validation candidates correct, ROC AUC 0.7500",
-        "  at a threshold of 0.5: 2 of 8 nodule candidates, and 1.0 others per scan, in 3 scans",
     ]
 
 
-def test_without_validation_and_files(candidates, caplog, tmp_path):
+def test_without_validation_and_files(caplog, tmp_path):
     caplog.set_level(logging.INFO, logger="luna_monai")
     (tmp_path / "model.pt").touch()
     engine = Engine(lambda *_: None)
-    RunSummary(candidates, RunState(tmp_path)).attach(engine)
+    RunSummary(RunState(tmp_path)).attach(engine)
     engine.run([0])
     assert [record.getMessage() for record in caplog.records if record.name.startswith("luna_monai")] == [
         "No best epoch: the validation metrics are undefined",

@@ -55,7 +55,7 @@ def test_without_torchrun_there_is_one_process():
 def test_a_batch_is_that_of_all_processes(torchrun):
     torchrun(world_size=4)
     assert share_of_batch(32) == 8
-    with pytest.raises(LunaError, match=r"batch_size 30 cannot be divided evenly among 4 processes: .* such as 32"):
+    with pytest.raises(LunaError, match=r"batch_size 30 cannot be divided evenly among 4 processes; .* such as 32"):
         share_of_batch(30)
 
 

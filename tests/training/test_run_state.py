@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 from ignite.engine import Engine, Events
 
-from luna_monai.errors import LunaError
 from luna_monai.training import EarlyStopping, RunState
 
 NAN = math.nan
@@ -50,11 +49,6 @@ def test_state_survives(tmp_path):
     assert resumed.folder("trn") == state.folder("trn")
     assert not resumed.update(4, {"roc_auc": 0.7, "loss/all": 0.1})
     assert resumed.update(5, {"roc_auc": 0.9, "loss/all": 0.1})
-
-
-def test_unknown_metric(tmp_path):
-    with pytest.raises(LunaError, match=r"key_metric: no metric 'roc'; metrics are roc_auc, loss/all"):
-        RunState(tmp_path, "roc").update(1, {"roc_auc": 0.5, "loss/all": 0.1})
 
 
 def train(values, patience, state, start=0, interval=1):
