@@ -79,6 +79,7 @@ DAMAGE = {
     "probability 1.5": ("predictions/val.csv", {(3, "probability"): 1.5}, "val.csv: data row 4; expected .*0 to 1"),
     "training predictions": ("predictions/trn.csv", {(0, "loss"): "high"}, "trn.csv: could not convert"),
     "text for a metric": ("metrics.csv", {(0, "loss/all"): "oops"}, "metrics.csv: could not convert.*oops"),
+    "other columns": ("metrics.csv", "a,b\n", "metrics.csv: no columns 'epoch' and 'split'"),
     "no epoch": ("metrics.csv", {(0, "epoch"): np.nan}, "metrics.csv: Integer column has NA"),
     "no YAML": ("config.yaml", "a: [1", "config.yaml: not the YAML of a run"),
     "no keys": ("config.yaml", "- 1", "config.yaml: not the YAML of a run"),
