@@ -92,8 +92,9 @@ def write_dataset(
     path = Path(path)
     part = ScanOptions(in_plane, slices, candidates_per_scan, nodules_per_scan)
     whole = ScanOptions(512, None, _WHOLE_THORAX_CANDIDATES * candidates_per_scan, nodules_per_scan)
-    options = [part] * (scans - whole_thoraxes) + [whole] * whole_thoraxes
-    _prepare_folder(path, sum(2 * scan.in_plane**2 * (scan.slices or _MEAN_SLICES) for scan in options))
+    counts = {part: scans - whole_thoraxes, whole: whole_thoraxes}
+    _prepare_folder(path, sum(n * 2 * it.in_plane**2 * (it.slices or _MEAN_SLICES) for it, n in counts.items()))
+    options = [option for option, count in counts.items() for _ in range(count)]
     subsets = min(10, max(1, scans // 2))
     folders = [path / f"subset{number % subsets}" for number in range(scans)]
     seeds = np.random.SeedSequence(seed).spawn(scans)
