@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,14 @@ from monai.visualize import GradCAM
 from torch import nn
 
 from luna_monai.errors import LunaError
-from luna_monai.predictions.outputs import check_writable
+from luna_monai.predictions.outputs import VOLUMES, check_file, in_file_order, write_volume
 from luna_monai.predictions.result import ScanPrediction
-from luna_monai.predictions.volumes import in_file_order, write_volume
 from luna_monai.scans.geometry import Geometry
 from luna_monai.transforms.crop import CropCandidates, window_start
 
 #: From fine to coarse. A voxel of the feature maps has seen 5, 14 and 32 voxels of a candidate in each direction: the
 #: first know best where, the last know best what, and alone may be 15 mm beside it.
 TARGET_LAYERS = ("block1.relu2", "block2.relu2", "block3.relu2")
-SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 
 
 class VoxelwiseGradCAM(GradCAM):
@@ -49,7 +48,6 @@ class CandidateExplainer:
     Args:
         network: gives logits (n, 2) for (n, 1, z, y, x) in HU; it is not changed.
         target_layers: names of the layers.
-        batch_size: candidates that go through the network at once.
         device: where the network runs.
 
     Raises:
@@ -60,10 +58,8 @@ class CandidateExplainer:
         self,
         network: nn.Module,
         target_layers: Sequence[str] = TARGET_LAYERS,
-        batch_size: int = 16,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.batch_size = batch_size
         self.device = torch.device(device)
         layers = dict(network.named_modules())
         for name in target_layers:
@@ -87,19 +83,22 @@ class CandidateExplainer:
         Returns:
             (n, z, y, x), float32 on the CPU: 0 without evidence of a nodule, 1 at the strongest of each candidate.
         """
-        maps = [torch.empty((0, *image.shape[2:]))]
-        for batch in image.split(self.batch_size) if len(image) else ():
-            batch = batch.to(self.device, torch.float32)
+        heat = torch.zeros((len(image), *image.shape[2:]))
+        for number, candidate in enumerate(image):
+            batch = candidate[None].to(self.device, torch.float32)
             with torch.enable_grad():
-                found = torch.stack([cam(batch, class_idx=0)[:, 0].detach() for cam in self._cams])
+                maps = [cam(batch, class_idx=0)[0, 0].detach() for cam in self._cams]
             # Each by its own strength first, because the product of small numbers underflows.
-            found = found / found.amax(dim=(2, 3, 4), keepdim=True).clamp(min=torch.finfo(found.dtype).tiny)
-            maps.append(found.prod(dim=0).pow(1 / len(found)).cpu())
-        heat = torch.cat(maps)
-        strongest = heat.amax(dim=(1, 2, 3), keepdim=True)
-        return torch.where(strongest > 0, heat / strongest, torch.zeros(()))
+            product = torch.stack([_by_strongest(each) for each in maps]).prod(dim=0)
+            heat[number] = _by_strongest(product.pow(1 / len(maps))).cpu()
+        return heat
 
 
+def _by_strongest(values: torch.Tensor) -> torch.Tensor:
+    return values / values.max().clamp(min=torch.finfo(values.dtype).tiny)
+
+
+@dataclass
 class ScanExplanation:
     """Writes the attribution maps of the most probable findings of a scan into one volume that lies over the scan.
 
@@ -109,34 +108,19 @@ class ScanExplanation:
         max_findings: how many findings are explained.
         spatial_size: voxels of a candidate, z, y, x.
         preprocessing: of candidates, before the network sees them.
+
+    Raises:
+        LunaError: when the name of the file has another ending, or it cannot be written.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        explainer: Callable[[torch.Tensor], torch.Tensor],
-        max_findings: int = 5,
-        spatial_size: Sequence[int] = (32, 48, 48),
-        preprocessing: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> None:
-        self.path = Path(path)
-        self.explainer = explainer
-        self.max_findings = max_findings
-        self.cropper = CropCandidates(spatial_size)
-        self.preprocessing = preprocessing or nn.Identity()
+    path: str | Path
+    explainer: Callable[[torch.Tensor], torch.Tensor]
+    max_findings: int = 5
+    spatial_size: Sequence[int] = (32, 48, 48)
+    preprocessing: Callable[[torch.Tensor], torch.Tensor] = field(default_factory=nn.Identity)
 
-    def check(self, scans: int) -> None:
-        """Check the name of the file and the number of scans before the work begins.
-
-        Raises:
-            LunaError: when the ending is another, the file cannot be written, or there are several scans.
-        """
-        name = self.path.name.lower()
-        if not name.endswith(SUFFIXES) or name in SUFFIXES:
-            raise LunaError(f"{self.path}: the name of an attribution map ends with {', '.join(SUFFIXES)}")
-        check_writable(self.path)
-        if scans != 1:
-            raise LunaError(f"{self.path}: holds one scan, and there are {scans}; explain them one by one")
+    def __post_init__(self) -> None:
+        check_file(Path(self.path), VOLUMES)
 
     def __call__(self, prediction: ScanPrediction, image: torch.Tensor, grid: Geometry) -> np.ndarray:
         """Explain the scan and write the file.
@@ -156,12 +140,12 @@ class ScanExplanation:
         findings = prediction.findings[: self.max_findings]
         positions = np.reshape([finding.position for finding in findings], (-1, 3)).astype(float)
         centers = np.clip(grid.world_to_index(positions), 0, np.asarray(grid.shape) - 1)
-        crops = self.cropper(image, centers)
+        crops = CropCandidates(self.spatial_size)(image, centers)
         heat = self.explainer(self.preprocessing(crops)).numpy()
         values = np.zeros(grid.shape, dtype=np.uint8)
         for block, center in zip(heat, centers.tolist(), strict=True):
             starts = [window_start(*axis) for axis in zip(center, block.shape, grid.shape, strict=True)]
             place = values[tuple(slice(a, a + n) for a, n in zip(starts, block.shape, strict=True))]
             np.maximum(place, np.rint(block * 255).astype(np.uint8), out=place)
-        write_volume(self.path, in_file_order(values, grid, prediction.geometry))
+        write_volume(Path(self.path), in_file_order(values, grid, prediction.geometry))
         return values

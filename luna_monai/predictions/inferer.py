@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ class PrepareScanBatch:
         return batchdata["image"], None, (), {"centers": batchdata["centers"]}
 
 
+@dataclass(eq=False)
 class CandidateInferer(Inferer):
     """Runs a network on the candidates of a scan, as MONAI's ``SlidingWindowInferer`` does on windows of a grid.
 
@@ -32,23 +34,14 @@ class CandidateInferer(Inferer):
         batch_size: candidates that are cut out and classified at once.
         device: where the network runs.
         preprocessing: of candidates (n, 1, *spatial_size) in HU, before they are taken to the device.
-        inferer: runs the network on a batch; MONAI's ``SimpleInferer`` when None.
+        inferer: runs the network on a batch.
     """
 
-    def __init__(
-        self,
-        spatial_size: Sequence[int],
-        batch_size: int,
-        device: str | torch.device = "cpu",
-        preprocessing: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        inferer: Inferer | None = None,
-    ) -> None:
-        super().__init__()
-        self.cropper = CropCandidates(spatial_size)
-        self.batch_size = batch_size
-        self.device = torch.device(device)
-        self.preprocessing = preprocessing or torch.nn.Identity()
-        self.inferer = inferer or SimpleInferer()
+    spatial_size: Sequence[int]
+    batch_size: int
+    device: str | torch.device = "cpu"
+    preprocessing: Callable[[torch.Tensor], torch.Tensor] = field(default_factory=torch.nn.Identity)
+    inferer: Inferer = field(default_factory=SimpleInferer)
 
     def __call__(
         self,
@@ -71,15 +64,15 @@ class CandidateInferer(Inferer):
         Returns:
             Logits (n, 2), float32, on the CPU.
         """
-        candidates = inputs if centers is None else centers
+        cropper, candidates = CropCandidates(self.spatial_size), inputs if centers is None else centers
         # Threads of their own share the candidates: those of PyTorch wait for each other after each layer.
         before = torch.get_num_threads()
-        threads = before if self.device.type == "cpu" else 1
+        threads = before if torch.device(self.device).type == "cpu" else 1
         parts = min(len(candidates), threads * math.ceil(len(candidates) / threads / self.batch_size))
 
         def classify(part: torch.Tensor) -> torch.Tensor:
             torch.set_num_threads(before // threads)
-            image = self.preprocessing(part if centers is None else self.cropper(inputs, part.numpy()))
+            image = self.preprocessing(part if centers is None else cropper(inputs, part.numpy()))
             image = image.to(self.device).to(torch.float32, memory_format=torch.channels_last_3d)
             with torch.no_grad():
                 return self.inferer(image, network, *args, **kwargs).float().cpu()
