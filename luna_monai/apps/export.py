@@ -51,9 +51,7 @@ class LunaExportApp(App):
         )
         parser.add_argument("--format", choices=("torchscript", "onnx"), required=True, help="which runtime")
         parser.add_argument(
-            "--output",
-            metavar="FILE",
-            help="the file to write (default: the name of the weights with .ts or .onnx, in the run's folder or here)",
+            "--output", metavar="FILE", help="file to write (default: model.ts or model.onnx in RUN, or here)"
         )
         parser.add_argument("--config", action="append", default=[], metavar="YAML", help="as of 'luna-monai train'")
         add_overrides_argument(parser)
