@@ -9,7 +9,7 @@ from pathlib import Path
 from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes
-from luna_monai.predictions.outputs import check_writable
+from luna_monai.predictions.outputs import check_file
 from luna_monai.reports.run import read_run
 from luna_monai.reports.run_report import build_report
 
@@ -46,7 +46,7 @@ class LunaReportApp(App):
         if not 0 <= arguments.threshold <= 1:
             raise LunaError(f"--threshold must be between 0 and 1, found {arguments.threshold:g}")
         output = Path(arguments.output or Path(arguments.run) / "report.html")
-        check_writable(output)
+        check_file(output, (".html", ".htm"))
         run = read_run(arguments.run, arguments.dataset_dir)
         content = build_report(run, arguments.threshold).encode()
         write_bytes(output, content)

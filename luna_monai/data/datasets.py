@@ -207,6 +207,10 @@ class CandidateLoader(DataLoader):
         # A generator of its own: reading data must not move the global one, or a resumed run would draw other numbers.
         kwargs.setdefault("generator", torch.Generator())
         super().__init__(dataset, pin_memory=pin_memory, shuffle=shuffle, collate_fn=collate_candidates, **kwargs)
+        if self.drop_last and len(self) == 0:
+            raise LunaError(
+                f"batch_size: {self.batch_size} is more than the samples of an epoch, and drop_last leaves no batch"
+            )
         self.num_workers = num_workers
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

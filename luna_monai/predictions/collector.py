@@ -1,9 +1,10 @@
-"""Collecting what an evaluator says about scans, and writing it down."""
+"""The predictions of an evaluator for scans, collected and written to files."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +14,15 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
 from luna_monai.data.tables import COORDINATES
-from luna_monai.detection.findings import Finding, find_findings
+from luna_monai.detection.findings import find_findings
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import log_odds_of_logits
 from luna_monai.predictions.dataset_froc import DatasetFroc
 from luna_monai.predictions.heat_map import ScanExplanation
 from luna_monai.predictions.model import ModelFacts
-from luna_monai.predictions.outputs import (
-    PLACEHOLDER,
-    check_outputs,
-    check_writable,
-    ending_of,
-    is_dicom,
-    write_outputs,
-)
+from luna_monai.predictions.outputs import PLACEHOLDER, check_outputs, ending_of, is_dicom, write_outputs
 from luna_monai.predictions.result import COLUMNS, ScanPrediction
+from luna_monai.scans.sources import ScanSource
 from luna_monai.training.processes import gather_objects, launched
 
 logger = logging.getLogger(__name__)
@@ -38,6 +33,7 @@ DEFAULT_THRESHOLD = 0.5
 OPERATING_POINT = "4 false positives per scan"
 
 
+@dataclass(eq=False)
 class ScanPredictions:
     """Makes a :class:`~luna_monai.predictions.ScanPrediction` of each scan that an evaluator has been through.
 
@@ -46,49 +42,38 @@ class ScanPredictions:
     the first one writes what holds all of them.
 
     Args:
-        model: which model it is.
-        outputs: files to write, by their endings; relative to ``output_dir``.
+        model: the facts about the model.
+        outputs: file or files to write, by their endings; relative to ``output_dir``.
         scans: the scans, :class:`~luna_monai.scans.ScanSource`.
         proposed: whether the candidates are proposals rather than a given list.
-        finder: makes findings of candidates, as :func:`luna_monai.detection.findings.find_findings`.
         threshold: findings of this probability or a higher one are shown to people. None takes the model's threshold
             for 4 false positives per scan, or 0.5 where it is not known.
-        max_findings: not more findings of a scan than this are shown.
+        max_findings: largest number of findings of a scan that are shown.
         output_dir: folder of the outputs.
         anonymous: whether DICOM objects leave the patient's tags empty.
-        explanation: explains the findings of a scan; none does when None.
-        page: shows the scans, a :class:`~luna_monai.reports.PredictionPage`; none does when None.
-        froc: evaluates all scans, a :class:`~luna_monai.predictions.DatasetFroc`; none does when None.
+        explanation: writes the attribution map of a scan; None for no map.
+        page: a :class:`~luna_monai.reports.PredictionPage`; None for no page.
+        froc: a :class:`~luna_monai.predictions.DatasetFroc`; None for no evaluation.
     """
 
-    def __init__(
-        self,
-        model: ModelFacts,
-        outputs: str | Sequence[str] | None,
-        scans: Sequence[Any],
-        proposed: bool,
-        *,
-        finder: Callable[..., list[Finding]] = find_findings,
-        threshold: float | None = None,
-        max_findings: int = 20,
-        output_dir: str | Path = ".",
-        anonymous: bool = False,
-        explanation: ScanExplanation | None = None,
-        page: Any = None,
-        froc: DatasetFroc | None = None,
-    ) -> None:
-        self.model = model
-        names = [outputs] if isinstance(outputs, str) else list(outputs or ())
-        self.outputs = [Path(output_dir) / name for name in names]
-        self.scans = scans
-        self.proposed = proposed
-        self.finder = finder
-        self.threshold = model.thresholds.get(OPERATING_POINT, DEFAULT_THRESHOLD) if threshold is None else threshold
-        self.max_findings = max_findings
-        self.anonymous = anonymous
-        self.explanation = explanation
-        self.page = page
-        self.froc = froc
+    model: ModelFacts
+    outputs: str | Sequence[str] | None
+    scans: Sequence[ScanSource]
+    proposed: bool
+    _: KW_ONLY
+    threshold: float | None = None
+    max_findings: int = 20
+    output_dir: str | Path = "."
+    anonymous: bool = False
+    explanation: ScanExplanation | None = None
+    page: Any = None
+    froc: DatasetFroc | None = None
+
+    def __post_init__(self) -> None:
+        names = [self.outputs] if isinstance(self.outputs, str) else self.outputs or ()
+        self._paths = [Path(self.output_dir) / name for name in names]
+        default = self.model.thresholds.get(OPERATING_POINT, DEFAULT_THRESHOLD)
+        self._threshold = default if self.threshold is None else self.threshold
         # By the number of the scan: the prediction, or why there is none.
         self._results: dict[int, ScanPrediction | str] = {}
         self._problems: list[str] = []
@@ -97,11 +82,6 @@ class ScanPredictions:
     def predictions(self) -> list[ScanPrediction]:
         """Predictions of the scans that could be classified, in the order of the scans."""
         return [result for _, result in sorted(self._results.items()) if isinstance(result, ScanPrediction)]
-
-    @property
-    def failures(self) -> list[str]:
-        """Why the other scans could not be classified, in the order of the scans."""
-        return [result for _, result in sorted(self._results.items()) if isinstance(result, str)]
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator over a :class:`~luna_monai.predictions.ScanDataset`."""
@@ -115,8 +95,8 @@ class ScanPredictions:
         Raises:
             LunaError: when there is none, and as :func:`~luna_monai.predictions.outputs.check_outputs`.
         """
-        check_outputs(self.outputs, len(self.scans))
-        dicom = [path for path in self.outputs if is_dicom(path)]
+        check_outputs(self._paths, len(self.scans))
+        dicom = [path for path in self._paths if is_dicom(path)]
         if dicom:
             from luna_monai.predictions.dicom_objects import refusal
 
@@ -125,15 +105,11 @@ class ScanPredictions:
                 self._problems = [f"{path.name} is not written: {refused[0]}" for path in dicom]
                 logger.error("%d of %d scans: %s", len(refused), len(self.scans), self._problems[0])
             if refused and len(self.scans) == 1:
-                self.outputs = [path for path in self.outputs if path not in dicom]
-        if not self.outputs and not any((self.explanation, self.page, self.froc)):
+                self._paths = [path for path in self._paths if path not in dicom]
+        if not self._paths and not any((self.explanation, self.page, self.froc)):
             raise LunaError((self._problems or ["no output: name a file to write"])[0])
-        if self.explanation is not None:
-            self.explanation.check(len(self.scans))
-        if self.page is not None:
-            self.page.check()
-        if self.froc is not None:
-            check_writable(self.froc.path)
+        if self.explanation is not None and len(self.scans) != 1:
+            raise LunaError(f"{self.explanation.path}: holds one scan, and there are {len(self.scans)}")
 
     def write(self) -> None:
         """Write the outputs that hold all scans. All processes have to call this, and the first one writes.
@@ -146,35 +122,32 @@ class ScanPredictions:
             return
         self._problems = [problem for part in parts for problem in part[2]]
         self._merge(parts[1:])
-        if self.predictions:
-            self._write(self.predictions, each=False)
+        predictions = self.predictions
+        if predictions:
+            self._write(predictions, each=False)
         if self.page is not None:
-            self._log_written(self.page.write())
-        if self.froc is not None and self.predictions:
-            for line in self.froc.write(self.predictions):
+            _log_written(self.page.write())
+        if self.froc is not None and predictions:
+            for line in self.froc.write(predictions):
                 logger.info(line)
-            self._log_written([self.froc.path])
-        failures, count = self.failures, len(self.scans)
-        if failures and count > 1:
-            others = "the others are written" if self.predictions else "nothing is written"
+            _log_written([self.froc.path])
+        failures = [result for _, result in sorted(self._results.items()) if isinstance(result, str)]
+        if failures and len(self.scans) > 1:
+            others = "the others are written" if predictions else "nothing is written"
             raise LunaError(
-                f"{len(failures)} of {count} scans could not be classified, {others}; the first: {failures[0]}"
+                f"{len(failures)} of {len(self.scans)} scans could not be classified, {others}; "
+                f"the first: {failures[0]}"
             )
-        if failures or self._problems:
-            problems = failures or self._problems
+        if problems := failures or self._problems:
             more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
             raise LunaError(problems[0] + more)
 
     def _write(self, predictions: Sequence[ScanPrediction], *, each: bool) -> None:
-        paths = [path for path in self.outputs if (PLACEHOLDER in path.name) == each]
-        segmented = any(ending_of(path) == ".seg.dcm" for path in self.outputs)
+        paths = [path for path in self._paths if (PLACEHOLDER in path.name) == each]
+        segmented = any(ending_of(path) == ".seg.dcm" for path in self._paths)
         written, problems = write_outputs(paths, predictions, anonymous=self.anonymous, segmented=segmented)
-        self._log_written(written)
+        _log_written(written)
         self._problems += problems
-
-    def _log_written(self, paths: Sequence[Path]) -> None:
-        for path in paths:
-            logger.info("Written: %s", path)
 
     def _collect(self, engine: Engine) -> None:
         batch = engine.state.batch
@@ -187,7 +160,7 @@ class ScanPredictions:
             heat = None
             if self.explanation is not None:
                 heat = self.explanation(prediction, batch["image"], batch["geometry"])
-                self._log_written([self.explanation.path])
+                _log_written([self.explanation.path])
             if self.page is not None:
                 self.page.add(number, prediction, batch["image"][0].numpy(), batch["geometry"], heat)
             self._add(number, prediction)
@@ -212,7 +185,7 @@ class ScanPredictions:
         table = table.assign(seriesuid=scan.seriesuid, probability=probability, probability_calibrated=calibrated)
         table = table.sort_values("probability", ascending=False, kind="stable", ignore_index=True)[list(COLUMNS)]
         points, probability = table[COORDINATES].to_numpy(dtype=float), table["probability"].to_numpy()
-        findings = self.finder(batch["image"][0].numpy(), grid, points, probability, batch["lungs"])
+        findings = find_findings(batch["image"][0].numpy(), grid, points, probability, batch["lungs"])
         return ScanPrediction(
             seriesuid=scan.seriesuid,
             source=scan.path,
@@ -221,7 +194,7 @@ class ScanPredictions:
             model=self.model,
             proposed=self.proposed,
             findings=tuple(findings),
-            shown=min(self.max_findings, sum(finding.probability >= self.threshold for finding in findings)),
+            shown=min(self.max_findings, sum(finding.probability >= self._threshold for finding in findings)),
             grid=grid,
             warnings=tuple(batch["warnings"]),
             dicom_files=scan.files if scan.format == "DICOM" else (),
@@ -233,7 +206,7 @@ class ScanPredictions:
         if launched().rank > 0:
             return  # the first process says it, once it has what the others found
         if isinstance(result, ScanPrediction):
-            for line in summary_lines(result, self.threshold):
+            for line in summary_lines(result, self._threshold):
                 logger.info(line)
         elif len(self.scans) > 1:
             logger.error("Scan %d of %d: %s", number + 1, len(self.scans), result)
@@ -257,12 +230,17 @@ class ScanPredictions:
                 self._add(number, result)
 
 
+def _log_written(paths: Sequence[Path]) -> None:
+    for path in paths:
+        logger.info("Written: %s", path)
+
+
 def _second(path: Path, seriesuid: str) -> str:
     return f"{path}: a second scan with the name {seriesuid}"
 
 
 def summary_lines(prediction: ScanPrediction, threshold: float) -> list[str]:
-    """Say in words what was found in a scan: candidates, findings, the most probable one, and each warning."""
+    """Describe the result of a scan in lines: candidates, findings, the most probable one, and each warning."""
     kind = "proposed" if prediction.proposed else "given"
     name, count = prediction.seriesuid, len(prediction.findings)
     line = f"{name}: {len(prediction.candidates)} candidates {kind}, {count} findings"

@@ -11,6 +11,7 @@ from luna_monai.data.tables import read_findings
 from luna_monai.detection.findings import findings_table
 from luna_monai.files import write_json
 from luna_monai.metrics.froc import FROC_COLUMNS, FrocResult, evaluate_froc
+from luna_monai.predictions.outputs import check_file
 from luna_monai.predictions.result import ScanPrediction
 
 
@@ -25,11 +26,12 @@ class DatasetFroc:
         dataset_dir: folder with ``annotations.csv`` and, if there is one, ``annotations_excluded.csv``.
 
     Raises:
-        LunaError: when one of these tables is damaged, or the first is missing.
+        LunaError: when one of these tables is damaged, the first is missing, or the file cannot be written.
     """
 
     def __init__(self, path: str | Path, dataset_dir: str | Path) -> None:
         self.path = Path(path)
+        check_file(self.path, [".json"])
         self.annotations, self.excluded = read_findings(dataset_dir)
 
     def write(self, predictions: Sequence[ScanPrediction]) -> list[str]:

@@ -75,9 +75,8 @@ def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False)
             if anonymous or keyword not in header:
                 setattr(header, keyword, "")
         slices.append(header)
-    for keyword in _NEEDED[2:]:
-        if len({one.get(keyword) for one in slices}) > 1:
-            raise LunaError(f"{source}: the slices have more than one {keyword}; keep one series of them")
+        if any(header.get(keyword) != slices[0].get(keyword) for keyword in _NEEDED[2:]):
+            raise LunaError(f"{path}: not the {', '.join(_NEEDED[2:])} of {files[0]}")
     return slices
 
 
@@ -96,7 +95,7 @@ def refusal(source: ScanSource) -> str | None:
 
 def write_structured_report(
     path: Path, prediction: ScanPrediction, *, anonymous: bool = False, segmented: bool = False
-) -> bool:
+) -> None:
     """Write a Comprehensive 3D SR with a TID 1500 "Measurement Report" about the findings that people are shown.
 
     Each finding is a measurement group with its probability (122157, DCM, without unit; once more by the method
@@ -110,9 +109,6 @@ def write_structured_report(
         anonymous: whether ``PATIENT_TAGS`` are left empty instead of those of the CT.
         segmented: whether :func:`write_segmentation` writes the outlines of the same prediction.
 
-    Returns:
-        True.
-
     Raises:
         LunaError: as :func:`read_slices`, and when the file cannot be written.
 
@@ -124,7 +120,7 @@ def write_structured_report(
     rows = enumerate(describe_findings(prediction)[: prediction.shown], start=1)
     groups = [_group(prediction, slices, number, row, segments.get(number)) for number, row in rows]
     observer = sr.DeviceObserverIdentifyingAttributes(
-        uid=_as_uid(uuid.uuid5(uuid.NAMESPACE_OID, f"luna-monai {model.version} {model.sha256}")),
+        uid=_uid(prediction, "device"),
         name="luna-monai",
         manufacturer_name="luna-monai",
         model_name=model.name,
@@ -157,10 +153,9 @@ def write_structured_report(
         **_equipment(prediction, "report"),
     )
     _save(dataset, path)
-    return True
 
 
-def write_segmentation(path: Path, prediction: ScanPrediction, *, anonymous: bool = False) -> bool:
+def write_segmentation(path: Path, prediction: ScanPrediction, *, anonymous: bool = False, **_: Any) -> bool:
     """Write the outlines of the findings that people are shown as a binary DICOM segmentation.
 
     Segments are numbered from 1 without gaps, as DICOM wants; their label says which finding it is.
@@ -223,12 +218,8 @@ def _segment_numbers(prediction: ScanPrediction) -> dict[int, int]:
     return {number: segment for segment, number in enumerate(outlined, start=1)}
 
 
-def _as_uid(value: uuid.UUID) -> Any:
-    return hd.UID.from_uuid(str(value))
-
-
 def _uid(prediction: ScanPrediction, name: str) -> Any:
-    return _as_uid(uuid.uuid5(prediction.run, name))
+    return hd.UID.from_uuid(str(uuid.uuid5(prediction.run, name)))
 
 
 def _equipment(prediction: ScanPrediction, kind: str) -> dict[str, Any]:
@@ -267,10 +258,6 @@ def _group(
         for name, value, unit, options in values
         if value is not None
     ]
-    if row["attenuation"]:
-        name = sr.CodedConcept("attenuation", PRIVATE_SCHEME, "Attenuation")
-        value = sr.CodedConcept(row["attenuation"], PRIVATE_SCHEME, row["attenuation"].capitalize())
-        facts["qualitative_evaluations"] = [sr.QualitativeEvaluation(name, value)]
     if segment is not None:
         series = sr.SourceSeriesForSegmentation(slices[0].SeriesInstanceUID)
         uid = _uid(prediction, "segmentation")

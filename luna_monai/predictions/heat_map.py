@@ -14,7 +14,7 @@ from monai.visualize import GradCAM
 from torch import nn
 
 from luna_monai.errors import LunaError
-from luna_monai.predictions.outputs import check_writable
+from luna_monai.predictions.outputs import check_file
 from luna_monai.predictions.result import ScanPrediction
 from luna_monai.predictions.volumes import in_file_order, write_volume
 from luna_monai.scans.geometry import Geometry
@@ -49,7 +49,6 @@ class CandidateExplainer:
     Args:
         network: gives logits (n, 2) for (n, 1, z, y, x) in HU; it is not changed.
         target_layers: names of the layers.
-        batch_size: candidates that go through the network at once.
         device: where the network runs.
 
     Raises:
@@ -60,10 +59,8 @@ class CandidateExplainer:
         self,
         network: nn.Module,
         target_layers: Sequence[str] = TARGET_LAYERS,
-        batch_size: int = 16,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.batch_size = batch_size
         self.device = torch.device(device)
         layers = dict(network.named_modules())
         for name in target_layers:
@@ -87,17 +84,19 @@ class CandidateExplainer:
         Returns:
             (n, z, y, x), float32 on the CPU: 0 without evidence of a nodule, 1 at the strongest of each candidate.
         """
-        maps = [torch.empty((0, *image.shape[2:]))]
-        for batch in image.split(self.batch_size) if len(image) else ():
-            batch = batch.to(self.device, torch.float32)
+        heat = torch.zeros((len(image), *image.shape[2:]))
+        for number, candidate in enumerate(image):
+            batch = candidate[None].to(self.device, torch.float32)
             with torch.enable_grad():
-                found = torch.stack([cam(batch, class_idx=0)[:, 0].detach() for cam in self._cams])
+                maps = [cam(batch, class_idx=0)[0, 0].detach() for cam in self._cams]
             # Each by its own strength first, because the product of small numbers underflows.
-            found = found / found.amax(dim=(2, 3, 4), keepdim=True).clamp(min=torch.finfo(found.dtype).tiny)
-            maps.append(found.prod(dim=0).pow(1 / len(found)).cpu())
-        heat = torch.cat(maps)
-        strongest = heat.amax(dim=(1, 2, 3), keepdim=True)
-        return torch.where(strongest > 0, heat / strongest, torch.zeros(()))
+            product = torch.stack([_by_strongest(each) for each in maps]).prod(dim=0)
+            heat[number] = _by_strongest(product.pow(1 / len(maps))).cpu()
+        return heat
+
+
+def _by_strongest(values: torch.Tensor) -> torch.Tensor:
+    return values / values.max().clamp(min=torch.finfo(values.dtype).tiny)
 
 
 class ScanExplanation:
@@ -109,6 +108,9 @@ class ScanExplanation:
         max_findings: how many findings are explained.
         spatial_size: voxels of a candidate, z, y, x.
         preprocessing: of candidates, before the network sees them.
+
+    Raises:
+        LunaError: when the name of the file has another ending, or it cannot be written.
     """
 
     def __init__(
@@ -120,23 +122,11 @@ class ScanExplanation:
         preprocessing: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.path = Path(path)
+        check_file(self.path, SUFFIXES)
         self.explainer = explainer
         self.max_findings = max_findings
         self.cropper = CropCandidates(spatial_size)
         self.preprocessing = preprocessing or nn.Identity()
-
-    def check(self, scans: int) -> None:
-        """Check the name of the file and the number of scans before the work begins.
-
-        Raises:
-            LunaError: when the ending is another, the file cannot be written, or there are several scans.
-        """
-        name = self.path.name.lower()
-        if not name.endswith(SUFFIXES) or name in SUFFIXES:
-            raise LunaError(f"{self.path}: the name of an attribution map ends with {', '.join(SUFFIXES)}")
-        check_writable(self.path)
-        if scans != 1:
-            raise LunaError(f"{self.path}: holds one scan, and there are {scans}; explain them one by one")
 
     def __call__(self, prediction: ScanPrediction, image: torch.Tensor, grid: Geometry) -> np.ndarray:
         """Explain the scan and write the file.

@@ -1,4 +1,4 @@
-"""Which model makes a prediction, and what is known about it."""
+"""The facts about the model that makes a prediction."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def model_facts(weights: str | Path, metadata: Mapping[str, Any]) -> ModelFacts:
         Name, SHA-256, the bundle's version, thresholds and calibration.
 
     Raises:
-        LunaError: when the file is missing, or the metadata are damaged.
+        LunaError: when the file is missing.
     """
     weights = Path(weights)
     sha256 = sha256_of(weights)
@@ -78,15 +78,9 @@ def model_facts(weights: str | Path, metadata: Mapping[str, Any]) -> ModelFacts:
     thresholds: dict[str, float] = {}
     calibration = None
     if points.get("weights_sha256") in own:
-        try:
-            calibration = Calibration(**points["calibration"])
-            for kind, text in _OPERATING_POINTS.items():
-                for point in points["thresholds"][kind]:
-                    thresholds[text.format(point["wanted"])] = float(point["threshold"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise LunaError(
-                f"metadata.json: damaged operating_points ({type(error).__name__}: {error}); store them again with "
-                "'luna-monai evaluate --metadata'"
-            ) from None
+        calibration = Calibration(**points["calibration"])
+        for kind, text in _OPERATING_POINTS.items():
+            for point in points["thresholds"][kind]:
+                thresholds[text.format(point["wanted"])] = float(point["threshold"])
     synthetic = bundled.is_file() and sha256_of(bundled) in own
     return ModelFacts(weights.name, sha256, str(metadata.get("version", "")), thresholds, calibration, synthetic)

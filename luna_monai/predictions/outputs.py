@@ -2,60 +2,45 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
 from luna_monai.predictions.result import ScanPrediction
-from luna_monai.predictions.text_files import write_findings, write_json_file, write_markups, write_submission
-from luna_monai.predictions.volumes import write_label_map
 
 #: In the name of an output: the name of the scan, for a file of its own for each.
 PLACEHOLDER = "{seriesuid}"
 
-
-def _write_report(path: Path, predictions: Sequence[ScanPrediction], **options: Any) -> bool:
-    from luna_monai.predictions.dicom_objects import write_structured_report
-
-    return write_structured_report(path, predictions[0], **options)
-
-
-def _write_segmentation(path: Path, predictions: Sequence[ScanPrediction], **options: Any) -> bool:
-    from luna_monai.predictions.dicom_objects import write_segmentation
-
-    return write_segmentation(path, predictions[0], anonymous=options["anonymous"])
-
-
-#: By the ending of the file's name, of which the longest that fits counts: what writes it, and whether it holds several
-#: scans. A writer returns whether there was something to write.
+#: By the ending of the file's name, of which the longest that fits counts: the module and the function that write it,
+#: and whether it holds several scans. A writer returns False where there was nothing to write.
 FORMATS = {
-    ".csv": (write_submission, True),
-    ".findings.csv": (write_findings, True),
-    ".json": (write_json_file, True),
-    ".mrk.json": (write_markups, False),
-    ".nii.gz": (write_label_map, False),
-    ".nii": (write_label_map, False),
-    ".nrrd": (write_label_map, False),
-    ".dcm": (_write_report, False),
-    ".seg.dcm": (_write_segmentation, False),
+    ".csv": ("text_files", "write_submission", True),
+    ".findings.csv": ("text_files", "write_findings", True),
+    ".json": ("text_files", "write_json_file", True),
+    ".mrk.json": ("text_files", "write_markups", False),
+    ".nii.gz": ("volumes", "write_label_map", False),
+    ".nii": ("volumes", "write_label_map", False),
+    ".nrrd": ("volumes", "write_label_map", False),
+    ".dcm": ("dicom_objects", "write_structured_report", False),
+    ".seg.dcm": ("dicom_objects", "write_segmentation", False),
 }
 
 
-def ending_of(path: Path) -> str:
-    """Tell the kind of an output from its ending, a key of ``FORMATS``.
+def ending_of(path: Path, endings: Iterable[str] = FORMATS) -> str:
+    """Find the longest of some endings that the name of a file has.
 
     Raises:
-        LunaError: when the ending is not known.
+        LunaError: when it has none of them.
     """
     name = path.name.lower()
-    for ending in sorted(FORMATS, key=len, reverse=True):
+    for ending in sorted(endings, key=len, reverse=True):
         if name.endswith(ending) and name != ending:
             return ending
-    raise LunaError(f"{path}: an output's name ends with {', '.join(FORMATS)}, which says what is written")
+    raise LunaError(f"{path}: the name of this file must end with {', '.join(endings)}")
 
 
 def is_dicom(path: Path) -> bool:
@@ -63,14 +48,19 @@ def is_dicom(path: Path) -> bool:
     return ending_of(path).endswith(".dcm")
 
 
-def check_writable(path: Path) -> None:
+def check_file(path: Path, endings: Iterable[str] = FORMATS) -> None:
     """Check before the work begins that a file can be written.
 
+    Args:
+        path: the file.
+        endings: of which its name must have one.
+
     Raises:
-        LunaError: when a folder is in the way, or its folder cannot be written to.
+        LunaError: when its name has another ending, a folder is in the way, or its folder cannot be written to.
     """
     if path.is_dir():
         raise LunaError(f"{path}: a folder; an output is a file")
+    ending_of(path, endings)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         tempfile.TemporaryFile(dir=folder).close()
@@ -85,23 +75,20 @@ def check_outputs(paths: Sequence[Path], scans: int) -> None:
 
     Args:
         paths: the files.
-        scans: how many scans there are.
+        scans: the number of scans.
 
     Raises:
         LunaError: when an ending is not known, two are the same, a file cannot be written, a package is missing, or
             several scans would go to a file that holds one.
     """
     for path in paths:
-        _, holds_several = FORMATS[ending_of(path)]
-        check_writable(path)
+        check_file(path)
         if is_dicom(path):
             import_extra("highdicom", "dicom")
         if paths.count(path) > 1:
             raise LunaError(f"{path}: named twice as an output")
-        if scans > 1 and not holds_several and PLACEHOLDER not in path.name:
-            raise LunaError(
-                f"{path}: holds one scan, and there are {scans}; put {PLACEHOLDER} into its name for a file each"
-            )
+        if scans > 1 and not FORMATS[ending_of(path)][2] and PLACEHOLDER not in path.name:
+            raise LunaError(f"{path}: holds one scan, and there are {scans}; put {PLACEHOLDER} into its name")
 
 
 def write_outputs(
@@ -120,11 +107,13 @@ def write_outputs(
     """
     written, problems = [], []
     for path in paths:
-        write, _ = FORMATS[ending_of(path)]
+        module, name, holds_several = FORMATS[ending_of(path)]
+        write = getattr(importlib.import_module(f"luna_monai.predictions.{module}"), name)
         for part in [[one] for one in predictions] if PLACEHOLDER in path.name else [predictions]:
             one = path.with_name(path.name.replace(PLACEHOLDER, file_name(part[0].seriesuid)))
+            content = part if holds_several else part[0]
             try:
-                if write(one, part, anonymous=anonymous, segmented=segmented):
+                if write(one, content, anonymous=anonymous, segmented=segmented) is not False:
                     written.append(one)
             except LunaError as error:
                 problems.append(f"{path.name} is not written: {error}")
@@ -132,9 +121,9 @@ def write_outputs(
 
 
 def file_name(seriesuid: str) -> str:
-    """Make a part of a file's name of the name of a scan; different names stay different.
+    """Turn the name of a scan into a part of a file name; different names stay different.
 
     Args:
-        seriesuid: any text; what a file's name cannot hold becomes ``%`` and its number, as in web addresses.
+        seriesuid: any text; a character that file names cannot hold becomes ``%`` and its number, as in web addresses.
     """
     return re.sub(r'[%/\\:*?"<>|\x00-\x1f]', lambda found: f"%{ord(found[0]):02X}", seriesuid)

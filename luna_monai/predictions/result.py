@@ -1,4 +1,4 @@
-"""What a model says about one scan."""
+"""The prediction of a model for one scan."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from luna_monai.data.tables import COORDINATES
 from luna_monai.detection.findings import SIZES, Finding
 from luna_monai.predictions.model import ModelFacts
 from luna_monai.scans.geometry import Geometry
 
 #: Columns of ``ScanPrediction.candidates``.
-COLUMNS = (
-    "seriesuid", "coordX", "coordY", "coordZ", "index_z", "index_y", "index_x", "probability", "probability_calibrated",
-)  # fmt: skip
+COLUMNS = ("seriesuid", *COORDINATES, "index_z", "index_y", "index_x", "probability", "probability_calibrated")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +34,7 @@ class ScanPrediction:
         findings: most probable first; their outlines are in ``grid``, their candidates rows of ``candidates``.
         shown: how many findings people are shown, the first ones.
         grid: of the scan as the network sees it: turned to LPS, padded where it is smaller than a candidate.
-        warnings: what a reader must know, such as that the scan does not look like a chest CT.
+        warnings: about the scan, such as that it does not look like a chest CT.
         dicom_files: the slices in the order of the volume, where the scan is a DICOM series.
         voxels_sha256: fingerprint of the scan's HU.
         run: makes the UIDs of DICOM objects, which refer to each other.

@@ -86,11 +86,10 @@ class ScanDataset(torch.utils.data.Dataset):
             warnings.extend(self.examine(voxels, geometry, lungs))
         if self.candidates is not None:
             points = self._listed_points(self.candidates, scan.header, warnings)
-        elif self.proposer is not None:
+        else:
+            assert self.proposer is not None, "candidates or a proposer are needed"
             proposals = self.proposer(voxels, geometry, lungs)
             points = proposals[COORDINATES].to_numpy(dtype=float).reshape(-1, 3)
-        else:
-            raise LunaError("no candidates: give a CSV file with their positions, or a proposer that finds some")
         padded, grid = pad_with_air(voxels, geometry, self.spatial_size)
         if padded is not voxels:
             size = " x ".join(map(str, voxels.shape))
@@ -113,10 +112,8 @@ class ScanDataset(torch.utils.data.Dataset):
             raise LunaError(f"{candidates.path}: no column 'seriesuid', which a list for several scans must have")
         if listed is not None and scan.seriesuid not in listed:
             if len(self.data) == 1:
-                raise LunaError(
-                    f"{candidates.path}: no candidates of scan {scan.seriesuid}, only of {', '.join(listed[:3])}; "
-                    "correct the column 'seriesuid', or leave it out"
-                )
+                known = ", ".join(listed[:3])
+                raise LunaError(f"{candidates.path}: no candidates of scan {scan.seriesuid}, only of {known}")
             warnings.append("no candidates are listed for this scan")
         return candidates.points(scan.seriesuid, scan.geometry)
 
@@ -154,7 +151,7 @@ class ScanLoader:
 
     Args:
         dataset: of scans.
-        num_workers: how many scans are read ahead, each in a thread of its own; 0 reads each when it is needed.
+        num_workers: number of scans that are read ahead, each in a thread; 0 reads each when it is needed.
         sampler: indices of the items; all in their order when None.
     """
 
@@ -167,17 +164,11 @@ class ScanLoader:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        if self.num_workers == 0:
-            yield from map(self.dataset.__getitem__, self.indices)
-            return
-        pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="read-ahead")
-        waiting: deque[Future[dict[str, Any]]] = deque()
-        try:
+        with ThreadPoolExecutor(max(self.num_workers, 1), thread_name_prefix="read-ahead") as pool:
+            waiting: deque[Future[dict[str, Any]]] = deque()
             for index in self.indices:
                 waiting.append(pool.submit(self.dataset.__getitem__, index))
                 if len(waiting) > self.num_workers:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)

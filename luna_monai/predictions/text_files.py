@@ -19,14 +19,13 @@ MARKUPS_SCHEMA = (
 )
 
 
-def write_submission(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> bool:
+def write_submission(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
     """Write a submission for LUNA16: a row for each finding, or for each candidate where these were given."""
     tables = [findings_table(one.findings, one.seriesuid) if one.proposed else one.candidates for one in predictions]
     files.write_submission(path, pd.concat(tables))
-    return True
 
 
-def write_findings(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> bool:
+def write_findings(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
     """Write the findings that people are shown as a table: position, probability and size."""
     tables = []
     for prediction in predictions:
@@ -36,10 +35,9 @@ def write_findings(path: Path, predictions: Sequence[ScanPrediction], **_: Any) 
         table.insert(1, "finding", range(1, len(table) + 1))
         tables.append(table)
     files.write_table(path, pd.concat(tables).round({**SIZES, **dict.fromkeys(COORDINATES, 2)}))
-    return True
 
 
-def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> bool:
+def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
     """Write all that is known as JSON, without any path and anything of a patient.
 
     ``model`` has name, SHA-256, version, thresholds and calibration; ``scans`` an entry for each scan with its
@@ -61,12 +59,10 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any)
         scan |= {"candidates": candidates, "findings": describe_findings(prediction)}
         scans.append(scan | {"findings_shown": prediction.shown})
     files.write_json(path, {"format": "luna-monai predictions", "model": facts, "scans": scans}, indent=1)
-    return True
 
 
-def write_markups(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> bool:
+def write_markups(path: Path, prediction: ScanPrediction, **_: Any) -> None:
     """Write the findings of a scan that people are shown as a point list of 3D Slicer (``.mrk.json``)."""
-    (prediction,) = predictions
     points = []
     for number, row in enumerate(describe_findings(prediction)[: prediction.shown], start=1):
         size = "" if row["diameter_mm"] is None else f", {row['diameter_mm']:.1f} mm"
@@ -83,4 +79,3 @@ def write_markups(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -
         "controlPoints": points,
     }
     files.write_json(path, {"@schema": MARKUPS_SCHEMA, "markups": [markups]}, indent=1)
-    return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +60,9 @@ def label_map(prediction: ScanPrediction) -> sitk.Image:
     return in_file_order(labels, grid, prediction.geometry)
 
 
-def write_label_map(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> bool:
+def write_label_map(path: Path, prediction: ScanPrediction, **_: Any) -> None:
     """Write the outlines of a scan as NIfTI or NRRD; see :func:`label_map`."""
-    (prediction,) = predictions
     write_volume(path, label_map(prediction))
-    return True
 
 
 def write_volume(path: Path, image: sitk.Image) -> None:

@@ -1,13 +1,8 @@
-"""Figures as matplotlib objects without pyplot's global state, as PNG or as SVG that takes on a page's colors.
-
-scikit-learn's display classes are not used for the curves: they do not mark a threshold, and the arguments of ``plot``
-change between their releases.
-"""
+"""Figures as matplotlib objects without pyplot's global state, as PNG or as SVG that takes on a page's colors."""
 
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,8 +12,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
-from sklearn.metrics import precision_recall_curve, roc_curve
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 from luna_monai.metrics.froc import CONFIDENCE, FALSE_POSITIVES_PER_SCAN, FrocResult, rate_name
 
@@ -75,7 +70,7 @@ def to_svg(figure: Figure, name: str) -> str:
     return svg
 
 
-def froc_figure(result: FrocResult, title: str | None = None, parts: Iterable[FrocResult] = ()) -> Figure:
+def froc_figure(result: FrocResult, title: str = "", parts: Iterable[FrocResult] = ()) -> Figure:
     """Plot sensitivity against false positives per scan from 1/8 to 8.
 
     Args:
@@ -112,24 +107,20 @@ def froc_figure(result: FrocResult, title: str | None = None, parts: Iterable[Fr
     return figure
 
 
-def roc_figure(is_nodule: np.ndarray, probability: np.ndarray, threshold: float) -> Figure:
-    """Plot the ROC curve of candidates of both classes, and where a threshold lies on it."""
-    x, y, _ = roc_curve(is_nodule, probability)
+def ranking_figures(is_nodule: np.ndarray, probability: np.ndarray, threshold: float) -> tuple[Figure, Figure]:
+    """Plot the ROC curve and the precision-recall curve of candidates of both classes, and a threshold on them."""
     called = probability > threshold
-    figure, axes = _new_figure("false positive rate", "sensitivity")
-    mark = (called[~is_nodule].mean(), called[is_nodule].mean(), f"at {threshold:g}")
-    _plot_shares(axes, x, y, ("chance", 0, 1), mark, "lower right")
-    return figure
-
-
-def precision_recall_figure(is_nodule: np.ndarray, probability: np.ndarray, threshold: float) -> Figure:
-    """Plot precision against recall, and where a threshold lies on it."""
-    precision, recall, _ = precision_recall_curve(is_nodule, probability, drop_intermediate=True)
-    called, chance = probability > threshold, is_nodule.mean()
-    figure, axes = _new_figure("recall (sensitivity)", "precision")
-    mark = (called[is_nodule].mean(), is_nodule[called].mean() if called.any() else np.nan, f"at {threshold:g}")
-    _plot_shares(axes, recall, precision, ("chance", chance, chance), mark, "lower left", drawstyle="steps-post")
-    return figure
+    recall, figures = called[is_nodule].mean(), []
+    for display, mark in (
+        (RocCurveDisplay, (called[~is_nodule].mean(), recall)),
+        (PrecisionRecallDisplay, (recall, is_nodule[called].mean() if called.any() else np.nan)),
+    ):
+        figure, axes = _new_figure()
+        display.from_predictions(is_nodule, probability, ax=axes, plot_chance_level=True, chance_level_kw=_DOTTED)
+        axes.plot(*mark, "o", color=COLORS["pos"], label=f"at {threshold:g}")
+        _legend(axes, "lower left" if display is PrecisionRecallDisplay else "lower right")
+        figures.append(figure)
+    return figures[0], figures[1]
 
 
 def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
@@ -138,72 +129,60 @@ def reliability_figure(reliability: Mapping[str, Any]) -> Figure:
     x, y, lower, upper = (np.asarray(reliability[name]) for name in names)
     title = f"expected calibration error {reliability['expected_calibration_error']:.4f}"
     figure, axes = _new_figure("predicted probability of a nodule", "observed share of nodules", title)
-    axes.errorbar(x, y, np.clip([y - lower, upper - y], 0, None), fmt="o", color=COLORS["neg"], capsize=2, markersize=4)
-    _plot_shares(axes, x, y, ("calibrated", 0, 1), (), "upper left")
+    axes.plot([0, 1], [0, 1], label="calibrated", **_DOTTED)
+    axes.errorbar(x, y, np.clip([y - lower, upper - y], 0, None), fmt="o-", capsize=2, markersize=4)
+    axes.set(xlim=_WHOLE, ylim=_WHOLE)
+    _legend(axes, "upper left")
     return figure
 
 
-def _plot_shares(
-    axes: Axes, x: Any, y: Any, reference: tuple[str, float, float], mark: Sequence[Any], legend: Any, **style: Any
-) -> None:
-    """Plot a curve between 0 and 1, a straight line to compare it with, and a point on it."""
-    name, *ends = reference
-    axes.plot([0, 1], ends, label=name, **_DOTTED)
-    axes.plot(x, y, color=COLORS["neg"], **style)
-    if mark:
-        axes.plot(*mark[:2], "o", color=COLORS["pos"], label=mark[2])
-    axes.set(xlim=_WHOLE, ylim=_WHOLE)
-    _legend(axes, legend)
-
-
-def epoch_figure(metrics: pd.DataFrame, columns: Mapping[str, tuple[str, str]], best_epoch: int | None) -> Figure:
+def epoch_figure(metrics: pd.DataFrame, columns: Sequence[str], best_epoch: int | None) -> Figure:
     """Plot quantities over the epochs, training dashed and validation solid.
 
     Args:
         metrics: rows of ``metrics.csv``.
-        columns: color (a role of ``COLORS``) and name of each column.
+        columns: at most three columns; their names end with what tells them apart.
         best_epoch: marked by a line.
 
     Returns:
         The figure; losses have a logarithmic scale.
     """
-    figure, axes = _new_figure("epoch", "")
-    for split, part, style, width in (("trn", "training", "--", 1.1), ("val", "validation", "-", 1.7)):
+    figure, axes = _new_figure("epoch")
+    for split, part, style in (("trn", "training", "--"), ("val", "validation", "-")):
         rows = metrics[metrics["split"] == split]
-        for column, (role, name) in columns.items():
-            # A point between two undefined ones is no line: with few epochs every point is marked.
+        for role, column in zip(("all", "neg", "pos"), columns, strict=False):
             if rows[column].notna().any():
-                look: dict[str, Any] = {"color": COLORS[role], "linewidth": width, "markersize": 3}
-                look |= {"marker": "o" if len(rows) < 25 else None, "label": f"{name}, {part}"}
-                axes.plot(rows["epoch"], rows[column], style, **look)
-    axes.set_position((0.17, 0.15, 0.8, 0.81 - 0.055 * math.ceil(len(axes.lines) / 2)))
-    legend = {"frameon": False, "fontsize": 9, "labelcolor": COLORS["ink"]}
-    figure.legend(loc="upper center", ncols=2, handlelength=2.4, **legend)
+                look: dict[str, Any] = {"color": COLORS[role], "label": f"{short_name(column)}, {part}"}
+                # A point between two undefined ones is no line: with few epochs every point is marked.
+                axes.plot(rows["epoch"], rows[column], style, marker="o" if len(rows) < 25 else None, **look)
     if best_epoch is not None:
         axes.axvline(best_epoch, **_DOTTED)
     values = metrics[list(columns)]
     if "loss/all" in columns and (values > 0).any(axis=None):
         axes.set_yscale("log")
-        # Plain numbers; by default a short logarithmic axis has labels such as 6 x 10^-1.
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
     elif not (values > 1).any(axis=None):
         axes.set_ylim(_WHOLE)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    _legend(axes, "best")
     return figure
 
 
-def _new_figure(xlabel: str, ylabel: str, title: str | None = None) -> tuple[Figure, Axes]:
+def short_name(column: str) -> str:
+    """Give the name of a quantity among those of one chart: ``loss/pos`` is ``pos``."""
+    return column.rpartition("/")[2].replace("_", " ")
+
+
+def _new_figure(xlabel: str = "", ylabel: str = "", title: str = "") -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 3.5), facecolor=COLORS["surface"])
     # Fixed margins, wide enough for the labels of logarithmic axes: a layout engine takes longer than the drawing.
     axes = figure.add_axes((0.17, 0.15, 0.8, 0.75 if title else 0.82), facecolor=COLORS["surface"])
+    axes.set_prop_cycle(color=[COLORS["neg"]])
     axes.grid(color=COLORS["grid"], linewidth=0.8)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
         spine.set(visible=side in ("left", "bottom"), color=COLORS["muted"])
     axes.tick_params(which="both", colors=COLORS["muted"], labelcolor=COLORS["ink"], labelsize=10)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title or "")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
         text.set(color=COLORS["ink"], fontsize=11)
     return figure, axes

@@ -11,9 +11,8 @@ import numpy as np
 import pydicom
 from PIL import Image
 
-from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes
-from luna_monai.predictions.outputs import check_writable
+from luna_monai.predictions.outputs import check_file
 from luna_monai.predictions.result import ScanPrediction, describe_findings
 from luna_monai.reports.pages import render_page
 from luna_monai.reports.pictures import Stack, Volume, draw_stacks, heat_colors, image_address
@@ -22,8 +21,8 @@ from luna_monai.scans.geometry import Geometry
 #: Rows of all tables together; findings that are shown have a row in any case.
 ROWS = 400
 _MAP_PIXELS = 360
-#: Height of a number on the map, in pixels.
-_LABEL_PIXELS = 17
+#: Space for numbers on each side of the map.
+_MARGIN = 34
 #: In HU: air is black and bone white on the projection of the whole scan.
 _MAP_HU = (-1000.0, 250.0)
 
@@ -33,25 +32,19 @@ class PredictionPage:
 
     Args:
         path: the HTML file.
-        max_pictures: how many of the most probable findings, of all scans together, are shown in pictures.
+        max_pictures: number of findings, the most probable ones of all scans together, that are shown in pictures.
+
+    Raises:
+        LunaError: when the name of the file has another ending, or it cannot be written.
     """
 
     def __init__(self, path: str | Path, max_pictures: int = 40) -> None:
         self.path = Path(path)
+        check_file(self.path, (".html", ".htm"))
         self.max_pictures = max_pictures
         # By the number of the scan, the pictures by that and the rank of the finding.
         self._scans: dict[int, tuple[ScanPrediction, np.ndarray, Geometry]] = {}
         self._pictures: dict[tuple[int, int], tuple[float, list[Stack]]] = {}
-
-    def check(self) -> None:
-        """Check the name of the file before the work begins.
-
-        Raises:
-            LunaError: when its ending is not ``.html``, or it cannot be written.
-        """
-        if self.path.suffix.lower() not in (".html", ".htm"):
-            raise LunaError(f"{self.path}: the name of a report ends with .html")
-        check_writable(self.path)
 
     def add(
         self, number: int, prediction: ScanPrediction, voxels: np.ndarray, grid: Geometry, heat: np.ndarray | None
@@ -188,25 +181,18 @@ def draw_map(projection: np.ndarray, grid: Geometry, rows: list[dict[str, Any]])
     height = max(1, round(_MAP_PIXELS * depth * grid.spacing[2] / (width * grid.spacing[0])))
     picture = np.asarray(Image.fromarray(projection[::-1]).resize((_MAP_PIXELS, height)))
     z, _, x = ((grid.world_to_continuous_index(np.array([row["position"] for row in rows])) + 0.5) / grid.shape).T
-    margin = 2 * _LABEL_PIXELS
-    places = np.column_stack([margin + x * _MAP_PIXELS, (1 - z) * height])
+    places = np.column_stack([_MARGIN + x * _MAP_PIXELS, (1 - z) * height])
     marks = []
     for right in (False, True):
         side = np.flatnonzero((x > 0.5) == right)
-        order = side[np.argsort(places[side, 1], kind="stable")]
-        # From the top down, each number below the one before; then from the bottom up, so that none leaves the map.
-        gap = min(_LABEL_PIXELS, height / max(len(order), 1))
-        steps = gap * np.arange(len(order))
-        down = np.maximum.accumulate(np.maximum(places[order, 1], gap / 2) - steps) + steps
-        up = np.minimum.accumulate((np.minimum(down, height - gap / 2) - steps)[::-1])[::-1] + steps
-        label_x = _MAP_PIXELS + 1.5 * margin if right else margin / 2
-        marks += [
-            (row + 1, *places[row].tolist(), label_x, y) for row, y in zip(order.tolist(), up.tolist(), strict=True)
-        ]
+        order = side[np.argsort(places[side, 1], kind="stable")].tolist()
+        label_x = _MAP_PIXELS + 1.5 * _MARGIN if right else _MARGIN / 2
+        for number, row in enumerate(order):  # at equal distances, in the order of their places
+            marks.append((row + 1, *places[row].tolist(), label_x, (number + 0.5) * height / len(order)))
     return {
         "source": image_address(picture),
         "width": _MAP_PIXELS,
         "height": height,
-        "margin": margin,
+        "margin": _MARGIN,
         "marks": marks,
     }

@@ -10,7 +10,6 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from luna_monai.data import subset_of
 from luna_monai.data.tables import ANNOTATIONS, read_findings
 from luna_monai.errors import LunaError
 from luna_monai.literals import text_of
@@ -46,10 +45,6 @@ class Run:
     scans: dict[str, Path] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def subset(self, seriesuid: str) -> int | None:
-        """Tell the LUNA16 subset of a scan, None when its CT is not on disk."""
-        return subset_of(self.scans[seriesuid]) if seriesuid in self.scans else None
-
 
 def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
     """Read a run folder.
@@ -73,7 +68,7 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
     if training_path.is_file():
         training = read_predictions(training_path)
     else:
-        notes.append("There are no training predictions, so results by subset cover validation only.")
+        notes.append("There are no training predictions.")
     if config_path.is_file():
         try:
             config = dict(yaml.safe_load(config_path.read_text(encoding="utf-8")))
@@ -92,8 +87,7 @@ def read_run(folder: str | Path, dataset_dir: str | Path | None = None) -> Run:
             notes.append(f"The CTs of {missing:,} of {len(validated):,} validation scans are not in {dataset.name}.")
     else:
         notes.append(
-            "The dataset is missing, so there is no FROC curve, no result by subset and no picture. "
-            "Give its folder with --dataset-dir."
+            "The dataset is missing, so there is no FROC curve and no picture. Give its folder with --dataset-dir."
         )
     for note in notes:
         logger.warning("%s: %s", folder, note)

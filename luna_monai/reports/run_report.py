@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,48 +12,23 @@ import yaml
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from luna_monai.metrics.calibration import reliability, wilson_interval
-from luna_monai.metrics.froc import CONFIDENCE, FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans
+from luna_monai.metrics.calibration import wilson_interval
+from luna_monai.metrics.froc import CONFIDENCE, FrocResult, evaluate_froc, evaluated_scans
 from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports import figures
 from luna_monai.reports.mistakes import picture, worst_candidates
 from luna_monai.reports.pages import Chart, Section, Table, render_page, show
 from luna_monai.reports.run import Run
 
-#: Charts over the epochs: for each column of metrics.csv its color and name.
+#: Charts over the epochs and their columns of metrics.csv.
 _EPOCH_CHARTS = {
-    "Mean cross entropy, by class": {
-        "loss/all": ("all", "all"),
-        "loss/neg": ("neg", "non-nodules"),
-        "loss/pos": ("pos", "nodules"),
-    },
-    "Correct decisions in %, by class": {
-        "correct/all": ("all", "all"),
-        "correct/neg": ("neg", "non-nodules"),
-        "correct/pos": ("pos", "nodules"),
-    },
-    "Ranking": {
-        "roc_auc": ("neg", "ROC AUC"),
-        "average_precision": ("pos", "average precision"),
-        "cpm": ("all", "CPM"),
-    },
-    "Detection at 0.5": {
-        "pr/precision": ("neg", "precision"),
-        "pr/recall": ("pos", "recall"),
-        "pr/f1_score": ("all", "F1"),
-    },
+    "Mean cross entropy, by class": ("loss/all", "loss/neg", "loss/pos"),
+    "Correct decisions in %, by class": ("correct/all", "correct/neg", "correct/pos"),
+    "Ranking": ("cpm", "roc_auc", "average_precision"),
+    "Detection at 0.5": ("pr/f1_score", "pr/precision", "pr/recall"),
 }
-#: Diameter groups and their upper edges in mm; 6 and 8 mm are the Fleischner Society's limits for follow-up.
-DIAMETER_GROUPS = {
-    "no annotation": math.ulp(0),
-    "0 to 4 mm": 4,
-    "4 to 6 mm": 6,
-    "6 to 8 mm": 8,
-    "8 to 10 mm": 10,
-    "10 to 15 mm": 15,
-    "15 to 20 mm": 20,
-    "20 mm and more": math.inf,
-}
+#: Edges of the diameter groups in mm; 6 and 8 mm are the Fleischner Society's limits for follow-up. 0: no annotation.
+DIAMETER_EDGES = (0, 4, 6, 8, 10, 15, 20)
 _INTERVAL = f"{CONFIDENCE:.0%} interval"
 _BOOTSTRAP = 1000
 #: False negatives, and false positives, that are shown in pictures.
@@ -81,9 +57,7 @@ def build_report(run: Run, threshold: float = 0.5) -> str:
         missed, alarms = worst_candidates(validation, threshold)
         sections += [
             _ranking(validation, froc, threshold),
-            Section("Calibration", charts=[_reliability_chart(validation)]),
             Section("Diameter", tables=[_diameter_table(validation, threshold)]),
-            Section("Subset", tables=[_subset_table(run, threshold)]),
             Section("Missed nodules", cases=picture(missed.head(CASES), run)),
             Section("False positives", cases=picture(alarms.head(CASES), run)),
         ]
@@ -163,14 +137,12 @@ def _summary(run: Run, threshold: float, froc: FrocResult | None) -> dict[str, A
     if nodules and not found:
         share = others / (nodules + others)
         verdict += f" To call every candidate a non-nodule would be right for {share:.2%} of them."
-    error = reliability(validation["probability"], validation["class"])["expected_calibration_error"]
     tiles = [
         ("Recall", show(metrics["pr/recall"], ".1%"), f"nodule candidates above {threshold:g}"),
         ("Precision", show(metrics["pr/precision"], ".1%"), f"of candidates above {threshold:g}"),
         ("False positives", f"{alarms / scans:.2f}", "per scan"),
         ("ROC AUC", show(metrics["roc_auc"], ".4f"), "1 is perfect, 0.5 is chance"),
         ("Average precision", show(metrics["average_precision"], ".4f"), "area under the PR curve"),
-        ("Calibration error", f"{error:.4f}", "0 is calibrated"),
     ]
     if froc is not None:
         tiles.append(("CPM", f"{froc.cpm:.3f}", "LUNA16's score"))
@@ -189,10 +161,10 @@ def _training_charts(metrics: pd.DataFrame, epoch: int | None) -> list[Chart]:
     charts = []
     rows = metrics[(metrics["split"] == "val") & ((metrics["epoch"] == epoch) | (epoch is None))]
     for title, all_columns in _EPOCH_CHARTS.items():
-        columns = {column: look for column, look in all_columns.items() if column in metrics}
-        if metrics[list(columns)].notna().any(axis=None):
+        columns = [column for column in all_columns if column in metrics]
+        if metrics[columns].notna().any(axis=None):
             last = rows.iloc[-1] if len(rows) else dict.fromkeys(columns)
-            values = ", ".join(f"{name} {show(last[column], '.4g')}" for column, (_, name) in columns.items())
+            values = ", ".join(f"{figures.short_name(column)} {show(last[column], '.4g')}" for column in columns)
             words = f"Validation in {'the last' if epoch is None else 'the best'} epoch: {values}."
             charts.append(_chart(figures.epoch_figure(metrics, columns, epoch), title, words))
     return charts
@@ -200,49 +172,23 @@ def _training_charts(metrics: pd.DataFrame, epoch: int | None) -> list[Chart]:
 
 def _ranking(validation: pd.DataFrame, froc: FrocResult | None, threshold: float) -> Section:
     """Show the curves that the data allow; ROC and precision-recall need both classes."""
-    charts, tables = [], []
+    charts = []
     is_nodule, probability = validation["class"].to_numpy(), validation["probability"].to_numpy()
     if is_nodule.any() and not is_nodule.all():
-        for title, draw, words in (
-            ("ROC, by candidate", figures.roc_figure, "Chance is the diagonal."),
-            ("Precision and recall, by candidate", figures.precision_recall_figure, "Chance is the share of nodules."),
-        ):
-            charts.append(_chart(draw(is_nodule, probability, threshold), title, words))
+        roc, precision_recall = figures.ranking_figures(is_nodule, probability, threshold)
+        charts.append(_chart(roc, "ROC, by candidate", "Chance is the diagonal."))
+        charts.append(_chart(precision_recall, "Precision and recall, by candidate", "Chance is the share of nodules."))
     if froc is not None:
         charts.append(froc_chart(figures.froc_figure(froc), froc))
-        frame = pd.DataFrame({"rate": FALSE_POSITIVES_PER_SCAN, "sensitivity": froc.sensitivity})
-        frame["threshold"] = frame["rate"].map(froc.threshold_at)
-        if froc.interval is not None:
-            points = froc.interval.luna16_points
-            frame["interval"] = _intervals(points["lower"], points["upper"])
-        columns = {
-            "rate": ("false positives per scan", "g"),
-            "sensitivity": ("sensitivity", ".1%"),
-            "interval": (_INTERVAL, ""),
-            "threshold": ("threshold", ".6g"),
-        }
-        tables.append(Table("LUNA16's sensitivities", frame, columns))
-    return Section("Ranking", charts=charts, tables=tables)
-
-
-def _intervals(lower: Any, upper: Any) -> list[str]:
-    return [f"{show(low, '.0%')} to {show(high, '.0%')}" for low, high in zip(lower, upper, strict=True)]
-
-
-def _reliability_chart(validation: pd.DataFrame) -> Chart:
-    words = (
-        f"The mean predicted probability is {validation['probability'].mean():.4f}, the share of nodules "
-        f"{validation['class'].mean():.4f}. Below the dotted line, the model predicts more nodules than there are. "
-        "Bars are 95% intervals. 'luna-monai evaluate' calibrates."
-    )
-    curve = reliability(validation["probability"], validation["class"])
-    return _chart(figures.reliability_figure(curve), "Reliability", words)
+    return Section("Ranking", charts=charts)
 
 
 def _diameter_table(validation: pd.DataFrame, threshold: float) -> Table:
     """Count the nodule candidates of each diameter group, and those with a probability above a threshold."""
     nodules = validation[validation["class"]]
-    edges, names = [-math.inf, *DIAMETER_GROUPS.values()], list(DIAMETER_GROUPS)
+    names = [f"{low} to {high} mm" for low, high in pairwise(DIAMETER_EDGES)]
+    names = ["no annotation", *names, f"{DIAMETER_EDGES[-1]} mm and more"]
+    edges = [-math.inf, math.ulp(0), *DIAMETER_EDGES[1:], math.inf]
     group = pd.cut(nodules["diameter_mm"], edges, labels=names, right=False).rename("group")
     groups = nodules.assign(found=nodules["probability"] > threshold).groupby(group, observed=True)
     rows = groups.agg(
@@ -252,7 +198,8 @@ def _diameter_table(validation: pd.DataFrame, threshold: float) -> Table:
         probability=("probability", "median"),
         loss=("loss", "mean"),
     ).reset_index()
-    rows["interval"] = _intervals(*wilson_interval(rows["found"], rows["candidates"]))
+    lower, upper = wilson_interval(rows["found"], rows["candidates"])
+    rows["interval"] = [f"{low:.0%} to {high:.0%}" for low, high in zip(lower, upper, strict=True)]
     columns = {
         "group": ("diameter", ""),
         "candidates": ("candidates", ",d"),
@@ -263,28 +210,3 @@ def _diameter_table(validation: pd.DataFrame, threshold: float) -> Table:
         "loss": ("mean loss", ".3f"),
     }
     return Table(f"Nodule candidates, found above {threshold:g}", rows, columns)
-
-
-def _subset_table(run: Run, threshold: float) -> Table:
-    """Compute the metrics of each LUNA16 subset in training and validation."""
-    columns = {
-        "part": ("part", ""),
-        **{name: (name, ",d") for name in ("subset", "scans", "candidates")},
-        "count/pos": ("nodule candidates", ",d"),
-        "pr/recall": ("recall", ".1%"),
-        "pr/precision": ("precision", ".1%"),
-        "correct/neg": ("non-nodules correct, %", ".2f"),
-        "roc_auc": ("ROC AUC", ".4f"),
-        "average_precision": ("average precision", ".4f"),
-        "loss/all": ("mean loss", ".4f"),
-    }
-    rows = []
-    for part, predictions in (("validation", run.validation), ("training", run.training)):
-        if predictions is not None:
-            subsets = predictions["seriesuid"].map({uid: run.subset(uid) for uid in predictions["seriesuid"].unique()})
-            for subset, chosen in predictions.groupby(subsets):
-                metrics = per_class_metrics(chosen["class"], chosen["probability"], chosen["loss"], threshold)
-                facts = {"part": part, "subset": int(subset), "scans": chosen["seriesuid"].nunique()}
-                rows.append({**facts, "candidates": len(chosen), **metrics})
-    note = "Training counts each time that a candidate was drawn, and the model as it was at that moment."
-    return Table(f"Results by LUNA16 subset, at {threshold:g}", pd.DataFrame(rows), columns, note)

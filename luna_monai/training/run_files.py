@@ -37,7 +37,10 @@ def read_metrics(path: Path) -> pd.DataFrame:
     Raises:
         LunaError: when the file is missing or damaged.
     """
-    return _read(path, defaultdict(lambda: float, epoch=int, split=str))
+    table = _read(path, defaultdict(lambda: float, epoch=int, split=str))
+    if not {"epoch", "split"} <= set(table):
+        raise LunaError(f"{path}: no columns 'epoch' and 'split'; expected a table that 'luna-monai train' writes")
+    return table
 
 
 def read_predictions(path: Path) -> pd.DataFrame:

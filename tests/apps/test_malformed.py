@@ -72,7 +72,7 @@ TRAINING = [
     ("validate#dataset=3", "validate#dataset: 3 is not of type 'object'"),
     # sections and references
     ("train#deterministic_transforms#0#orientation=LRS", "orientation: 'LRS' is not three letters such as LPS"),
-    ("optimizer={lr: 0.01}", r"optimizer: .* replaces the whole section .* write 'optimizer#lr: …' in a file"),
+    ("optimizer={lr: 0.01}", r"optimizer: .* replaces the whole section; .* write 'optimizer#lr: …' in a file"),
     ("optimizer#_target_=torch.optim.Adamm", "optimizer#_target_: there is no class or function 'torch.optim.Adamm'"),
     ("optimizer#_target_=torch.optim", "optimizer#_target_: there is no class or function 'torch.optim'"),
     ("optimizer#_target_=nowhere.Adam", "optimizer#_target_: there is no class or function 'nowhere.Adam'"),

@@ -146,7 +146,10 @@ def without(keyword, value=None):
     ("change", "message"),
     [
         (without("FrameOfReferenceUID"), r"\.dcm: no FrameOfReferenceUID in its header"),
-        (without("StudyInstanceUID", "1.2.3.4"), "more than one StudyInstanceUID"),
+        (
+            without("StudyInstanceUID", "1.2.3.4"),
+            r"dcm: not the StudyInstanceUID, SeriesInstanceUID, FrameOfReferenceUID of ",
+        ),
         (lambda path: path.write_bytes(b"x"), "no readable DICOM slice"),
         (lambda path: path.unlink(), "no readable DICOM slice"),
     ],

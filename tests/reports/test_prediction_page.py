@@ -76,7 +76,6 @@ def test_what_it_says(voxels, tmp_path):
         warnings=("no lung was found; is this <a chest> CT?",),
     )  # fmt: skip
     page = PredictionPage(tmp_path / "new" / "report.html")
-    page.check()
     page.add(0, prediction, voxels, GEOMETRY, None)
     assert page.write() == [tmp_path / "new" / "report.html"]
     html = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
@@ -196,10 +195,10 @@ def test_many_findings(voxels):
 
 
 def test_names(tmp_path):
-    with pytest.raises(LunaError, match=r"x\.pdf: the name of a report ends with \.html"):
-        PredictionPage("x.pdf").check()
+    with pytest.raises(LunaError, match=r"x\.pdf: the name of this file must end with \.html"):
+        PredictionPage("x.pdf")
     (tmp_path / "x.html").mkdir()
     with pytest.raises(LunaError, match=r"x\.html: a folder"):
-        PredictionPage(tmp_path / "x.html").check()
+        PredictionPage(tmp_path / "x.html")
     assert PredictionPage(tmp_path / "y.html").write() == []
     assert not (tmp_path / "y.html").exists()

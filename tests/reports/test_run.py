@@ -5,12 +5,12 @@ import logging
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import recall_score, roc_auc_score
+from sklearn.metrics import recall_score
 
 from luna_monai.errors import LunaError
 from luna_monai.reports.mistakes import worst_candidates
 from luna_monai.reports.run import read_run
-from luna_monai.reports.run_report import _diameter_table, _subset_table, best_epoch, run_froc
+from luna_monai.reports.run_report import _diameter_table, best_epoch, run_froc
 
 
 @pytest.fixture
@@ -33,7 +33,6 @@ def test_everything_is_read(run, run_folder):
     assert run.validation["class"].tolist() == expected["class"].astype(bool).tolist()
     assert run.metrics["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
     assert (len(run.annotations), len(run.excluded)) == (3, 1)
-    assert [run.subset(uid) for uid in ("1.1", "1.2", "9.9")] == [0, 3, None]
     assert run.notes == []
 
 
@@ -80,6 +79,7 @@ DAMAGE = {
     "probability 1.5": ("predictions/val.csv", {(3, "probability"): 1.5}, "val.csv: data row 4; expected .*0 to 1"),
     "training predictions": ("predictions/trn.csv", {(0, "loss"): "high"}, "trn.csv: could not convert"),
     "text for a metric": ("metrics.csv", {(0, "loss/all"): "oops"}, "metrics.csv: could not convert.*oops"),
+    "other columns": ("metrics.csv", "a,b\n", "metrics.csv: no columns 'epoch' and 'split'"),
     "no epoch": ("metrics.csv", {(0, "epoch"): np.nan}, "metrics.csv: Integer column has NA"),
     "no YAML": ("config.yaml", "a: [1", "config.yaml: not the YAML of a run"),
     "no keys": ("config.yaml", "- 1", "config.yaml: not the YAML of a run"),
@@ -137,15 +137,6 @@ def test_candidates_by_diameter(run):
     diameters = [0.0, 3.99, 4.0, 6.0, 9.9, 14.0, 19.0, 20.0, 55.0]
     nodules = run.validation.iloc[[0] * len(diameters)].assign(**{"diameter_mm": diameters, "class": True})
     assert _diameter_table(nodules, 0.5).frame["candidates"].tolist() == [1] * 7 + [2]
-
-
-def test_results_by_subset(run):
-    table = _subset_table(run, 0.5).frame.set_index(["part", "subset"])
-    assert table.index.tolist() == [("validation", 0), ("training", 3)]
-    for key, predictions in ((("validation", 0), run.validation), (("training", 3), run.training)):
-        row = table.loc[key]
-        assert row["roc_auc"] == pytest.approx(roc_auc_score(predictions["class"], predictions["probability"]))
-        assert (row["scans"], row["candidates"]) == (1, len(predictions))
 
 
 def test_worst_candidates_are_the_surest_mistakes(run):
