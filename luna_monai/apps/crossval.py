@@ -14,7 +14,6 @@ from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.files import write_json
 from luna_monai.literals import literal
 from luna_monai.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
-from luna_monai.trust import read_config
 from luna_monai.workflow import (
     add_config_arguments,
     add_overrides_argument,
@@ -22,6 +21,7 @@ from luna_monai.workflow import (
     given_settings,
     load_workflow,
     parse_numbers,
+    read_config,
     run_workflow,
 )
 

@@ -13,7 +13,6 @@ from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.files import write_bytes, write_json
 from luna_monai.share import bundle_dir
 from luna_monai.torchrun import add_distributed_argument, distributed_overlay, launch
-from luna_monai.trust import run_config
 from luna_monai.workflow import (
     add_config_arguments,
     add_overrides_argument,
@@ -22,6 +21,7 @@ from luna_monai.workflow import (
     given_options,
     given_settings,
     load_workflow,
+    run_config,
     run_workflow,
 )
 

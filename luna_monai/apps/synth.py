@@ -38,6 +38,13 @@ class LunaSynthApp(App):
             help="voxels along x and y; below 400 a scan shows a part of one lung, with the same voxel spacing",
         )
         parser.add_argument("--slices", type=int, help="voxels along z (default: those of the whole thorax)")
+        parser.add_argument(
+            "--whole-thoraxes",
+            type=int,
+            default=0,
+            help="how many of the scans show the whole thorax, whatever --in-plane and --slices say, each with three "
+            "times the candidates",
+        )
 
     def main(self) -> int:
         """Write the dataset.
@@ -61,6 +68,7 @@ class LunaSynthApp(App):
             workers=arguments.num_workers,
             in_plane=arguments.in_plane,
             slices=arguments.slices,
+            whole_thoraxes=arguments.whole_thoraxes,
         )
         logger.info("use it with: luna-monai train --dataset-dir %s", path)
         return 0

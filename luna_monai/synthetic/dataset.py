@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import math
 import multiprocessing
@@ -11,7 +10,7 @@ import shutil
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -27,10 +26,10 @@ from luna_monai.synthetic.scan import ScanOptions, SyntheticScan, generate_scan
 logger = logging.getLogger(__name__)
 
 _Written: TypeAlias = tuple[str, SyntheticScan]
-_WriteScan: TypeAlias = Callable[[Path, np.random.SeedSequence], _Written]
 # Smallest and largest value, and the unit, of each argument. A million candidates of a scan are 150 GB to cache.
 _RANGES: dict[str, tuple[float, float, str]] = {
     "scans": (1, math.inf, ""),
+    "whole_thoraxes": (0, math.inf, ""),
     "candidates_per_scan": (1, 100_000, ""),
     "nodules_per_scan": (0, 100, ""),
     "seed": (0, math.inf, ""),
@@ -39,6 +38,8 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "slices": (40, 1000, " voxels"),
 }
 _MEAN_SLICES = 230
+# LUNA16 shows whole thoraxes, which have room for more candidates than a part of one lung.
+_WHOLE_THORAX_CANDIDATES = 3
 _LOG_INTERVAL_SECONDS = 10.0
 
 
@@ -52,6 +53,7 @@ def write_dataset(
     workers: int = 0,
     in_plane: int = 512,
     slices: int | None = None,
+    whole_thoraxes: int = 0,
 ) -> Path:
     """Write synthetic chest CTs as a LUNA16 dataset folder.
 
@@ -71,6 +73,8 @@ def write_dataset(
         workers: processes that generate scans; 0 for none but this one.
         in_plane: voxels along x and along y, 64 to 512.
         slices: voxels along z, 40 to 1000; as many as the whole thorax needs when None.
+        whole_thoraxes: how many of the scans, the last ones, show the whole thorax, whatever ``in_plane`` and
+            ``slices`` say, each with three times the candidates.
 
     Returns:
         The folder.
@@ -83,18 +87,23 @@ def write_dataset(
         if given[name] is not None and not least <= given[name] <= most:
             limits = f"at least {least}" if math.isinf(most) else f"between {least} and {most}{unit}"
             raise LunaError(f"{name} must be {limits}, found {given[name]}")
+    if whole_thoraxes > scans:
+        raise LunaError(f"whole_thoraxes must be at most the number of scans, {scans}, found {whole_thoraxes}")
     path = Path(path)
-    _prepare_folder(path, scans * in_plane**2 * (slices or _MEAN_SLICES) * 2)
+    part = ScanOptions(in_plane, slices, candidates_per_scan, nodules_per_scan)
+    whole = ScanOptions(512, None, _WHOLE_THORAX_CANDIDATES * candidates_per_scan, nodules_per_scan)
+    counts = {part: scans - whole_thoraxes, whole: whole_thoraxes}
+    _prepare_folder(path, sum(n * 2 * it.in_plane**2 * (it.slices or _MEAN_SLICES) for it, n in counts.items()))
+    options = [option for option, count in counts.items() for _ in range(count)]
     subsets = min(10, max(1, scans // 2))
     folders = [path / f"subset{number % subsets}" for number in range(scans)]
     seeds = np.random.SeedSequence(seed).spawn(scans)
-    write = functools.partial(_write_scan, ScanOptions(in_plane, slices, candidates_per_scan, nodules_per_scan))
     began = reported = time.monotonic()
     written = []
     try:
         for folder in folders[:subsets]:
             folder.mkdir(exist_ok=True)
-        for scan in _results(write, folders, seeds, workers):
+        for scan in _results(options, folders, seeds, workers):
             written.append(scan)
             now = time.monotonic()
             if len(written) == scans or now - reported >= _LOG_INTERVAL_SECONDS:
@@ -123,10 +132,10 @@ def _prepare_folder(path: Path, size: int) -> None:
         )
 
 
-def _results(write: _WriteScan, folders: list[Path], seeds: list[Any], workers: int) -> Iterator[_Written]:
+def _results(options: list[ScanOptions], folders: list[Path], seeds: list[Any], workers: int) -> Iterator[_Written]:
     """Write all scans and yield each one's name and content, without its voxels, in order."""
     if workers == 0:
-        yield from map(write, folders, seeds)
+        yield from map(_write_scan, options, folders, seeds)
         return
     # Forking a process that has loaded torch, with its threads, can hang. Ctrl-C is left to the parent process.
     executor = ProcessPoolExecutor(
@@ -136,7 +145,7 @@ def _results(write: _WriteScan, folders: list[Path], seeds: list[Any], workers: 
         initargs=(signal.SIGINT, signal.SIG_IGN),
     )
     try:
-        yield from executor.map(write, folders, seeds)
+        yield from executor.map(_write_scan, options, folders, seeds)
     except BrokenProcessPool as error:
         raise LunaError(
             "a worker process ended unexpectedly, most often because memory ran out (a scan of 512 x 512 x 600 "

@@ -7,8 +7,7 @@ from monai.bundle import ConfigParser
 from luna_monai.errors import LunaError, find_luna_error, unwrapped_luna_errors
 from luna_monai.settings import check_settings
 from luna_monai.share import bundle_dir, configs_dir
-from luna_monai.trust import read_config
-from luna_monai.workflow import load_workflow, parse_override
+from luna_monai.workflow import load_workflow, parse_override, read_config
 
 TRAIN = bundle_dir() / "configs" / "train.yaml"
 INFERENCE = bundle_dir() / "configs" / "inference.yaml"

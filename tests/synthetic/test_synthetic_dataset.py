@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 
 import numpy as np
 import pandas as pd
@@ -102,6 +103,17 @@ def test_nodules_are_denser_than_the_lung_around_them(small_dataset):
     assert np.mean(contrasts) > 0.9
 
 
+def test_the_last_scans_are_whole_thoraxes(small_dataset, tmp_path):
+    folder = write_dataset(tmp_path / "luna", scans=2, whole_thoraxes=1, **SMALL)
+    part, whole = (folder / "seriesuids.csv").read_text().split()
+    first = f"subset0/{part}.raw"
+    assert digests(folder)[first] == digests(small_dataset)[first]
+    header = (folder / "subset0" / f"{whole}.mhd").read_text()
+    slices = int(re.search(r"DimSize = 512 512 (\d+)", header)[1])
+    assert slices > 100
+    assert pd.read_csv(folder / "candidates.csv")["seriesuid"].value_counts().to_dict() == {part: 25, whole: 75}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -115,6 +127,7 @@ def test_nodules_are_denser_than_the_lung_around_them(small_dataset):
         ({"in_plane": 40}, "in_plane must be between 64 and 512 voxels, found 40"),
         ({"slices": 20}, "slices must be between 40 and 1000 voxels, found 20"),
         ({"scans": 10**9}, "GB are free"),
+        ({"whole_thoraxes": 2}, "whole_thoraxes must be at most the number of scans, 1, found 2"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(tmp_path, change, message):
