@@ -14,21 +14,19 @@ import yaml
 
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.literals import leaves_and_sections, literals, text_of
-from luna_monai.settings import checked, nearest
+from luna_monai.settings import checked, is_code, nearest
 from luna_monai.share import bundle_dir, configs_dir, schema
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
 
-def add_config_arguments(
-    parser: argparse.ArgumentParser, workers: str | None = "threads that read batches ahead"
-) -> None:
-    """Declare the arguments of commands that run the bundle.
+def add_config_arguments(parser: argparse.ArgumentParser, *keys: str) -> None:
+    """Declare ``--config``, ``--dataset-dir``, ``--cache-dir`` and other options of commands that run the bundle.
 
     Args:
         parser: of a command.
-        workers: what ``--num-workers`` counts; there is no such argument when None.
+        keys: of the configuration, see :func:`add_settings`.
     """
     parser.add_argument(
         "--config",
@@ -38,11 +36,30 @@ def add_config_arguments(
         help="overlay on the bundle's train.yaml: a file, or the name of one in configs/ (may be repeated); it may run "
         "code, so use only files that you trust",
     )
-    parser.add_argument("--dataset-dir", help=f"LUNA16 dataset folder {default('dataset_dir')}")
-    parser.add_argument("--cache-dir", help=f"folder of the cache, or null for none {default('cache_dir')}")
-    if workers is not None:
-        number = "" if workers.startswith("processes") else default("num_workers")
-        parser.add_argument("--num-workers", type=int, help=f"{workers} {number or '(default: one for each core)'}")
+    add_settings(parser, "dataset_dir", "cache_dir", *keys)
+
+
+def add_settings(parser: argparse.ArgumentParser, *keys: str, kind: str = "train") -> None:
+    """Declare an option for each of some keys of the configuration: type and help are those of the schema.
+
+    Args:
+        parser: of a command.
+        keys: of the configuration.
+        kind: ``train`` or ``inference``.
+    """
+    for key in keys:
+        rules, value = schema(kind)["properties"][key], _defaults(kind)[key]
+        names = {"dest": key, "help": rules["description"]}
+        if not (value is None or value is False or is_code(value)):
+            names["help"] += f" (default: {value}, or as --config says)" if kind == "train" else f" (default: {value})"
+        types = [rules.get("type", "string")] if isinstance(rules.get("type", ""), str) else rules["type"]
+        name = rules.get("option", key)
+        metavar = rules.get("metavar", None if "enum" in rules else name.upper())
+        options: dict[str, Any] = {"metavar": metavar, "choices": rules.get("enum")}
+        options["type"] = {"integer": int, "number": float}.get(types[0], str)
+        if types[0] == "boolean":
+            options = {"action": "store_true", "default": None}
+        parser.add_argument(f"--{name.replace('_', '-')}", **names, **options)
 
 
 def check_paths(**paths: str | None) -> None:
@@ -60,15 +77,9 @@ def check_paths(**paths: str | None) -> None:
             raise LunaError(f"{option}{path}: no such file or folder")
 
 
-def default(key: str) -> str:
-    """Write the value of a key in train.yaml for the help of an option."""
-    value = _defaults()[key]
-    return f"(default: {'null' if value is None else value}, or as --config says)"
-
-
 @cache
-def _defaults() -> dict[str, Any]:
-    text = (bundle_dir() / "configs" / "train.yaml").read_text(encoding="utf-8")
+def _defaults(kind: str) -> dict[str, Any]:
+    text = (bundle_dir() / "configs" / f"{kind}.yaml").read_text(encoding="utf-8")
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # type: ignore[no-any-return]
 
 

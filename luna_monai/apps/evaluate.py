@@ -50,7 +50,7 @@ class LunaEvaluateApp(App):
             help="folder of a run, whose configuration is used too, except code that the bundle does not have; or a "
             "file of weights: model.pt, checkpoint.pt, a .state of the book, or an exported .ts or .onnx",
         )
-        add_config_arguments(parser)
+        add_config_arguments(parser, "num_workers")
         parser.add_argument(
             "--output-dir",
             help="folder of the results (default: RUN/evaluation, or for a file data-unversioned/evaluation/NAME-HASH)",
