@@ -36,7 +36,6 @@ class LunaEvaluateApp(App):
     """
 
     name = "evaluate"
-    intermixed = True
     description = (
         "Evaluate weights on the validation part of a dataset: predictions, metrics, LUNA16's FROC, calibration, and "
         "thresholds for a wanted sensitivity or number of false positives per scan."

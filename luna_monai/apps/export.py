@@ -35,7 +35,6 @@ class LunaExportApp(App):
     """
 
     name = "export"
-    intermixed = True
     description = (
         "Export the network for another runtime, for batches of any size. The result is compared with PyTorch on "
         "candidates of a synthetic scan, and nothing is written unless the probabilities agree to 1e-5."

@@ -91,9 +91,6 @@ def write_results(
         "report.html",
         brand="luna-monai cross-validation",
         name=output_dir.resolve().name,
-        facts=[],
-        verdict="",
-        tiles=[],
         notes=[f"Folds that are not trained yet: {', '.join(map(str, missing))}."] if missing else [],
         sections=[
             Section("Folds", tables=[Table("Metrics by fold", table, _COLUMNS, _NOTE)]),
@@ -101,7 +98,6 @@ def write_results(
                 "FROC", charts=[froc_chart(figure, pooled)] if pooled.nodules else [], note="Thin lines are folds."
             ),
         ],
-        config="",
     )
     write_bytes(output_dir / "crossval.html", page.encode())
     if not missing:
