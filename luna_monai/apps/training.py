@@ -27,7 +27,6 @@ class LunaTrainingApp(App):
     """
 
     name = "train"
-    intermixed = True
     description = (
         "Train and validate LunaModel by bundle/configs/train.yaml. "
         "'--config book_ch11' trains as chapter 11 of the book does."
