@@ -1,4 +1,4 @@
-"""``luna-monai COMMAND``: what all commands share, and how one is run without importing torch before it must."""
+"""``luna-monai COMMAND``: the base of all commands; torch is imported only by those that need it."""
 
 from __future__ import annotations
 

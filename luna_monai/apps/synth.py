@@ -20,7 +20,7 @@ class LunaSynthApp(App):
     name = "synth"
     description = (
         "Write a synthetic LUNA16 dataset: chest CTs with nodules, and candidates on them and on what looks like them. "
-        "The same arguments give the same bytes, whatever the number of workers."
+        "The same arguments give the same bytes, for any number of workers."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

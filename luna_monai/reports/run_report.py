@@ -131,7 +131,7 @@ def _diverged(undefined: int, run: Run) -> str:
 
 
 def _summary(run: Run, threshold: float, froc: FrocResult | None) -> dict[str, Any]:
-    """Say what the model finds and misses, in a sentence and in numbers, and what to keep in mind."""
+    """Summarize results in a sentence and in numbers, with notes."""
     validation, notes = run.validation, list(run.notes)
     metrics = per_class_metrics(validation["class"], validation["probability"], validation["loss"], threshold)
     nodules, others, found = (int(metrics[name]) for name in ("count/pos", "count/neg", "correct_count/pos"))
