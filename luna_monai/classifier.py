@@ -12,7 +12,7 @@ from luna_monai.detection import BlobProposer, find_findings, findings_table
 from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel, load_network
 from luna_monai.predictions.inferer import CandidateInferer
-from luna_monai.predictions.model import default_weights
+from luna_monai.predictions.result import default_weights
 from luna_monai.predictions.scan_dataset import ScanDataset
 from luna_monai.scans import ScanSource, list_scans
 from luna_monai.share import bundle_dir
@@ -43,7 +43,7 @@ class NoduleClassifier:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.network = load_network(path, LunaModel()).to(self.device).eval()
         clip = ClipIntensityRange(-1000, 1000)
-        self.inferer = CandidateInferer(_SPATIAL_SIZE, batch_size, self.device, preprocessing=clip)
+        self.inferer = CandidateInferer(_SPATIAL_SIZE, batch_size, self.device, clip)
         self.proposer = BlobProposer()
 
     def __call__(self, scan: str | Path, seriesuid: str | None = None) -> pd.DataFrame:

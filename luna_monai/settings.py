@@ -152,7 +152,9 @@ def _check_schema(config: Mapping[str, Any], kind: str, references: set[tuple[st
             raise LunaError(f"{key}: {found!s:.80} replaces the whole section; to change one value, write {advice}")
         elif not is_code(found):  # which is known only when it is resolved
             reason = (
-                f"{found!r} is not {error.schema['description']}" if error.validator == "pattern" else error.message
+                f"expected {error.schema['description']}, found {found!r}"
+                if error.validator == "pattern"
+                else error.message
             )
             raise LunaError(f"{key}: {reason:.200}")
 

@@ -1,11 +1,11 @@
-"""Running the bundle from a command."""
+"""Running the bundle from a command: its arguments, its configuration files, and which code in them is trusted."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,23 +13,20 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from luna_monai.errors import LunaError, unwrapped_luna_errors
-from luna_monai.literals import leaves_and_sections, literals
-from luna_monai.settings import checked, nearest
+from luna_monai.literals import leaves_and_sections, literals, text_of
+from luna_monai.settings import checked, is_code, nearest
 from luna_monai.share import bundle_dir, configs_dir, schema
-from luna_monai.trust import read_config
 
 if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
 
-def add_config_arguments(
-    parser: argparse.ArgumentParser, workers: str | None = "threads that read batches ahead"
-) -> None:
-    """Declare the arguments of commands that run the bundle.
+def add_config_arguments(parser: argparse.ArgumentParser, *keys: str) -> None:
+    """Declare ``--config``, ``--dataset-dir``, ``--cache-dir`` and other options of commands that run the bundle.
 
     Args:
         parser: of a command.
-        workers: what ``--num-workers`` counts; there is no such argument when None.
+        keys: of the configuration, see :func:`add_settings`.
     """
     parser.add_argument(
         "--config",
@@ -39,11 +36,30 @@ def add_config_arguments(
         help="overlay on the bundle's train.yaml: a file, or the name of one in configs/ (may be repeated); it may run "
         "code, so use only files that you trust",
     )
-    parser.add_argument("--dataset-dir", help=f"LUNA16 dataset folder {default('dataset_dir')}")
-    parser.add_argument("--cache-dir", help=f"folder of the cache, or null for none {default('cache_dir')}")
-    if workers is not None:
-        number = "" if workers.startswith("processes") else default("num_workers")
-        parser.add_argument("--num-workers", type=int, help=f"{workers} {number or '(default: one for each core)'}")
+    add_settings(parser, "dataset_dir", "cache_dir", *keys)
+
+
+def add_settings(parser: argparse.ArgumentParser, *keys: str, kind: str = "train") -> None:
+    """Declare an option for each of some keys of the configuration: type and help are those of the schema.
+
+    Args:
+        parser: of a command.
+        keys: of the configuration.
+        kind: ``train`` or ``inference``.
+    """
+    for key in keys:
+        rules, value = schema(kind)["properties"][key], _defaults(kind)[key]
+        names = {"dest": key, "help": rules["description"]}
+        if not (value is None or value is False or is_code(value)):
+            names["help"] += f" (default: {value}, or as --config says)" if kind == "train" else f" (default: {value})"
+        types = [rules.get("type", "string")] if isinstance(rules.get("type", ""), str) else rules["type"]
+        name = rules.get("option", key)
+        metavar = rules.get("metavar", None if "enum" in rules else name.upper())
+        options: dict[str, Any] = {"metavar": metavar, "choices": rules.get("enum")}
+        options["type"] = {"integer": int, "number": float}.get(types[0], str)
+        if types[0] == "boolean":
+            options = {"action": "store_true", "default": None}
+        parser.add_argument(f"--{name.replace('_', '-')}", **names, **options)
 
 
 def check_paths(**paths: str | None) -> None:
@@ -61,15 +77,9 @@ def check_paths(**paths: str | None) -> None:
             raise LunaError(f"{option}{path}: no such file or folder")
 
 
-def default(key: str) -> str:
-    """Write the value of a key in train.yaml for the help of an option."""
-    value = _defaults()[key]
-    return f"(default: {'null' if value is None else value}, or as --config says)"
-
-
 @cache
-def _defaults() -> dict[str, Any]:
-    text = (bundle_dir() / "configs" / "train.yaml").read_text(encoding="utf-8")
+def _defaults(kind: str) -> dict[str, Any]:
+    text = (bundle_dir() / "configs" / f"{kind}.yaml").read_text(encoding="utf-8")
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # type: ignore[no-any-return]
 
 
@@ -218,3 +228,64 @@ def run_workflow(workflow: ConfigWorkflow) -> None:
         workflow.initialize()
         workflow.run()
         workflow.finalize()
+
+
+def run_config(run: Path, overlays: Sequence[str]) -> str:
+    """Return the configuration of a run, after checking that it runs no code of its own.
+
+    A run may come from anyone, and MONAI evaluates each text that starts with ``$`` and calls each ``_target_``. Those
+    must be in the same place of the bundle's configurations, or of a file that was given with ``--config``.
+
+    Args:
+        run: folder of a run.
+        overlays: the files that were given, which are trusted.
+
+    Returns:
+        The path of its ``config.yaml``.
+
+    Raises:
+        LunaError: when it is missing or damaged, or would run other code.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise LunaError(f"{run}: no config.yaml in this folder, so it is not the folder of a run")
+    shipped = [*(bundle_dir() / "configs").glob("*.yaml"), *configs_dir().glob("*.yaml"), *map(Path, overlays)]
+    trusted = {code for file in shipped for code in _code_in(read_config(file))}
+    for key, value in _code_in(read_config(path)):
+        if (key, value) not in trusted:
+            raise LunaError(
+                f"{path}: {key}: {value!r} is code that does not come with luna-monai, and is not run. If you trust "
+                f"this file as you trust a program, add '--config {path}'"
+            )
+    return str(path)
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """Read a configuration as MONAI reads it, so that what is checked is what runs.
+
+    Raises:
+        LunaError: when it cannot be read, is empty, or holds no keys.
+    """
+    from monai.bundle import ConfigParser
+
+    try:
+        content = ConfigParser.load_config_file(path)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        text = " ".join(str(error).split())
+        raise LunaError(f"{path}: cannot be read as YAML ({text}); indent with spaces, not tabs") from None
+    if not isinstance(content, Mapping):
+        raise LunaError(f"{path}: expected keys and values, such as 'max_epochs: 3', found {content!r:.60}")
+    return content
+
+
+def _code_in(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """List what MONAI would run, each with its key; the items of a list have the key of the list."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            part = str(name).removeprefix("+").replace("::", "#")
+            yield from _code_in(item, f"{key}#{part}" if key else part)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _code_in(item, key)
+    elif key.endswith(("_target_", "_mode_")) or (str(value).startswith(("$", "%")) and text_of(value) == value):
+        yield "#".join(part for part in key.split("#") if not part.isdigit()), str(value).replace("::", "#")

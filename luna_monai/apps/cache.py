@@ -34,7 +34,7 @@ class LunaCacheApp(App):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
         parser.add_argument("action", choices=("status", "verify", "gc"), help="what to do")
-        add_config_arguments(parser, workers=None)
+        add_config_arguments(parser)
         parser.add_argument("--yes", action="store_true", help="remove what gc lists as unused, or verify as damaged")
 
     def main(self) -> int:

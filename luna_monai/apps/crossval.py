@@ -14,7 +14,6 @@ from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.files import write_json
 from luna_monai.literals import literal
 from luna_monai.torchrun import add_distributed_argument, distributed_overlay, is_launched, launch
-from luna_monai.trust import read_config
 from luna_monai.workflow import (
     add_config_arguments,
     add_overrides_argument,
@@ -22,6 +21,7 @@ from luna_monai.workflow import (
     given_settings,
     load_workflow,
     parse_numbers,
+    read_config,
     run_workflow,
 )
 
@@ -52,11 +52,9 @@ class LunaCrossvalApp(App):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        add_config_arguments(parser)
+        add_config_arguments(parser, "num_workers", "batch_size", "max_epochs")
         parser.add_argument("--output-dir", required=True, help="folder of the folds and the results")
         parser.add_argument("--folds", metavar="N,N", help="train only these, as 0,1,2 or 0-4 (default: all)")
-        parser.add_argument("--batch-size", type=int, help="candidates in a batch")
-        parser.add_argument("--epochs", dest="max_epochs", type=int, help="number of epochs")
         parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
         add_distributed_argument(parser, "train as many folds at once in")
         add_overrides_argument(parser)

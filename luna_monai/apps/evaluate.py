@@ -13,7 +13,6 @@ from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.files import write_bytes, write_json
 from luna_monai.share import bundle_dir
 from luna_monai.torchrun import add_distributed_argument, distributed_overlay, launch
-from luna_monai.trust import run_config
 from luna_monai.workflow import (
     add_config_arguments,
     add_overrides_argument,
@@ -22,6 +21,7 @@ from luna_monai.workflow import (
     given_options,
     given_settings,
     load_workflow,
+    run_config,
     run_workflow,
 )
 
@@ -50,7 +50,7 @@ class LunaEvaluateApp(App):
             help="folder of a run, whose configuration is used too, except code that the bundle does not have; or a "
             "file of weights: model.pt, checkpoint.pt, a .state of the book, or an exported .ts or .onnx",
         )
-        add_config_arguments(parser)
+        add_config_arguments(parser, "num_workers")
         parser.add_argument(
             "--output-dir",
             help="folder of the results (default: RUN/evaluation, or for a file data-unversioned/evaluation/NAME-HASH)",

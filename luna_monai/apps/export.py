@@ -12,8 +12,14 @@ from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.files import sha256_of, write_bytes
 from luna_monai.share import bundle_dir
-from luna_monai.trust import run_config
-from luna_monai.workflow import add_overrides_argument, check_paths, config_files, given_settings, load_workflow
+from luna_monai.workflow import (
+    add_overrides_argument,
+    check_paths,
+    config_files,
+    given_settings,
+    load_workflow,
+    run_config,
+)
 
 if TYPE_CHECKING:
     import torch

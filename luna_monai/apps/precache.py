@@ -37,10 +37,16 @@ class LunaPrecacheApp(App):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        add_config_arguments(parser, workers="processes that crop candidates")
+        add_config_arguments(parser)
+        parser.add_argument(
+            "--num-workers",
+            dest="precache_workers",
+            type=int,
+            help="processes that crop candidates (default: one for each core)",
+        )
         parser.add_argument("--subsets", metavar="N,N", help="LUNA16 subsets to crop, as 0,1,2 or 0-4 (default: all)")
         parser.add_argument("--shard", metavar="K/N", help="crop the K-th of N parts, K from 1 to N")
-        parser.add_argument("--dry-run", action="store_true", help="only show the plan and the time it would take")
+        parser.add_argument("--dry-run", action="store_true", help="only show the plan")
 
     def main(self) -> int:
         """Fill the cache, or show the plan.
@@ -50,7 +56,7 @@ class LunaPrecacheApp(App):
         """
         arguments = self.cli_args
         shard = _parse_shard(arguments.shard) if arguments.shard is not None else None
-        workers = arguments.num_workers
+        workers = arguments.precache_workers
         if is_launched():
             if shard is not None:
                 raise LunaError("--shard and torchrun both divide the work; use one of them")
@@ -63,7 +69,6 @@ class LunaPrecacheApp(App):
             workers = share_of_cores(available_cores()) if workers is None else workers
         subsets = None if arguments.subsets is None else parse_numbers("--subsets", arguments.subsets)
         options = {"precache_workers": workers, "precacher#subsets": subsets, "precacher#shard": shard}
-        arguments.num_workers = None  # that of training
         given = given_settings(arguments) | given_options(options)
         run_id = "precache_plan" if arguments.dry_run else "precache"
         run_workflow(load_workflow(run_id, config_files(arguments.config), given))

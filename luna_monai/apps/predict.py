@@ -9,7 +9,7 @@ from luna_monai.apps.cli import App
 from luna_monai.errors import LunaError
 from luna_monai.share import bundle_dir
 from luna_monai.torchrun import add_distributed_argument, distributed_overlay, launch
-from luna_monai.workflow import check_paths, given_options, given_settings, load_workflow, run_workflow
+from luna_monai.workflow import add_settings, check_paths, given_options, given_settings, load_workflow, run_workflow
 
 
 class LunaPredictApp(App):
@@ -46,55 +46,10 @@ class LunaPredictApp(App):
             "(everything), .mrk.json (3D Slicer), .nii.gz or .nrrd (outlines), .dcm (structured report about a DICOM "
             "scan), .seg.dcm (DICOM segmentation); may be repeated; {seriesuid} in its name makes a file for each scan",
         )
-        parser.add_argument("--output-dir", help="folder of the outputs (default: the current folder)")
-        parser.add_argument(
-            "--threshold",
-            type=float,
-            help="findings of this probability or a higher one are shown in all outputs but .csv and .json "
-            "(default: the model's threshold for 4 false positives per scan, or 0.5 where it is not known)",
+        keys = (
+            "output_dir threshold max_findings anonymous report froc explain candidates coordinates seriesuid weights"
         )
-        parser.add_argument(
-            "--max-findings", type=int, help="show at most this number of findings of a scan (default: 20)"
-        )
-        parser.add_argument(
-            "--anonymous",
-            action="store_true",
-            default=None,
-            help="leave the patient's tags of DICOM outputs empty; by default they are those of the CT, so that an "
-            "archive stores them with it. No other output has them",
-        )
-        parser.add_argument("--report", metavar="HTML", help="write a page with the findings in pictures")
-        parser.add_argument(
-            "--froc",
-            metavar="JSON",
-            help="write LUNA16's FROC of candidates and of findings, where SCAN is a folder with annotations.csv",
-        )
-        parser.add_argument(
-            "--explain",
-            metavar="NIFTI",
-            help="write an attribution map of the most probable findings, .nii.gz or .nrrd in the space of the scan; "
-            "the report shows it too",
-        )
-        parser.add_argument(
-            "--candidates",
-            metavar="CSV",
-            help="coordX,coordY,coordZ, and seriesuid for several scans (default: blobs found inside the lungs)",
-        )
-        parser.add_argument(
-            "--coordinates",
-            choices=("lps", "ras", "voxel"),
-            help="of the candidates: mm in LPS as in LUNA16 and DICOM (default), mm in RAS as in NIfTI, or voxels "
-            "x, y, z from 0",
-        )
-        parser.add_argument("--seriesuid", help="the series to take, where there are several")
-        parser.add_argument(
-            "--weights",
-            metavar="WEIGHTS",
-            help="a run's model.pt or checkpoint.pt, a .state file of the book, or an exported .ts, .onnx or .xml "
-            "(default: those of the bundle)",
-        )
-        parser.add_argument("--batch-size", type=int, help="candidates that are classified at once")
-        parser.add_argument("--num-workers", type=int, help="scans that are read ahead, each in memory (default: 0)")
+        add_settings(parser, *keys.split(), "batch_size", "num_workers", kind="inference")
         add_distributed_argument(parser, "divide the scans among")
 
     def main(self) -> int:

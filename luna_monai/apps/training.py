@@ -13,7 +13,6 @@ from luna_monai.workflow import (
     add_config_arguments,
     check_paths,
     config_files,
-    default,
     given_settings,
     load_workflow,
     run_workflow,
@@ -36,18 +35,8 @@ class LunaTrainingApp(App):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the book's options and ours."""
-        add_config_arguments(parser)
-        parser.add_argument("--output-dir", help=f"folder of the run {default('output_dir')}")
-        parser.add_argument("--fold", type=int, help=f"LUNA16 subset to validate on {default('fold')}")
-        parser.add_argument("--batch-size", type=int, help=f"candidates in a batch {default('batch_size')}")
-        parser.add_argument("--epochs", dest="max_epochs", type=int, help=f"number of epochs {default('max_epochs')}")
-        parser.add_argument("--resume", action="store_true", default=None, help="go on from OUTPUT_DIR/checkpoint.pt")
-        parser.add_argument(
-            "--finetune",
-            metavar="WEIGHTS",
-            help="weights to start from: a run's model.pt or checkpoint.pt, or a .state file of the book",
-        )
-        parser.add_argument("--tb-prefix", help="folder of TensorBoard's data below OUTPUT_DIR/runs")
+        keys = ("num_workers", "output_dir", "fold", "batch_size", "max_epochs", "resume", "finetune", "tb_prefix")
+        add_config_arguments(parser, *keys)
         parser.add_argument("--tracking", choices=("mlflow",), help="record the run in MLflow too")
         add_distributed_argument(parser, "train in")
         parser.add_argument(

@@ -8,13 +8,13 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+@dataclass(eq=False)
 class Precache:
     """Cut the candidates of all series that the cache does not hold yet.
 
@@ -58,22 +59,17 @@ class Precache:
         LunaError: when the shard is out of range, or no scan is in the subsets.
     """
 
-    def __init__(
-        self,
-        cache: SeriesCache,
-        num_workers: int = 0,
-        subsets: Sequence[int] | None = None,
-        shard: Sequence[int] = (0, 1),
-        progress: Callable[[Iterable[Any], str, int], Iterator[Any]] | None = None,
-        wait: Callable[[], None] | None = None,
-    ) -> None:
+    cache: SeriesCache
+    num_workers: int = 0
+    subsets: Sequence[int] | None = None
+    shard: Sequence[int] = (0, 1)
+    progress: Callable[[Iterable[Any], str, int], Iterator[Any]] | None = None
+    wait: Callable[[], None] | None = None
+
+    def __post_init__(self) -> None:
+        cache, subsets, shard = self.cache, self.subsets, self.shard
         if not 0 <= shard[0] < shard[1]:
             raise LunaError(f"shard {tuple(shard)}: the first number counts from 0 to one below the second")
-        self.cache = cache
-        self.num_workers = num_workers
-        self.shard = tuple(shard)
-        self.progress = progress
-        self.wait = wait
         subset_of_series = [subset_of(item["image"].path) for item in cache.data]
         chosen = [index for index, subset in enumerate(subset_of_series) if subsets is None or subset in subsets]
         if absent := sorted(set(subsets or ()) - set(subset_of_series)):
@@ -93,21 +89,14 @@ class Precache:
         return max(size + self.cache.bytes_needed([index]) for index, size in sizes.items())
 
     def show_plan(self) -> None:
-        """Log what is there, what is to do and the time it will take by the first series; nothing written stays.
+        """Log what is there and what is to do.
 
         Raises:
             LunaError: as :meth:`run`, and when the cache has no folder.
         """
         if self.cache.cache_dir is None:
             raise LunaError("cache_dir is null: candidates are cut when they are needed, there is nothing to cache")
-        series = self._checked(self.cache.cache_dir)
-        if series:
-            start, first = time.perf_counter(), series[0]
-            with tempfile.TemporaryDirectory(dir=self.cache.cache_dir) as folder:
-                build_series(Path(folder, "series.pt"), *self.cache.job(first)[1:])
-            share = self._count([first]) * max(min(self.num_workers, len(series)), 1)
-            expected = timedelta(seconds=round((time.perf_counter() - start) * self._count(series) / share))
-            logger.info("cache: about %s for %d series, by the first series", expected, len(series))
+        self._checked(self.cache.cache_dir)
 
     def run(self) -> int:
         """Fill the cache.

@@ -6,7 +6,7 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "froc": ["FrocResult", "evaluate_froc"],
-        "per_class": ["BOOK_METRICS", "COUNTS", "METRIC_NAMES", "RANKING_METRICS", "per_class_metrics"],
+        "per_class": ["METRIC_NAMES", "per_class_metrics"],
         "records": ["CandidateRecords"],
     },
 )

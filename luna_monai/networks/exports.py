@@ -6,9 +6,8 @@ import json
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -86,8 +85,7 @@ def _export_onnx(network: torch.nn.Module, path: Path, metadata: Mapping[str, An
     path.write_bytes(model.SerializeToString())
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """Largest differences between an exported network and its original, and whether they are within ``TOLERANCE``."""
 
     logits: float

@@ -5,15 +5,12 @@ from luna_monai.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
-        "points": ["CandidateList"],
-        "scan_dataset": ["ScanDataset", "ScanLoader"],
+        "scan_dataset": ["CandidateList", "ScanDataset", "ScanLoader"],
         "inferer": ["CandidateInferer", "PrepareScanBatch"],
         "heat_map": ["CandidateExplainer", "ScanExplanation"],
-        "collector": ["ScanPredictions"],
-        "dataset_froc": ["DatasetFroc"],
+        "collector": ["DatasetFroc", "ScanPredictions"],
         "dicom_objects": ["write_segmentation", "write_structured_report"],
-        "model": ["ModelFacts", "default_weights", "model_facts"],
         "outputs": ["check_outputs", "write_outputs"],
-        "result": ["ScanPrediction", "describe_findings"],
+        "result": ["ModelFacts", "ScanPrediction", "default_weights", "describe_findings", "model_facts"],
     },
 )

@@ -13,15 +13,15 @@ import pandas as pd
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
-from luna_monai.data.tables import COORDINATES
-from luna_monai.detection.findings import find_findings
+from luna_monai.data.tables import COORDINATES, read_findings
+from luna_monai.detection.findings import find_findings, findings_table
 from luna_monai.errors import LunaError
+from luna_monai.files import write_json
 from luna_monai.metrics.calibration import log_odds_of_logits
-from luna_monai.predictions.dataset_froc import DatasetFroc
+from luna_monai.metrics.froc import FROC_COLUMNS, evaluate_froc
 from luna_monai.predictions.heat_map import ScanExplanation
-from luna_monai.predictions.model import ModelFacts
-from luna_monai.predictions.outputs import PLACEHOLDER, check_outputs, ending_of, is_dicom, write_outputs
-from luna_monai.predictions.result import COLUMNS, ScanPrediction
+from luna_monai.predictions.outputs import PLACEHOLDER, check_file, check_outputs, ending_of, is_dicom, write_outputs
+from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
 from luna_monai.scans.sources import ScanSource
 from luna_monai.training.processes import gather_objects, launched
 
@@ -31,6 +31,40 @@ logger = logging.getLogger(__name__)
 DEFAULT_THRESHOLD = 0.5
 #: What the default threshold is chosen for where it has some.
 OPERATING_POINT = "4 false positives per scan"
+
+
+class DatasetFroc:
+    """Evaluates predictions by LUNA16's rules and writes the numbers: of candidates, as LUNA16 asks, and of findings.
+
+    All scans that were classified count, with or without findings. A finding hits a nodule when its center of mass is
+    nearer to the nodule's center than the nodule's radius.
+
+    Args:
+        path: JSON file to write.
+        dataset_dir: folder with ``annotations.csv`` and, if there is one, ``annotations_excluded.csv``.
+
+    Raises:
+        LunaError: when one of these tables is damaged, the first is missing, or the file cannot be written.
+    """
+
+    def __init__(self, path: str | Path, dataset_dir: str | Path) -> None:
+        self.path = Path(path)
+        check_file(self.path, [".json"])
+        self.annotations, self.excluded = read_findings(dataset_dir)
+
+    def write(self, predictions: Sequence[ScanPrediction]) -> None:
+        """Write the evaluation of some scans, and log the main numbers."""
+        tables = {
+            "candidates": [one.candidates for one in predictions],
+            "findings": [findings_table(one.findings, one.seriesuid) for one in predictions],
+        }
+        seriesuids, results = [one.seriesuid for one in predictions], {}
+        for name, parts in tables.items():
+            submission = pd.concat([table[FROC_COLUMNS] for table in parts], ignore_index=True)
+            result = evaluate_froc(submission, self.annotations, self.excluded, seriesuids)
+            logger.info("FROC of the %s: %s", name, result.summary())
+            results[name] = result.to_dict()
+        write_json(self.path, results)
 
 
 @dataclass(eq=False)
@@ -104,7 +138,7 @@ class ScanPredictions:
             if refused:
                 self._problems = [f"{path.name} is not written: {refused[0]}" for path in dicom]
                 logger.error("%d of %d scans: %s", len(refused), len(self.scans), self._problems[0])
-            if refused and len(self.scans) == 1:
+            if len(refused) == len(self.scans):
                 self._paths = [path for path in self._paths if path not in dicom]
         if not self._paths and not any((self.explanation, self.page, self.froc)):
             raise LunaError((self._problems or ["no output: name a file to write"])[0])
@@ -125,12 +159,12 @@ class ScanPredictions:
         predictions = self.predictions
         if predictions:
             self._write(predictions, each=False)
-        if self.page is not None:
-            _log_written(self.page.write())
-        if self.froc is not None and predictions:
-            for line in self.froc.write(predictions):
-                logger.info(line)
-            _log_written([self.froc.path])
+            if self.page is not None:
+                self.page.write()
+                logger.info("Written: %s", self.page.path)
+            if self.froc is not None:
+                self.froc.write(predictions)
+                logger.info("Written: %s", self.froc.path)
         failures = [result for _, result in sorted(self._results.items()) if isinstance(result, str)]
         if failures and len(self.scans) > 1:
             others = "the others are written" if predictions else "nothing is written"
@@ -146,7 +180,8 @@ class ScanPredictions:
         paths = [path for path in self._paths if (PLACEHOLDER in path.name) == each]
         segmented = any(ending_of(path) == ".seg.dcm" for path in self._paths)
         written, problems = write_outputs(paths, predictions, anonymous=self.anonymous, segmented=segmented)
-        _log_written(written)
+        for path in written:
+            logger.info("Written: %s", path)
         self._problems += problems
 
     def _collect(self, engine: Engine) -> None:
@@ -160,7 +195,7 @@ class ScanPredictions:
             heat = None
             if self.explanation is not None:
                 heat = self.explanation(prediction, batch["image"], batch["geometry"])
-                _log_written([self.explanation.path])
+                logger.info("Written: %s", self.explanation.path)
             if self.page is not None:
                 self.page.add(number, prediction, batch["image"][0].numpy(), batch["geometry"], heat)
             self._add(number, prediction)
@@ -228,11 +263,6 @@ class ScanPredictions:
                 result = _second(result.source, result.seriesuid)
             if result is not self._results.get(number):
                 self._add(number, result)
-
-
-def _log_written(paths: Sequence[Path]) -> None:
-    for path in paths:
-        logger.info("Written: %s", path)
 
 
 def _second(path: Path, seriesuid: str) -> str:

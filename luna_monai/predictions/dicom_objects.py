@@ -20,8 +20,8 @@ from luna_monai import __version__
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
 from luna_monai.files import write_bytes
+from luna_monai.predictions.outputs import label_map
 from luna_monai.predictions.result import ScanPrediction, describe_findings
-from luna_monai.predictions.volumes import label_map
 from luna_monai.scans.scan import read_header
 from luna_monai.scans.sources import ScanSource
 

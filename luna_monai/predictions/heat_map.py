@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,14 @@ from monai.visualize import GradCAM
 from torch import nn
 
 from luna_monai.errors import LunaError
-from luna_monai.predictions.outputs import check_file
+from luna_monai.predictions.outputs import VOLUMES, check_file, in_file_order, write_volume
 from luna_monai.predictions.result import ScanPrediction
-from luna_monai.predictions.volumes import in_file_order, write_volume
 from luna_monai.scans.geometry import Geometry
 from luna_monai.transforms.crop import CropCandidates, window_start
 
 #: From fine to coarse. A voxel of the feature maps has seen 5, 14 and 32 voxels of a candidate in each direction: the
 #: first know best where, the last know best what, and alone may be 15 mm beside it.
 TARGET_LAYERS = ("block1.relu2", "block2.relu2", "block3.relu2")
-SUFFIXES = (".nii.gz", ".nii", ".nrrd")
 
 
 class VoxelwiseGradCAM(GradCAM):
@@ -99,6 +98,7 @@ def _by_strongest(values: torch.Tensor) -> torch.Tensor:
     return values / values.max().clamp(min=torch.finfo(values.dtype).tiny)
 
 
+@dataclass
 class ScanExplanation:
     """Writes the attribution maps of the most probable findings of a scan into one volume that lies over the scan.
 
@@ -113,20 +113,14 @@ class ScanExplanation:
         LunaError: when the name of the file has another ending, or it cannot be written.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        explainer: Callable[[torch.Tensor], torch.Tensor],
-        max_findings: int = 5,
-        spatial_size: Sequence[int] = (32, 48, 48),
-        preprocessing: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    ) -> None:
-        self.path = Path(path)
-        check_file(self.path, SUFFIXES)
-        self.explainer = explainer
-        self.max_findings = max_findings
-        self.cropper = CropCandidates(spatial_size)
-        self.preprocessing = preprocessing or nn.Identity()
+    path: str | Path
+    explainer: Callable[[torch.Tensor], torch.Tensor]
+    max_findings: int = 5
+    spatial_size: Sequence[int] = (32, 48, 48)
+    preprocessing: Callable[[torch.Tensor], torch.Tensor] = field(default_factory=nn.Identity)
+
+    def __post_init__(self) -> None:
+        check_file(Path(self.path), VOLUMES)
 
     def __call__(self, prediction: ScanPrediction, image: torch.Tensor, grid: Geometry) -> np.ndarray:
         """Explain the scan and write the file.
@@ -146,12 +140,12 @@ class ScanExplanation:
         findings = prediction.findings[: self.max_findings]
         positions = np.reshape([finding.position for finding in findings], (-1, 3)).astype(float)
         centers = np.clip(grid.world_to_index(positions), 0, np.asarray(grid.shape) - 1)
-        crops = self.cropper(image, centers)
+        crops = CropCandidates(self.spatial_size)(image, centers)
         heat = self.explainer(self.preprocessing(crops)).numpy()
         values = np.zeros(grid.shape, dtype=np.uint8)
         for block, center in zip(heat, centers.tolist(), strict=True):
             starts = [window_start(*axis) for axis in zip(center, block.shape, grid.shape, strict=True)]
             place = values[tuple(slice(a, a + n) for a, n in zip(starts, block.shape, strict=True))]
             np.maximum(place, np.rint(block * 255).astype(np.uint8), out=place)
-        write_volume(self.path, in_file_order(values, grid, prediction.geometry))
+        write_volume(Path(self.path), in_file_order(values, grid, prediction.geometry))
         return values

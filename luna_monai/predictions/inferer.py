@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class PrepareScanBatch:
         return batchdata["image"], None, (), {"centers": batchdata["centers"]}
 
 
+@dataclass(eq=False)
 class CandidateInferer(Inferer):
     """Runs a network on the candidates of a scan, as MONAI's ``SlidingWindowInferer`` does on windows of a grid.
 
@@ -34,23 +36,14 @@ class CandidateInferer(Inferer):
         batch_size: candidates that are cut out and classified at once.
         device: where the network runs.
         preprocessing: of candidates (n, 1, *spatial_size) in HU, before they are taken to the device.
-        inferer: runs the network on a batch; MONAI's ``SimpleInferer`` when None.
+        inferer: runs the network on a batch.
     """
 
-    def __init__(
-        self,
-        spatial_size: Sequence[int],
-        batch_size: int,
-        device: str | torch.device = "cpu",
-        preprocessing: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        inferer: Inferer | None = None,
-    ) -> None:
-        super().__init__()
-        self.cropper = CropCandidates(spatial_size)
-        self.batch_size = batch_size
-        self.device = torch.device(device)
-        self.preprocessing = preprocessing or torch.nn.Identity()
-        self.inferer = inferer or SimpleInferer()
+    spatial_size: Sequence[int]
+    batch_size: int
+    device: str | torch.device = "cpu"
+    preprocessing: Callable[[torch.Tensor], torch.Tensor] = field(default_factory=torch.nn.Identity)
+    inferer: Inferer = field(default_factory=SimpleInferer)
 
     def __call__(
         self,
@@ -73,12 +66,12 @@ class CandidateInferer(Inferer):
         Returns:
             Logits (n, 2), float32, on the CPU.
         """
-        candidates = inputs if centers is None else centers
+        cropper, candidates = CropCandidates(self.spatial_size), inputs if centers is None else centers
         logits = [torch.empty((0, 2))]
         batches = candidates.split(self.batch_size) if len(candidates) else ()
         many = len(candidates) > MANY_CANDIDATES
         for _, batch in enumerate_with_estimate(batches, "Candidates, batches of") if many else enumerate(batches):
-            image = self.preprocessing(batch if centers is None else self.cropper(inputs, batch.numpy()))
+            image = self.preprocessing(batch if centers is None else cropper(inputs, batch.numpy()))
             image = image.to(self.device).to(torch.float32, memory_format=torch.channels_last_3d)
             logits.append(self.inferer(image, network, *args, **kwargs).float().cpu())
         return torch.cat(logits)

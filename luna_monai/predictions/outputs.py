@@ -1,32 +1,178 @@
-"""The files that a prediction is written to, by their endings."""
+"""The files of a prediction, by their endings: CSV, JSON, points of 3D Slicer, volumes and DICOM objects."""
 
 from __future__ import annotations
 
 import importlib
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+
+from luna_monai import files
+from luna_monai.data.tables import COORDINATES
+from luna_monai.detection.findings import SIZES, findings_table
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
-from luna_monai.predictions.result import ScanPrediction
+from luna_monai.predictions.result import ScanPrediction, describe_findings
+from luna_monai.scans.geometry import Geometry
 
 #: In the name of an output: the name of the scan, for a file of its own for each.
 PLACEHOLDER = "{seriesuid}"
+#: Endings of volumes that lie over a scan in any viewer.
+VOLUMES = (".nii.gz", ".nii", ".nrrd")
+MARKUPS_SCHEMA = (
+    "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
+    "markups-schema-v1.0.3.json#"
+)
 
-#: By the ending of the file's name, of which the longest that fits counts: the module and the function that write it,
-#: and whether it holds several scans. A writer returns False where there was nothing to write.
-FORMATS = {
-    ".csv": ("text_files", "write_submission", True),
-    ".findings.csv": ("text_files", "write_findings", True),
-    ".json": ("text_files", "write_json_file", True),
-    ".mrk.json": ("text_files", "write_markups", False),
-    ".nii.gz": ("volumes", "write_label_map", False),
-    ".nii": ("volumes", "write_label_map", False),
-    ".nrrd": ("volumes", "write_label_map", False),
-    ".dcm": ("dicom_objects", "write_structured_report", False),
-    ".seg.dcm": ("dicom_objects", "write_segmentation", False),
+
+def write_submission(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
+    """Write a submission for LUNA16: a row for each finding, or for each candidate where these were given."""
+    tables = [findings_table(one.findings, one.seriesuid) if one.proposed else one.candidates for one in predictions]
+    files.write_submission(path, pd.concat(tables))
+
+
+def write_findings(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
+    """Write the findings that people are shown as a table: position, probability and size."""
+    tables = []
+    for prediction in predictions:
+        table = findings_table(prediction.findings[: prediction.shown], prediction.seriesuid)
+        calibrated = [row["probability_calibrated"] for row in describe_findings(prediction)[: prediction.shown]]
+        table.insert(5, "probability_calibrated", pd.Series(calibrated, dtype=float))
+        table.insert(1, "finding", range(1, len(table) + 1))
+        tables.append(table)
+    files.write_table(path, pd.concat(tables).round({**SIZES, **dict.fromkeys(COORDINATES, 2)}))
+
+
+def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
+    """Write all that is known as JSON, without any path and anything of a patient.
+
+    ``model`` has name, SHA-256, version, thresholds and calibration; ``scans`` an entry for each scan with its
+    geometry (axes in the order x, y, z; LPS mm), the SHA-256 of its HU, warnings, candidates and findings. Each has a
+    ``position``, LPS mm x, y, z, and a ``voxel``, z, y, x from 0 in the order of the file.
+    """
+    model = predictions[0].model
+    facts = {name: getattr(model, name) for name in ("name", "sha256", "version", "thresholds")}
+    facts["calibration"] = None if model.calibration is None else model.calibration.to_dict()
+    scans = []
+    for prediction in predictions:
+        scan = {name: getattr(prediction.geometry, name) for name in ("size", "spacing", "origin", "direction")}
+        scan |= {name: getattr(prediction, name) for name in ("seriesuid", "voxels_sha256", "proposed", "warnings")}
+        table = prediction.candidates
+        candidates = table[["probability", "probability_calibrated"]].to_dict("records")
+        places = zip(table[COORDINATES].values, table[["index_z", "index_y", "index_x"]].values, strict=True)
+        for candidate, (position, voxel) in zip(candidates, places, strict=True):
+            candidate |= {"position": position, "voxel": voxel}
+        scan |= {"candidates": candidates, "findings": describe_findings(prediction)}
+        scans.append(scan | {"findings_shown": prediction.shown})
+    files.write_json(path, {"format": "luna-monai predictions", "model": facts, "scans": scans}, indent=1)
+
+
+def write_markups(path: Path, prediction: ScanPrediction, **_: Any) -> None:
+    """Write the findings of a scan that people are shown as a point list of 3D Slicer (``.mrk.json``)."""
+    points = []
+    for number, row in enumerate(describe_findings(prediction)[: prediction.shown], start=1):
+        size = "" if row["diameter_mm"] is None else f", {row['diameter_mm']:.1f} mm"
+        facts = {"id": str(number), "label": f"{number}: {row['probability']:.3f}{size}", "position": row["position"]}
+        points.append(facts | {"selected": True, "locked": True, "visibility": True, "positionStatus": "defined"})
+    markups = {
+        "type": "Fiducial",
+        "coordinateSystem": "LPS",
+        "coordinateUnits": "mm",
+        "locked": True,
+        "labelFormat": "%N-%d",
+        "lastUsedControlPointNumber": len(points),
+        "description": f"Findings in {prediction.seriesuid} by {prediction.model.name}",
+        "controlPoints": points,
+    }
+    files.write_json(path, {"@schema": MARKUPS_SCHEMA, "markups": [markups]}, indent=1)
+
+
+def to_image(values: np.ndarray, geometry: Geometry) -> sitk.Image:
+    """Make an image of ITK of an array (z, y, x) and its geometry."""
+    image = sitk.GetImageFromArray(values)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(np.ravel(geometry.direction).tolist())
+    return image
+
+
+def in_file_order(values: np.ndarray, grid: Geometry, geometry: Geometry) -> sitk.Image:
+    """Turn what lies on the scan as the network sees it back to the scan as its file has it.
+
+    Args:
+        values: array (z, y, x).
+        grid: of the array: the scan turned to LPS and padded.
+        geometry: of the scan in the order of its file.
+
+    Returns:
+        An image with the size and the geometry of the file.
+    """
+    code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(np.ravel(geometry.direction).tolist())
+    image = sitk.DICOMOrient(to_image(values, grid), code)
+    image = sitk.RegionOfInterest(image, geometry.size, image.TransformPhysicalPointToIndex(geometry.origin))
+    return to_image(sitk.GetArrayViewFromImage(image), geometry)
+
+
+def label_map(prediction: ScanPrediction) -> sitk.Image:
+    """Draw the outlines of the findings that people are shown.
+
+    Args:
+        prediction: of a scan.
+
+    Returns:
+        Unsigned integers in the order of the file: 0, or the number of the finding, from 1; the more probable one
+        where two overlap. A finding without an outline is left out.
+    """
+    grid = prediction.grid or prediction.geometry
+    labels = np.zeros(grid.shape, dtype=np.uint8 if prediction.shown < 256 else np.uint16)
+    for number in range(prediction.shown, 0, -1):
+        finding = prediction.findings[number - 1]
+        if finding.outline is not None and finding.outline_start is not None:
+            box = tuple(slice(a, a + n) for a, n in zip(finding.outline_start, finding.outline.shape, strict=True))
+            labels[box][finding.outline] = number
+    return in_file_order(labels, grid, prediction.geometry)
+
+
+def write_label_map(path: Path, prediction: ScanPrediction, **_: Any) -> None:
+    """Write the outlines of a scan as NIfTI or NRRD; see :func:`label_map`."""
+    write_volume(path, label_map(prediction))
+
+
+def write_volume(path: Path, image: sitk.Image) -> None:
+    """Write an image, compressed; the ending of ``path`` is the format's."""
+    ending = ending_of(path, VOLUMES)
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / f"volume{ending}"
+        sitk.WriteImage(image, str(whole), useCompression=ending != ".nii")
+        files.write_bytes(path, whole.read_bytes())
+
+
+def _write_dicom(function: str) -> Callable[..., bool | None]:
+    """Find a writer when it is needed: highdicom is an extra."""
+
+    def write(*args: Any, **options: Any) -> bool | None:
+        module = importlib.import_module("luna_monai.predictions.dicom_objects")
+        return getattr(module, function)(*args, **options)  # type: ignore[no-any-return]
+
+    return write
+
+
+#: By the ending of the file's name, of which the longest that fits counts: the function that writes it, and whether it
+#: holds several scans. It returns False where there was nothing to write.
+FORMATS: dict[str, tuple[Callable[..., bool | None], bool]] = {
+    ".csv": (write_submission, True),
+    ".findings.csv": (write_findings, True),
+    ".json": (write_json_file, True),
+    ".mrk.json": (write_markups, False),
+    **dict.fromkeys(VOLUMES, (write_label_map, False)),
+    ".dcm": (_write_dicom("write_structured_report"), False),
+    ".seg.dcm": (_write_dicom("write_segmentation"), False),
 }
 
 
@@ -87,7 +233,7 @@ def check_outputs(paths: Sequence[Path], scans: int) -> None:
             import_extra("highdicom", "dicom")
         if paths.count(path) > 1:
             raise LunaError(f"{path}: named twice as an output")
-        if scans > 1 and not FORMATS[ending_of(path)][2] and PLACEHOLDER not in path.name:
+        if scans > 1 and not FORMATS[ending_of(path)][1] and PLACEHOLDER not in path.name:
             raise LunaError(f"{path}: holds one scan, and there are {scans}; put {PLACEHOLDER} into its name")
 
 
@@ -107,8 +253,7 @@ def write_outputs(
     """
     written, problems = [], []
     for path in paths:
-        module, name, holds_several = FORMATS[ending_of(path)]
-        write = getattr(importlib.import_module(f"luna_monai.predictions.{module}"), name)
+        write, holds_several = FORMATS[ending_of(path)]
         for part in [[one] for one in predictions] if PLACEHOLDER in path.name else [predictions]:
             one = path.with_name(path.name.replace(PLACEHOLDER, file_name(part[0].seriesuid)))
             content = part if holds_several else part[0]

@@ -87,16 +87,13 @@ class PredictionPage:
         best = sorted(self._pictures.items(), key=lambda item: (-item[1][0], item[0]))
         self._pictures = dict(best[: self.max_pictures])
 
-    def write(self) -> list[Path]:
-        """Write the page, if there is a scan.
+    def write(self) -> None:
+        """Write the page; at least one scan has been added.
 
         Raises:
             LunaError: when it cannot be written.
         """
-        if not self._scans:
-            return []
         write_bytes(self.path, self.to_html().encode())
-        return [self.path]
 
     def to_html(self) -> str:
         """Make the page: an HTML document without any reference to something outside it, and without any path."""

@@ -195,7 +195,7 @@ def _stack(folder: Path, uid: str, slices: list[Slice], warnings: list[str]) -> 
             raise LunaError(f"{folder}: {found}; resample the scan onto a rectangular grid")
         spacing = (*first.spacing[:2], float(places[-1] - places[0]) / (len(slices) - 1))
     geometry = Geometry.from_header((*first.size[:2], len(slices)), spacing, origins[0], first.direction, source=folder)
-    paddings = [one.padding[0] * one.slope + one.intercept for one in slices if one.padding is not None]
+    paddings = [one.padding[0] * one.slope + one.intercept for one in slices if one.padding]
     if odd := [value for value in paddings if TISSUE_HU[0] < value < TISSUE_HU[1]]:
         warnings.append(f"voxels of {odd[0]:g} HU count as air, because PixelPaddingValue says so")
     return DicomHeader(

@@ -42,6 +42,8 @@ VOLUME_TAGS = (
 )
 #: HU of tissue: padding with such a value is more likely a wrong tag.
 TISSUE_HU = (-900, 3000)
+#: Tags of the rescaling, and what they are where they are missing.
+_RESCALE = {"Slope": "1", "Intercept": "0"}
 _NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated")
 _TAGS = [
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "NumberOfFrames", "SliceThickness", *_NEEDED),
@@ -161,17 +163,21 @@ class Slice:
         file: the DICOM file.
         geometry: of the slice as a volume of one.
         dtype: of the stored values, before rescaling.
+        bits: of a stored value.
         slope: HU in a unit of the stored values.
         intercept: HU of the stored value 0.
-        padding: first and last stored value that stand for "no value here".
+        padding: first and last stored value that stand for "no value here"; empty when there are none.
+        offset: bytes before the pixels; None where they are compressed.
     """
 
     file: DicomFile
     geometry: Geometry
     dtype: np.dtype
+    bits: int
     slope: float
     intercept: float
-    padding: tuple[int, int] | None
+    padding: tuple[int, ...]
+    offset: int | None
 
     @classmethod
     def check(cls, file: DicomFile) -> Slice:
@@ -188,8 +194,7 @@ class Slice:
         """
         if file.is_multi_frame:
             raise LunaError(f"{file.path}: a multi-frame CT (all slices in one file); convert it to NIfTI")
-        missing = [keyword for keyword in _NEEDED if not file.text(keyword)]
-        if missing:
+        if missing := [keyword for keyword in _NEEDED if not file.text(keyword)]:
             raise LunaError(f"{file.path}: a slice without {', '.join(missing)} cannot be placed in the patient")
         samples, bits = file.whole("SamplesPerPixel", "1"), file.whole("BitsAllocated")
         stored_bits = file.whole("BitsStored", str(bits))
@@ -199,7 +204,7 @@ class Slice:
         rows, columns = file.whole("Rows"), file.whole("Columns")
         row_step, column_step = file.numbers("PixelSpacing", 2)
         x, y = np.reshape(file.numbers("ImageOrientationPatient", 6), (2, 3))
-        thickness = file.numbers("SliceThickness", 1, "1")[0] if file.text("SliceThickness") else 1.0
+        thickness = file.numbers("SliceThickness", 1, "1")[0]
         geometry = Geometry.from_header(
             (columns, rows, 1),
             (column_step, row_step, thickness if thickness > 0 else 1.0),
@@ -207,36 +212,23 @@ class Slice:
             np.stack([x, y, np.cross(x, y)], axis=1),
             source=file.path,
         )
-        order = ">" if file.transfer_syntax == ExplicitVRBigEndian else "<"
+        syntax = file.transfer_syntax
+        order = ">" if syntax == ExplicitVRBigEndian else "<"
         dtype = np.dtype(f"{order}{'iu'[file.whole('PixelRepresentation', '0') != 1]}{bits // 8}")
-        result = cls(
-            file=file,
-            geometry=geometry,
-            dtype=dtype,
-            slope=file.numbers("RescaleSlope", 1, "1")[0],
-            intercept=file.numbers("RescaleIntercept", 1, "0")[0],
-            padding=_padding(file, dtype),
-        )
-        needed = rows * columns * dtype.itemsize if result.is_native else 1
-        if result.slope == 0 or file.pixel_bytes - result.element_bytes < needed:
-            reason = "its RescaleSlope is 0" if result.slope == 0 else "it is truncated"
+        padding: list[int] = []
+        if file.text("PixelPaddingValue"):
+            first = file.whole("PixelPaddingValue")
+            ends = np.array([first, file.whole("PixelPaddingRangeLimit", str(first))], dtype=np.int64)
+            padding = sorted(ends.astype(dtype).tolist())  # writers disagree whether it has a sign; the pixels say
+        slope, intercept = (file.numbers(f"Rescale{name}", 1, default)[0] for name, default in _RESCALE.items())
+        is_native = syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+        element = 8 if syntax == ImplicitVRLittleEndian else 12  # bytes of the pixel data's tag, type and length
+        needed = rows * columns * dtype.itemsize if is_native else 1
+        if slope == 0 or file.pixel_bytes - element < needed:
+            reason = "its RescaleSlope is 0" if slope == 0 else "it is truncated"
             raise LunaError(f"{file.path}: a damaged DICOM slice ({reason}); copy it again")
-        return result
-
-    @property
-    def is_native(self) -> bool:
-        """Whether the pixels are uncompressed."""
-        syntax = self.file.transfer_syntax
-        return syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-
-    @property
-    def element_bytes(self) -> int:
-        """Bytes of the pixel data's tag, type and length."""
-        return 8 if self.file.transfer_syntax == ImplicitVRLittleEndian else 12
-
-    @property
-    def _stored_bits(self) -> int:
-        return self.file.whole("BitsStored", str(self.dtype.itemsize * 8))
+        offset = file.pixel_offset + element if is_native else None
+        return cls(file, geometry, dtype, stored_bits, slope, intercept, tuple(padding), offset)
 
     @property
     def is_inverted(self) -> bool:
@@ -244,7 +236,7 @@ class Slice:
         return self.file.text("PhotometricInterpretation") == "MONOCHROME1"
 
     def _inverted(self, stored: np.ndarray) -> np.ndarray:
-        return (-1 if self.dtype.kind == "i" else 2**self._stored_bits - 1) - stored
+        return (-1 if self.dtype.kind == "i" else 2**self.bits - 1) - stored
 
     def read(self, *, invert: bool = False) -> np.ndarray:
         """Read the pixels.
@@ -258,45 +250,30 @@ class Slice:
         Raises:
             LunaError: when the pixels are damaged.
         """
-        raw = self._native() if self.is_native else self._decoded()
-        spare = self.dtype.itemsize * 8 - self._stored_bits  # bits above those stored may hold an overlay
+        shape = self.geometry.shape[1:]
+        raw = self._decoded() if self.offset is None else map_voxels(self.file.path, self.offset, self.dtype, shape)
+        spare = self.dtype.itemsize * 8 - self.bits  # bits above those stored may hold an overlay
         stored = ((raw << spare) >> spare).astype(np.int64)
         if invert:
             stored = self._inverted(stored)
         whole = self.slope.is_integer() and self.intercept.is_integer()
         slope, intercept = (int(self.slope), int(self.intercept)) if whole else (self.slope, self.intercept)
         values = stored * slope + intercept
-        if self.padding is not None:
+        if self.padding:
             values[(raw >= self.padding[0]) & (raw <= self.padding[1])] = AIR
         return values
 
-    def _native(self) -> np.ndarray:
-        offset = self.file.pixel_offset + self.element_bytes
-        return map_voxels(self.file.path, offset, self.dtype, self.geometry.shape[1:])
-
     def _decoded(self) -> np.ndarray:
         """Decompress with ITK, which rescales and inverts the values, and undo that."""
-        path = self.file.path
+        path, shape = self.file.path, self.geometry.shape[1:]
         reader = sitk.ImageFileReader()
         reader.SetImageIO("GDCMImageIO")
         reader.SetFileName(str(path))
-        advice = (
-            f"its pixels ({self.file.transfer_syntax.name}) are damaged, or in a transfer syntax that is not "
-            "supported: convert the series to uncompressed DICOM"
-        )
+        syntax = self.file.transfer_syntax.name
+        advice = f"its pixels ({syntax}) are damaged or cannot be decoded: convert the series to uncompressed DICOM"
         with itk_errors(path, advice):
             values = np.squeeze(sitk.GetArrayFromImage(reader.Execute())).astype(float)
-        if values.shape != self.geometry.shape[1:]:
-            raise LunaError(f"{path}: {values.shape} pixels (y, x) instead of {self.geometry.shape[1:]}; copy it again")
+        if values.shape != shape:
+            raise LunaError(f"{path}: {values.shape} pixels (y, x) instead of {shape}; copy it again")
         stored = np.rint((values - self.intercept) / self.slope)
         return (self._inverted(stored) if self.is_inverted else stored).astype(self.dtype.newbyteorder("="))
-
-
-def _padding(file: DicomFile, dtype: np.dtype) -> tuple[int, int] | None:
-    if not file.text("PixelPaddingValue"):
-        return None
-    ends = [file.whole("PixelPaddingValue")]
-    ends.append(file.whole("PixelPaddingRangeLimit", str(ends[0])))
-    # Writers disagree whether the tag has a sign; the pixels say which.
-    low, high = sorted(np.asarray(ends, dtype=np.int64).astype(dtype).tolist())
-    return low, high

@@ -15,8 +15,6 @@ ORTHONORMAL_TOLERANCE = 1e-3
 SPACING_MM = (0.01, 50.0)
 EXTENT_MM = 5000.0
 ORIGIN_MM = 100_000.0
-#: The two ends of each axis of a patient.
-_ENDS = ({"L", "R"}, {"P", "A"}, {"S", "I"})
 
 
 @dataclass(frozen=True)
@@ -135,24 +133,6 @@ class Geometry:
         """
         steps = np.asarray(indices, dtype=float).reshape(-1, 3)[:, ::-1] * self.spacing
         return steps @ np.asarray(self.direction).T + self.origin
-
-
-def check_orientation(orientation: str | None) -> str | None:
-    """Check the name of an orientation.
-
-    Args:
-        orientation: three letters, such as ``"LPS"``, or None.
-
-    Returns:
-        The same.
-
-    Raises:
-        LunaError: when it is something else.
-    """
-    letters = orientation if isinstance(orientation, str) else ""
-    if orientation is not None and not (len(letters) == 3 and all(len(pair & set(letters)) == 1 for pair in _ENDS)):
-        raise LunaError(f"orientation must be three letters such as LPS, or null, found {orientation!r}")
-    return orientation
 
 
 def orient(voxels: np.ndarray, geometry: Geometry, orientation: str = "LPS") -> tuple[np.ndarray, Geometry]:

@@ -14,6 +14,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+from nibabel.affines import apply_affine
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
@@ -123,14 +124,13 @@ def _compare(header: Nifti1Header, sizes: list[int], warnings: list[str]) -> Non
         qform = header.get_qform()
     except HeaderDataError:
         return
-    sform = header.get_sform()
-    corners = np.array(list(itertools.product(*((0, size - 1) for size in sizes)))).T
-    distances = np.linalg.norm((sform - qform)[:3, :3] @ corners + (sform - qform)[:3, 3:], axis=0)
+    corners = np.array(list(itertools.product(*((0, size - 1) for size in sizes))))
+    by_sform, by_qform = (apply_affine(form, corners) for form in (header.get_sform(), qform))
+    distances = np.linalg.norm(by_sform - by_qform, axis=1)
     worst = int(distances.argmax())
-    if not distances[worst] <= AGREEMENT * np.linalg.norm(sform[:3, :3], axis=0).min():
-        places = [form[:3, :3] @ corners[:, worst] + form[:3, 3] for form in (sform, qform)]
-        by_sform, by_qform = (", ".join(f"{value:.1f}" for value in place) for place in places)
+    if not distances[worst] <= AGREEMENT * np.linalg.norm(header.get_sform()[:3, :3], axis=0).min():
+        first, second = (", ".join(f"{value:.1f}" for value in place[worst]) for place in (by_sform, by_qform))
         warnings.append(
-            f"sform and qform disagree: voxel x,y,z {tuple(corners[:, worst].tolist())} is at ({by_sform}) mm RAS by "
-            f"the sform and at ({by_qform}) by the qform; the sform is used"
+            f"sform and qform disagree: voxel x,y,z {tuple(corners[worst].tolist())} is at ({first}) mm RAS by "
+            f"the sform and at ({second}) by the qform; the sform is used"
         )

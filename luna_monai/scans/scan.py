@@ -10,7 +10,7 @@ import psutil
 
 from luna_monai.errors import LunaError
 from luna_monai.files import readable_size
-from luna_monai.scans.geometry import Geometry, check_orientation, orient
+from luna_monai.scans.geometry import Geometry, orient
 from luna_monai.scans.header import ScanHeader
 from luna_monai.scans.sources import SUFFIXES, ScanSource, suffix_of
 from luna_monai.scans.voxels import as_hounsfield
@@ -26,12 +26,14 @@ class Scan:
             change are mapped and take no memory.
         geometry: of ``voxels``; differs from ``header.geometry`` where the axes were turned.
         warnings: what is unusual about the scan.
+        is_mapped: whether the voxels lie in the file and take no memory.
     """
 
     header: ScanHeader
     voxels: np.ndarray
     geometry: Geometry
     warnings: tuple[str, ...]
+    is_mapped: bool
 
     @property
     def seriesuid(self) -> str:
@@ -47,14 +49,6 @@ class Scan:
     def files(self) -> tuple[Path, ...]:
         """All files of the scan."""
         return self.header.files
-
-    @property
-    def is_mapped(self) -> bool:
-        """Whether the voxels lie in the file and take no memory."""
-        base: object = self.voxels
-        while isinstance(base, np.ndarray) and not isinstance(base, np.memmap):
-            base = base.base
-        return isinstance(base, np.memmap)
 
 
 def read_header(source: str | Path | ScanSource) -> ScanHeader:
@@ -112,16 +106,16 @@ def read_scan(source: str | Path | ScanSource | ScanHeader, orientation: str | N
     Raises:
         LunaError: as :func:`read_header`; and when the voxels are damaged, or do not fit into memory.
     """
-    check_orientation(orientation)
     header = source if isinstance(source, ScanHeader) else read_header(source)
     available = psutil.virtual_memory().available
     if not header.is_mapped and header.nbytes > available:
         needed = f"{header.description} need {readable_size(header.nbytes)} of memory"
         raise LunaError(f"{header.path}: {needed}, {readable_size(available)} are available; check the header")
-    voxels, not_finite = as_hounsfield(header.read_voxels())
+    stored = header.read_voxels()
+    voxels, not_finite = as_hounsfield(stored)
     geometry, warnings = header.geometry, header.warnings
     if not_finite:
         warnings = (*warnings, f"{not_finite} voxels are not finite numbers; they count as air")
     if orientation is not None:
         voxels, geometry = orient(voxels, geometry, orientation)
-    return Scan(header, voxels, geometry, warnings)
+    return Scan(header, voxels, geometry, warnings, header.is_mapped and voxels is stored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import ignite.distributed as idist
@@ -13,6 +14,7 @@ from monai.inferers import SimpleInferer
 logger = logging.getLogger(__name__)
 
 
+@dataclass(eq=False)
 class PrepareCandidateBatch:
     """The ``prepare_batch`` of the engines: copies int16 to the device, converts to float32 and augments there.
 
@@ -24,13 +26,8 @@ class PrepareCandidateBatch:
             twice as fast on CPUs.
     """
 
-    def __init__(
-        self,
-        augmentation: Callable[[torch.Tensor], torch.Tensor] | None = None,
-        memory_format: torch.memory_format = torch.channels_last_3d,
-    ) -> None:
-        self.augmentation = augmentation
-        self.memory_format = memory_format
+    augmentation: Callable[[torch.Tensor], torch.Tensor] | None = None
+    memory_format: torch.memory_format = torch.channels_last_3d
 
     def __call__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def evaluation_dir(weights: str | Path) -> str:
     return f"data-unversioned/evaluation/{Path(weights).stem}-{sha256_of(weights)[:8]}"
 
 
+@dataclass(eq=False)
 class EvaluationFolder:
     """Writes what an evaluator found, every file whole or not at all.
 
@@ -46,13 +48,10 @@ class EvaluationFolder:
         calibrate: fit calibration and thresholds; the book keeps its probabilities and its threshold of 0.5.
     """
 
-    def __init__(
-        self, output_dir: str | Path, candidates: pd.DataFrame, source: Mapping[str, Any], calibrate: bool = True
-    ) -> None:
-        self.output_dir = Path(output_dir)
-        self.candidates = candidates
-        self.source = source
-        self.calibrate = calibrate
+    output_dir: str | Path
+    candidates: pd.DataFrame
+    source: Mapping[str, Any]
+    calibrate: bool = True
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator that has :class:`~luna_monai.training.metrics.CandidateMetrics`."""
@@ -60,23 +59,23 @@ class EvaluationFolder:
             engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:
-        records = engine.state.records
-        write_predictions(self.output_dir / "predictions.csv", records, self.candidates)
+        folder, records = Path(self.output_dir), engine.state.records
+        write_predictions(folder / "predictions.csv", records, self.candidates)
         in_order = records[["row", "probability"]].sort_values("row", kind="stable")
-        write_submission(self.output_dir / "submission.csv", in_order.join(self.candidates, on="row"))
+        write_submission(folder / "submission.csv", in_order.join(self.candidates, on="row"))
         seriesuid = records["row"].map(self.candidates["seriesuid"])
         counts = {"scans": seriesuid.nunique(), "candidates": len(records)}
-        write_json(self.output_dir / METRICS, {**self.source, **counts, "metrics": engine.state.metrics})
-        (self.output_dir / CALIBRATION).unlink(missing_ok=True)  # of an earlier evaluation
+        write_json(folder / METRICS, {**self.source, **counts, "metrics": engine.state.metrics})
+        (folder / CALIBRATION).unlink(missing_ok=True)  # of an earlier evaluation
         if self.calibrate:
             try:
                 content = calibration_summary(records["probability"], records["class"], seriesuid)
             except LunaError as error:
                 logger.warning("No calibration and no thresholds: %s", error)
             else:
-                write_json(self.output_dir / CALIBRATION, content)
+                write_json(folder / CALIBRATION, content)
                 _log_calibration(content)
-        logger.info("Results: %s", self.output_dir)
+        logger.info("Results: %s", folder)
 
 
 def _log_calibration(content: Mapping[str, Any]) -> None:

@@ -6,10 +6,9 @@ import logging
 import os
 import warnings
 from collections.abc import Sized
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import ignite.distributed as idist
 import numpy as np
@@ -28,8 +27,7 @@ logger = logging.getLogger(__name__)
 _WAIT = timedelta(days=2)
 
 
-@dataclass(frozen=True)
-class Launched:
+class Launched(NamedTuple):
     """What torchrun has told this process about itself.
 
     Attributes:

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from numbers import Real
 from pathlib import Path
@@ -84,6 +85,7 @@ def set_aside_previous_run(output_dir: Path) -> None:
     logger.info("%s holds an earlier run: moved to %s", output_dir, previous)
 
 
+@dataclass(eq=False)
 class RunFolder:
     """Writes a run's folder at the end of each epoch, every file whole or not at all.
 
@@ -109,45 +111,29 @@ class RunFolder:
         resume: continue from the checkpoint in the folder.
     """
 
-    def __init__(
-        self,
-        run_state: RunState,
-        network: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        candidates: pd.DataFrame,
-        validator: Evaluator,
-        config: Mapping[str, Any],
-        lr_scheduler: Stateful | None = None,
-        extra: Mapping[str, Stateful] | None = None,
-        resume: bool = False,
-    ) -> None:
-        self.output_dir = run_state.output_dir
-        self.run_state = run_state
-        self.network = network
-        self.candidates = candidates
-        self.validator = validator
-        self.resume = resume
-        self.config = dict(config)
-        schedule: dict[str, Stateful] = {} if lr_scheduler is None else {"lr_scheduler": lr_scheduler}
-        self._objects: dict[str, Stateful] = {
-            "network": unwrap(network),
-            "optimizer": optimizer,
-            "run_state": run_state,
-            **schedule,
-            **(extra or {}),
-        }
+    run_state: RunState
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    candidates: pd.DataFrame
+    validator: Evaluator
+    config: Mapping[str, Any]
+    lr_scheduler: Stateful | None = None
+    extra: Mapping[str, Stateful] | None = None
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        self.output_dir = self.run_state.output_dir
+        schedule = {} if self.lr_scheduler is None else {"lr_scheduler": self.lr_scheduler}
+        self._objects: dict[str, Stateful] = {"network": unwrap(self.network), "optimizer": self.optimizer}
+        self._objects |= {"run_state": self.run_state, **schedule, **(self.extra or {})}
         # Besides the configuration what it has become: the length of a schedule, the table on disk.
-        rows = pd.util.hash_pandas_object(candidates[["seriesuid", *COORDINATES, "class"]]).to_numpy()
+        rows = pd.util.hash_pandas_object(self.candidates[["seriesuid", *COORDINATES, "class"]]).to_numpy()
         digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+        numbers = {} if self.lr_scheduler is None else self.lr_scheduler.state_dict()
         self._settings = {
             **self.config,
             "candidates (the table on disk)": f"{len(rows)} rows, SHA-256 {digest}",
-            "schedule": {
-                name: value
-                for item in schedule.values()
-                for name, value in item.state_dict().items()
-                if isinstance(value, bool | int | float | str)
-            },
+            "schedule": {name: value for name, value in numbers.items() if isinstance(value, bool | int | float | str)},
         }
         self._started = False
         self._lock: int | None = None
@@ -162,7 +148,9 @@ class RunFolder:
     def _start(self, engine: Engine) -> None:
         first = idist.get_rank() == 0
         if first:
-            self._prepare()
+            self._lock = _locked(self.output_dir / ".lock")
+            for folder in (self.output_dir, self.output_dir / PREDICTIONS):  # left by a killed run
+                remove_abandoned(folder)
         if self.resume and not self._started:
             content = restore_checkpoint(self.output_dir, self._objects, self._settings)
             engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
@@ -172,33 +160,22 @@ class RunFolder:
         elif first and not self._started:
             set_aside_previous_run(self.output_dir)
         if first:
-            text = yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
             write_bytes(self.output_dir / CONFIG, text.encode())
         self._started = True
-
-    def _prepare(self) -> None:
-        try:
-            self.output_dir.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(self.output_dir / ".lock")
-        except OSError as error:
-            reason = error.strerror or error
-            raise LunaError(f"{self.output_dir}: cannot be written ({reason}); choose another output_dir") from error
-        for folder in (self.output_dir, self.output_dir / PREDICTIONS):  # left by a killed run
-            remove_abandoned(folder)
 
     def _repair(self) -> None:
         """Write what the checkpoint knows: the files may be newer than it, or damaged."""
         if self.run_state.history:
             write_table(self.output_dir / METRICS, pd.DataFrame(self.run_state.history))
+        folder = self.output_dir / PREDICTIONS
         if self.run_state.best_records is not None:
-            path = self.output_dir / PREDICTIONS / "val.csv"
-            write_predictions(path, self.run_state.best_records, self.candidates)
-        path = self.output_dir / PREDICTIONS / "trn.csv"
+            write_predictions(folder / "val.csv", self.run_state.best_records, self.candidates)
         try:
-            if path.is_file():
-                read_predictions(path)
+            if (folder / "trn.csv").is_file():
+                read_predictions(folder / "trn.csv")
         except LunaError as error:
-            path.unlink()
+            (folder / "trn.csv").unlink()
             logger.warning("Damaged, removed: %s; the next best epoch writes it again", error)
 
     def _unlock(self) -> None:
@@ -239,12 +216,10 @@ class Validation(ValidationHandler):
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        engine.add_event_handler(
-            Events.EPOCH_COMPLETED(
-                event_filter=lambda engine, epoch: epoch % self.interval == 0 or epoch == engine.state.max_epochs
-            ),
-            self,
-        )
+        engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=self._is_due), self)
+
+    def _is_due(self, engine: Engine, epoch: int) -> bool:
+        return epoch % self.interval == 0 or epoch == engine.state.max_epochs
 
 
 class LrSchedule(LrScheduleHandler):
@@ -295,7 +270,11 @@ def engines_of_epoch(trainer: Engine, validator: Engine) -> dict[str, Engine]:
 def _locked(path: Path) -> int | None:
     """Lock a file until this process ends or closes the descriptor; no lock outlives its process."""
     me = f"process {os.getpid()} on {socket.gethostname()}"
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise LunaError(f"{path.parent}: cannot be written ({error.strerror}); choose another output_dir") from error
     try:
         lock(file, wait=False)
     except BlockingIOError:

@@ -10,7 +10,6 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
 
-from luna_monai.scans.geometry import check_orientation
 from luna_monai.scans.header import ScanHeader
 from luna_monai.scans.scan import read_scan
 from luna_monai.scans.sources import ScanSource
@@ -21,16 +20,13 @@ class LoadScan(Transform):
 
     Args:
         orientation: where the x, y and z axes of the result lead; None leaves them as they are in the file.
-
-    Raises:
-        LunaError: when that is not an orientation.
     """
 
     # MONAI's LoadImage makes one of every reader that is installed and keeps them all: it warns where pydicom misses
     # a CUDA library, and its hash, by which cached files are found, changes with the packages of a machine.
 
     def __init__(self, orientation: str | None = "LPS") -> None:
-        self.orientation = check_orientation(orientation)
+        self.orientation = orientation
 
     def __call__(self, source: str | ScanSource | ScanHeader) -> MetaTensor:
         """Load a scan.

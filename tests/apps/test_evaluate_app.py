@@ -38,7 +38,7 @@ def test_a_run_with_its_own_configuration(run, capsys):
     lines = capsys.readouterr().out
     assert " val_pos " in lines
     assert "E1 " not in lines  # an evaluation has no epochs, whatever epoch the weights are of
-    assert "false positives are candidates of class 0" in lines
+    assert "false positives (candidates of class 0) per scan" in lines
     assert "false positives per scan, counted as in LUNA16" in lines
     results = run / "evaluation"
     expected = pd.read_csv(run / "predictions" / "val.csv")
@@ -101,7 +101,7 @@ def test_a_calibration_is_not_judged_on_what_it_was_fitted_on(run, tmp_path, cap
     assert (content["reliability"]["calibrated"], content["reliability"]["folds"]) == (None, None)
     said = capsys.readouterr().out
     assert f"{tmp_path}: an earlier evaluation is there; its files will be replaced" in said
-    assert "not measured, because only one scan has nodules" in said
+    assert "not measured: one scan has nodules" in said
     assert (tmp_path / "reliability-raw.png").exists()
     assert not (tmp_path / "reliability-calibrated.png").exists()
 

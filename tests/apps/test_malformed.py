@@ -7,8 +7,7 @@ from monai.bundle import ConfigParser
 from luna_monai.errors import LunaError, find_luna_error, unwrapped_luna_errors
 from luna_monai.settings import check_settings
 from luna_monai.share import bundle_dir, configs_dir
-from luna_monai.trust import read_config
-from luna_monai.workflow import load_workflow, parse_override
+from luna_monai.workflow import load_workflow, parse_override, read_config
 
 TRAIN = bundle_dir() / "configs" / "train.yaml"
 INFERENCE = bundle_dir() / "configs" / "inference.yaml"
@@ -35,8 +34,8 @@ TRAINING = [
     ("train#augmentation#rotate=.nan", "train#augmentation#rotate: nan is not a finite number"),
     ("samples_per_epoch=1e9", "samples_per_epoch: 1000000000 is greater than the maximum of 100000000"),
     ("batch_size=100000", "batch_size: 100000 is greater than the maximum of 65536"),
-    ("tb_prefix=..", r"tb_prefix: '\.\.' is not a folder's name below output_dir/runs"),
-    ("tb_prefix=/tmp", "tb_prefix: '/tmp' is not a folder's name below output_dir/runs"),
+    ("tb_prefix=..", "tb_prefix: expected folder of TensorBoard's data below OUTPUT_DIR/runs"),
+    ("tb_prefix=/tmp", "tb_prefix: expected folder of TensorBoard's data below .*, found '/tmp'"),
     ("max_epochs=2.5", r"max_epochs: 2\.5 is not of type 'integer'"),
     ("max_epochs=0", "max_epochs: 0 is less than the minimum of 1"),
     ("max_epochs=true", "max_epochs: True is not of type 'integer'"),
@@ -51,7 +50,7 @@ TRAINING = [
     ("num_workers=10000", "num_workers: 10000 is greater than the maximum of 1024"),
     ("num_workers=-1", "num_workers: -1 is less than the minimum of 0"),
     ("precision=float16", r"precision: 'float16' is not one of \['auto', 'bfloat16', 'float32'\]"),
-    ("device=gpu", "device: 'gpu' is not cpu, mps, cuda or cuda:0"),
+    ("device=gpu", "device: expected cpu, mps, cuda or cuda:0, found 'gpu'"),
     ("cache_dir=3", "cache_dir: 3 is not of type 'string', 'null'"),
     ("cache_dir=null", None),
     ("dataset_dir=null", "dataset_dir: None is not of type 'string'"),
@@ -71,6 +70,7 @@ TRAINING = [
     ("train=null", "train: None is not of type 'object'"),
     ("validate#dataset=3", "validate#dataset: 3 is not of type 'object'"),
     # sections and references
+    ("train#deterministic_transforms#0#orientation=LRS", "orientation: 'LRS' is not three letters such as LPS"),
     ("optimizer={lr: 0.01}", r"optimizer: .* replaces the whole section; .* write 'optimizer#lr: …' in a file"),
     ("optimizer#_target_=torch.optim.Adamm", "optimizer#_target_: there is no class or function 'torch.optim.Adamm'"),
     ("optimizer#_target_=torch.optim", "optimizer#_target_: there is no class or function 'torch.optim'"),

@@ -46,12 +46,11 @@ def test_memory_of_a_worker_is_that_of_the_uncompressed_scan(make_dataset, tmp_p
     assert needs["zraw"] == needs["raw"] + 2 * 256 * 64 * 64
 
 
-def test_dry_run_tells_the_time_and_leaves_nothing(make_dataset, tmp_path, caplog):
+def test_dry_run_leaves_nothing(make_dataset, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     cache = open_cache(make_dataset(), tmp_path / "cache")
     Precache(cache).show_plan()
     assert "3 series to cut: 36 candidates" in caplog.text
-    assert "about 0:00:0" in caplog.text
     assert not list((tmp_path / "cache").iterdir())
     assert len(cache.missing()) == 3
 

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from luna_monai.detection.findings import Finding
-from luna_monai.predictions.model import ModelFacts
-from luna_monai.predictions.result import COLUMNS, ScanPrediction
+from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
 from luna_monai.scans.geometry import Geometry
 
 #: Values of tags that tell who it is; none of them may be found in anything that is written.

@@ -32,14 +32,15 @@ def write_annotations(folder, geometry, indices, **columns):
     return folder
 
 
-def test_findings_are_evaluated_beside_candidates(tmp_path, geometry, predictions):
+def test_findings_are_evaluated_beside_candidates(tmp_path, geometry, predictions, caplog):
+    caplog.set_level("INFO")
     dataset = write_annotations(tmp_path, geometry, [[10, 10, 10], [20, 40, 40]])
     froc = DatasetFroc(tmp_path / "froc.json", dataset)
-    lines = froc.write(predictions)
+    froc.write(predictions)
     content = json.loads((tmp_path / "froc.json").read_text())
     assert [content[name]["total_number_of_candidates"] for name in ("candidates", "findings")] == [5, 3]
     assert [content[name]["ignored_double_detections"] for name in ("candidates", "findings")] == [2, 0]
-    for name, line in zip(("candidates", "findings"), lines, strict=True):
+    for name, line in zip(("candidates", "findings"), caplog.messages[-2:], strict=True):
         assert content[name]["scans"] == 2, "the scan without findings counts"
         assert (content[name]["true_positives"], content[name]["false_positives"]) == (2, 1)
         assert content[name]["sensitivity"] == [1.0] * 7
@@ -49,10 +50,11 @@ def test_findings_are_evaluated_beside_candidates(tmp_path, geometry, prediction
         )
 
 
-def test_without_nodules_the_numbers_are_undefined(tmp_path, geometry, predictions):
+def test_without_nodules_the_numbers_are_undefined(tmp_path, geometry, predictions, caplog):
+    caplog.set_level("INFO")
     dataset = write_annotations(tmp_path, geometry, np.zeros((0, 3)))
-    lines = DatasetFroc(tmp_path / "froc.json", dataset).write(predictions)
-    assert lines[1] == "FROC of the findings: no annotated nodule in 2 scans"
+    DatasetFroc(tmp_path / "froc.json", dataset).write(predictions)
+    assert caplog.messages[-1] == "FROC of the findings: no annotated nodule in 2 scans"
     assert json.loads((tmp_path / "froc.json").read_text())["findings"]["cpm"] is None
 
 

@@ -13,8 +13,8 @@ from monai.visualize import GradCAM
 from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel, with_weights
 from luna_monai.predictions import CandidateExplainer, ScanExplanation
+from luna_monai.predictions.outputs import write_label_map
 from luna_monai.predictions.scan_dataset import pad_with_air
-from luna_monai.predictions.volumes import write_label_map
 from luna_monai.scans import find_scans, orient, read_scan
 from luna_monai.scans.geometry import Geometry
 from luna_monai.transforms import CropCandidates

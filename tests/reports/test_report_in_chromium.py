@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from luna_monai.detection.findings import Finding
-from luna_monai.predictions.model import ModelFacts
-from luna_monai.predictions.result import COLUMNS, ScanPrediction
+from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
 from luna_monai.reports import PredictionPage
 from luna_monai.reports.pictures import image_address
 from luna_monai.scans.geometry import Geometry

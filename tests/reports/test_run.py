@@ -8,9 +8,8 @@ import pytest
 from sklearn.metrics import recall_score
 
 from luna_monai.errors import LunaError
-from luna_monai.reports.mistakes import worst_candidates
 from luna_monai.reports.run import read_run
-from luna_monai.reports.run_report import _diameter_table, best_epoch, run_froc
+from luna_monai.reports.run_report import _diameter_table, best_epoch, run_froc, worst_candidates
 
 
 @pytest.fixture
