@@ -1,4 +1,4 @@
-"""The one exception that a user may cause, and how it becomes one clear line."""
+"""The exception for bad input, and its message of one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packages whose names are loaded when they are asked for: MONAI and torch take seconds to import."""
+"""Packages whose names are loaded on first use: MONAI and torch take seconds to import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings of a run: one schema that commands, overlays and ``python -m monai.bundle`` pass alike."""
+"""The settings of a run: one schema for commands, overlays and ``python -m monai.bundle``."""
 
 from __future__ import annotations
 

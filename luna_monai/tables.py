@@ -18,7 +18,7 @@ from luna_monai.errors import LunaError
 
 _ALIASES = {"seriesinstanceuid": "seriesuid", "series_uid": "seriesuid"}
 _EXTRA = "\0extra"  # column for fields beyond the header line
-#: pandas reads the nearest float64 from 3.1 on, and is asked for it before.
+#: pandas reads the nearest float64 by default from 3.1 on, and with this option before.
 _EXACTLY: dict[str, Any] = (
     {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
 )

@@ -1,4 +1,4 @@
-"""``luna-monai COMMAND``: what all commands share, and how one is run without importing torch before it must."""
+"""``luna-monai COMMAND``: the base of all commands; torch is imported only by those that need it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from importlib.metadata import version
 #: Command name -> (module in luna_monai.apps, class, one line for ``--help``).
 COMMANDS = {
     "synth": ("synth", "LunaSynthApp", "write a synthetic LUNA16 dataset"),
-    "doctor": ("doctor", "LunaDoctorApp", "report what is wrong with a dataset folder, and what to do"),
-    "precache": ("precache", "LunaPrecacheApp", "cut all candidates of a dataset into the cache"),
-    "cache": ("cache", "LunaCacheApp", "what the cache holds, whether it is whole, what can go"),
+    "doctor": ("doctor", "LunaDoctorApp", "check a dataset folder, and say what to do"),
+    "precache": ("precache", "LunaPrecacheApp", "crop all candidates of a dataset into the cache"),
+    "cache": ("cache", "LunaCacheApp", "list, check and clean the files of the cache"),
     "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
     "evaluate": ("evaluate", "LunaEvaluateApp", "evaluate weights: metrics, calibration, thresholds"),
     "predict": ("predict", "LunaPredictApp", "nodule probabilities for any chest CT"),
     "crossval": ("crossval", "LunaCrossvalApp", "train and evaluate a model for each fold"),
     "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
     "export": ("export", "LunaExportApp", "write the network as TorchScript or ONNX"),
-    "report": ("report", "LunaReportApp", "show a run's curves and mistakes in one HTML file"),
+    "report": ("report", "LunaReportApp", "show a run's curves and errors in one HTML file"),
 }
 
 
@@ -46,8 +46,6 @@ class App(ABC):
 
     name = ""
     description = ""
-    #: Whether positional arguments may stand between options.
-    intermixed = False
 
     def __init__(self, sys_argv: Sequence[object] | None = None) -> None:
         parser = argparse.ArgumentParser(
@@ -57,9 +55,8 @@ class App(ABC):
         )
         self.add_arguments(parser)
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-        parse = parser.parse_intermixed_args if self.intermixed else parser.parse_args
         self.sys_argv = sys.argv[1:] if sys_argv is None else [str(value) for value in sys_argv]
-        self.cli_args = parse(self.sys_argv)
+        self.cli_args = parser.parse_intermixed_args(self.sys_argv)  # overrides may stand between options
 
     @abstractmethod
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

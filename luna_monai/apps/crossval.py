@@ -141,7 +141,7 @@ def _is_done(output_dir: Path, fold: int) -> bool:
 
 
 def _fill_cache_together(files: Sequence[str], given: Mapping[str, Any]) -> torch.device:
-    """Cut what the cache lacks, a part in each process, wait for all of them, and return where this one is to train.
+    """Crop what the cache lacks, a part in each process, wait for all, and return the device of this process.
 
     They part again afterwards: each fold is a training of one process, which must not see the others.
     """

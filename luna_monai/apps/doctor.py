@@ -1,4 +1,4 @@
-"""``luna-monai doctor``: what is wrong with a dataset folder, and what to do about it."""
+"""``luna-monai doctor``: check a dataset folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class LunaDoctorApp(App):
     name = "doctor"
     description = (
         "Examine a LUNA16 dataset folder: files, headers and tables, and with --deep all voxels. "
-        "The exit status is 1 if there is an error; a part of LUNA16 is none."
+        "The exit status is 1 if there is an error. Missing parts of LUNA16 are not errors."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -36,7 +36,6 @@ class LunaEvaluateApp(App):
     """
 
     name = "evaluate"
-    intermixed = True
     description = (
         "Evaluate weights on the validation part of a dataset: predictions, metrics, LUNA16's FROC, calibration, and "
         "thresholds for a wanted sensitivity or number of false positives per scan."
@@ -103,8 +102,7 @@ class LunaEvaluateApp(App):
             content = _read_json(calibration) if calibration.is_file() else {}
             _draw_reliability(content.get("reliability", {}), results)
             if metadata is not None:
-                evaluated = _read_json(results / "metrics.json")
-                metadata["operating_points"] = _operating_points(content, evaluated, arguments.metadata)
+                metadata["operating_points"] = _operating_points(content, _read_json(results / "metrics.json"))
                 write_json(arguments.metadata, metadata)
                 logger.info("Calibration and thresholds stored in %s", arguments.metadata)
         return 0
@@ -128,15 +126,17 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise LunaError(f"{path}: cannot be read as a JSON object ({error})") from None
 
 
-def _operating_points(content: dict[str, Any], evaluated: dict[str, Any], metadata: str) -> dict[str, Any]:
+def _operating_points(content: dict[str, Any], evaluated: dict[str, Any]) -> dict[str, Any]:
     if not content:
-        raise LunaError(f"{metadata}: unchanged, because this evaluation has no calibration to store")
-    curves = {name: content["reliability"][name] for name in ("raw", "calibrated")}
+        raise LunaError("--metadata: unchanged, because this evaluation has no calibration to store")
+    errors = {
+        name: content["reliability"][name]["expected_calibration_error"]
+        for name in ("raw", "calibrated")
+        if content["reliability"][name]
+    }
     return {
         "weights": Path(evaluated["weights"]).name,
         "weights_sha256": evaluated["weights_sha256"],
         **{key: content[key] for key in ("fitted_on", "calibration", "thresholds")},
-        "expected_calibration_error": {
-            name: curve["expected_calibration_error"] for name, curve in curves.items() if curve
-        },
+        "expected_calibration_error": errors,
     }

@@ -35,7 +35,6 @@ class LunaExportApp(App):
     """
 
     name = "export"
-    intermixed = True
     description = (
         "Export the network for another runtime, for batches of any size. The result is compared with PyTorch on "
         "candidates of a synthetic scan, and nothing is written unless the probabilities agree to 1e-5."
@@ -51,9 +50,7 @@ class LunaExportApp(App):
         )
         parser.add_argument("--format", choices=("torchscript", "onnx"), required=True, help="which runtime")
         parser.add_argument(
-            "--output",
-            metavar="FILE",
-            help="the file to write (default: the name of the weights with .ts or .onnx, in the run's folder or here)",
+            "--output", metavar="FILE", help="file to write (default: model.ts or model.onnx in RUN, or here)"
         )
         parser.add_argument("--config", action="append", default=[], metavar="YAML", help="as of 'luna-monai train'")
         add_overrides_argument(parser)

@@ -38,18 +38,10 @@ class LunaFrocApp(App):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument(
-            "submission", metavar="SUBMISSION", help="CSV with seriesuid,coordX,coordY,coordZ,probability"
-        )
-        parser.add_argument(
-            "--annotations", metavar="CSV", required=True, help="LUNA16's annotations.csv, the nodules to be found"
-        )
-        parser.add_argument(
-            "--excluded", metavar="CSV", help="LUNA16's annotations_excluded.csv, findings that do not count"
-        )
-        parser.add_argument(
-            "--seriesuids", metavar="CSV", required=True, help="the scans to evaluate, one series UID a line"
-        )
+        parser.add_argument("submission", metavar="SUBMISSION", help="CSV in the form of LUNA16's submissions")
+        parser.add_argument("--annotations", metavar="CSV", required=True, help="LUNA16's annotations.csv: nodules")
+        parser.add_argument("--excluded", metavar="CSV", help="LUNA16's annotations_excluded.csv: they do not count")
+        parser.add_argument("--seriesuids", metavar="CSV", required=True, help="scans to evaluate, a series UID a line")
         parser.add_argument("--json", metavar="JSON", help="write all numbers, and the curve, to this file")
         parser.add_argument("--plot", metavar="PNG", help="write a picture of the curve to this file")
         parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")

@@ -37,13 +37,7 @@ class LunaPrecacheApp(App):
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        add_config_arguments(parser)
-        parser.add_argument(
-            "--num-workers",
-            dest="precache_workers",
-            type=int,
-            help="processes that crop candidates (default: one for each core)",
-        )
+        add_config_arguments(parser, "precache_workers")
         parser.add_argument("--subsets", metavar="N,N", help="LUNA16 subsets to crop, as 0,1,2 or 0-4 (default: all)")
         parser.add_argument("--shard", metavar="K/N", help="crop the K-th of N parts, K from 1 to N")
         parser.add_argument("--dry-run", action="store_true", help="only show the plan")

@@ -25,7 +25,6 @@ class LunaPredictApp(App):
         "group them into findings with their size. Research software. Not for clinical use. Scans are identified by "
         "their series UID, or the name of their file."
     )
-    intermixed = True
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""

@@ -20,7 +20,7 @@ class LunaSynthApp(App):
     name = "synth"
     description = (
         "Write a synthetic LUNA16 dataset: chest CTs with nodules, and candidates on them and on what looks like them. "
-        "The same arguments give the same bytes, whatever the number of workers."
+        "The same arguments give the same bytes, for any number of workers."
     )
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,9 @@ class LunaSynthApp(App):
         parser.add_argument("--candidates-per-scan", type=int, default=620, help="candidates a scan")
         parser.add_argument("--nodules-per-scan", type=float, default=1.34, help="mean number of nodules a scan")
         parser.add_argument("--seed", type=int, default=0, help="seed of all random numbers")
-        parser.add_argument("--num-workers", type=int, default=0, help="processes that generate scans; 0 for this one")
+        parser.add_argument(
+            "--num-workers", dest="workers", metavar="NUM_WORKERS", type=int, default=0, help="processes"
+        )
         parser.add_argument(
             "--in-plane",
             type=int,
@@ -42,8 +44,8 @@ class LunaSynthApp(App):
             "--whole-thoraxes",
             type=int,
             default=0,
-            help="how many of the scans show the whole thorax, whatever --in-plane and --slices say, each with three "
-            "times the candidates",
+            help="number of scans of the whole thorax, whatever --in-plane and --slices are; they have three times the "
+            "candidates",
         )
 
     def main(self) -> int:
@@ -58,17 +60,7 @@ class LunaSynthApp(App):
         # Generating needs scipy and pandas, which --help does not.
         from luna_monai.synthetic import write_dataset
 
-        arguments = self.cli_args
-        path = write_dataset(
-            arguments.dataset_dir,
-            scans=arguments.scans,
-            candidates_per_scan=arguments.candidates_per_scan,
-            nodules_per_scan=arguments.nodules_per_scan,
-            seed=arguments.seed,
-            workers=arguments.num_workers,
-            in_plane=arguments.in_plane,
-            slices=arguments.slices,
-            whole_thoraxes=arguments.whole_thoraxes,
-        )
+        options = {key: value for key, value in vars(self.cli_args).items() if key not in ("dataset_dir", "debug")}
+        path = write_dataset(self.cli_args.dataset_dir, **options)
         logger.info("use it with: luna-monai train --dataset-dir %s", path)
         return 0

@@ -27,7 +27,6 @@ class LunaTrainingApp(App):
     """
 
     name = "train"
-    intermixed = True
     description = (
         "Train and validate LunaModel by bundle/configs/train.yaml. "
         "'--config book_ch11' trains as chapter 11 of the book does."
@@ -43,7 +42,7 @@ class LunaTrainingApp(App):
             "comment_and_overrides",
             nargs="*",
             metavar="COMMENT | key=value",
-            help="a comment, which ends the names of TensorBoard's folders, and values for any key of the "
+            help="a comment, the end of the names of TensorBoard's folders, and values for any key of the "
             "configuration; nested keys are joined by '#', as in optimizer#lr=0.01",
         )
 

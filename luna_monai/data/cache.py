@@ -91,7 +91,7 @@ class SeriesCache(PersistentDataset):
         transform: deterministic transforms that turn an item into ``image`` and ``center_irc``; the first loads the
             CT.
         cache_dir: folder of the files; made when missing. None keeps nothing on disk: candidates are cut when they
-            are asked for.
+            are read.
 
     Raises:
         LunaError: when the folder cannot be made, a transform is random, or none of them cuts.
@@ -207,7 +207,7 @@ class SeriesCache(PersistentDataset):
                 entry = self._map(index)
                 if entry is None or is_older(entry["status"], self.data[index]):
                     build_series(*self.job(index))
-                    entry = self._map(index)  # now whatever its time: the clocks of two disks may differ
+                    entry = self._map(index)  # its time does not count: the clocks of two disks may differ
                 if entry is None:
                     raise LunaError(f"{path}: cannot be read although it was just written; check the disk")
                 self._open[index] = entry

@@ -187,7 +187,7 @@ def open_mapped(path: Path) -> dict[str, Any]:
         shapes = (image.dtype, image.ndim, *image.shape[:2]), (center_irc.dtype, *center_irc.shape)
     except FileNotFoundError:
         raise
-    except Exception as error:  # whatever torch, zip and pickle say about bytes that are not theirs
+    except Exception as error:  # torch, zip and pickle raise many kinds
         raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())[:120]) from None
     if shapes != ((torch.int16, 5, count, 1), (torch.int64, count, 3)):
         raise ValueError(f"holds {image.dtype} {tuple(image.shape)}, expected {count} candidates in int16")

@@ -87,7 +87,7 @@ def read_candidates(
 ) -> pd.DataFrame:
     """Read the candidates of a LUNA16 dataset, with diameters and in the order of the book.
 
-    A candidate's diameter is that of the first annotation of its series, in file order, whose centre is at most a
+    A candidate's diameter is that of the first annotation of its series, in file order, whose center is at most a
     quarter of its diameter away along each axis, else 0 (chapter 10.2.2). Rows are in the descending order of (is
     nodule, diameter, seriesuid, (x, y, z)). Rows whose CT is not on disk are dropped, and their number is logged.
 

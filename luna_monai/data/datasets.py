@@ -65,7 +65,7 @@ class CandidateDataset(torch.utils.data.Dataset):
     """Candidates as samples, in the order of a candidate table.
 
     Item ``i`` is a dict with ``image``, int16 (1, 32, 48, 48), HU in [-1000, 1000]; ``label``, 0 or 1; ``seriesuid``;
-    ``center_irc``, int64 (3,), the voxel of the centre, z,y,x; ``center_xyz``, float64 (3,), the centre in mm (LPS);
+    ``center_irc``, int64 (3,), the voxel of the center, z,y,x; ``center_xyz``, float64 (3,), the center in mm (LPS);
     and ``row``, the index in the whole candidate table.
 
     Args:
@@ -91,7 +91,7 @@ class CandidateDataset(torch.utils.data.Dataset):
         if places.isna().any(axis=None):
             raise LunaError("the candidates are not part of the table that the cache was made for")
         self.row = candidates.index.to_numpy(copy=True)
-        self.label = candidates["class"].to_numpy(copy=True)  # torch wants arrays that may be written
+        self.label = candidates["class"].to_numpy(copy=True)  # torch requires writable arrays
         self.center_xyz = candidates[COORDINATES].to_numpy(copy=True)
         self._seriesuid = [str(item["seriesuid"]) for item in cache.data]
         self._series = places["series"].to_numpy(dtype=int)
@@ -135,7 +135,7 @@ class LunaDataset(torch.utils.data.Dataset):
         val_stride: every ``val_stride``-th candidate is for validation; 0 for no split.
         is_val_set: the validation part; the training part, or all candidates without a split, when False.
         series_uid: only the candidates of this scan.
-        cache_dir: folder of the cache; None crops candidates when they are asked for.
+        cache_dir: folder of the cache; None crops candidates when they are read.
 
     Raises:
         LunaError: when the folder or its tables are missing or damaged, or nothing is left.
@@ -183,9 +183,9 @@ class CandidateLoader(DataLoader):
 
     Args:
         dataset: the candidates.
-        num_workers: threads that read ahead, a batch each; 0 reads a batch when it is asked for, which is enough where
+        num_workers: threads that read ahead, a batch each; 0 reads a batch when it is needed, which is enough where
             the network runs on the CPU.
-        pin_memory: put batches where a GPU can fetch them by itself.
+        pin_memory: put batches into pinned memory, which a GPU can copy from directly.
         shuffle: without a sampler, give each epoch a random order, which depends on ``seed`` and the epoch alone:
             MONAI's trainers tell the sampler the epoch, and a resumed run goes on with the same orders.
         seed: of the order.

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def split_by_stride(candidates: pd.DataFrame, val_stride: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split as the book does: rows 0, s, 2s, … of the candidate table are for validation (chapter 10.5.3).
 
-    Candidates of one scan, even of one nodule, come to stand in both parts.
+    Candidates of one scan, even of one nodule, are in both parts.
 
     Args:
         candidates: the table of :func:`~luna_monai.data.read_candidates`.

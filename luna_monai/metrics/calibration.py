@@ -205,7 +205,7 @@ def calibration_summary(probability: ArrayLike, is_nodule: ArrayLike, seriesuid:
     except LunaError:
         pass
     points = operating_points(probability, target, scans)
-    # A threshold below 0 calls everything, whatever the scale.
+    # With a threshold below 0, every candidate is positive on any scale.
     on_calibrated_scale = calibration.apply(log_odds_of_probability(points["threshold"].clip(0)))
     points["calibrated_threshold"] = np.where(points["threshold"] < 0, points["threshold"], on_calibrated_scale)
     return {

@@ -186,7 +186,7 @@ def evaluate_froc(
 
     Raises:
         LunaError: when a probability is undefined or outside 0..1, a candidate's scan is not in ``seriesuids``, or
-            more than 100,000 bootstrap samples are asked for.
+            more than 100,000 bootstrap samples are requested.
     """
     check_bootstrap(bootstrap)
     matches = match_findings(submission, annotations, excluded, seriesuids)

@@ -34,7 +34,7 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
         raise LunaError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; {_FORMS}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever its zip, pickle and tensor readers do
+    except Exception as error:  # torch.load raises many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
         raise LunaError(f"{path}: damaged, or no file of weights ({reason}); {_FORMS}") from None
     for name in ("model_state", "state", "network"):  # of the book; of a checkpoint

@@ -1,4 +1,4 @@
-"""What a model says about the candidates of a scan, and the files that say so."""
+"""Predictions of a model for scans, and the files that they are written to."""
 
 from luna_monai.lazy import lazy_exports
 

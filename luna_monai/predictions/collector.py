@@ -69,7 +69,7 @@ class DatasetFroc:
 
 @dataclass(eq=False)
 class ScanPredictions:
-    """Makes a :class:`~luna_monai.predictions.ScanPrediction` of each scan that an evaluator has been through.
+    """Makes a :class:`~luna_monai.predictions.ScanPrediction` of each scan of an evaluator.
 
     Call :meth:`check` before the evaluator runs and :meth:`write` after it. Outputs with ``{seriesuid}`` in their names
     are written as soon as their scan is done; the others hold all scans. Where the scans are divided among processes,

@@ -83,11 +83,7 @@ def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False)
 def refusal(source: ScanSource) -> str | None:
     """Tell before the work begins why no DICOM object can be written about a scan; None when one can."""
     try:
-        found = read_header(source).files if source.path.is_dir() else ()
-    except LunaError:
-        return None  # the scan cannot be read, which is said when it is
-    try:
-        read_slices(found, source.path)
+        read_slices(read_header(source).files if source.path.is_dir() else (), source.path)
     except LunaError as error:
         return str(error)
     return None

@@ -1,4 +1,4 @@
-"""Attribution maps: where in a candidate the network sees a nodule."""
+"""Attribution maps: the voxels of a candidate that contribute to the probability of a nodule."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def write_submission(path: Path, predictions: Sequence[ScanPrediction], **_: Any
 
 
 def write_findings(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
-    """Write the findings that people are shown as a table: position, probability and size."""
+    """Write the findings above the threshold as a table: position, probability and size."""
     tables = []
     for prediction in predictions:
         table = findings_table(prediction.findings[: prediction.shown], prediction.seriesuid)
@@ -50,7 +50,7 @@ def write_findings(path: Path, predictions: Sequence[ScanPrediction], **_: Any) 
 
 
 def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
-    """Write all that is known as JSON, without any path and anything of a patient.
+    """Write everything about the scans as JSON, without paths and without patient data.
 
     ``model`` has name, SHA-256, version, thresholds and calibration; ``scans`` an entry for each scan with its
     geometry (axes in the order x, y, z; LPS mm), the SHA-256 of its HU, warnings, candidates and findings. Each has a
@@ -74,7 +74,7 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any)
 
 
 def write_markups(path: Path, prediction: ScanPrediction, **_: Any) -> None:
-    """Write the findings of a scan that people are shown as a point list of 3D Slicer (``.mrk.json``)."""
+    """Write the findings of a scan above the threshold as a point list of 3D Slicer (``.mrk.json``)."""
     points = []
     for number, row in enumerate(describe_findings(prediction)[: prediction.shown], start=1):
         size = "" if row["diameter_mm"] is None else f", {row['diameter_mm']:.1f} mm"
@@ -94,7 +94,7 @@ def write_markups(path: Path, prediction: ScanPrediction, **_: Any) -> None:
 
 
 def to_image(values: np.ndarray, geometry: Geometry) -> sitk.Image:
-    """Make an image of ITK of an array (z, y, x) and its geometry."""
+    """Make an ITK image of an array (z, y, x) and its geometry."""
     image = sitk.GetImageFromArray(values)
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)
@@ -103,7 +103,7 @@ def to_image(values: np.ndarray, geometry: Geometry) -> sitk.Image:
 
 
 def in_file_order(values: np.ndarray, grid: Geometry, geometry: Geometry) -> sitk.Image:
-    """Turn what lies on the scan as the network sees it back to the scan as its file has it.
+    """Turn a volume from the grid of the network back to the grid of the file.
 
     Args:
         values: array (z, y, x).
@@ -240,7 +240,7 @@ def check_outputs(paths: Sequence[Path], scans: int) -> None:
 def write_outputs(
     paths: Iterable[Path], predictions: Sequence[ScanPrediction], *, anonymous: bool = False, segmented: bool = False
 ) -> tuple[list[Path], list[str]]:
-    """Write predictions to outputs; one that cannot be written does not keep the others.
+    """Write predictions to outputs; the others are written when one cannot be.
 
     Args:
         paths: the files; one with ``{seriesuid}`` in its name becomes a file for each scan.

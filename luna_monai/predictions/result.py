@@ -25,7 +25,7 @@ _OPERATING_POINTS = {"sensitivity": "sensitivity {:g}", "false_positives_per_sca
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known about a model.
+    """The facts about a model.
 
     Attributes:
         name: of the file of weights, without its folder.

@@ -75,12 +75,11 @@ class CandidateList:
         if outside.any():
             where = int(outside.argmax())
             position = ", ".join(f"{value:g}" for value in given[where])
-            voxel = ", ".join(map(str, index[where]))
+            voxel, line = ", ".join(map(str, index[where])), cast(int, rows.index[where]) + 2
             others = ", ".join(name for name in COORDINATE_SYSTEMS if name != self.coordinates)
             raise LunaError(
-                f"{self.path}, line {cast(int, rows.index[where]) + 2}: ({position}) in {self.coordinates} is voxel "
-                f"z,y,x ({voxel}) and lies outside of scan {seriesuid} with {geometry.shape} voxels, as do "
-                f"{outside.sum() - 1} more; correct it, or say in which coordinates it is: {others}"
+                f"{self.path}, line {line}: ({position}) in {self.coordinates} is voxel z,y,x ({voxel}), outside of "
+                f"scan {seriesuid} with {geometry.shape} voxels; correct it, or name its coordinates: {others}"
             )
         return points
 

@@ -26,12 +26,10 @@ logger = logging.getLogger(__name__)
 _COLUMNS = {
     "fold": ("fold", ""),
     **{name: (name.replace("_", " "), ",.0f") for name in ("scans", "candidates", "nodule_candidates")},
-    "roc_auc": ("ROC AUC", ".4f"),
-    "average_precision": ("average precision", ".4f"),
-    "recall": ("recall", ".4f"),
-    "precision": ("precision", ".4f"),
-    "f1_score": ("F1", ".4f"),
-    "cpm": ("CPM", ".4f"),
+    **{
+        name: (name.replace("_", " "), ".4f")
+        for name in ("roc_auc", "average_precision", "recall", "precision", "f1_score", "cpm")
+    },
     **{f"sensitivity/{rate:g}": (f"at {rate_name(rate)}", ".4f") for rate in FALSE_POSITIVES_PER_SCAN},
 }
 _NOTE = (
@@ -93,9 +91,6 @@ def write_results(
         "report.html",
         brand="luna-monai cross-validation",
         name=output_dir.resolve().name,
-        facts=[],
-        verdict="",
-        tiles=[],
         notes=[f"Folds that are not trained yet: {', '.join(map(str, missing))}."] if missing else [],
         sections=[
             Section("Folds", tables=[Table("Metrics by fold", table, _COLUMNS, _NOTE)]),
@@ -103,7 +98,6 @@ def write_results(
                 "FROC", charts=[froc_chart(figure, pooled)] if pooled.nodules else [], note="Thin lines are folds."
             ),
         ],
-        config="",
     )
     write_bytes(output_dir / "crossval.html", page.encode())
     if not missing:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 from luna_monai.metrics.froc import CONFIDENCE, FALSE_POSITIVES_PER_SCAN, FrocResult, rate_name
@@ -91,18 +91,15 @@ def froc_figure(result: FrocResult, title: str = "", parts: Iterable[FrocResult]
         plot(part, color=COLORS["muted"], linewidth=0.8, alpha=0.6, zorder=1, label=label)
     if result.nodules:
         if result.interval is not None:
-            rates, lower, upper = (
-                result.interval.curve[name] for name in ("false_positives_per_scan", "lower", "upper")
-            )
+            rates, band = result.interval.curve["false_positives_per_scan"], result.interval.curve[["lower", "upper"]]
             label = f"{CONFIDENCE:.0%} of {result.interval.samples:,} bootstrap samples"
-            axes.fill_between(rates, lower, upper, color=COLORS["neg"], alpha=0.2, linewidth=0, label=label)
+            axes.fill_between(rates, *band.to_numpy().T, color=COLORS["neg"], alpha=0.2, linewidth=0, label=label)
         plot(result, color=COLORS["neg"], label=f"CPM {result.cpm:.3f}")
         axes.plot(FALSE_POSITIVES_PER_SCAN, result.sensitivity, "o", color=COLORS["neg"], markersize=4)
         _legend(axes, "lower right")
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(list(FALSE_POSITIVES_PER_SCAN)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: rate_name(rate)))
+    axes.set_xticks(FALSE_POSITIVES_PER_SCAN, [*map(rate_name, FALSE_POSITIVES_PER_SCAN)])
+    axes.minorticks_off()
     axes.set(xlim=(0.125, 8), ylim=(0, 1.02))
     return figure
 

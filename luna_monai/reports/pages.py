@@ -35,7 +35,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture of numbers and the sentence that says the same in words."""
+    """A figure, and a sentence that describes it."""
 
     title: str
     svg: Markup
@@ -79,7 +79,7 @@ def show(value: Any, spec: str = "") -> str:
 
 
 def sort_key(value: Any) -> float:
-    """Give the number by which a cell sorts; undefined ones are below all others."""
+    """Give the number that sorts a cell; undefined values are below all others."""
     return -1e308 if value is None or pd.isna(value) else min(float(value), 1e308)
 
 

@@ -1,4 +1,4 @@
-"""What a run left behind, and the data it was made with."""
+"""The files of a run, and its dataset."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def _diverged(undefined: int, run: Run) -> str:
 
 
 def _summary(run: Run, threshold: float, froc: FrocResult | None) -> dict[str, Any]:
-    """Say what the model finds and misses, in a sentence and in numbers, and what to keep in mind."""
+    """Summarize results in a sentence and in numbers, with notes."""
     validation, notes = run.validation, list(run.notes)
     metrics = per_class_metrics(validation["class"], validation["probability"], validation["loss"], threshold)
     nodules, others, found = (int(metrics[name]) for name in ("count/pos", "count/neg", "correct_count/pos"))
@@ -197,13 +197,7 @@ def _diameter_table(validation: pd.DataFrame, threshold: float) -> Table:
     edges = [-math.inf, math.ulp(0), *DIAMETER_EDGES[1:], math.inf]
     group = pd.cut(nodules["diameter_mm"], edges, labels=names, right=False).rename("group")
     groups = nodules.assign(found=nodules["probability"] > threshold).groupby(group, observed=True)
-    rows = groups.agg(
-        candidates=("found", "size"),
-        found=("found", "sum"),
-        sensitivity=("found", "mean"),
-        probability=("probability", "median"),
-        loss=("loss", "mean"),
-    ).reset_index()
+    rows = groups.agg(candidates=("found", "size"), found=("found", "sum"), sensitivity=("found", "mean")).reset_index()
     lower, upper = wilson_interval(rows["found"], rows["candidates"])
     rows["interval"] = [f"{low:.0%} to {high:.0%}" for low, high in zip(lower, upper, strict=True)]
     columns = {
@@ -212,8 +206,6 @@ def _diameter_table(validation: pd.DataFrame, threshold: float) -> Table:
         "found": ("found", ",d"),
         "sensitivity": ("sensitivity", ".1%"),
         "interval": (_INTERVAL, ""),
-        "probability": ("median probability", ".3f"),
-        "loss": ("mean loss", ".3f"),
     }
     return Table(f"Nodule candidates, found above {threshold:g}", rows, columns)
 
@@ -230,43 +222,39 @@ def picture(candidates: pd.DataFrame, run: Run) -> list[Case]:
     cases = {}
     candidates = candidates.reset_index(drop=True)
     for seriesuid, of_scan in candidates.groupby("seriesuid"):
-        scan, problem = _open(str(seriesuid), run)
+        path, scan = run.scans.get(str(seriesuid)), None
+        if path is not None:
+            try:
+                scan = read_scan(path, orientation=None)
+            except LunaError as error:
+                logger.warning("no picture: %s", error)
         for number, row in of_scan.iterrows():
-            cases[number] = _case(f"Candidate {row['row']}", row, run, scan, problem)
+            cases[number] = _case(row, run, scan)
     return [cases[number] for number in candidates.index]
 
 
-def _case(title: str, row: pd.Series, run: Run, scan: Scan | None, problem: str) -> Case:
+def _case(row: pd.Series, run: Run, scan: Scan | None) -> Case:
     center = row[COORDINATES].to_numpy(dtype=float)
-    nearest, outlined = "not known", None
-    if run.annotations is not None:
-        nodules = run.annotations[run.annotations["seriesuid"] == row["seriesuid"]]
-        distances = pd.Series(np.linalg.norm(nodules[COORDINATES] - center, axis=1), index=nodules.index)
-        nearest = "none in this scan"
-        if len(nodules):
-            nodule = nodules.loc[distances.idxmin()]
-            nearest = f"{distances.min():.1f} mm away, {nodule['diameter_mm']:.1f} mm wide"
-            outlined = ball(nodule[COORDINATES], max(nodule["diameter_mm"], 0))
     facts = {
         "probability": show(row["probability"], "probability"),
         "loss": f"{row['loss']:.3f}",
-        "nearest nodule": nearest,
         "position": ", ".join(f"{value:.1f}" for value in center) + " mm",
+        "series": row["seriesuid"],
     }
+    outlined, stacks, labels = None, [], []
+    if run.annotations is not None:
+        nodules = run.annotations[run.annotations["seriesuid"] == row["seriesuid"]]
+        distances = np.linalg.norm(nodules[COORDINATES] - center, axis=1)
+        facts["nearest nodule"] = "none in this scan"
+        if len(nodules):
+            nodule = nodules.iloc[distances.argmin()]
+            facts["nearest nodule"] = f"{distances.min():.1f} mm away, {nodule['diameter_mm']:.1f} mm wide"
+            outlined = ball(nodule[COORDINATES], max(nodule["diameter_mm"], 0))
     if scan is None:
-        return Case(title, facts | {"pictures": problem, "series": row["seriesuid"]}, [], [])
-    facts["voxel z, y, x"] = ", ".join(map(str, scan.geometry.world_to_index(center[None])[0]))
-    stacks = draw_stacks(scan.voxels, scan.geometry, center, outlined)
-    slices = scan.geometry.world_to_index(stacks[0].positions)[:, 0]
-    labels = [f"slice {index + 1} of {scan.geometry.shape[0]}" for index in slices]
-    return Case(title, facts | {"series": row["seriesuid"]}, stacks, labels)
-
-
-def _open(seriesuid: str, run: Run) -> tuple[Scan | None, str]:
-    if seriesuid not in run.scans:
-        return None, "none: the CT is not on disk"
-    try:
-        return read_scan(run.scans[seriesuid], orientation=None), ""
-    except LunaError as error:
-        logger.warning("no picture: %s", error)
-        return None, "none: the CT cannot be read"
+        facts["pictures"] = "none: the CT is missing or damaged"
+    else:
+        facts["voxel z, y, x"] = ", ".join(map(str, scan.geometry.world_to_index(center[None])[0]))
+        stacks = draw_stacks(scan.voxels, scan.geometry, center, outlined)
+        slices = scan.geometry.world_to_index(stacks[0].positions)[:, 0]
+        labels = [f"slice {index + 1} of {scan.geometry.shape[0]}" for index in slices]
+    return Case(f"Candidate {row['row']}", facts, stacks, labels)

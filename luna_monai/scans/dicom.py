@@ -1,4 +1,4 @@
-"""CT series in folders of DICOM files, however deep and whatever else lies there."""
+"""CT series in folders of DICOM files, which may hold subfolders and other files."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from luna_monai.scans.voxels import AIR, LARGEST, map_voxels
 MULTI_FRAME_CT = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 #: How files begin that hold DICOM without the header of the standard's part 10: with group 2 or 8.
 BARE_DICOM = (b"\2\0", b"\10\0")
-#: Tags by which the images of several volumes in one series differ, the most telling first.
+#: Tags by which the images of several volumes in one series differ, in the order in which they are tried.
 VOLUME_TAGS = (
     "TemporalPositionIdentifier",
     "AcquisitionNumber",
@@ -143,7 +143,7 @@ def read_dicom_file(path: Path) -> DicomFile | None:
                 offset, size = stream.tell(), path.stat().st_size
     except OSError as error:
         raise LunaError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception:  # whatever pydicom stumbles over
+    except Exception:  # pydicom raises many kinds
         tags = None
     if tags is not None:
         file = DicomFile(path, tags, offset, size - offset)

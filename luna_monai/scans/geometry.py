@@ -104,13 +104,13 @@ class Geometry:
             points: (n, 3) LPS positions x, y, z in mm.
 
         Returns:
-            (n, 3) int64 array indices z, y, x. Halves are rounded to the even neighbour. A point outside the scan has
+            (n, 3) int64 array indices z, y, x. Halves are rounded to the even neighbor. A point outside the scan has
             an index outside ``shape``.
         """
         return np.round(self.world_to_continuous_index(points)).astype(np.int64)
 
     def world_to_continuous_index(self, points: np.ndarray) -> np.ndarray:
-        """Find where points in the patient are between voxel centres.
+        """Find where points in the patient are between voxel centers.
 
         Args:
             points: (n, 3) LPS positions x, y, z in mm.
@@ -123,7 +123,7 @@ class Geometry:
         return along_axes[:, ::-1]
 
     def index_to_world(self, indices: np.ndarray) -> np.ndarray:
-        """Find where voxels, or points between voxel centres, are in the patient.
+        """Find where voxels, or points between voxel centers, are in the patient.
 
         Args:
             indices: (n, 3) array indices z, y, x, which may be fractions.

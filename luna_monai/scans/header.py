@@ -1,4 +1,4 @@
-"""What the header of a scan says, whatever its format."""
+"""Headers of scans, the same for all formats."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """NIfTI files (``.nii``, ``.nii.gz``, version 1 and 2), read by nibabel's rules.
 
-nibabel reads the header. The voxels are read here, because nibabel maps a truncated file without a word, and takes the
-memory of a compressed one twice.
+nibabel reads the header. The voxels are read here, because nibabel maps a truncated file without an error, and holds
+a compressed one in memory twice.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class EvaluationFolder:
     """Writes what an evaluator found, every file whole or not at all.
 
     - ``predictions.csv``: what the model said about each candidate;
-    - ``submission.csv``: the same as LUNA16 wants it, for ``luna-monai froc``;
+    - ``submission.csv``: the same in the format of LUNA16, for ``luna-monai froc``;
     - ``metrics.json``: the metrics, and where the weights and candidates come from;
     - ``calibration.json``: temperature, intercept, reliability and thresholds, see
       :func:`~luna_monai.metrics.calibration.calibration_summary`.

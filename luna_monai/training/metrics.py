@@ -17,7 +17,7 @@ from luna_monai.data.tables import COORDINATES, read_findings
 from luna_monai.errors import LunaError
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, evaluate_froc, evaluated_scans
 from luna_monai.metrics.per_class import METRIC_NAMES, per_class_metrics
-from luna_monai.metrics.records import CandidateRecords
+from luna_monai.metrics.records import gather_records
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ class CandidateMetrics:
         drop_duplicates: bool = False,
     ) -> None:
         self.loss_function = loss_function or torch.nn.CrossEntropyLoss(reduction="none")
-        self.records = CandidateRecords(drop_duplicates=drop_duplicates)
+        self.drop_duplicates = drop_duplicates
+        self._batches: list[tuple[torch.Tensor, ...]] = []
 
     def attach(self, engine: Engine, name: str) -> None:
         """Register with an engine.
@@ -61,7 +62,7 @@ class CandidateMetrics:
         """
         if name not in (*METRIC_NAMES, *FROC_METRICS):
             raise LunaError(f"key_metric: no metric {name!r}; metrics are {', '.join((*METRIC_NAMES, *FROC_METRICS))}")
-        engine.add_event_handler(Events.EPOCH_STARTED, lambda: self.records.reset())
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: self._batches.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._complete, name)
 
@@ -73,11 +74,11 @@ class CandidateMetrics:
         if loss.shape != label.shape:
             found = f"{tuple(loss.shape)} for {len(label)} samples"
             raise LunaError(f"loss_function: must return one loss per sample, found {found}; set reduction=none")
-        self.records.append(engine.state.batch["row"], label, logits.softmax(dim=1)[:, 1], loss)
+        self._batches.append((engine.state.batch["row"], label, logits.softmax(dim=1)[:, 1], loss))
 
     def _complete(self, engine: Engine, name: str) -> None:
-        frame = self.records.to_frame()
-        self.records.reset()
+        frame = gather_records(self._batches, self.drop_duplicates)
+        self._batches.clear()
         engine.state.records = frame
         engine.state.metrics.update(per_class_metrics(frame["class"], frame["probability"], frame["loss"]))
         engine.state.metrics.setdefault(name, math.nan)  # one of FROC_METRICS, which come later, in validation only

@@ -18,7 +18,7 @@ def resample_candidates(
     shift: torch.Tensor,
     stretch: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Flip, then scale, then rotate, then shift each candidate of a batch about its centre, in one resampling.
+    """Flip, then scale, then rotate, then shift each candidate of a batch about its center, in one resampling.
 
     Args:
         image: float (N, C, D, H, W); axes z, y, x.
@@ -44,12 +44,12 @@ def _resample_plane(
     half = torch.stack([image.new_full((), size / 2) for size in image.shape[:-3:-1]])
     angle = torch.deg2rad(rotate)
     cos, sin = angle.cos(), angle.sin()
-    # From output to input, in voxels from the centre: each step undone, the last one first.
+    # From output to input, in voxels from the center: each step undone, the last one first.
     rotation = torch.stack([torch.stack([cos, sin], dim=1), torch.stack([-sin, cos], dim=1)], dim=1)
     sign = 1 - 2 * flip.flip(1).to(image.dtype)
     matrix = torch.diag_embed(sign / scale[:, None]) @ rotation
     offset = -(matrix @ shift.flip(1)[..., None])
-    # grid_sample counts from -1 to 1 along each axis, whatever its length.
+    # grid_sample uses -1 to 1 along each axis.
     theta = torch.cat([matrix * half, offset], dim=2) / half[:, None]
     slices = image.flatten(1, 2)
     grid = F.affine_grid(theta, list(slices.shape), align_corners=False)
@@ -140,7 +140,7 @@ class RandAugmentCandidates(RandomizableTrait):
                 change = self._noise(image).mul_(deviation).add_(change)
             image = image + change
         # A batch of one channel is contiguous in both layouts, but a GPU picks its kernels by the strides: batch
-        # normalisation gives a channel a single block of threads where they are not those of channels_last_3d.
+        # normalization gives a channel a single block of threads where they are not those of channels_last_3d.
         return torch.clamp(image, *self.hu_range, out=torch.empty_like(given))
 
     def _uniform(self, image: torch.Tensor, largest: float, *shape: int) -> torch.Tensor:

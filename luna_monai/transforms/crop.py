@@ -29,10 +29,10 @@ def window_start(center: int, size: int, available: int) -> int:
 
 
 class CropCandidates(Transform):
-    """Cut a block of ``spatial_size`` voxels around each of many centres, as the book does (chapter 10.4).
+    """Cut a block of ``spatial_size`` voxels around each of many centers, as the book does (chapter 10.4).
 
     The block starts at ``int(round(center - size / 2))`` along each axis, with Python's rounding; where that reaches
-    out of the volume it is moved inside, never padded. MONAI's own crops take one centre, fixed when they are made,
+    out of the volume it is moved inside, never padded. MONAI's own crops take one center, fixed when they are made,
     and shorten the block at the high edge.
 
     Args:
@@ -53,7 +53,7 @@ class CropCandidates(Transform):
             (n, channel, *spatial_size), a plain contiguous tensor of ``img``'s type that shares no memory with it.
 
         Raises:
-            LunaError: when the volume is smaller than a block, or a centre lies outside of it.
+            LunaError: when the volume is smaller than a block, or a center lies outside of it.
         """
         source = getattr(img, "meta", {}).get("filename_or_obj", "volume")
         shape = tuple(img.shape[1:])
@@ -77,14 +77,14 @@ class CropCandidates(Transform):
 class CropCandidatesd(MapTransform):
     """Cut all candidates of a series out of its CT: dictionary wrapper of :class:`CropCandidates`.
 
-    Adds the candidates' voxel indices. The points are removed, for they are known to whoever asked.
+    Adds the candidates' voxel indices. The points are removed.
 
     Args:
         keys: key of the CT, a MetaTensor (1, z, y, x) as :class:`~luna_monai.transforms.LoadScand` loads it.
         spatial_size: size of the blocks in voxels, (z, y, x).
-        point_key: key of the candidates' centres, (n, 3), world x,y,z in mm (LPS).
-        center_key: key under which the voxel indices of the centres are put, (n, 3), z,y,x ("IRC" in the book).
-        allow_missing_keys: don't raise if a key is missing.
+        point_key: key of the candidates' centers, (n, 3), world x,y,z in mm (LPS).
+        center_key: key under which the voxel indices of the centers are put, (n, 3), z,y,x ("IRC" in the book).
+        allow_missing_keys: do not raise an error if a key is missing.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class ClipIntensityRanged(MapTransform):
         keys: keys of the tensors to clip.
         a_min: lowest value to keep, in HU.
         a_max: highest value to keep, in HU.
-        allow_missing_keys: don't raise if a key is missing.
+        allow_missing_keys: do not raise an error if a key is missing.
     """
 
     def __init__(self, keys: KeysCollection, a_min: int, a_max: int, allow_missing_keys: bool = False) -> None:

@@ -52,7 +52,7 @@ class LoadScand(MapTransform):
     Args:
         keys: keys of the scans.
         orientation: where the x, y and z axes of the result lead; None leaves them as they are in the file.
-        allow_missing_keys: don't raise if a key is missing.
+        allow_missing_keys: do not raise an error if a key is missing.
     """
 
     def __init__(self, keys: KeysCollection, orientation: str | None = "LPS", allow_missing_keys: bool = False) -> None:

@@ -70,7 +70,7 @@ TRAINING = [
     ("train=null", "train: None is not of type 'object'"),
     ("validate#dataset=3", "validate#dataset: 3 is not of type 'object'"),
     # sections and references
-    ("train#deterministic_transforms#0#orientation=LRS", "orientation: 'LRS' is not three letters such as LPS"),
+    ("train#deterministic_transforms#0#orientation=LRS", "expected three letters such as LPS, or null, found 'LRS'"),
     ("optimizer={lr: 0.01}", r"optimizer: .* replaces the whole section; .* write 'optimizer#lr: …' in a file"),
     ("optimizer#_target_=torch.optim.Adamm", "optimizer#_target_: there is no class or function 'torch.optim.Adamm'"),
     ("optimizer#_target_=torch.optim", "optimizer#_target_: there is no class or function 'torch.optim'"),

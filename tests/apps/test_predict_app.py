@@ -797,7 +797,7 @@ def test_damaged_candidates(place, weights, capfd):
         (head + "1.2.3,-150,-150,-320\n", r"list\.csv: no candidates of scan a, only of 1\.2\.3"),
         (
             head + "a,-150,-150,-320\na,150,150,-320\n",
-            r"list\.csv, line 3: \(150, 150, -320\) in lps is voxel z,y,x .* lies outside of scan a .* ras, voxel",
+            r"list\.csv, line 3: \(150, 150, -320\) in lps is voxel z,y,x .*, outside of scan a .* ras, voxel",
         ),
     ):
         path = place / "list.csv"

@@ -135,5 +135,5 @@ def test_engines_tell_it_the_epoch(dataset):
 
 
 def test_both_classes_are_needed():
-    with pytest.raises(LunaError, match="needs both classes, and the training part has 0 nodules and 5 non-nodules"):
+    with pytest.raises(LunaError, match="needs both classes, found 0 nodules and 5 non-nodules"):
         BalancedSampler(SimpleNamespace(label=np.zeros(5, dtype=int)))

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import f1_score
 
 from luna_monai.metrics.per_class import METRIC_NAMES, per_class_metrics
-from luna_monai.metrics.records import CandidateRecords
+from luna_monai.metrics.records import gather_records
 
 
 def test_values_by_hand():
@@ -85,31 +85,25 @@ def test_diverged_model():
     assert metrics["correct_count/pos"] == 1
 
 
+def record(row, label, probability, loss):
+    return tuple(torch.tensor(values) for values in (row, label, probability, loss))
+
+
 def test_records_in_order_of_arrival():
-    records = CandidateRecords()
-    loss = torch.tensor([0.5, 0.25], requires_grad=True)
-    records.append(torch.tensor([7, 3]), torch.tensor([1, 0]), torch.tensor([0.9, 0.1]), loss * 2)
-    records.append(torch.tensor([3]), torch.tensor([0]), torch.tensor([0.3]), torch.tensor([0.4]))
-    frame = records.to_frame()
+    frame = gather_records([record([7, 3], [1, 0], [0.9, 0.1], [1.0, 0.5]), record([3], [0], [0.3], [0.4])])
     assert frame["row"].tolist() == [7, 3, 3]
     assert frame["class"].tolist() == [1, 0, 0]
     assert frame["probability"].tolist() == pytest.approx([0.9, 0.1, 0.3])
     assert frame["loss"].tolist() == pytest.approx([1.0, 0.5, 0.4])
-    records.reset()
-    assert records.to_frame().empty
+    assert gather_records([]).empty
 
 
 def test_records_drop_duplicates():
-    records = CandidateRecords(drop_duplicates=True)
-    for probability in (0.9, 0.1):
-        records.append(torch.tensor([3]), torch.tensor([1]), torch.tensor([probability]), torch.tensor([0.0]))
-    frame = records.to_frame()
+    frame = gather_records([record([3], [1], [probability], [0.0]) for probability in (0.9, 0.1)], drop_duplicates=True)
     assert frame["row"].tolist() == [3]
     assert frame["probability"].tolist() == pytest.approx([0.9])
 
 
 def test_records_keep_large_rows():
     row = 2**24 + 1  # float32 can't hold it
-    records = CandidateRecords()
-    records.append(torch.tensor([row]), torch.tensor([0]), torch.tensor([0.5]), torch.tensor([0.7]))
-    assert records.to_frame()["row"].tolist() == [row]
+    assert gather_records([record([row], [0], [0.5], [0.7])])["row"].tolist() == [row]

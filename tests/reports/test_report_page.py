@@ -171,10 +171,10 @@ def test_without_ct_and_without_dataset(report, run_folder, dataset):
     (dataset / "subset0" / "1.1.raw").unlink()
     page = report()
     assert not page.all("img")
-    assert len([case for case in page.all("article") if "the CT cannot be read" in case["text"]]) > CASES
+    assert len([case for case in page.all("article") if "the CT is missing or damaged" in case["text"]]) > CASES
     dataset.rename(dataset.with_name("gone"))
     page = report()
-    assert len([case for case in page.all("article") if "the CT is not on disk" in case["text"]]) > CASES
+    assert len([case for case in page.all("article") if "the CT is missing or damaged" in case["text"]]) > CASES
     assert "CPM" not in page.tiles()
     assert len(page.all("figure", **{"class": "chart"})) == 6
 

@@ -9,7 +9,7 @@ import torch
 import torch.multiprocessing
 from ignite.engine import Engine
 
-from luna_monai.metrics.records import CandidateRecords
+from luna_monai.metrics.records import gather_records
 from luna_monai.training import AutocastInferer, BroadcastBuffers, RunState
 
 
@@ -25,13 +25,10 @@ def work(rank, folder):
     rows = torch.tensor([[0, 2, 4], [1, 0, -1]][rank])
     rows = rows[rows >= 0]
     for drop_duplicates in (False, True):
-        records = CandidateRecords(drop_duplicates=drop_duplicates)
-        records.append(rows, rows % 2, rows / 10 + rank / 100, rows + 0.5)
-        records.to_frame().to_pickle(f"{folder}/{rank}-{drop_duplicates}.pkl")
-    empty = CandidateRecords()
-    if rank == 1:
-        empty.append(rows, rows % 2, rows / 10, rows + 0.5)
-    empty.to_frame().to_pickle(f"{folder}/{rank}-empty.pkl")
+        records = gather_records([(rows, rows % 2, rows / 10 + rank / 100, rows + 0.5)], drop_duplicates)
+        records.to_pickle(f"{folder}/{rank}-{drop_duplicates}.pkl")
+    one_sided = [(rows, rows % 2, rows / 10, rows + 0.5)] if rank == 1 else []
+    gather_records(one_sided).to_pickle(f"{folder}/{rank}-empty.pkl")
 
     state = RunState(folder)
     trainer = Engine(lambda _, batch: {"label": torch.zeros(batch)})
