@@ -101,6 +101,7 @@ def run(words, folder):
         if words[1] == "synth":
             words = [*words[:2], str(folder / "new" / words[2]), *words[3:]]
             words += ["--scans", "2", "--candidates-per-scan", "10", "--in-plane", "96", "--slices", "60"]
+            words += ["--whole-thoraxes", "0"]
         if words[1] in ("train", "crossval"):
             words = [*words, "max_epochs=1", "batch_size=8"]
             words += [] if "book_ch11" in words else ["samples_per_epoch=16"]  # which has no effect there
