@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 from common import SIZE, show
-from luna_monai.synthetic.pulmonary import draw_tubes
 
 from luna_monai.detection import BlobProposer, find_findings
 from luna_monai.detection.lungs import Lungs, find_lungs
@@ -32,6 +31,7 @@ from luna_monai.synthetic.nodules import draw_nodule, paint_nodule
 from luna_monai.synthetic.painting import Canvas
 from luna_monai.synthetic.setting import draw_setting
 from luna_monai.synthetic.tissue import compose, scan_volume
+from luna_monai.synthetic.vessels import draw_tubes
 from luna_monai.transforms import CropCandidates
 
 COORDINATES = ["coordX", "coordY", "coordZ"]
