@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.lazy import deferred_imports
 from luna_monai.literals import leaves_and_sections, literals, text_of
 from luna_monai.settings import checked, is_code, nearest
 from luna_monai.share import bundle_dir, configs_dir, schema
@@ -189,8 +190,9 @@ def load_workflow(
     Raises:
         LunaError: for a file that cannot be read, and for all that :func:`~luna_monai.settings.checked` refuses.
     """
-    from monai.bundle import ConfigWorkflow
-    from monai.bundle.utils import merge_kv
+    with deferred_imports():
+        from monai.bundle import ConfigWorkflow
+        from monai.bundle.utils import merge_kv
 
     contents = [read_config(Path(file)) for file in files]
     # It is said for every configuration that is read, and some commands read one for each fold.

@@ -14,7 +14,6 @@ from scipy import ndimage
 from luna_monai.data.tables import COORDINATES
 from luna_monai.detection.lungs import Lungs, body_axis, find_lungs
 from luna_monai.detection.outlines import Outline, find_outline
-from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
 
 #: Voxels above this are soft tissue, those below the second value air in a cavity, HU.
@@ -83,7 +82,7 @@ def find_findings(
     probabilities: Sequence[float] | np.ndarray,
     lungs: Lungs | None = None,
     *,
-    max_outlines: int = 100,
+    max_outlines: int = 50,
     min_probability: float = 0.01,
 ) -> list[Finding]:
     """Turn the candidates of a scan into findings.
@@ -97,23 +96,14 @@ def find_findings(
         points: (n, 3) positions of the candidates, x, y, z in LPS mm.
         probabilities: (n,) of the candidates.
         lungs: what :func:`~luna_monai.detection.lungs.find_lungs` found in the scan; looked for when None.
-        max_outlines: how many findings are outlined at most, the most probable ones; 100 candidates of a scan count in
-            LUNA16's evaluation.
+        max_outlines: how many findings are outlined at most, the most probable ones.
         min_probability: less probable findings are not outlined.
 
     Returns:
         Findings, the most probable one first; each candidate belongs to one of them.
-
-    Raises:
-        LunaError: when the arguments do not belong together.
     """
     points = np.asarray(points, dtype=float).reshape(-1, 3)
     probability = np.asarray(probabilities, dtype=float)
-    if voxels.shape != geometry.shape or probability.shape != (len(points),):
-        raise LunaError(
-            f"a volume of {voxels.shape} voxels (z, y, x) with a geometry of {geometry.shape}, "
-            f"{len(points)} candidates with {probability.size} probabilities"
-        )
     if len(points) == 0:
         return []
     lungs = lungs or find_lungs(voxels, geometry)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from luna_monai.scans.geometry import Geometry
 
-#: HU of what is outside the patient, of padding and of voxels without a value.
+#: HU of what is outside the patient and of padding.
 AIR_HU = -1024
 #: Highest HU that is kept. Above are metal and beam hardening, which only blur what is near.
 HIGHEST_HU = 1000
@@ -86,6 +86,25 @@ def resample(volume: np.ndarray, geometry: Geometry, grid: Geometry) -> NDArray[
     return result
 
 
+def interpolate(
+    array: NDArray[np.float32], first: np.ndarray, steps: np.ndarray, shape: tuple[int, ...]
+) -> NDArray[np.float32]:
+    """Interpolate linearly, axis by axis: several times as fast as SciPy's, which is for axes at any angle.
+
+    Args:
+        array: what is interpolated.
+        first: where the first new voxel is, an index for each axis; outside the nearest voxel counts.
+        steps: from a new voxel to the next, for each axis.
+        shape: of the result.
+    """
+    for axis, (start, step, size) in enumerate(zip(first, steps, shape, strict=True)):
+        at = np.clip(start + step * np.arange(size), 0, array.shape[axis] - 1)
+        low = at.astype(int)
+        share = np.reshape(at - low, [-1 if k == axis else 1 for k in range(3)]).astype(np.float32)
+        array = array.take(low, axis) * (1 - share) + array.take(np.ceil(at).astype(int), axis) * share
+    return array
+
+
 def _rounded(geometry: Geometry) -> Geometry:
     """Round the spacing to a nanometer: formats that store float32 then give the same voxels as those with text."""
     spacing: Any = tuple(round(step, 6) for step in geometry.spacing)
@@ -93,7 +112,7 @@ def _rounded(geometry: Geometry) -> Geometry:
 
 
 def _whole_hu(volume: np.ndarray) -> NDArray[np.int16]:
-    """Turn HU into int16 between ``AIR_HU`` and ``HIGHEST_HU``; what is not a number is air."""
+    """Turn HU into int16 between ``AIR_HU`` and ``HIGHEST_HU``."""
     if volume.dtype.kind == "f":
-        volume = np.rint(np.nan_to_num(volume, nan=AIR_HU))
+        volume = np.rint(volume)
     return np.clip(volume, AIR_HU, HIGHEST_HU).astype(np.int16)

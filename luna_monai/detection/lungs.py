@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from luna_monai.detection.grid import grid_at, isotropic_grid, resample
+from luna_monai.detection.grid import grid_at, interpolate, isotropic_grid, resample
 from luna_monai.scans.geometry import Geometry
 
 #: A scan of the chest has air below this, HU.
@@ -136,9 +136,7 @@ class Lungs:
         part = mask[tuple(map(slice, low, high))].astype(np.float32)
         if part.min() == part.max():
             return np.full(shape, part.flat[0])
-        return np.asarray(
-            ndimage.affine_transform(part, np.eye(3) * step, start - low, output_shape=shape, order=1, mode="nearest")
-        )
+        return interpolate(part, start - low, np.full(3, step), shape)
 
     def pleura_distance_mm(self, points: np.ndarray) -> float | None:
         """Measure the shortest distance of points (n, 3) to the surface of the lungs, mm; None without a surface."""
@@ -225,46 +223,39 @@ def chest_warnings(volume: np.ndarray, geometry: Geometry, lungs: Lungs | None =
     warning.
 
     Args:
-        volume: HU (z, y, x), whole numbers or floats.
+        volume: HU (z, y, x), finite numbers.
         geometry: of the scan.
         lungs: what :func:`find_lungs` found in it; looked for when None.
 
     Returns:
-        A sentence for each thing that was found; none for a CT of the chest.
+        A sentence; none for a CT of the chest.
     """
-    finite = volume[np.isfinite(volume)] if volume.dtype.kind == "f" else volume
-    if finite.size == 0:
-        return ("No voxel has a value: the scan is empty.",)
-    lowest, highest = float(finite.min()), float(finite.max())
+    lowest, highest = float(volume.min()), float(volume.max())
     if lowest == highest:
         return (f"All voxels have the value {lowest:g}: the scan is empty.",)
-    warnings = []
-    if finite.size < volume.size:
-        warnings.append(f"{volume.size - finite.size} voxels are not finite numbers; they are taken for air.")
     if lowest > CHEST_AIR_HU:
-        warnings.append(
+        return (
             f"The values go from {lowest:g} to {highest:g}, and air would be below {CHEST_AIR_HU} HU: the scan does "
             "not seem to show the chest, or its values are not Hounsfield units (was it stored without its rescale "
-            "slope and intercept?)."
+            "slope and intercept?).",
         )
-        return tuple(warnings)
     lungs = lungs or find_lungs(volume, geometry)
     if lungs.tissue_share < LITTLE_TISSUE and lungs.share_of_scan < 0.5:
-        warnings.append(
+        return (
             f"Only {lungs.tissue_share:.1%} of the scan is soft tissue or bone (above {TISSUE_HU} HU): there seems to "
-            "be no patient in it, or the values are not Hounsfield units."
+            "be no patient in it, or the values are not Hounsfield units.",
         )
-    elif lungs.volume_ml < SMALL_LUNGS_ML and lungs.share_of_body < SMALL_LUNGS_SHARE:
-        warnings.append(
+    if lungs.volume_ml < SMALL_LUNGS_ML and lungs.share_of_body < SMALL_LUNGS_SHARE:
+        return (
             f"Only {lungs.volume_ml:.0f} ml of lung were found, {lungs.share_of_body:.1%} of the body in the scan: it "
-            "does not seem to show the chest."
+            "does not seem to show the chest.",
         )
-    elif lungs.volume_ml > LARGE_LUNGS_ML:
-        warnings.append(
+    if lungs.volume_ml > LARGE_LUNGS_ML:
+        return (
             f"The lungs seem to hold {lungs.volume_ml / 1000:.1f} liters, more than a person's do: the spacing or the "
-            "values may be wrong, or the scan does not show the chest."
+            "values may be wrong, or the scan does not show the chest.",
         )
-    return tuple(warnings)
+    return ()
 
 
 def body_axis(geometry: Geometry) -> int:

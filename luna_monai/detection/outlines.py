@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.distance import cdist
 
+from luna_monai.detection.grid import interpolate
 from luna_monai.detection.lungs import Lungs
 from luna_monai.scans.geometry import Geometry
 
@@ -129,9 +130,7 @@ class _Box:
         self.fine = ndimage.gaussian_filter(hu, SMOOTHING_MM / spacing, mode="nearest")
         self.step_mm, self.scale = step_mm, spacing / step_mm
         shape = tuple(np.floor((high - self.low - 1) * self.scale + 1.01).astype(int))
-        self.hu = ndimage.affine_transform(
-            self.fine, np.diag(1 / self.scale), output_shape=shape, order=1, mode="nearest"
-        )
+        self.hu = interpolate(self.fine, np.zeros(3), 1 / self.scale, shape)
         self.seed = np.clip(np.rint((index - self.low) * self.scale), 0, np.array(shape) - 1).astype(int)
         first = geometry.index_to_world(self.low[None])
         self.lung = lungs.share_at(lungs.closed, first, shape, step_mm) > LUNG_SHARE
@@ -141,6 +140,7 @@ class _Box:
 
     def segment(self, background: float) -> tuple[BoolArray | None, float]:
         """Find the structure on the grid, and the lowest HU that belong to it, given the HU of the lung around it."""
+        tried = np.empty(0)
         for reach_mm in CORE_MM:
             near = _around(self.seed, reach_mm / self.step_mm, self.hu.shape)
             near = near[self.lung[tuple(near.T)]]
@@ -148,8 +148,9 @@ class _Box:
                 continue
             core = near[np.argmax(self.hu[tuple(near.T)])]
             contrast = float(self.hu[tuple(core)]) - background
-            if contrast < MIN_CONTRAST:
+            if contrast < MIN_CONTRAST or np.array_equal(core, tried):
                 continue
+            tried = core
             lowest_hu = background + EDGE * contrast
             mask = _opened(self._region(lowest_hu, core), core)
             if mask is None:
@@ -174,9 +175,7 @@ class _Box:
 
     def on_scan(self, mask: BoolArray, lowest_hu: float, geometry: Geometry) -> Outline | None:
         """Bring a mask to the voxels of the scan, which decide where exactly the edge is."""
-        share = ndimage.affine_transform(
-            mask.astype(np.float32), np.diag(self.scale), output_shape=self.fine.shape, order=1, mode="nearest"
-        )
+        share = interpolate(mask.astype(np.float32), np.zeros(3), self.scale, self.fine.shape)
         fine = (share > SHARE) | ((share > SHARE_OF_DENSE) & (self.fine > lowest_hu))
         if not fine.any():
             return None

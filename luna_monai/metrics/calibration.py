@@ -14,12 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 from scipy.special import expit, logit
-from scipy.stats import binomtest
-from sklearn.calibration import calibration_curve
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
 
 from luna_monai.errors import LunaError
 from luna_monai.metrics.operating_points import operating_points
@@ -89,6 +84,10 @@ def fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike) -> Calibration:
     Raises:
         LunaError: when only one class is present.
     """
+    # Prediction only applies a calibration: scikit-learn takes a second to import.
+    from scipy.optimize import brentq
+    from sklearn.linear_model import LogisticRegression
+
     log_odds, target = np.asarray(log_odds, dtype=float), np.asarray(is_nodule, dtype=bool)
     if target.all() or not target.any():
         raise LunaError("a calibration needs candidates of both classes, found one class only")
@@ -119,6 +118,8 @@ def cross_fit_calibration(
     Raises:
         LunaError: as :func:`fit_calibration`, and when only one scan has a nodule, or only one has anything else.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     log_odds, target = np.asarray(log_odds, dtype=float), np.asarray(is_nodule, dtype=bool)
     scan = np.asarray(seriesuid)
     folds = min(folds, len(np.unique(scan[target])), len(np.unique(scan[~target])))
@@ -145,6 +146,8 @@ def reliability(probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10)
         by ``count``) and ``brier_score`` (mean squared difference of probability and class).
 
     """
+    from sklearn.calibration import calibration_curve
+
     probability, target = _checked(probability), np.asarray(is_nodule, dtype=bool)
     share, mean = calibration_curve(target, probability, n_bins=bins)
     # The same bins again, because calibration_curve does not return the counts.
@@ -166,6 +169,8 @@ def reliability(probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10)
 
 def wilson_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[list[float], list[float]]:
     """Return lower and upper ends of the 95 % intervals of shares (Wilson 1927), for one-dimensional counts above 0."""
+    from scipy.stats import binomtest
+
     pairs = zip(np.asarray(successes, dtype=int).tolist(), np.asarray(trials, dtype=int).tolist(), strict=True)
     ends = [binomtest(*pair).proportion_ci(method="wilson") for pair in pairs]
     return [float(each.low) for each in ends], [float(each.high) for each in ends]

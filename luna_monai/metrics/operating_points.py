@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from sklearn.metrics import roc_curve
 
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN
 
@@ -31,6 +30,8 @@ def operating_points(probability: ArrayLike, is_nodule: ArrayLike, scans: int) -
         candidate is called) of these candidates. A threshold lies in the middle between two probabilities that occur,
         so that rounding elsewhere changes nothing; it is below 0 where even a probability of 0 must be called.
     """
+    from sklearn.metrics import roc_curve  # prediction imports this module, and has no use for scikit-learn
+
     values, target = np.asarray(probability, dtype=float), np.asarray(is_nodule, dtype=bool)
     false_share, sensitivity, upper = roc_curve(target, values, drop_intermediate=False)
     true, false = np.rint(sensitivity * target.sum()), np.rint(false_share * (~target).sum())

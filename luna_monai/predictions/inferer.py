@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
 
-from luna_monai.training.progress import enumerate_with_estimate
 from luna_monai.transforms import CropCandidates
-
-#: A scan with more candidates than this shows how far it is.
-MANY_CANDIDATES = 4000
 
 
 class PrepareScanBatch:
@@ -67,11 +65,22 @@ class CandidateInferer(Inferer):
             Logits (n, 2), float32, on the CPU.
         """
         cropper, candidates = CropCandidates(self.spatial_size), inputs if centers is None else centers
-        logits = [torch.empty((0, 2))]
-        batches = candidates.split(self.batch_size) if len(candidates) else ()
-        many = len(candidates) > MANY_CANDIDATES
-        for _, batch in enumerate_with_estimate(batches, "Candidates, batches of") if many else enumerate(batches):
-            image = self.preprocessing(batch if centers is None else cropper(inputs, batch.numpy()))
+        # Threads of their own share the candidates: those of PyTorch wait for each other after each layer.
+        before = torch.get_num_threads()
+        threads = before if torch.device(self.device).type == "cpu" else 1
+        parts = min(len(candidates), threads * math.ceil(len(candidates) / threads / self.batch_size))
+
+        def classify(part: torch.Tensor) -> torch.Tensor:
+            torch.set_num_threads(before // threads)
+            image = self.preprocessing(part if centers is None else cropper(inputs, part.numpy()))
             image = image.to(self.device).to(torch.float32, memory_format=torch.channels_last_3d)
-            logits.append(self.inferer(image, network, *args, **kwargs).float().cpu())
+            with torch.no_grad():
+                return self.inferer(image, network, *args, **kwargs).float().cpu()
+
+        logits = [torch.empty((0, 2))]
+        try:
+            with ThreadPoolExecutor(threads) as pool:
+                logits += pool.map(classify, candidates.tensor_split(parts) if parts else ())
+        finally:
+            torch.set_num_threads(before)
         return torch.cat(logits)

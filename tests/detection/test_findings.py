@@ -7,7 +7,6 @@ import pytest
 from scipy import ndimage
 
 from luna_monai.detection import Finding, find_findings, findings_table
-from luna_monai.errors import LunaError
 from luna_monai.scans import Geometry
 
 SPACING = (0.7, 0.7, 1.25)
@@ -173,11 +172,3 @@ def test_findings_as_rows_of_a_submission() -> None:
     assert rows["candidates"].tolist() == [2, 1]
     assert rows["diameter_mm"].isna().all()
     assert findings_table([], "1.2.3").columns.equals(rows.columns)
-
-
-def test_arguments_that_do_not_belong_together_are_refused() -> None:
-    geometry = Geometry.from_header((4, 4, 4), (1, 1, 1), (0, 0, 0), np.eye(3), source="block")
-    with pytest.raises(LunaError, match="voxels"):
-        find_findings(np.zeros((3, 4, 4)), geometry, np.zeros((1, 3)), [0.5])
-    with pytest.raises(LunaError, match="2 probabilities"):
-        find_findings(np.zeros((4, 4, 4)), geometry, np.zeros((1, 3)), [0.5, 0.5])

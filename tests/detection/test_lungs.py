@@ -105,14 +105,12 @@ def test_nodules_are_inside_the_lungs(chest: np.ndarray) -> None:
     assert lungs.closed[tuple(index.T)].all()
 
 
-@pytest.mark.parametrize("padding", [-1024, -3024, np.nan])
+@pytest.mark.parametrize("padding", [-1024, -3024])
 def test_padding_is_no_reason(chest: np.ndarray, padding: float) -> None:
     padded = chest.copy()
     y, x = np.indices(SHAPE[1:])
     padded[:, np.hypot(y - 55, x - 65) > 56] = padding
-    found = chest_warnings(padded, geometry_of(padded))
-    assert [line for line in found if "finite" not in line] == []
-    assert len(found) == int(np.isnan(padding))
+    assert chest_warnings(padded, geometry_of(padded)) == ()
 
 
 def test_contrast_agent_and_metal_are_no_reason(chest: np.ndarray) -> None:
@@ -145,7 +143,6 @@ def test_a_small_part_of_a_lung_is_no_reason(chest: np.ndarray) -> None:
     [
         (lambda: np.zeros(SHAPE), "empty"),
         (lambda: np.full(SHAPE, -1000.0), "empty"),
-        (lambda: np.full(SHAPE, np.nan), "empty"),
         (lambda: make_body(0), "Only 0 ml of lung"),
         (make_abdomen, "ml of lung"),
         (make_head, "ml of lung"),
@@ -155,7 +152,7 @@ def test_a_small_part_of_a_lung_is_no_reason(chest: np.ndarray) -> None:
         (lambda: np.random.default_rng(0).normal(0, 20, SHAPE), "show the chest"),
         (lambda: np.where(make_body() > -500, -850.0, 100.0), "liters"),
     ],
-    ids=["zeros", "air", "nan", "water", "abdomen", "head", "no rescale", "fractions", "table", "noise", "giant"],
+    ids=["zeros", "air", "water", "abdomen", "head", "no rescale", "fractions", "table", "noise", "giant"],
 )
 def test_what_is_no_chest_has_one_clear_sentence(make: Callable[[], np.ndarray], words: str) -> None:
     volume = make()

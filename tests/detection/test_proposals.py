@@ -14,7 +14,6 @@ from threadpoolctl import threadpool_limits
 
 from luna_monai.detection import BlobProposer, chest_warnings
 from luna_monai.detection.lungs import find_lungs
-from luna_monai.errors import LunaError
 from luna_monai.scans import Geometry, read_scan
 
 COORDINATES = ["coordX", "coordY", "coordZ"]
@@ -85,12 +84,12 @@ def on_real_scans(luna16_mini: Path) -> dict[str, OnScan]:
     return results
 
 
-def test_real_nodules_are_hit_by_at_most_400_candidates(on_real_scans: dict[str, OnScan], luna16_mini: Path) -> None:
+def test_real_nodules_are_hit_by_at_most_300_candidates(on_real_scans: dict[str, OnScan], luna16_mini: Path) -> None:
     annotations = pd.read_csv(luna16_mini / "annotations.csv")
     assert len(annotations) == 3
     assert set(on_real_scans) == set(annotations["seriesuid"])
     for seriesuid, result in on_real_scans.items():
-        assert 50 < len(result.proposals) <= 400
+        assert 50 < len(result.proposals) <= 300
         nodules = annotations[annotations["seriesuid"] == seriesuid]
         assert (distances(result.proposals, nodules[COORDINATES].to_numpy()) <= nodules["diameter_mm"] / 2).all()
 
@@ -184,7 +183,7 @@ def test_same_candidates_each_time_with_any_number_of_threads(
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(before)
 
 
-@pytest.mark.parametrize("padding", [-1024, -2000, -3024, np.nan])
+@pytest.mark.parametrize("padding", [-1024, -2000, -3024])
 def test_padding_changes_nothing(phantom: tuple[np.ndarray, Geometry], padding: float) -> None:
     volume, geometry = phantom
     padded = volume.astype(np.float32)
@@ -225,11 +224,6 @@ def test_no_lungs_no_candidates(value: int) -> None:
     assert list(proposals.columns) == COORDINATES
     assert len(proposals) == 0
     assert (proposals.dtypes == np.float64).all()
-
-
-def test_volume_of_another_geometry_is_refused(phantom: tuple[np.ndarray, Geometry]) -> None:
-    with pytest.raises(LunaError, match="voxels"):
-        BlobProposer()(phantom[0][1:], phantom[1])
 
 
 @pytest.mark.parametrize("spacing", [(0.8, 0.8, 1.0), (0.5, 0.5, 1.0), (1.0, 1.0, 2.0)])

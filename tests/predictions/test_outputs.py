@@ -106,10 +106,16 @@ def test_programs_that_run_bundles_classify_their_own_crops(repository):
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
 
 
-def test_many_candidates_show_how_far_they_are(monkeypatch, caplog):
-    monkeypatch.setattr("luna_monai.predictions.inferer.MANY_CANDIDATES", 8)
-    caplog.set_level("INFO")
-    inferer = CandidateInferer((2, 2, 2), 2)
-    centers = torch.ones((10, 3), dtype=torch.int64)
-    inferer(torch.zeros((1, 4, 4, 4)), lambda image: image[:, 0, 0, :, 0], centers=centers)
-    assert "4/5, done at" in caplog.text
+def test_any_number_of_threads_and_batches_gives_the_same_logits():
+    torch.manual_seed(0)
+    network, scan = LunaModel().eval(), torch.randint(-1000, 400, (1, 40, 60, 60), dtype=torch.int16)
+    centers = torch.stack([torch.arange(7) + 16, torch.arange(7) + 24, torch.arange(7) + 30], dim=1)
+    before, found = torch.get_num_threads(), []
+    for threads, batch_size in ((1, 128), (2, 2), (3, 128)):
+        torch.set_num_threads(threads)
+        found.append(CandidateInferer((32, 48, 48), batch_size)(scan, network, centers=centers))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert not found[0].requires_grad
+    for logits in found[1:]:
+        torch.testing.assert_close(logits, found[0], rtol=1e-4, atol=1e-4)

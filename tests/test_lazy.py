@@ -1,0 +1,33 @@
+"""Imports that are put off until something uses them."""
+
+import subprocess
+import sys
+
+SCRIPT = """
+import sys
+from luna_monai.lazy import deferred_imports
+with deferred_imports():
+    import monai.bundle
+early = {"mlflow", "matplotlib", "scipy.signal", "sklearn", "torch.distributed.fsdp"} & set(sys.modules)
+assert not early, early
+
+from ignite.handlers.checkpoint import HAVE_ZERO, ZeroRedundancyOptimizer
+from monai.data.ultrasound_confidence_map import hilbert
+from monai.handlers import mlflow_handler
+from monai.visualize.utils import plt
+assert HAVE_ZERO and not isinstance(3, ZeroRedundancyOptimizer)
+assert abs(hilbert([1.0, 0.0, -1.0, 0.0])[0] - 1) < 1e-9
+assert plt.figure().number == 1
+
+import matplotlib.pyplot
+import mlflow
+import torch.distributed.optim
+assert mlflow_handler.mlflow.__version__ == mlflow.__version__
+assert matplotlib.pyplot.fignum_exists(1)
+assert isinstance(torch.distributed.optim.ZeroRedundancyOptimizer, type)
+"""
+
+
+def test_what_monai_rarely_uses_is_imported_when_it_is_used():
+    result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, timeout=300)
+    assert result.returncode == 0, result.stderr
