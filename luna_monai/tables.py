@@ -19,7 +19,7 @@ from luna_monai.errors import LunaError
 _ALIASES = {"seriesinstanceuid": "seriesuid", "series_uid": "seriesuid"}
 _EXTRA = "\0extra"  # column for fields beyond the header line
 #: pandas reads the nearest float64 by default from 3.1 on, and with this option before.
-_EXACTLY: dict[str, Any] = (
+EXACTLY: dict[str, Any] = (
     {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
 )
 
@@ -129,7 +129,7 @@ def _parse(
                 skip_blank_lines=False,
                 skipinitialspace=True,
                 low_memory=False,
-                **_EXACTLY,
+                **EXACTLY,
             )
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=[*names, _EXTRA], dtype=str)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
+from luna_monai.tables import EXACTLY
 
 METRICS = "metrics.csv"
 PREDICTIONS = "predictions"
@@ -67,7 +68,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
 def _read(path: Path, types: Mapping[str, Any], columns: list[str] | None = None) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, dtype=types, usecols=columns)
+        return pd.read_csv(path, dtype=types, usecols=columns, **EXACTLY)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise LunaError(f"{path}: {reason}; expected a table that 'luna-monai train' writes") from None

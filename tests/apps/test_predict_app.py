@@ -23,6 +23,7 @@ from luna_monai.networks import LunaModel
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.scan import read_scan
 from luna_monai.share import bundle_dir
+from luna_monai.tables import EXACTLY
 
 SHAPE = (36, 60, 56)
 CENTERS = np.array([[18, 30, 28], [0, 0, 0], [35, 59, 55], [5, 50, 20], [30, 10, 40], [18, 31, 27]])
@@ -301,7 +302,7 @@ def test_outputs(tmp_path, weights, voxels, geometry):
         "c.mrk.json",
         "d-1.2.3.json",
     ]
-    submission = pd.read_csv(tmp_path / "new" / "a.csv")
+    submission = pd.read_csv(tmp_path / "new" / "a.csv", **EXACTLY)
     assert submission.columns.tolist() == ["seriesuid", "coordX", "coordY", "coordZ", "probability"]
     given = pd.read_csv(points)
     place = ["coordX", "coordY", "coordZ"]
@@ -569,7 +570,7 @@ def test_golden_probabilities(luna16_mini, golden, shared_data, tmp_path):
     place = ["seriesuid", "coordX", "coordY", "coordZ"]
     wanted = pd.DataFrame(golden["center_xyz"], columns=place[1:]).assign(seriesuid=golden["seriesuid"])
     wanted["wanted"] = golden["probabilities"][:, 1]
-    joined = pd.read_csv(tmp_path / "out.csv").merge(wanted, on=place, validate="one_to_one")
+    joined = pd.read_csv(tmp_path / "out.csv", **EXACTLY).merge(wanted, on=place, validate="one_to_one")
     assert len(joined) == 620
     np.testing.assert_allclose(joined["probability"], joined["wanted"], atol=1e-4)
 
