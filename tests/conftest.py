@@ -32,7 +32,7 @@ absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 @pytest.fixture(autouse=True)
 def _leave_locale_as_it_was() -> Iterator[None]:
-    # ITK's DICOM writer leaves the whole process in the C locale, where files with umlauts can't be opened.
+    # ITK's DICOM writer leaves the whole process in the C locale, where files with umlauts cannot be opened.
     before = locale.setlocale(locale.LC_ALL)
     yield
     locale.setlocale(locale.LC_ALL, before)

@@ -90,9 +90,9 @@ def check_network(network: torch.nn.Module, spatial_size: Sequence[int], device:
     """
     size = " x ".join(map(str, spatial_size))
     training = network.training
+    network.to(device)  # a device that is not there is no fault of the network
     try:
-        network.to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload] # not in its stubs
-        network.eval()
+        network.to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload] # not in its stubs
         with torch.inference_mode():
             shape = tuple(network(torch.zeros(1, 1, *spatial_size, device=device)).shape)
     except Exception as error:  # whatever a network and its device raise

@@ -103,7 +103,7 @@ def small_disk(tmp_path):
         folder.mkdir()
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
         if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-            pytest.skip("a small file system can't be mounted here")
+            pytest.skip("a small file system cannot be mounted here")
         mounted.append(folder)
         return folder
 

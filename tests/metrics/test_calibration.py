@@ -67,7 +67,7 @@ def test_each_scan_is_calibrated_by_a_fit_on_others():
     moved = again != probability
     assert np.flatnonzero(moved & (scan == "scan 4")).tolist() == [one]
     assert len(np.unique(scan[moved])) >= 6
-    # Pure noise with few scans: judged on what it was fitted on, even that looks calibrated.
+    # Pure noise with few scans: evaluated on what it was fitted on, even that looks calibrated.
     noise, few = generator.normal(0, 3, 60), generator.random(60) < 0.3
     names = np.repeat(list("abcdef"), 10)
     in_sample = reliability(fit_calibration(noise, few).apply(noise), few)["brier_score"]

@@ -105,5 +105,5 @@ def test_records_drop_duplicates():
 
 
 def test_records_keep_large_rows():
-    row = 2**24 + 1  # float32 can't hold it
+    row = 2**24 + 1  # float32 cannot hold it
     assert gather_records([record([row], [0], [0.5], [0.7])])["row"].tolist() == [row]

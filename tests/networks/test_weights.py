@@ -125,3 +125,6 @@ def test_a_network_is_tried_before_it_is_used(network):
     three = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(8, 3))
     with pytest.raises(LunaError, match=r"network_def: Sequential must give 2 logits .*, found shape \(1, 3\)"):
         check_network(three, (2, 2, 2), "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises((AssertionError, RuntimeError), match=r"CUDA|NVIDIA"):  # not the network
+            check_network(network, (32, 48, 48), "cuda")

@@ -20,7 +20,7 @@ ELSEWHERE = torch.device("meta")
 
 
 class FromValues(TorchFunctionMode):
-    """Notes where a tensor is made of Python's numbers, which goes by way of the host."""
+    """Notes where a tensor is made of Python's numbers, which passes through the host."""
 
     def __init__(self, background):
         super().__init__()
