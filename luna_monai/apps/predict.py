@@ -46,7 +46,8 @@ class LunaPredictApp(App):
             "scan), .seg.dcm (DICOM segmentation); may be repeated; {seriesuid} in its name makes a file for each scan",
         )
         keys = (
-            "output_dir threshold max_findings anonymous report froc explain candidates coordinates seriesuid weights"
+            "output_dir threshold max_findings anonymous report froc explain candidates coordinates seriesuid weights "
+            "flips"
         )
         add_settings(parser, *keys.split(), "batch_size", "num_workers", kind="inference")
         add_distributed_argument(parser, "divide the scans among")

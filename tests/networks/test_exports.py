@@ -167,3 +167,16 @@ def test_weights_go_into_the_network(tmp_path):
     assert load_network(tmp_path / "model.pt", network_def) is network_def
     assert not network_def.training
     assert torch.equal(network_def.head_linear.weight, make_network(3).head_linear.weight)
+
+
+def test_the_mean_over_flips_does_not_depend_on_the_flip(tmp_path):
+    network = make_network()
+    torch.save(network.state_dict(), tmp_path / "model.pt")
+    mean = load_network(tmp_path / "model.pt", LunaModel(), flips=True)
+    crops = torch.rand(2, 1, 32, 48, 48) * 1000
+    with torch.inference_mode():
+        single, expected = network(crops), mean(crops)
+        assert not torch.allclose(network(crops.flip(2, 4)), single, atol=1e-3)
+        torch.testing.assert_close(mean(crops.flip(2, 4)), expected)
+        axes = [(), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4)]
+        torch.testing.assert_close(expected, torch.stack([network(crops.flip(a)) for a in axes]).mean(dim=0))
