@@ -126,8 +126,10 @@ def _find_in_slab(
 ) -> FloatArray:
     """Find the blobs in a slab of the grid: (n, 5), z, y, x (mm from the grid's corner), radius (mm) and score."""
     blobs = [np.zeros((0, 5))]
-    boxes = ndimage.find_objects(inside[start : start + _SLAB].astype(np.uint8))
-    for box, (low, high), radius in product(boxes, WINDOWS, radii):
+    # A box for each lung: what lies between them is not worth smoothing.
+    parts, _ = ndimage.label(inside[start : start + _SLAB])
+    boxes = enumerate(ndimage.find_objects(parts), start=1)
+    for (label, box), (low, high), radius in product(boxes, WINDOWS, radii):
         core = (slice(start + box[0].start, start + box[0].stop), *box[1:])
         sigma, lung_hu = radius / np.sqrt(3) / spacing, np.clip(median_hu, low, high)
         # Smoothing reaches this far; of what is left, two voxels are neighbors.
@@ -140,6 +142,7 @@ def _find_in_slab(
         first = np.array([one.start for one in narrow])
         limits = np.array([[one.start, one.stop] for one in core]) - first[:, None]
         own = np.all((voxels >= limits[:, 0]) & (voxels < limits[:, 1]), axis=1)
+        own[own] = parts[tuple((voxels[own] + first - [start, 0, 0]).T)] == label
         place = spacing * (index[own] + first + 0.5)
         blobs.append(np.column_stack([place, np.full(len(place), radius), score[own] / (high - low)]))
     return np.concatenate(blobs)

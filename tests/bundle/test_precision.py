@@ -1,7 +1,5 @@
 """Training in bfloat16 learns as training in float32 does."""
 
-import itertools
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -78,13 +76,13 @@ def loss_curve(make_workflow, dataset_dir, tmp_path):
 
 def test_the_loss_curve_in_bfloat16_is_within_the_noise_of_float32(loss_curve):
     """The noise is what another order of the same samples changes; initial weights, which change more, are the same."""
-    curves = [loss_curve(f"order{seed}", precision="float32", **{"train#sampler#seed": seed}) for seed in (42, 1, 2)]
+    curves = [loss_curve(f"order{seed}", precision="float32", **{"train#sampler#seed": seed}) for seed in (42, 1)]
     bfloat16 = loss_curve("bfloat16", precision="bfloat16", **{"train#sampler#seed": 42})
 
     def distance(first, second):
         return float(np.sqrt(np.mean((first - second) ** 2)))
 
-    noise = min(distance(first, second) for first, second in itertools.combinations(curves, 2))
+    noise = distance(*curves)
     highest = max(curve[-1] for curve in curves)
     assert highest < 0.2 * min(curve[0] for curve in curves)
     assert 0 < distance(bfloat16, curves[0]) < noise / 2
