@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import absl.logging
 import numpy as np
@@ -52,8 +51,10 @@ def project() -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def sqlite_uri() -> Callable[[Path], str]:
-    """Return the function that gives the address of an MLflow database; MONAI has it since 1.6 only."""
-    return lambda path: f"sqlite:///{quote(path.absolute().as_posix(), safe='/:')}"
+    """Return the function that gives the address of an MLflow database."""
+    from luna_monai.training import sqlite_uri
+
+    return sqlite_uri
 
 
 @pytest.fixture(scope="session")

@@ -26,6 +26,6 @@ __all__, __getattr__ = lazy_exports(
         "run_folder": ["LrSchedule", "RunFolder", "Validation"],
         "run_state": ["EarlyStopping", "RunState"],
         "logs": ["ConsoleHandler", "RunSummary", "TensorBoardHandler"],
-        "tracking": ["MLflowTracking"],
+        "tracking": ["MLflowTracking", "sqlite_uri"],
     },
 )

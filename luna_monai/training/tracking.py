@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import ignite.distributed as idist
 import pandas as pd
@@ -29,6 +28,22 @@ logger = logging.getLogger(__name__)
 
 _PARAMS_AT_ONCE = 100  # MLflow takes no more
 _LONGEST_PARAM = 6000  # characters, as above
+
+
+def sqlite_uri(path: str | Path) -> str:
+    """Make the address of an MLflow store in an SQLite file, as the installed SQLAlchemy reads it.
+
+    SQLAlchemy 2.1 decodes the path of an address, earlier versions do not. MONAI's ``path_to_sqlite_uri`` encodes it
+    always, so that SQLAlchemy 2.0 makes another folder for a name with a space.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        LunaError: when SQLAlchemy is not installed.
+    """
+    database = Path(path).absolute().as_posix()
+    return import_extra("sqlalchemy", "mlflow").URL.create("sqlite", database=database).render_as_string()
 
 
 class MLflowTracking(MLFlowHandler):
@@ -76,7 +91,7 @@ class MLflowTracking(MLFlowHandler):
         _be_quiet()
         self.files: str | None = None  # where the server says
         if self.store.startswith("sqlite:///"):
-            folder = Path(unquote(self.store.removeprefix("sqlite:///"))).absolute().parent
+            folder = Path(import_extra("sqlalchemy", "mlflow").make_url(self.store).database).absolute().parent
             folder.mkdir(parents=True, exist_ok=True)
             self.files = path_to_uri(folder / "mlruns")  # MONAI's own choice fails for a name with a space
         artifacts = [run_state.output_dir / name for name in (CONFIG, METRICS, MODEL)]

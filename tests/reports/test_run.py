@@ -10,6 +10,7 @@ from sklearn.metrics import recall_score
 from luna_monai.errors import LunaError
 from luna_monai.reports.run import read_run
 from luna_monai.reports.run_report import _diameter_table, best_epoch, run_froc, worst_candidates
+from luna_monai.tables import EXACTLY
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def change(path, columns):
 
 
 def test_everything_is_read(run, run_folder):
-    expected = pd.read_csv(run_folder / "predictions" / "val.csv", dtype={"seriesuid": str})
+    expected = pd.read_csv(run_folder / "predictions" / "val.csv", dtype={"seriesuid": str}, **EXACTLY)
     np.testing.assert_array_equal(run.validation["probability"], expected["probability"])
     assert run.validation["class"].tolist() == expected["class"].astype(bool).tolist()
     assert run.metrics["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
