@@ -789,7 +789,7 @@ def test_dicom_that_can_not_be_used(kind, tmp_path, write_dicom, voxels, geometr
 def test_damaged_candidates(place, weights, capfd):
     head = "seriesuid,coordX,coordY,coordZ\n"
     for content, message in (
-        (None, r"list\.csv: no such file; expected a CSV file with coordX,coordY,coordZ"),
+        (None, r"list\.csv: no such file or folder"),
         ("", r"list\.csv: the file is empty"),
         (head, r"list\.csv: a header line and no candidates"),
         ("x,y,z\n1,2,3\n", r"list\.csv: no column 'coordX', 'coordY', 'coordZ' in its header line"),
