@@ -682,7 +682,9 @@ def test_a_scan_that_shows_no_chest_says_so(tmp_path, predict, voxels, geometry)
     sitk.WriteImage(image_of(np.zeros_like(voxels) + 40, geometry), str(tmp_path / "a.mhd"))
     content = predict(tmp_path / "a.mhd", "examine=$chest_warnings")
     assert content["scans"][0]["candidates"] == []
-    assert content["scans"][0]["warnings"] == ["All voxels have the value 40: the scan is empty."]
+    (warning,) = content["scans"][0]["warnings"]
+    assert warning.startswith("The scan does not seem to show the chest")
+    assert warning.endswith(": 0 ml of lung, 0.0% of the body; 100.0% soft tissue and bone; values from 40 to 40.")
 
 
 # ----------------------------------------------------------------------------------------------------- damaged input
