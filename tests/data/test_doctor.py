@@ -134,7 +134,7 @@ TROUBLE = {
     "zero spacing": (
         substitute(HEADER, "0.69999999999999996", "0"),
         ERROR,
-        "check its unit and values, found 0 0.7 1.25",
+        "a spacing of 0 0.7 1.25 mm",
     ),
     "small scan": (
         several(substitute(HEADER, "48 50 34", "48 50 24"), truncate(RAW, 48 * 50 * 24 * 2)),
