@@ -15,7 +15,6 @@ from luna_monai.errors import LunaError
 from luna_monai.scans.dicom_slice import CTS, VOLUME_TAGS, DicomFile, Slice, read_dicom_file
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.header import ScanHeader
-from luna_monai.scans.sources import SUFFIXES
 
 #: How much the distance of two slices may differ from the usual one, as a part of it.
 SLICE_STEP_TOLERANCE = 0.1
@@ -117,15 +116,13 @@ def series_of_file(path: Path) -> str:
         path: any file.
 
     Returns:
-        The Series Instance UID.
+        The Series Instance UID; empty where the file is not a DICOM image.
 
     Raises:
-        LunaError: when it is not a DICOM image, or a damaged slice.
+        LunaError: when it is a damaged slice.
     """
     file = read_dicom_file(path)
-    if file is None or not file.text("SeriesInstanceUID"):
-        raise LunaError(f"{path}: not a scan; known are {', '.join(SUFFIXES)}, DICOM, and CSV with a column 'path'")
-    return file.text("SeriesInstanceUID")
+    return "" if file is None else file.text("SeriesInstanceUID")
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -98,7 +98,9 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
     else:
         from luna_monai.scans.dicom import series_of_file
 
-        sources = [ScanSource(path.parent, series_of_file(path))]
+        if not (found := series_of_file(path)):
+            raise LunaError(f"{path}: not a scan; known are {', '.join(SUFFIXES)}, DICOM, and CSV with a column 'path'")
+        sources = [ScanSource(path.parent, found)]
     if seriesuid is not None:
         sources = [source for source in sources if seriesuid in (source.seriesuid, scan_name(source.path))]
         if not sources:

@@ -27,7 +27,7 @@ def test_status(filled, capsys):
     folder, _, options = filled
     assert run_app(LunaCacheApp, ["status", *options]) == 0
     text = capsys.readouterr().out
-    assert "3 files in use, 5.32 MB" in text
+    assert "3 files in use, 5.31 MB" in text
     assert "unused: 0 files" in text
     raw = folder / "subset1" / "1.2.3.1.raw"
     raw.write_bytes(raw.read_bytes())
