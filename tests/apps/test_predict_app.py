@@ -195,7 +195,7 @@ def test_a_study_as_it_comes(tmp_path, predict, write_dicom, voxels, geometry, e
     for scan in (study, study / "a" / "b"):
         content = predict(scan, "--candidates", points)
         np.testing.assert_allclose(probabilities(content), expected, atol=1e-5)
-    with pytest.raises(LunaError, match=r"study: series 1\.2\.11 is not a CT \(MR Image Storage\)"):
+    with pytest.raises(LunaError, match=r"study: series 1\.2\.11 is not a CT; .*MR Image Storage"):
         predict(study, "--candidates", points, "--seriesuid", "1.2.11")
 
 
@@ -775,7 +775,7 @@ STRANGE_TAGS = {
     "no position": ({"ImagePositionPatient": None}, r"a slice without ImagePositionPatient"),
     "another modality": (
         {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR"},
-        r"dicom: no DICOM slices of a CT in this folder; other images: MR Image Storage",
+        r"dicom: no DICOM slices of a CT in this folder; .*other images: MR Image Storage",
     ),
 }
 
@@ -865,7 +865,7 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
         ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: holds one scan, and there are 2"),
         ([place / "a.mhd", place / "b.nii"], r"one SCAN is needed, found .*a\.mhd.*b\.nii.*; a CSV file lists many"),
         ([place / "a.mhd", "weigths=1"], r"'weigths' is not a key of the configuration; did you mean 'weights'"),
-        ([place / "a.mhd", "--seriesuid", "1.2"], r"a\.mhd: a series can be chosen from a folder or a list of scans"),
+        ([place / "a.mhd", "--seriesuid", "1.2"], r"a\.mhd: no scan of series 1\.2 in it"),
         ([place / "a.mhd", "batch_size=0"], r"batch_size: 0 is less than the minimum of 1"),
         (
             [place / "list.csv"],
