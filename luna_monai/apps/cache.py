@@ -64,7 +64,7 @@ class LunaCacheApp(BundleApp):
 
 
 def _unused(caches: list[Any]) -> dict[Path, str]:
-    from luna_monai.data.inventory import take_inventory
+    from luna_monai.data.cache import take_inventory
 
     needed, unused = take_inventory(caches)
     size = readable_size(sum(path.stat().st_size for path in needed))
@@ -79,6 +79,5 @@ def _damaged(folder: Path) -> dict[Path, str]:
     from luna_monai.data.cache_files import cached_files, find_damage
     from luna_monai.training import enumerate_with_estimate
 
-    paths = [file.path for file in cached_files(folder)]
-    reasons = {path: find_damage(path) for _, path in enumerate_with_estimate(paths, "verify")}
+    reasons = {path: find_damage(path) for _, path in enumerate_with_estimate(cached_files(folder), "verify")}
     return {path: reason for path, reason in reasons.items() if reason is not None}
