@@ -413,7 +413,7 @@ def test_plateau(make_run, tmp_path):
 
 def test_a_schedule_that_cannot_step_is_one_line(make_run, tmp_path):
     run = make_run(tmp_path, scheduler=lambda it: torch.optim.lr_scheduler.StepLR(it, step_size=0))
-    with pytest.raises(LunaError, match="lr_scheduler: StepLR: ZeroDivisionError: integer .*modulo by zero"):
+    with pytest.raises(LunaError, match=r"lr_scheduler: StepLR: ZeroDivisionError: integer .*modulo by zero"):
         run.trainer.run()
 
 
