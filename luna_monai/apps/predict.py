@@ -22,7 +22,7 @@ class LunaPredictApp(BundleApp):
     kind = "inference"
     settings = (
         *("output_dir", "threshold", "max_findings", "anonymous", "report", "froc", "explain"),
-        *("candidates", "coordinates", "seriesuid", "weights", "batch_size", "num_workers"),
+        *("candidates", "coordinates", "seriesuid", "weights", "flips", "batch_size", "num_workers"),
     )
     together = "divide the scans among"
 
@@ -43,16 +43,7 @@ class LunaPredictApp(BundleApp):
             "(everything), .mrk.json (3D Slicer), .nii.gz or .nrrd (outlines), .dcm (structured report about a DICOM "
             "scan), .seg.dcm (DICOM segmentation); may be repeated; {seriesuid} in its name makes a file for each scan",
         )
-<<<<<<< HEAD
-        keys = (
-            "output_dir threshold max_findings anonymous report froc explain candidates coordinates seriesuid weights "
-            "flips"
-        )
-        add_settings(parser, *keys.split(), "batch_size", "num_workers", kind="inference")
-        add_distributed_argument(parser, "divide the scans among")
-=======
         super().add_arguments(parser)
->>>>>>> main
 
     def run(self) -> None:
         """Predict."""
