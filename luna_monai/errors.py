@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,11 @@ from types import TracebackType
 
 class LunaError(Exception):
     """Bad input: the message names the file, row or key, what was found there and what to do about it."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first sentence of what an exception says on one line, or its class where it says nothing."""
+    return textwrap.shorten(" ".join(str(error).split()).partition(". ")[0].rstrip(":") or type(error).__name__, 300)
 
 
 def find_luna_error(error: BaseException) -> LunaError | None:
