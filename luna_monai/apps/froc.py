@@ -12,7 +12,6 @@ from luna_monai.apps.cli import App
 from luna_monai.data.tables import COORDINATES, WITHOUT_EXCLUDED, read_finding_table
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json
-from luna_monai.metrics.findings import check_submission
 from luna_monai.metrics.froc import (
     CONFIDENCE,
     FALSE_POSITIVES_PER_SCAN,
@@ -61,7 +60,6 @@ class LunaFrocApp(App):
         submission = read_table(arguments.submission, [*COORDINATES, "probability"])
         if submission.empty:
             raise LunaError(f"{arguments.submission}: a header line and no candidates")
-        check_submission(submission, seriesuids, arguments.submission)
         annotations = read_finding_table(arguments.annotations, negative_is_usual=False)
         excluded = read_finding_table(arguments.excluded) if arguments.excluded else None
         if excluded is None:
@@ -109,9 +107,9 @@ def format_froc(result: FrocResult) -> str:
     table = pd.DataFrame({"sensitivity": result.sensitivity}, index=[*map(rate_name, FALSE_POSITIVES_PER_SCAN)])
     summary = f"CPM {result.cpm:.4f}" if result.nodules else "CPM undefined: the scans have no annotated nodule"
     if result.interval is not None:
-        points = result.interval.luna16_points[["lower", "upper"]]
+        points = result.interval.drop("cpm")[["lower", "upper"]]
         table = table.join(points.add_prefix(f"{CONFIDENCE:.0%} interval, ").set_index(table.index))
-        summary += " ({} interval {lower:.4f} to {upper:.4f}".format(f"{CONFIDENCE:.0%}", **result.interval.cpm)
-        summary += f", {result.interval.samples:,} bootstrap samples of scans)"
+        summary += " ({} interval {lower:.4f} to {upper:.4f}".format(f"{CONFIDENCE:.0%}", **result.interval.loc["cpm"])
+        summary += f", {result.samples:,} bootstrap samples of scans)"
     table = table.rename_axis(index="false positives per scan").reset_index()
     return "\n".join([*lines, "", table.to_string(index=False, float_format="{:.4f}".format), "", summary])

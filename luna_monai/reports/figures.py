@@ -91,9 +91,11 @@ def froc_figure(result: FrocResult, title: str = "", parts: Iterable[FrocResult]
         plot(part, color=COLORS["muted"], linewidth=0.8, alpha=0.6, zorder=1, label=label)
     if result.nodules:
         if result.interval is not None:
-            rates, band = result.interval.curve["false_positives_per_scan"], result.interval.curve[["lower", "upper"]]
-            label = f"{CONFIDENCE:.0%} of {result.interval.samples:,} bootstrap samples"
-            axes.fill_between(rates, *band.to_numpy().T, color=COLORS["neg"], alpha=0.2, linewidth=0, label=label)
+            band = result.interval.drop("cpm")[["lower", "upper"]]
+            label = f"{CONFIDENCE:.0%} of {result.samples:,} bootstrap samples"
+            axes.fill_between(
+                FALSE_POSITIVES_PER_SCAN, *band.to_numpy().T, color=COLORS["neg"], alpha=0.2, linewidth=0, label=label
+            )
         plot(result, color=COLORS["neg"], label=f"CPM {result.cpm:.3f}")
         axes.plot(FALSE_POSITIVES_PER_SCAN, result.sensitivity, "o", color=COLORS["neg"], markersize=4)
         _legend(axes, "lower right")

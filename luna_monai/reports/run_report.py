@@ -111,7 +111,7 @@ def froc_chart(figure: Figure, froc: FrocResult) -> Chart:
         f"CPM {froc.cpm:.3f}"
     )
     if froc.interval is not None:
-        words += " ({} {lower:.3f} to {upper:.3f})".format(_INTERVAL, **froc.interval.cpm)
+        words += " ({} {lower:.3f} to {upper:.3f})".format(_INTERVAL, **froc.interval.loc["cpm"])
     return _chart(figure, "FROC, by annotated nodule, as LUNA16 computes it", f"{words}.")
 
 

@@ -99,7 +99,9 @@ class RunFolder:
         self._settings = {
             **self.config,
             "candidates (the table on disk)": f"{len(rows)} rows, SHA-256 {hashlib.sha256(rows).hexdigest()[:16]}",
-            "schedule": {name: value for name, value in schedule.items() if isinstance(value, bool | int | float | str)},
+            "schedule": {
+                name: value for name, value in schedule.items() if isinstance(value, bool | int | float | str)
+            },
         }
         self._started = False
 

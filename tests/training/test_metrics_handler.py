@@ -63,9 +63,7 @@ def test_loss_that_is_reduced(make_network, make_evaluator, candidates):
 def test_training_samples(make_network, make_trainer, candidates, tmp_path):
     state = RunState(tmp_path)
     metrics = {"roc_auc": CandidateMetrics()}
-    make_trainer(
-        candidates[:45], make_network(), max_epochs=3, key_train_metric=metrics, train_handlers=[state]
-    ).run()
+    make_trainer(candidates[:45], make_network(), max_epochs=3, key_train_metric=metrics, train_handlers=[state]).run()
     assert state.samples == 3 * 45  # the last batch of an epoch has 5
 
 
