@@ -17,7 +17,8 @@ class LunaError(Exception):
 
 def reason_of(error: BaseException) -> str:
     """Return the first sentence of what an exception says on one line, or its class where it says nothing."""
-    return textwrap.shorten(" ".join(str(error).split()).partition(". ")[0].rstrip(":") or type(error).__name__, 300)
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return textwrap.shorten(text.partition(". ")[0].rstrip(":") or type(error).__name__, 300)
 
 
 def find_luna_error(error: BaseException) -> LunaError | None:
@@ -57,10 +58,10 @@ def _component_error(error: BaseException) -> LunaError | None:
     if is_step and error.__cause__ is not None:  # a step of the run failed while it ran
         return None
     target = f"{config['_target_']}: " if isinstance(config, dict) and "_target_" in config else ""
-    reason = error.__cause__ or error
-    text = " ".join(str(reason).split()) or "no reason given"
+    reason = (isinstance(error, RuntimeError) and error.__cause__) or error
     kind = "" if isinstance(reason, ValueError | RuntimeError) else f"{type(reason).__name__}: "
-    return LunaError(f"{key}: {target}{kind}{text[:400]}")
+    text = textwrap.shorten(str(reason) or "no reason given", 400).replace("::", "#")
+    return LunaError(f"{key}: {target}{kind}{text}")
 
 
 @contextmanager

@@ -123,8 +123,8 @@ def write_errors(path: str | Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         # torch's writer turns what the disk said into a RuntimeError of its own.
         disk = error.__context__ if isinstance(error.__context__, OSError) else error
-        reason = getattr(disk, "strerror", None) or reason_of(error)
-        raise LunaError(f"{path}: cannot be written ({reason}); free some space, or choose another folder") from error
+        advice = "free some space, or choose another folder"
+        raise LunaError(f"{path}: cannot be written ({reason_of(disk)}); {advice}") from error
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
@@ -201,16 +201,14 @@ def sha256_of(path: str | Path) -> str:
     Raises:
         LunaError: when it cannot be read.
     """
+    digest = hashlib.sha256()
     try:
-        digest = hashlib.sha256()
         with Path(path).open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-        return digest.hexdigest()
-    except FileNotFoundError:
-        raise LunaError(f"{path}: no such file") from None
     except OSError as error:
-        raise LunaError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise LunaError(f"{path}: cannot be read ({reason_of(error)})") from None
+    return digest.hexdigest()
 
 
 def readable_size(count: float) -> str:

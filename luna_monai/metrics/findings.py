@@ -62,7 +62,7 @@ def match_findings(
     # Nodules come last: a nodule outranks an excluded finding at the same place.
     for name, findings in (("excluded", annotations.iloc[:0] if excluded is None else excluded), ("hit", annotations)):
         for seriesuid, own in findings.groupby("seriesuid").indices.items():
-            here = candidates.get(seriesuid, np.empty(0, dtype=int))
+            here = np.asarray(candidates.get(seriesuid, []), dtype=int)
             hits = _hits(points[here], findings.iloc[own])
             outcome[here[hits.any(axis=1)]] = name
             if name == "hit" and len(here):

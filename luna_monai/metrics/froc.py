@@ -94,10 +94,13 @@ class FrocResult:
         if not self.nodules:
             return f"no annotated nodule in {self.scans} scans"
         at_1, at_4 = (self.sensitivity[FALSE_POSITIVES_PER_SCAN.index(rate)] for rate in (1, 4))
-        return (
+        text = (
             f"{self.nodules} nodules in {self.scans} scans, sensitivity {at_1:.3f} at 1 and {at_4:.3f} at 4 false "
             f"positives per scan, CPM {self.cpm:.4f}"
         )
+        if self.interval is not None:
+            text += " ({} interval {lower:.4f} to {upper:.4f})".format(f"{CONFIDENCE:.0%}", **self.interval.loc["cpm"])
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the single candidates for :func:`luna_monai.files.write_json`."""

@@ -109,12 +109,7 @@ def write_results(
     shown = table.loc[:, :"cpm"].astype(object).where(table.loc[:, :"cpm"].notna(), "n/a")
     for line in shown.to_string(index=False, float_format="{:.4f}".format).splitlines():
         logger.info(line)
-    interval = (
-        ""
-        if pooled.interval is None
-        else " (95% interval {lower:.4f} to {upper:.4f})".format(**pooled.interval.loc["cpm"])
-    )
-    logger.info("CPM of all folds together %.4f%s", pooled.cpm, interval or "")
+    logger.info("All folds together: %s", pooled.summary())
     logger.info("Results: %s", output_dir)
 
 

@@ -80,7 +80,7 @@ class TensorBoardHandler:
     """Writes an epoch's metrics, precision-recall curve and histograms, over the number of training samples seen.
 
     MONAI's ``TensorBoardStatsHandler`` makes its folder before there is anything to write. List one among the trainer's
-    handlers (it also closes the run's files at the end) and one among the evaluator's.
+    handlers (it also counts its samples, and closes the run's files at the end) and one among the evaluator's.
 
     Args:
         run_state: the run's samples and folders, shared by both.
@@ -95,9 +95,10 @@ class TensorBoardHandler:
     def attach(self, engine: Engine) -> None:
         """Register with a trainer or evaluator that has :class:`~luna_monai.training.metrics.CandidateMetrics`."""
         if idist.get_rank() == 0:
-            engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
             if isinstance(engine, Trainer):
+                self.run_state.attach(engine)  # it counts the samples first
                 engine.add_event_handler(Events.COMPLETED, lambda _: self.run_state.close())
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:
         step = self.run_state.samples

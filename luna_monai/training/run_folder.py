@@ -95,10 +95,11 @@ class RunFolder:
         self._objects = {name: item for name, item in objects.items() if item is not None}
         # Besides the configuration what it has become: the length of a schedule, the table on disk.
         rows = pd.util.hash_pandas_object(self.candidates[["seriesuid", *COORDINATES, "class"]]).to_numpy()
+        digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
         schedule = {} if self.lr_scheduler is None else self.lr_scheduler.state_dict()
         self._settings = {
             **self.config,
-            "candidates (the table on disk)": f"{len(rows)} rows, SHA-256 {hashlib.sha256(rows).hexdigest()[:16]}",
+            "candidates (the table on disk)": f"{len(rows)} rows, SHA-256 {digest}",
             "schedule": {
                 name: value for name, value in schedule.items() if isinstance(value, bool | int | float | str)
             },

@@ -24,8 +24,8 @@ _STATE = ("samples", "best_epoch", "best_metrics", "validations_since_best", "hi
 class RunState:
     """Counts training samples, selects the best epoch and names TensorBoard's folders; saved in each checkpoint.
 
-    List it among the trainer's handlers, before those that use it, and among the evaluator's, after those that compute
-    metrics. An epoch is better than the best so far when, in this order:
+    List it among the evaluator's handlers, after those that compute metrics; the trainer's TensorBoardHandler attaches
+    it before itself. An epoch is better than the best so far when, in this order:
 
     1. its key metric is defined, and that of the best is undefined or worse;
     2. both key metrics are undefined, as ROC AUC is where one class is absent, and its loss is defined and smaller.

@@ -64,7 +64,6 @@ class Run:
             key_train_metric={"roc_auc": CandidateMetrics()},
             train_handlers=[
                 SeedEachEpoch(options["config"]["seed"]),
-                state,
                 ProgressHandler("E{epoch} Training"),
                 ConsoleHandler("trn"),
                 TensorBoardHandler(state, "trn"),
