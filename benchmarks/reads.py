@@ -52,9 +52,7 @@ def main() -> None:
     crops = arguments.folder / "crops"
     monai = PersistentDataset(list(range(len(ours))), Lambda(FirstUse(ours)), crops, hash_func=json_hashing)
     # A Lambda is MONAI's, so its result is cached.
-    files = [
-        torch.load(cache.path_of(index), mmap=True, weights_only=True)["image"] for index in range(len(cache.data))
-    ]
+    files = [torch.load(cache.job(index)[0], mmap=True, weights_only=True)["image"] for index in range(len(cache.data))]
     series, position = ours._series, ours._position
 
     def plain_loop(batch_size: int) -> None:

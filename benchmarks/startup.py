@@ -9,7 +9,6 @@ with nothing on disk: 160 MB in all instead of 200 GB.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import resource
 import shutil
@@ -26,7 +25,6 @@ from common import SHAPE, SPACING, open_cache, show
 from ignite.engine import Engine, Events
 
 from luna_monai.data.cache import SeriesCache
-from luna_monai.data.cache_files import describe, series_description
 
 SERIES, CANDIDATES, NODULES = 888, 551_065, 1_351
 LONGEST_S = 15  # that a user should wait
@@ -76,15 +74,14 @@ def write_hollow_cache(cache: SeriesCache) -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     for number in cache.missing():
-        item = cache.data[number]
+        path, item, _ = cache.job(number)
         count = len(item["row"])
-        made_from = {"series": series_description(item), "transforms": describe(cache.steps)}
         with FakeTensorMode():
             image = torch.empty((count, 1, *cache.spatial_size), dtype=torch.int16)
             center_irc = torch.empty((count, 3), dtype=torch.int64)
         with torch.serialization.skip_data(materialize_fake_tensors=True):
-            content = {"image": image, "center_irc": center_irc, "made_from": json.dumps(made_from)}
-            torch.save(content, cache.path_of(number))
+            content = {"image": image, "center_irc": center_irc, "name": path.name}
+            torch.save(content, path)
 
 
 def main() -> None:

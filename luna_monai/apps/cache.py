@@ -57,7 +57,7 @@ class LunaCacheApp(App):
             damaged = _verify(Path(folder))
             self._remove(damaged)
             return int(len(damaged) > 0 and not self.cli_args.yes)
-        from luna_monai.data.inventory import take_inventory
+        from luna_monai.data.cache import take_inventory
 
         parsers = [parser]
         if action == "gc":
@@ -94,7 +94,7 @@ def _verify(folder: Path) -> list[Path]:
     from luna_monai.data.cache_files import cached_files, find_damage
     from luna_monai.training import enumerate_with_estimate
 
-    paths, damaged = [file.path for file in cached_files(folder)], []
+    paths, damaged = cached_files(folder), []
     for _, path in enumerate_with_estimate(paths, "verify"):
         if (reason := find_damage(path)) is not None:
             logger.info("damaged: %s: %s", path, reason)

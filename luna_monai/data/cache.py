@@ -18,9 +18,8 @@ from monai.transforms import RandomizableTrait, Transform
 from luna_monai.data.cache_files import (
     apply,
     build_series,
+    cached_files,
     hash_of,
-    is_older,
-    name_of,
     open_mapped,
     series_hashing,
     transform_hashing,
@@ -28,6 +27,7 @@ from luna_monai.data.cache_files import (
 from luna_monai.data.candidates import DatasetScans
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
+from luna_monai.files import abandoned_files, file_name_of
 from luna_monai.transforms import candidate_size
 
 logger = logging.getLogger(__name__)
@@ -47,7 +47,7 @@ def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScan
 
     Returns:
         A dict for each series, in the order of their first candidates: ``seriesuid``; ``image``, the
-        :class:`~luna_monai.scans.ScanHeader` of the CT; ``files``, the size and time of modification of its files;
+        :class:`~luna_monai.scans.ScanHeader` of the CT; ``files``, path, size and time of modification of its files;
         ``changed_ns``, when one of them was last changed or replaced; ``center_xyz``, the world positions of the
         series' candidates, float64 (n, 3) in the order of the table; ``row``, their index in it.
 
@@ -60,15 +60,11 @@ def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScan
     for seriesuid, rows in candidates.groupby("seriesuid", sort=False).indices.items():
         header = scans[str(seriesuid)]
         statuses = {path.relative_to(scans.dataset_dir).as_posix(): path.stat() for path in header.files}
-        files = [
-            {"path": path, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
-            for path, status in statuses.items()
-        ]
         items.append(
             {
                 "seriesuid": str(seriesuid),
                 "image": header,
-                "files": files,
+                "files": [(path, status.st_size, status.st_mtime_ns) for path, status in statuses.items()],
                 "changed_ns": max(status.st_ctime_ns for status in statuses.values()),
                 "center_xyz": points[rows],
                 "row": candidates.index[rows].to_numpy(),
@@ -80,9 +76,9 @@ def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScan
 class SeriesCache(PersistentDataset):
     """All candidates of each series, cut once and kept on disk: a ``PersistentDataset`` whose items are series.
 
-    A file holds ``image``, int16 (n, 1, 32, 48, 48) in HU; ``center_irc``, int64 (n, 3), z,y,x; and ``made_from``,
-    the description of what it was made from. Its name holds the series, the hash of that description and the hash of
-    the deterministic transforms with all their parameters: any change of the inputs changes the name, so stale files
+    A file holds ``image``, int16 (n, 1, 32, 48, 48) in HU, and ``center_irc``, int64 (n, 3), z,y,x. Its name holds the
+    series, the hash of its CT's files and candidates, and the hash of the deterministic transforms with all their
+    parameters: any change of the inputs changes the name, so stale files
     are never read. Files are mapped into memory, not loaded. They are written to a temporary name in the same folder,
     flushed to disk and renamed, so a file under its final name is complete.
 
@@ -119,9 +115,12 @@ class SeriesCache(PersistentDataset):
             if isinstance(step, RandomizableTrait) or not isinstance(step, Transform):
                 raise LunaError(f"{type(step).__name__}: only MONAI's deterministic transforms can be cached")
         self.spatial_size = candidate_size(self.steps)
+        self.names = [
+            f"{file_name_of(item['seriesuid'])}.{series_hashing(item).decode()}.{self.transform_hash}.pt"
+            for item in data
+        ]
         self._open: dict[int, dict[str, Any]] = {}
         self._scans: dict[int, dict[str, Any]] = {}
-        self._paths: dict[int, Path] = {}
         # Threads may come for the same file, and it must not be made twice at the same time.
         self._lock = threading.Lock()
 
@@ -132,29 +131,27 @@ class SeriesCache(PersistentDataset):
     @property
     def fingerprint(self) -> str:
         """Hash of all inputs of the voxels: scans, candidates and transforms, the series in any order."""
-        series = sorted(f"{item['seriesuid']} {self.hash_func(item).decode()}" for item in self.data)
-        return hash_of([self.transform_hash, series])
+        return hash_of(*(name.encode() for name in sorted(self.names)))
 
-    def path_of(self, index: int) -> Path:
-        """Return the file of series number ``index``, whether it exists or not."""
-        if index not in self._paths:
-            item = self.data[index]
-            name = name_of(item["seriesuid"], self.hash_func(item).decode(), self.transform_hash)
-            self._paths[index] = self.cache_dir / name
-        return self._paths[index]
+    def job(self, index: int) -> tuple[Path, dict[str, Any], list[Callable]]:
+        """Return the arguments of :func:`~luna_monai.data.cache_files.build_series` for series number ``index``."""
+        return self.cache_dir / self.names[index], self.data[index], self.steps
 
     def missing(self) -> list[int]:
         """List the series that are not in the cache yet or were cut from an earlier CT, by their number in ``data``."""
-        if self.cache_dir is None:
-            return []
-        with os.scandir(self.cache_dir) as entries:
-            present = {entry.name: entry.stat() for entry in entries}
-        names = (self.path_of(index).name for index in range(len(self.data)))
-        return [
-            index
-            for index, name in enumerate(names)
-            if name not in present or is_older(present[name], self.data[index])
-        ]
+        return [] if self.cache_dir is None else [i for i in range(len(self.data)) if not self._is_new(i)]
+
+    def _is_new(self, index: int) -> bool:
+        """Tell whether there is a file that was written after all files of its CT were last changed or replaced.
+
+        A program can set a file's time of modification, but not the time of its last change (``st_ctime``), so a CT is
+        cut again after its voxels were changed under the same size and time, and after it was copied or its permissions
+        were changed. File systems without that time (FAT, exFAT, those of Windows) do not show it.
+        """
+        try:
+            return bool((self.cache_dir / self.names[index]).stat().st_mtime_ns >= self.data[index]["changed_ns"])
+        except FileNotFoundError:
+            return False
 
     def bytes_needed(self, indices: Sequence[int]) -> int:
         """Estimate how many bytes the files of these series take: their voxels, and a little for each file."""
@@ -196,40 +193,27 @@ class SeriesCache(PersistentDataset):
 
     def _entry(self, index: int) -> dict[str, Any]:
         """Return a mapped file, made first where it is missing."""
-        path, entry = self.path_of(index), self._open.get(index)
-        if entry is not None and not _is_shorter(path, entry["status"].st_size):
+        path, entry = self.cache_dir / self.names[index], self._open.get(index)
+        if entry is not None and not _is_shorter(path, entry["bytes"]):
             return entry
         with self._lock:
-            if entry is not None and self._open.get(index) is entry:
-                logger.warning("%s: truncated while in use; it is cut again from the CT", path)
-                del self._open[index]
-            if index not in self._open:
-                entry = self._map(index)
-                if entry is None or is_older(entry["status"], self.data[index]):
+            if self._open.get(index) is entry:  # else another thread has made it
+                entry = self._map(path) if self._is_new(index) else None
+                if entry is None:
                     build_series(*self.job(index))
-                    entry = self._map(index)  # its time does not count: the clocks of two disks may differ
+                    entry = self._map(path)  # its time does not count: the clocks of two disks may differ
                 if entry is None:
                     raise LunaError(f"{path}: cannot be read although it was just written; check the disk")
                 self._open[index] = entry
             return self._open[index]
 
-    def job(self, index: int) -> tuple[Path, dict[str, Any], list[Callable]]:
-        """Return the arguments of :func:`~luna_monai.data.cache_files.build_series` for series number ``index``."""
-        return self.path_of(index), self.data[index], self.steps
-
-    def _map(self, index: int) -> dict[str, Any] | None:
-        """Map a file, or return None when there is none or it is damaged."""
-        path = self.path_of(index)
+    def _map(self, path: Path) -> dict[str, Any] | None:
+        """Map a file, or return None when it is damaged."""
         try:
-            status = path.stat()
-            entry = open_mapped(path)
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
+            return {**open_mapped(path), "bytes": path.stat().st_size}
+        except (OSError, ValueError) as error:
             logger.warning("%s: damaged (%s); it is cut again from the CT", path, error)
             return None
-        # Not made_from: its name tells, and it takes 30 kB.
-        return {"image": entry["image"], "center_irc": entry["center_irc"], "status": status}
 
     def _cut(self, index: int, positions: np.ndarray | slice) -> dict[str, Any]:
         """Cut some candidates of a series, its CT staying open."""
@@ -251,3 +235,26 @@ def _is_shorter(path: Path, size: int) -> bool:
         return os.stat(path).st_size < size  # noqa: PTH116 - pathlib takes twice the time, once a series and batch
     except OSError:  # removed: its content stays mapped
         return False
+
+
+def take_inventory(caches: Sequence[SeriesCache]) -> tuple[list[Path], dict[Path, str]]:
+    """Compare a cache folder with the configurations that use it.
+
+    Args:
+        caches: a cache for each configuration, all in one folder.
+
+    Returns:
+        The files that at least one configuration reads; and other files of these series, and temporary files of
+        processes that have ended, each with the reason. Files of other series are passed over.
+    """
+    folder, names = caches[0].cache_dir, {name for cache in caches for name in cache.names}
+    transforms_of = {name.rsplit(".", 3)[0]: cache.transform_hash for cache in reversed(caches) for name in cache.names}
+    needed, unneeded = [], {}
+    for path in cached_files(folder):
+        series, _, transforms, _ = path.name.rsplit(".", 3)
+        if path.name in names:
+            needed.append(path)
+        elif series in transforms_of:
+            is_same = transforms == transforms_of[series]
+            unneeded[path] = "the CT or its candidates have changed" if is_same else "made by other transforms"
+    return needed, unneeded | dict.fromkeys(abandoned_files(folder), "left by a killed process")

@@ -2,136 +2,77 @@
 
 from __future__ import annotations
 
-import copyreg
 import hashlib
 import inspect
+import io
 import json
-import os
+import pickle
 import re
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from monai.data.utils import json_hashing
 
 from luna_monai.errors import LunaError
-from luna_monai.files import file_name_of, write_tensors
+from luna_monai.files import write_tensors
 
-_FORMAT = 3  # of the files; another number gives every file another name
-_HASH_LENGTH = 16  # hexadecimal digits: 64 bits, in a folder that holds thousands of files
-_NAME = re.compile(rf"([^.].*)\.[0-9a-f]{{{_HASH_LENGTH}}}\.([0-9a-f]{{{_HASH_LENGTH}}})\.pt")
-_RELEASED = ("monai", "luna_monai", "torch", "numpy", "builtins", "copyreg", "functools")
+_FORMAT = b"4"  # of the files; another number gives every file another name
+_NAME = re.compile(r"[^.].*\.[0-9a-f]{16}\.[0-9a-f]{16}\.pt")
+#: Packages whose classes and functions are known by name; those of all others by the source of their module too.
+_RELEASED = {"monai", "luna_monai", "torch", "numpy", *sys.stdlib_module_names}
 
 
-def describe(value: Any) -> Any:
-    """Describe a transform, or anything inside one, by its class and all its parameters.
+class _Fingerprint(pickle.Pickler):
+    """Pickles equal objects to equal bytes, and collects the modules of the classes and functions in them."""
 
-    Classes and functions that are not part of MONAI, torch, NumPy or this package are described by the source of their
-    module too. Pickles of equal transforms differ with object identity, and ``json_hashing`` of a transform falls back
-    to its name.
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=4)
+        self.fast = True  # without a memo, by which the bytes would depend on which objects are the same one
+        self.modules: set[str] = set()
 
-    Args:
-        value: a transform, or any value that one may hold.
+    def reducer_override(self, value: Any) -> Any:
+        """Note where a class or function is from; it is pickled by its name as always."""
+        if isinstance(value, (type, FunctionType)):
+            self.modules |= {each.__module__ for each in getattr(value, "__mro__", [value])}
+        return NotImplemented
 
-    Returns:
-        A structure that ``json.dumps`` takes.
+
+def transform_hashing(transforms: Sequence[Any]) -> bytes:
+    """Hash transforms with all their parameters; the ``hash_transform`` of a ``PersistentDataset``.
 
     Raises:
         LunaError: for a lambda, a local function or class, whose changes cannot be seen, and for what has no content.
     """
+    pickler = _Fingerprint(content := io.BytesIO())
     try:
-        return json.loads(json.dumps(value, default=_describe_object))
-    except (TypeError, ValueError) as error:
-        raise LunaError(f"a cached transform holds {value!r:.200}, which cannot be described ({error})") from None
-
-
-def _describe_object(value: Any) -> Any:
-    if isinstance(value, (set, frozenset)):
-        return sorted(value, key=repr)
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
-        return [str(value.dtype), value.tolist()]
-    if isinstance(value, (type, FunctionType)):
-        return _describe_code(value)
-    reducer = copyreg.dispatch_table.get(type(value))
-    reduced = reducer(value) if reducer else value.__reduce_ex__(2)
-    if isinstance(reduced, str):
-        return reduced
-    maker, arguments, *state = reduced
-    if maker is copyreg.__newobj__ and len(arguments) == 1 and isinstance(state[0], dict):  # type: ignore[attr-defined]
-        return {"_target_": type(value), **state[0]}
-    return {"_target_": type(value), "state": [arguments, *(entry for entry in state if entry is not None)]}
-
-
-def _describe_code(value: type | FunctionType) -> str:
-    name = f"{value.__module__}.{value.__qualname__}"
-    if "<" in name:
-        raise LunaError(f"a cached transform holds {name}, whose changes cannot be seen; use one of a module")
-    if name.split(".")[0] in _RELEASED:
-        return name
-    try:
-        source = inspect.getsource(sys.modules[value.__module__])
-    except (OSError, TypeError, KeyError):  # a compiled module, or one that is not a file
-        return name
-    return f"{name} {hashlib.sha256(source.encode()).hexdigest()[:_HASH_LENGTH]}"
-
-
-def transform_hashing(transforms: Sequence[Any]) -> bytes:
-    """Hash the deterministic transforms of a cache; the ``hash_transform`` of a ``PersistentDataset``."""
-    return hash_of(describe(transforms)).encode()
-
-
-def series_description(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe what a series is cut from, wherever the dataset folder is mounted: its CT's files and candidates."""
-    points = np.asarray(item["center_xyz"]).tolist()
-    return {"seriesuid": item["seriesuid"], "files": item["files"], "center_xyz": points}
+        pickler.dump(list(transforms))
+        own = sorted(name for name in pickler.modules if name.partition(".")[0] not in _RELEASED)
+        sources = [inspect.getsource(sys.modules[name]).encode() for name in own]
+    except Exception as error:  # objects raise many kinds
+        raise LunaError(f"transforms cannot be cached: {error}; use classes and functions of modules") from error
+    return hash_of(content.getvalue(), *sources).encode()
 
 
 def series_hashing(item: Mapping[str, Any]) -> bytes:
-    """Hash one series; the ``hash_func`` of a ``PersistentDataset``."""
-    return hash_of(series_description(item)).encode()
+    """Hash what a series is cut from, wherever the dataset folder is; the ``hash_func`` of a ``PersistentDataset``."""
+    files = json.dumps([item["seriesuid"], item["files"]]).encode()
+    return hash_of(files, np.asarray(item["center_xyz"], dtype="<f8").tobytes()).encode()
 
 
-def hash_of(description: Any) -> str:
-    """Hash a description of transforms or of a series."""
-    return json_hashing([_FORMAT, description])[:_HASH_LENGTH].decode()
+def hash_of(*parts: bytes) -> str:
+    """Hash the inputs of files: 64 bits, in a folder that holds thousands of files."""
+    return hashlib.sha256(b"\0".join([_FORMAT, *parts])).hexdigest()[:16]
 
 
-class CachedFile(NamedTuple):
-    """What the name of a file of the cache says: the series, as in names of files, and the hash of the transforms."""
-
-    path: Path
-    seriesuid: str
-    transform_hash: str
-
-
-def name_of(seriesuid: str, series_hash: str, transform_hash: str) -> str:
-    """Name the file of a series."""
-    return f"{file_name_of(seriesuid)}.{series_hash}.{transform_hash}.pt"
-
-
-def cached_files(folder: Path) -> Iterator[CachedFile]:
+def cached_files(folder: Path) -> list[Path]:
     """List the files of a cache folder in the order of their names; other files are passed over."""
-    for name in sorted(os.listdir(folder)):  # noqa: PTH208
-        if found := _NAME.fullmatch(name):
-            yield CachedFile(folder / name, *found.groups())
-
-
-def is_older(status: os.stat_result, item: Mapping[str, Any]) -> bool:
-    """Tell whether a file of the cache was written before a file of its CT was last changed or replaced.
-
-    A program can set a file's time of modification, but not the time of its last change (``st_ctime``), so a CT is cut
-    again after its voxels were changed under the same size and time, and after it was copied or its permissions were
-    changed. File systems without that time (FAT, exFAT, those of Windows) do not show it.
-    """
-    return status.st_mtime_ns < item["changed_ns"]
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
 def apply(steps: Sequence[Callable], data: dict[str, Any]) -> dict[str, Any]:
@@ -160,8 +101,7 @@ def build_series(path: Path, item: dict[str, Any], steps: Sequence[Callable]) ->
         LunaError: when the CT cannot be read, a transform fails, or the file cannot be written.
     """
     made = apply(steps, item)
-    made_from = json.dumps({"series": series_description(item), "transforms": describe(steps)})
-    write_tensors(path, {"image": made["image"], "center_irc": made["center_irc"], "made_from": made_from})
+    write_tensors(path, {"image": made["image"], "center_irc": made["center_irc"], "name": path.name})
 
 
 def open_mapped(path: Path) -> dict[str, Any]:
@@ -173,27 +113,22 @@ def open_mapped(path: Path) -> dict[str, Any]:
         path: the file.
 
     Returns:
-        ``image``, int16 (n, 1, z, y, x) in HU; ``center_irc``, int64 (n, 3), z,y,x; ``made_from``, a dict.
+        ``image``, int16 (n, 1, z, y, x) in HU; ``center_irc``, int64 (n, 3), z,y,x; ``name``, that of the file.
 
     Raises:
-        ValueError: when it is damaged, or its name says something else than its content.
+        ValueError: when it is damaged, or was written under another name.
     """
     try:
-        entry = torch.load(path, mmap=True, weights_only=True)
-        entry["made_from"] = made_from = json.loads(entry["made_from"])
-        image, center_irc, series = entry["image"], entry["center_irc"], made_from["series"]
-        count = len(series["center_xyz"])
-        name = name_of(series["seriesuid"], hash_of(series), hash_of(made_from["transforms"]))
-        shapes = (image.dtype, image.ndim, *image.shape[:2]), (center_irc.dtype, *center_irc.shape)
+        entry: dict[str, Any] = torch.load(path, mmap=True, weights_only=True)
+        image, center_irc = entry["image"], entry["center_irc"]
+        found = entry["name"], image.dtype, image.ndim, *image.shape[:2], *center_irc.shape
     except FileNotFoundError:
         raise
     except Exception as error:  # torch, zip and pickle raise many kinds
         raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())[:120]) from None
-    if shapes != ((torch.int16, 5, count, 1), (torch.int64, count, 3)):
-        raise ValueError(f"holds {image.dtype} {tuple(image.shape)}, expected {count} candidates in int16")
-    if path.name != name:
+    if found != (path.name, torch.int16, 5, len(image), 1, len(image), 3):
         raise ValueError("its content belongs to another name")
-    return entry  # type: ignore[no-any-return]
+    return entry
 
 
 def find_damage(path: Path) -> str | None:

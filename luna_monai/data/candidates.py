@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,10 @@ ALLOWED: dict[str, tuple[Callable[[pd.Series], pd.Series], str]] = {
 }
 
 
-class DatasetScans(Mapping[str, ScanHeader]):
-    """The CTs of a LUNA16 dataset folder: the header of each by series UID.
+class DatasetScans(dict[str, ScanHeader]):
+    """The CTs of a LUNA16 dataset folder: the header of each by series UID, read when it is first asked for.
 
-    The folder is listed once, and each header is read once, when it is first asked for. Functions that take a
-    ``dataset_dir`` take this too, and then need not do so again.
+    The folder is listed once. Functions that take a ``dataset_dir`` take this too, and then need not do so again.
 
     Args:
         dataset_dir: folder with ``subset0 … subset9``, any number of them.
@@ -44,30 +43,19 @@ class DatasetScans(Mapping[str, ScanHeader]):
     """
 
     def __init__(self, dataset_dir: str | Path) -> None:
+        super().__init__()
         self.dataset_dir = Path(dataset_dir)
         self.paths = find_scans(self.dataset_dir)
-        self._headers: dict[str, ScanHeader] = {}
 
     @classmethod
     def of(cls, dataset_dir: str | Path | DatasetScans) -> DatasetScans:
         """Return what is given, or list the folder."""
         return dataset_dir if isinstance(dataset_dir, DatasetScans) else cls(dataset_dir)
 
-    def __getitem__(self, seriesuid: str) -> ScanHeader:
-        if seriesuid not in self._headers:
-            if seriesuid not in self.paths:
-                raise LunaError(f"{self.dataset_dir}: no CT of series {seriesuid}; give the candidates' dataset_dir")
-            self._headers[seriesuid] = read_header(self.paths[seriesuid])
-        return self._headers[seriesuid]
-
-    def __contains__(self, seriesuid: object) -> bool:
-        return seriesuid in self.paths
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.paths)
-
-    def __len__(self) -> int:
-        return len(self.paths)
+    def __missing__(self, seriesuid: str) -> ScanHeader:
+        if seriesuid not in self.paths:
+            raise LunaError(f"{self.dataset_dir}: no CT of series {seriesuid}; give the candidates' dataset_dir")
+        return self.setdefault(seriesuid, read_header(self.paths[seriesuid]))
 
 
 def subset_of(path: Path) -> int:
@@ -117,10 +105,10 @@ def read_candidates(
         raise LunaError(f"{path}: a header line and no candidates")
     candidates["class"] = candidates["class"].astype(int)
 
-    on_disk = candidates["seriesuid"].isin(list(scans))
+    on_disk = candidates["seriesuid"].isin(list(scans.paths))
     series, absent = candidates["seriesuid"].nunique(), candidates.loc[~on_disk, "seriesuid"].nunique()
     if absent == series:
-        found = f"found {len(scans)} scans in {dataset_dir}/subset*/*.mhd"
+        found = f"found {len(scans.paths)} scans in {dataset_dir}/subset*/*.mhd"
         raise LunaError(f"{path}: none of its {series} series has a CT on disk; {found}")
     if absent:
         logger.info(
@@ -163,7 +151,7 @@ def outside_of(table: pd.DataFrame, scans: Mapping[str, ScanHeader]) -> dict[int
     """Find the rows of a table that lie outside their CT.
 
     Args:
-        table: rows with ``seriesuid`` and world positions; those of other series are passed over.
+        table: rows with ``seriesuid`` and world positions.
         scans: the CTs, by series UID.
 
     Returns:
@@ -172,8 +160,6 @@ def outside_of(table: pd.DataFrame, scans: Mapping[str, ScanHeader]) -> dict[int
     found = {}
     positions, index = table[COORDINATES].to_numpy(), table.index.to_numpy()
     for seriesuid, rows in table.groupby("seriesuid", sort=False).indices.items():
-        if seriesuid not in scans:
-            continue
         geometry = scans[str(seriesuid)].geometry
         points = positions[rows]
         center_irc = geometry.world_to_index(points)

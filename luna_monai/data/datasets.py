@@ -80,22 +80,15 @@ class CandidateDataset(torch.utils.data.Dataset):
     def __init__(self, candidates: pd.DataFrame, cache: SeriesCache, data: Sequence[dict[str, Any]] = ()) -> None:
         self.cache = cache
         self.data = data
-        sizes = [len(item["row"]) for item in cache.data]
-        places = pd.DataFrame(
-            {
-                "series": np.repeat(np.arange(len(sizes)), sizes),
-                "position": np.concatenate([np.arange(size) for size in sizes]),
-            },
-            index=np.concatenate([item["row"] for item in cache.data]),
-        ).reindex(candidates.index)
+        places = pd.concat([pd.DataFrame({"series": n, "row": item["row"]}) for n, item in enumerate(cache.data)])
+        places = places.rename_axis("position").reset_index().set_index("row").reindex(candidates.index)
         if places.isna().any(axis=None):
             raise LunaError("the candidates are not part of the table that the cache was made for")
         self.row = candidates.index.to_numpy(copy=True)
         self.label = candidates["class"].to_numpy(copy=True)  # torch requires writable arrays
         self.center_xyz = candidates[COORDINATES].to_numpy(copy=True)
         self._seriesuid = [str(item["seriesuid"]) for item in cache.data]
-        self._series = places["series"].to_numpy(dtype=int)
-        self._position = places["position"].to_numpy(dtype=int)
+        self._series, self._position = places[["series", "position"]].to_numpy(dtype=int).T
 
     def __len__(self) -> int:
         return len(self.row)
@@ -214,13 +207,11 @@ class CandidateLoader(DataLoader):
         self.num_workers = num_workers
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self._read_ahead() if self.num_workers else super().__iter__()
-
-    def _read_ahead(self) -> Iterator[dict[str, Any]]:
         pin = self.pin_memory and torch.accelerator.is_available()
+        if not self.num_workers:
+            yield from (self._read(indices, pin) for indices in self.batch_sampler)
+            return
         device = torch.accelerator.current_device_index() if pin else None
-        # torch's loader takes a number before each pass too: without it, threads would change the order of shuffling.
-        torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         pool = ThreadPoolExecutor(self.num_workers, "read ahead", initializer=_start_thread, initargs=(device,))
         try:
             batches: deque[Future] = deque()

@@ -69,13 +69,11 @@ def examine_dataset(dataset_dir: str | Path, *, deep: bool = False, num_workers:
 
 def _files(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
     """Read each header once, and find what is in the wrong place."""
-    for path in sorted(dataset_dir.rglob("*")):
+    for path in sorted(dataset_dir.rglob("[!.]*")):
         name = path.relative_to(dataset_dir).as_posix()
-        if path.name.startswith(".") or path.suffix not in (".mhd", ".raw", ".zraw"):
-            continue
+        if path.suffix in (".raw", ".zraw") and not path.with_suffix(".mhd").exists():
+            yield Finding(ERROR, "a voxel file without a header: copy its .mhd again, or remove it", name)
         if path.suffix != ".mhd":
-            if not path.with_suffix(".mhd").exists():
-                yield Finding(ERROR, "a voxel file without a header: copy its .mhd again, or remove it", name)
             continue
         if not re.fullmatch(r"subset\d/[^/]+", name):
             yield Finding(ERROR, "a CT outside subset0 … subset9: move it there", name)
@@ -92,7 +90,6 @@ def _files(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Findin
         if np.any(np.less(header.geometry.shape, BLOCK)):
             found = f"{name}: {header.geometry.shape} voxels (z, y, x), the crop has {BLOCK}"
             yield Finding(ERROR, "a CT smaller than the crop around a candidate: remove it", found)
-        yield from (Finding(WARNING, "an unusual CT", f"{name}: {warning}") for warning in header.warnings)
     if not headers:
         yield Finding(ERROR, "no CT was found: unpack LUNA16's subset*.zip here", f"{dataset_dir}/subset*/*.mhd")
 
@@ -102,65 +99,57 @@ def _tables(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Findi
     counts = Counter(header.path.parent.name for header in headers.values())
     found = [", ".join(f"{count} CTs in {subset}" for subset, count in sorted(counts.items()))]
     candidates_file = next((name for name in CANDIDATE_FILES if (dataset_dir / name).is_file()), CANDIDATE_FILES[0])
-    columns = {candidates_file: ["class"], ANNOTATIONS: ["diameter_mm"]}
-    if (dataset_dir / EXCLUDED).exists():
-        columns[EXCLUDED] = []
-    else:
-        yield Finding(WARNING, "a table is missing", WITHOUT_EXCLUDED)
     tables = {}
-    for name, more in columns.items():
+    for name, column in ((candidates_file, "class"), (ANNOTATIONS, "diameter_mm"), (EXCLUDED, None)):
+        if name == EXCLUDED and not (dataset_dir / name).exists():
+            yield Finding(WARNING, "a table is missing", WITHOUT_EXCLUDED)
+            continue
         try:
-            table = read_table(dataset_dir / name, [*COORDINATES, *more], allowed=ALLOWED)
+            table = read_table(dataset_dir / name, [*COORDINATES, *([column] if column else [])], allowed=ALLOWED)
         except LunaError as error:
             yield Finding(ERROR, "a table that cannot be read: correct the line, or copy it again", str(error))
             continue
         found.append(f"{len(table)} rows in {name}")
-        if more:  # as published, the excluded findings repeat some and have four outside their CTs, without harm
-            tables[more[0]] = table
-            yield from _rows(name, table, headers)
+        if column:  # as published, the excluded findings repeat some and have four outside their CTs, without harm
+            tables[column] = table[table["seriesuid"].isin(list(headers))]
+            yield from _rows(name, table, tables[column], headers)
     kind = "LUNA16 has 89 CTs in each of subset0 … subset7, 88 in subset8 and subset9"
     yield Finding(INFORMATION, kind, "; ".join(found))
     if len(tables) == 2:
         yield from _nodules(tables["class"], tables["diameter_mm"], headers)
 
 
-def _rows(name: str, table: pd.DataFrame, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
-    absent = table.loc[~table["seriesuid"].isin(list(headers)), "seriesuid"]
-    if len(absent):
-        found = f"{name}: {len(absent)} of {len(table)} rows, of {absent.nunique()} series"
-        severity = ERROR if len(absent) == len(table) else INFORMATION
-        yield Finding(severity, "rows of series without a CT, which training omits", found)
+def _rows(name: str, table: pd.DataFrame, here: pd.DataFrame, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
+    if len(here) < len(table):
+        found = f"{name}: {len(table) - len(here)} of {len(table)} rows"
+        yield Finding(INFORMATION if len(here) else ERROR, "rows of series without a CT, which training omits", found)
     kind = "a position outside its CT: correct the row, or set outside_volume=drop"
-    yield from (Finding(ERROR, kind, f"{name}: {text}") for text in outside_of(table, headers).values())
-    place = ["seriesuid", *COORDINATES]
-    for (uid, *position), rows in table[table.duplicated(place, keep=False)].groupby(place, sort=False):
-        values = rows.iloc[:, -1].unique()
-        found = f"{name}: {len(rows)} rows of {uid} at ({', '.join(f'{value:g}' for value in position)}) mm with "
-        found += f"{rows.columns[-1]} {', '.join(f'{value:g}' for value in values)}"
-        yield Finding(ERROR if len(values) > 1 else WARNING, "several rows of one place: remove all but one", found)
+    yield from (Finding(ERROR, kind, f"{name}: {text}") for text in outside_of(here, headers).values())
+    twice = table[table.duplicated(["seriesuid", *COORDINATES])]
+    for uid, *position in twice[["seriesuid", *COORDINATES]].drop_duplicates().to_numpy().tolist():
+        found = f"{name}: {uid} at ({', '.join(f'{value:g}' for value in position)}) mm"
+        yield Finding(WARNING, "several rows of one place: remove all but one", found)
 
 
 def _nodules(candidates: pd.DataFrame, annotations: pd.DataFrame, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
     for seriesuid in sorted(headers.keys() - set(candidates["seriesuid"])):
         yield Finding(WARNING, "a CT without candidates is never used: check the candidate table", seriesuid)
-    positive = candidates[candidates["class"] == 1]
-    for seriesuid in headers:
-        hits, nodules = (table[table["seriesuid"] == seriesuid] for table in (positive, annotations))
-        offsets = nodules[COORDINATES].to_numpy()[:, None] - hits[COORDINATES].to_numpy()[None]
-        inside = np.linalg.norm(offsets, axis=2) <= nodules["diameter_mm"].to_numpy()[:, None] / 2
-        for diameter in nodules.loc[~inside.any(axis=1), "diameter_mm"]:
-            kind = "a nodule without a candidate of class 1 within its radius cannot be learned or detected"
-            yield Finding(WARNING, kind, f"{seriesuid}: {diameter:.1f} mm")
+    pairs = annotations.reset_index().merge(candidates[candidates["class"] == 1], on="seriesuid")
+    offsets = pairs[[f"{axis}_x" for axis in COORDINATES]].to_numpy() - pairs[[f"{axis}_y" for axis in COORDINATES]]
+    hit = pairs.loc[np.linalg.norm(offsets, axis=1) <= pairs["diameter_mm"] / 2, "index"]
+    for nodule in annotations.drop(index=hit).itertuples():
+        kind = "a nodule without a candidate of class 1 within its radius cannot be learned or detected"
+        yield Finding(WARNING, kind, f"{nodule.seriesuid}: {nodule.diameter_mm:.1f} mm")
 
 
 def _voxels(headers: dict[str, ScanHeader], num_workers: int) -> Iterator[Finding]:
     """Read each scan as training does, and look at its HU."""
     same: dict[str, str] = {}
     with ThreadPoolExecutor(max(1, num_workers)) as pool:  # decompression and NumPy let other threads run
-        read = pool.map(_examine_voxels, headers.values())
-        for seriesuid, (digest, findings) in zip(
-            headers, tqdm(read, total=len(headers), desc="reading voxels", unit="scan", disable=None), strict=True
-        ):
+        read = tqdm(
+            pool.map(_examine_voxels, headers.values()), "reading voxels", len(headers), unit="scan", disable=None
+        )
+        for seriesuid, (digest, findings) in zip(headers, read, strict=True):
             yield from findings
             if digest and same.setdefault(digest, seriesuid) != seriesuid:
                 kind = "the same voxels under two names, which may be in training and validation: remove one"
@@ -172,19 +161,14 @@ def _examine_voxels(header: ScanHeader) -> tuple[str, list[Finding]]:
         scan = read_scan(header)
     except LunaError as error:
         return "", [Finding(ERROR, "a CT that cannot be read", str(error))]
-    uid, size = scan.seriesuid, scan.voxels.size
-    findings = [
-        Finding(WARNING, "an unusual CT", f"{uid}: {warning}") for warning in scan.warnings[len(header.warnings) :]
-    ]
-    layers = [(layer.min(), layer.max(), ((layer >= AIR_HU[0]) & (layer <= AIR_HU[1])).sum()) for layer in scan.voxels]
-    lowest, highest, air = np.array(layers, dtype=float).T
-    if air.sum() < AIR_FRACTION * size:
-        found = f"{uid}: {lowest.min():g} to {highest.max():g} HU, {air.sum() / size:.1%} of the voxels air or lung"
+    findings = [Finding(WARNING, "an unusual CT", f"{scan.seriesuid}: {warning}") for warning in scan.warnings]
+    air = np.mean([np.mean((layer >= AIR_HU[0]) & (layer <= AIR_HU[1])) for layer in scan.voxels])
+    if air < AIR_FRACTION:
+        found = f"{scan.seriesuid}: {air:.1%} of the voxels are air or lung"
         kind = "voxels that are not in HU: convert the CT again, with slope and intercept"
         findings.append(Finding(ERROR, kind, found))
-    for value in np.unique(lowest[lowest == highest]):
-        slices = np.flatnonzero((lowest == highest) & (lowest == value))
-        found = f"{uid}: {len(slices)} slices of {value:g} HU, the first is z = {slices[0]}"
+    if empty := [z for z, layer in enumerate(scan.voxels) if layer.min() == layer.max()]:
+        found = f"{scan.seriesuid}: {len(empty)} slices, the first is z = {empty[0]}"
         kind = "slices that hold a single value, as after an interrupted copy: copy the CT again"
-        findings.append(Finding(ERROR if value == 0 else WARNING, kind, found))
+        findings.append(Finding(ERROR if not scan.voxels[empty].all() else WARNING, kind, found))
     return voxels_sha256(scan.voxels), findings

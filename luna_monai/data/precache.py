@@ -10,24 +10,22 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
 from luna_monai.data.cache import SeriesCache
-from luna_monai.data.cache_files import build_series, cached_files
+from luna_monai.data.cache_files import build_series
 from luna_monai.data.candidates import subset_of
-from luna_monai.data.inventory import explain
 from luna_monai.errors import LunaError
-from luna_monai.files import file_name_of, readable_size, remove_abandoned
+from luna_monai.files import readable_size, remove_abandoned
 
 logger = logging.getLogger(__name__)
 
@@ -88,48 +86,22 @@ class Precache:
         sizes = {index: 0 if header.is_mapped else header.nbytes for index, header in headers.items()}
         return max(size + self.cache.bytes_needed([index]) for index, size in sizes.items())
 
-    def show_plan(self) -> None:
-        """Log what is there and what is to do.
-
-        Raises:
-            LunaError: as :meth:`run`, and when the cache has no folder.
-        """
-        if self.cache.cache_dir is None:
-            raise LunaError("cache_dir is null: candidates are cut when they are needed, there is nothing to cache")
-        self._checked(self.cache.cache_dir)
-
-    def run(self) -> int:
-        """Fill the cache.
+    def show_plan(self) -> list[int]:
+        """Log what is there and what is to do, and check that there is room for it.
 
         Returns:
-            The number of series that were cut.
+            The series that are to do.
 
         Raises:
-            LunaError: when the folder cannot be written, the disk cannot hold the cache, or a CT cannot be read.
+            LunaError: when the cache has no folder or it cannot be written, or disk or memory are too small.
         """
-        folder = self.cache.cache_dir
+        folder, series, total = self.cache.cache_dir, self.missing(), len(self.series)
         if folder is None:
-            logger.info("cache: none (cache_dir is null); candidates are cut from the CTs as they are needed")
-            return 0
-        remove_abandoned(folder)
-        series = self._checked(folder)
-        try:
-            if series:
-                self._build(series)
-        finally:
-            remove_abandoned(folder)
-        if self.wait is not None:
-            self.wait()
-        return len(series)
-
-    def _checked(self, folder: Path) -> list[int]:
-        """Log what is there and what is to do, and check that there is room for it."""
-        series, total = self.missing(), len(self.series)
+            raise LunaError("cache_dir is null: candidates are cut when they are needed, there is nothing to cache")
         part = "" if self.shard[1] == 1 else f" of shard {self.shard[0] + 1}/{self.shard[1]}"
         logger.info("cache: %s holds %d of %d series%s", folder, total - len(series), total, part)
         if not series:
             return series
-        self._explain(folder, series)
         needed, free = self.cache.bytes_needed(series), shutil.disk_usage(folder).free
         workers = max(min(self.num_workers, len(series)), 1)
         memory, available = workers * self.worker_bytes(series), psutil.virtual_memory().available
@@ -146,33 +118,42 @@ class Precache:
             raise LunaError(f"{workers} pre-cache workers need {readable_size(memory)} of memory, {found}")
         return series
 
-    def _explain(self, folder: Path, series: Sequence[int]) -> None:
-        """Log what has changed where the cache holds a file of a series, but not the one that is needed."""
-        files = sorted(cached_files(folder), key=lambda file: file.transform_hash == self.cache.transform_hash)
-        held = {file.seriesuid: file for file in files}
-        items = {file_name_of(item["seriesuid"]): item for item in map(self.cache.data.__getitem__, series)}
-        changes = Counter(explain(held[name], items[name], self.cache) for name in items.keys() & held.keys())
-        for change, count in changes.items():
-            logger.info("cache: %d series are cut again: %s", count, change)
+    def run(self) -> int:
+        """Fill the cache.
 
-    def _build(self, series: Sequence[int]) -> None:
-        start = time.perf_counter()
-        finished: Iterable[Any] = self._finished(series)
-        if self.progress is not None:
+        Returns:
+            The number of series that were cut.
+
+        Raises:
+            LunaError: when the folder cannot be written, the disk cannot hold the cache, or a CT cannot be read.
+        """
+        folder = self.cache.cache_dir
+        if folder is None:
+            logger.info("cache: none (cache_dir is null); candidates are cut from the CTs as they are needed")
+            return 0
+        remove_abandoned(folder)
+        series, start = self.show_plan(), time.perf_counter()
+        finished: Iterable[Any] = self._build(series) if series else []
+        if series and self.progress is not None:
             finished = self.progress(finished, "cache", len(series))
         try:
-            for _ in finished:
-                pass
+            deque(finished, maxlen=0)
         except BrokenProcessPool:
             advice = f"use fewer workers than {self.num_workers}, if memory ran out"
-            raise LunaError(f"{self.cache.cache_dir}: a worker was killed; {advice}") from None
+            raise LunaError(f"{folder}: a worker was killed; {advice}") from None
+        finally:
+            remove_abandoned(folder)
         seconds, count = time.perf_counter() - start, self._count(series)
-        logger.info(
-            "cache: %s candidates of %d series in %s, %s candidates/s",
-            *(f"{count:,}", len(series), timedelta(seconds=round(seconds)), f"{count / seconds:,.0f}"),
-        )
+        if series:
+            logger.info(
+                "cache: %s candidates of %d series in %s, %s candidates/s",
+                *(f"{count:,}", len(series), timedelta(seconds=round(seconds)), f"{count / seconds:,.0f}"),
+            )
+        if self.wait is not None:
+            self.wait()
+        return len(series)
 
-    def _finished(self, series: Sequence[int]) -> Iterator[Future]:
+    def _build(self, series: Sequence[int]) -> Iterator[Future]:
         """Build the series and yield each once its file is there; say so when none is finished for long."""
         start = time.perf_counter()
         pool: Executor = ThreadPoolExecutor(1)
@@ -189,11 +170,7 @@ class Precache:
                     yield future
                 if not finished:
                     elapsed = timedelta(seconds=round(time.perf_counter() - start))
-                    largest = max(self._count([index]) for index in series)
-                    logger.info(
-                        "cache: %d series to go after %s; a series has up to %s candidates",
-                        *(len(pending), elapsed, f"{largest:,}"),
-                    )
+                    logger.info("cache: %d series to go after %s", len(pending), elapsed)
         finally:
             # After an error, and after Ctrl-C, each worker completes what it writes.
             pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""One DICOM slice: its tags, checked one by one, and its pixels in HU.
+"""One DICOM file: its tags, checked one by one, and its pixels in HU.
 
 Only what places and rescales the voxels is read; no tag that names a patient is.
 """
@@ -14,6 +14,7 @@ import pydicom
 import SimpleITK as sitk
 from pydicom.multival import MultiValue
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     EnhancedCTImageStorage,
     ExplicitVRBigEndian,
@@ -24,49 +25,41 @@ from pydicom.uid import (
 
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.itk import itk_errors
-from luna_monai.scans.voxels import AIR, LARGEST, map_voxels
+from luna_monai.scans.itk import itk_reader
+from luna_monai.scans.voxels import AIR, LARGEST
 
 #: CTs with all slices in one file.
 MULTI_FRAME_CT = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
+CTS = (CTImageStorage, *MULTI_FRAME_CT)
 #: How files begin that hold DICOM without the header of the standard's part 10: with group 2 or 8.
 BARE_DICOM = (b"\2\0", b"\10\0")
 #: Tags by which the images of several volumes in one series differ, in the order in which they are tried.
-VOLUME_TAGS = (
-    "TemporalPositionIdentifier",
-    "AcquisitionNumber",
-    "ImageType",
-    "ConvolutionKernel",
-    "AcquisitionTime",
-    "ContentTime",
-)
-#: HU of tissue: padding with such a value is more likely a wrong tag.
-TISSUE_HU = (-900, 3000)
-#: Tags of the rescaling, and what they are where they are missing.
-_RESCALE = {"Slope": "1", "Intercept": "0"}
-_NEEDED = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated")
+VOLUME_TAGS = [
+    *("TemporalPositionIdentifier", "AcquisitionNumber", "ImageType", "ConvolutionKernel"),
+    *("AcquisitionTime", "ContentTime"),
+]
+_PADDING = ["PixelPaddingValue", "PixelPaddingRangeLimit"]
+_NEEDED = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated"]
 _TAGS = [
-    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "NumberOfFrames", "SliceThickness", *_NEEDED),
+    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "NumberOfFrames", *_NEEDED),
     *("SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "PixelRepresentation"),
-    *("PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", *VOLUME_TAGS),
+    *("RescaleSlope", "RescaleIntercept", *_PADDING, *VOLUME_TAGS),
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DicomFile:
     """A DICOM file of any kind.
 
     Attributes:
         path: the file.
         tags: those of ``_TAGS`` that it has, and its file meta information.
-        pixel_offset: bytes before the pixel data.
-        pixel_bytes: bytes from there to the end of the file.
+        offset: bytes before the element with the pixels.
     """
 
     path: Path
     tags: pydicom.Dataset
-    pixel_offset: int
-    pixel_bytes: int
+    offset: int
 
     def text(self, keyword: str) -> str:
         """Give the value of a tag as text; empty where it has none."""
@@ -75,14 +68,14 @@ class DicomFile:
             try:
                 value = self.tags.get(keyword)
             except (ValueError, TypeError, OverflowError):  # not what the tag must be; shown as it is
-                value = self.tags.get_item(keyword).value
+                value = self.tags.get_item(keyword).value.decode("latin-1").strip(" \0")
         if isinstance(value, bytes):  # implicit VR does not say whether padding has a sign
-            is_number = keyword.startswith("PixelPadding")
-            return str(int.from_bytes(value, "little")) if is_number else value.decode("latin-1").strip(" \0")
-        parts = value if isinstance(value, (MultiValue, list)) else [value]
-        return "\\".join("" if part is None else str(part) for part in parts).strip(" \0")
+            value = int.from_bytes(value, "little")
+        if isinstance(value, (MultiValue, list)):
+            return "\\".join(map(str, value))
+        return "" if value is None else str(value)
 
-    def numbers(self, keyword: str, count: int, default: str = "") -> tuple[float, ...]:
+    def numbers(self, keyword: str, count: int = 1, default: str = "") -> list[float]:
         """Give the numbers of a tag.
 
         Raises:
@@ -90,26 +83,17 @@ class DicomFile:
         """
         text = self.text(keyword) or default
         try:
-            values = tuple(float(part) for part in text.split("\\"))
+            values = [float(part) for part in text.split("\\")]
         except ValueError:
-            values = ()
+            values = []
         if len(values) != count or not (np.abs(values) < LARGEST).all():
             raise LunaError(f"{self.path}: {keyword} must be {count} decimal number{'s' * (count > 1)}, found {text!r}")
         return values
 
-    def whole(self, keyword: str, default: str = "") -> int:
-        """Give the whole number of a tag, see :meth:`numbers`."""
-        return int(self.numbers(keyword, 1, default)[0])
-
     @property
-    def sop_class(self) -> pydicom.uid.UID:
+    def sop_class(self) -> UID:
         """What kind of DICOM object it is."""
-        return pydicom.uid.UID(self.text("SOPClassUID") or str(self.tags.file_meta.get("MediaStorageSOPClassUID", "")))
-
-    @property
-    def transfer_syntax(self) -> pydicom.uid.UID:
-        """How it is encoded."""
-        return pydicom.uid.UID(str(self.tags.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)))
+        return UID(self.text("SOPClassUID") or str(self.tags.file_meta.get("MediaStorageSOPClassUID", "")))
 
     @property
     def is_multi_frame(self) -> bool:
@@ -127,46 +111,40 @@ def read_dicom_file(path: Path) -> DicomFile | None:
         The file; None where it is not DICOM.
 
     Raises:
-        LunaError: when it cannot be read, is a damaged CT slice, or is named ``.dcm`` and is not DICOM.
+        LunaError: when it cannot be read, or is named ``.dcm`` and is not DICOM.
     """
-    meta, tags, offset, size = None, None, 0, 0
+    is_dicom = path.suffix.lower() == ".dcm" and not path.name.startswith(".")
     try:
         with path.open("rb") as stream, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # pydicom's, which name no file
             head = stream.read(132)
-            if head[128:] == b"DICM":
-                stream.seek(0)
-                meta = pydicom.filereader.read_partial(stream, stop_when=lambda tag, *_: tag.group != 2).file_meta
-            if meta is not None or head[:2] in BARE_DICOM:
+            if head[128:] == b"DICM" or head[:2] in BARE_DICOM:
                 stream.seek(0)
                 tags = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=True)
-                offset, size = stream.tell(), path.stat().st_size
+                file = DicomFile(path, tags, stream.tell())
+                if file.sop_class:
+                    return file
     except OSError as error:
         raise LunaError(f"{path}: cannot be read ({error.strerror})") from error
     except Exception:  # pydicom raises many kinds
-        tags = None
-    if tags is not None:
-        file = DicomFile(path, tags, offset, size - offset)
-        if file.sop_class:
-            return file
-    is_ct = meta is not None and meta.get("MediaStorageSOPClassUID") in (CTImageStorage, *MULTI_FRAME_CT)
-    if is_ct or (path.suffix.lower() == ".dcm" and not path.name.startswith(".")):
+        is_dicom = is_dicom or head[128:] == b"DICM"
+    if is_dicom:
         raise LunaError(f"{path}: a damaged DICOM slice; copy it again, or remove it if it is not of this scan")
     return None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slice:
     """A CT slice whose tags have been checked.
 
     Attributes:
         file: the DICOM file.
-        geometry: of the slice as a volume of one.
+        geometry: of the slice as a volume of one, 1 mm thick.
         dtype: of the stored values, before rescaling.
         bits: of a stored value.
         slope: HU in a unit of the stored values.
         intercept: HU of the stored value 0.
-        padding: first and last stored value that stand for "no value here"; empty when there are none.
+        padding: the stored values that stand for "no value here", or the two ends of their range.
         offset: bytes before the pixels; None where they are compressed.
     """
 
@@ -176,7 +154,7 @@ class Slice:
     bits: int
     slope: float
     intercept: float
-    padding: tuple[int, ...]
+    padding: list[int]
     offset: int | None
 
     @classmethod
@@ -196,39 +174,33 @@ class Slice:
             raise LunaError(f"{file.path}: a multi-frame CT (all slices in one file); convert it to NIfTI")
         if missing := [keyword for keyword in _NEEDED if not file.text(keyword)]:
             raise LunaError(f"{file.path}: a slice without {', '.join(missing)} cannot be placed in the patient")
-        samples, bits = file.whole("SamplesPerPixel", "1"), file.whole("BitsAllocated")
-        stored_bits = file.whole("BitsStored", str(bits))
-        if samples != 1 or bits not in (8, 16, 32) or not 1 <= stored_bits <= bits:
-            found = f"{samples} of {bits}, {stored_bits} of them stored"
+        allocated = file.text("BitsAllocated")
+        (samples,), (bits,) = file.numbers("SamplesPerPixel", 1, "1"), file.numbers("BitsStored", 1, allocated)
+        if samples != 1 or allocated not in ("8", "16", "32") or not 1 <= bits <= int(allocated):
+            found = f"{samples:g} of {allocated}, {bits:g} of them stored"
             raise LunaError(f"{file.path}: a CT has 1 sample of 8, 16 or 32 bits a pixel, found {found}")
-        rows, columns = file.whole("Rows"), file.whole("Columns")
+        (rows,), (columns,) = file.numbers("Rows"), file.numbers("Columns")
         row_step, column_step = file.numbers("PixelSpacing", 2)
         x, y = np.reshape(file.numbers("ImageOrientationPatient", 6), (2, 3))
-        thickness = file.numbers("SliceThickness", 1, "1")[0]
+        axes = np.stack([x, y, np.cross(x, y)], axis=1)
+        position = file.numbers("ImagePositionPatient", 3)
         geometry = Geometry.from_header(
-            (columns, rows, 1),
-            (column_step, row_step, thickness if thickness > 0 else 1.0),
-            file.numbers("ImagePositionPatient", 3),
-            np.stack([x, y, np.cross(x, y)], axis=1),
-            source=file.path,
+            (columns, rows, 1), (column_step, row_step, 1), position, axes, source=file.path
         )
-        syntax = file.transfer_syntax
-        order = ">" if syntax == ExplicitVRBigEndian else "<"
-        dtype = np.dtype(f"{order}{'iu'[file.whole('PixelRepresentation', '0') != 1]}{bits // 8}")
-        padding: list[int] = []
-        if file.text("PixelPaddingValue"):
-            first = file.whole("PixelPaddingValue")
-            ends = np.array([first, file.whole("PixelPaddingRangeLimit", str(first))], dtype=np.int64)
-            padding = sorted(ends.astype(dtype).tolist())  # writers disagree whether it has a sign; the pixels say
-        slope, intercept = (file.numbers(f"Rescale{name}", 1, default)[0] for name, default in _RESCALE.items())
+        syntax = UID(str(file.tags.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)))
+        kind = "u" if file.text("PixelRepresentation") in ("", "0") else "i"
+        dtype = np.dtype(f"{'>' if syntax == ExplicitVRBigEndian else '<'}{kind}{int(allocated) // 8}")
+        padding = [file.numbers(keyword) for keyword in _PADDING if file.text(keyword)]
+        (slope,), (intercept,) = file.numbers("RescaleSlope", 1, "1"), file.numbers("RescaleIntercept", 1, "0")
         is_native = syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-        element = 8 if syntax == ImplicitVRLittleEndian else 12  # bytes of the pixel data's tag, type and length
-        needed = rows * columns * dtype.itemsize if is_native else 1
-        if slope == 0 or file.pixel_bytes - element < needed:
+        offset = file.offset + (8 if syntax == ImplicitVRLittleEndian else 12)  # after the tag, type and length
+        needed = int(rows * columns) * dtype.itemsize if is_native else 1
+        if slope == 0 or file.path.stat().st_size - offset < needed:
             reason = "its RescaleSlope is 0" if slope == 0 else "it is truncated"
             raise LunaError(f"{file.path}: a damaged DICOM slice ({reason}); copy it again")
-        offset = file.pixel_offset + element if is_native else None
-        return cls(file, geometry, dtype, stored_bits, slope, intercept, tuple(padding), offset)
+        # Writers disagree whether padding has a sign; the pixels say.
+        ends = np.array(padding, dtype=np.int64).astype(dtype).ravel().tolist()
+        return cls(file, geometry, dtype, int(bits), slope, intercept, ends, offset if is_native else None)
 
     @property
     def is_inverted(self) -> bool:
@@ -245,35 +217,25 @@ class Slice:
             invert: whether the stored values count from the other end.
 
         Returns:
-            HU (y, x): int64, or float64 where the rescaling makes them fractions. Padding is air.
+            HU (y, x), float64. Padding is air.
 
         Raises:
             LunaError: when the pixels are damaged.
         """
-        shape = self.geometry.shape[1:]
-        raw = self._decoded() if self.offset is None else map_voxels(self.file.path, self.offset, self.dtype, shape)
+        path, shape = self.file.path, self.geometry.shape[1:]
+        raw = self._decoded() if self.offset is None else np.memmap(path, self.dtype, "r", self.offset, shape)
         spare = self.dtype.itemsize * 8 - self.bits  # bits above those stored may hold an overlay
-        stored = ((raw << spare) >> spare).astype(np.int64)
-        if invert:
-            stored = self._inverted(stored)
-        whole = self.slope.is_integer() and self.intercept.is_integer()
-        slope, intercept = (int(self.slope), int(self.intercept)) if whole else (self.slope, self.intercept)
-        values = stored * slope + intercept
+        stored = np.asarray((raw << spare) >> spare).astype(np.int64)
+        values = (self._inverted(stored) if invert else stored) * self.slope + self.intercept
         if self.padding:
-            values[(raw >= self.padding[0]) & (raw <= self.padding[1])] = AIR
+            values[(raw >= min(self.padding)) & (raw <= max(self.padding))] = AIR
         return values
 
     def _decoded(self) -> np.ndarray:
         """Decompress with ITK, which rescales and inverts the values, and undo that."""
-        path, shape = self.file.path, self.geometry.shape[1:]
-        reader = sitk.ImageFileReader()
-        reader.SetImageIO("GDCMImageIO")
-        reader.SetFileName(str(path))
-        syntax = self.file.transfer_syntax.name
+        syntax = UID(self.file.tags.file_meta.TransferSyntaxUID).name
         advice = f"its pixels ({syntax}) are damaged or cannot be decoded: convert the series to uncompressed DICOM"
-        with itk_errors(path, advice):
-            values = np.squeeze(sitk.GetArrayFromImage(reader.Execute())).astype(float)
-        if values.shape != shape:
-            raise LunaError(f"{path}: {values.shape} pixels (y, x) instead of {shape}; copy it again")
+        with itk_reader(self.file.path, "GDCMImageIO", advice) as reader:
+            values = sitk.GetArrayFromImage(reader.Execute()).astype(float).reshape(self.geometry.shape[1:])
         stored = np.rint((values - self.intercept) / self.slope)
         return (self._inverted(stored) if self.is_inverted else stored).astype(self.dtype.newbyteorder("="))

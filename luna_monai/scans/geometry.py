@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,26 +57,15 @@ class Geometry:
             raise LunaError(f"{source}: a scan has 3 dimensions, found {len(sizes)} ({' × '.join(map(str, sizes))})")
         spacings, origins, axes = (np.ravel(np.asarray(value, dtype=float)) for value in (spacing, origin, direction))
         matrix = axes.reshape(3, 3)
-        # The comparisons are written so that what is not a number fails them.
-        extents, error = spacings * sizes, np.abs(matrix.T @ matrix - np.eye(3)).max()
-        rules: list[tuple[bool, str, Sequence[float] | np.ndarray]] = [
-            (min(sizes) >= 1, "the size must be positive along each axis", sizes),
-            (
-                SPACING_MM[0] <= spacings.min() and spacings.max() <= SPACING_MM[1],
-                f"no CT has such a spacing ({SPACING_MM[0]} to {SPACING_MM[1]:g} mm); check its unit and values",
-                spacings,
-            ),
-            (extents.max() <= EXTENT_MM, "no CT has such an extent in mm; check size and spacing", extents),
-            (np.abs(origins).max() <= ORIGIN_MM, "the origin must be three numbers in mm", origins),
-            (
-                error <= ORTHONORMAL_TOLERANCE,
-                "the axes of the scan must be perpendicular unit vectors; resample the scan onto a rectangular grid",
-                axes,
-            ),
-        ]
-        for is_kept, rule, values in rules:
-            if not is_kept:
-                raise LunaError(f"{source}: {rule}, found {' '.join(f'{value:g}' for value in values)}")
+        # What is not a number fails each comparison.
+        is_possible = min(sizes) >= 1 and SPACING_MM[0] <= spacings.min() and spacings.max() <= SPACING_MM[1]
+        if not (is_possible and (spacings * sizes).max() <= EXTENT_MM and np.abs(origins).max() <= ORIGIN_MM):
+            size_, spacing_, origin_ = (" ".join(f"{value:g}" for value in each) for each in (sizes, spacings, origins))
+            found = f"found a size of {size_} voxels, a spacing of {spacing_} mm and an origin of {origin_} mm"
+            raise LunaError(f"{source}: no CT has such a geometry; check the header's values and their unit, {found}")
+        if not np.allclose(matrix.T @ matrix, np.eye(3), rtol=0, atol=ORTHONORMAL_TOLERANCE):
+            rule = "the axes of the scan must be perpendicular unit vectors; resample the scan onto a rectangular grid"
+            raise LunaError(f"{source}: {rule}, found {' '.join(f'{value:g}' for value in axes)}")
         x, y, z = (tuple(map(float, row)) for row in matrix)
         return cls(sizes, tuple(map(float, spacings)), tuple(map(float, origins)), (x, y, z))  # type: ignore[arg-type]
 
@@ -148,21 +136,19 @@ def orient(voxels: np.ndarray, geometry: Geometry, orientation: str = "LPS") -> 
     Returns:
         The array, the same where its axes are right already, and its geometry.
     """
-    from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+    from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-    wanted = axcodes2ornt(tuple(reversed(orientation)))
-    change = ornt_transform(io_orientation(geometry.affine_ras_zyx), wanted)
+    change = ornt_transform(io_orientation(geometry.affine_ras_zyx), axcodes2ornt(tuple(reversed(orientation))))
     if np.array_equal(change, [[0, 1], [1, 1], [2, 1]]):
         return voxels, geometry
     # The geometry is not taken from a product of affines, whose rounding moves points halfway between two voxels.
-    order, flips = np.argsort(change[:, 0]), change[:, 1]
-    first = np.where(flips < 0, np.asarray(voxels.shape) - 1, 0)
-    axes = (np.asarray(geometry.direction).T[::-1] * flips[:, None])[order]  # a row for each new axis z, y, x
+    old_of_new = inv_ornt_aff(change, voxels.shape)
+    turn = old_of_new[2::-1, 2::-1]  # x, y, z: a permutation with signs
     turned = Geometry.from_header(
-        np.asarray(geometry.shape)[order][::-1],
-        np.asarray(geometry.spacing)[::-1][order][::-1],
-        geometry.index_to_world(first)[0],
-        axes[::-1].T,
+        np.abs(turn).T @ geometry.size,
+        np.abs(turn).T @ geometry.spacing,
+        geometry.index_to_world(old_of_new[:3, 3])[0],
+        np.asarray(geometry.direction) @ turn,
         source="scan",
     )
     return np.ascontiguousarray(apply_orientation(voxels, change)), turned

@@ -13,23 +13,26 @@ from luna_monai.errors import LunaError
 
 
 @contextmanager
-def itk_errors(path: Path, advice: str = "") -> Iterator[None]:
-    """Turn ITK's errors into one line, and keep its warnings, which name no file, off the user's terminal.
+def itk_reader(path: Path, image_io: str, advice: str) -> Iterator[sitk.ImageFileReader]:
+    """Give a reader whose errors become one line, and whose warnings, which name no file, are not shown.
 
     Args:
         path: the file that is read.
-        advice: what to do; a general hint when empty.
+        image_io: ITK's name of the format.
+        advice: what to do when ITK cannot read it.
 
     Raises:
         LunaError: when ITK cannot read the file.
     """
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(image_io)
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     try:
-        yield
-    except RuntimeError as error:
+        yield reader
+    except (RuntimeError, ValueError) as error:
         reason = textwrap.shorten(str(error).rsplit("ERROR:", 1)[-1], 160, placeholder=" …")
-        advice = advice or "it is damaged, or not of the format that its name says"
         raise LunaError(f"{path}: cannot be read; {advice} ({reason})") from error
     finally:
         sitk.ProcessObject.SetGlobalWarningDisplay(shown)

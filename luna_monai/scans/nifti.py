@@ -6,15 +6,13 @@ a compressed one in memory twice.
 
 from __future__ import annotations
 
-import io
-import itertools
 import logging
 import math
 import zlib
 from pathlib import Path
 
 import numpy as np
-from nibabel.affines import apply_affine
+from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
@@ -24,7 +22,7 @@ from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.header import FileHeader
 from luna_monai.scans.sources import scan_name
-from luna_monai.scans.voxels import CHUNK_BYTES, GZIP_MAGIC, LARGEST
+from luna_monai.scans.voxels import CHUNK_BYTES, GZIP_MAGIC, ZLIB_OR_GZIP
 
 #: The longer of the two versions' headers; extensions are skipped.
 HEADER_BYTES = 540
@@ -36,7 +34,7 @@ AGREEMENT = 0.1
 MM = {1: 1000.0, 3: 0.001}
 
 
-def read_nifti_header(path: Path) -> FileHeader:
+def read_header(path: Path) -> FileHeader:
     """Read the header of a NIfTI file.
 
     Args:
@@ -48,32 +46,25 @@ def read_nifti_header(path: Path) -> FileHeader:
     Raises:
         LunaError: when it is not a NIfTI file, is damaged or truncated, or is not one volume of one number per voxel.
     """
-    block, compressed = _first_bytes(path)
     warnings: list[str] = []
     try:
+        with path.open("rb") as stream:
+            block = stream.read(CHUNK_BYTES)
+        compressed = block.startswith(GZIP_MAGIC)  # whatever its name says
+        if compressed:
+            block = zlib.decompressobj(ZLIB_OR_GZIP).decompress(block, HEADER_BYTES)
         kind = Nifti2Header if Nifti2Header.may_contain_header(block) else Nifti1Header
-        if not kind.may_contain_header(block):
-            raise HeaderDataError("no NIfTI header")
-        quiet = logging.Logger("remarks of nibabel")
-        quiet.disabled = True
-        header = kind.from_fileobj(io.BytesIO(block[: kind.sizeof_hdr] + bytes(4)), check=False)
-        header.check_fix(quiet, error_level=ERROR_LEVEL)
-        dtype = header.get_data_dtype()
-        offset = int(header["vox_offset"])
+        header = kind(block[: kind.sizeof_hdr], check=False)
+        header.check_fix(logging.Logger("remarks of nibabel", level=logging.CRITICAL + 1), error_level=ERROR_LEVEL)
+        dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
         geometry = _geometry(path, header, warnings)
-    except (HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
+    except (HeaderDataError, WrapStructError, ValueError, OverflowError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise LunaError(f"{path}: not a NIfTI file, or its header is damaged ({reason}); copy it again") from error
     if dtype.kind not in "iuf" or offset < kind.sizeof_hdr:
         raise LunaError(f"{path}: a scan has one number per voxel, found type {dtype} (vox_offset {offset})")
-    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope == 0 or not math.isfinite(slope):  # the standard's sign for "stored values are HU"
-        slope, intercept = 1.0, 0.0
-    elif not math.isfinite(intercept):
-        warnings.append(f"scl_inter is {intercept}; it counts as 0")
-        intercept = 0.0
-    if max(abs(slope), abs(intercept)) > LARGEST:
-        raise LunaError(f"{path}: HU cannot be rescaled by scl_slope {slope:g} and scl_inter {intercept:g}")
+    scaling = (float(header["scl_slope"]), float(header["scl_inter"]))
+    slope, intercept = (value if math.isfinite(value) else 0.0 for value in scaling)
     return FileHeader(
         format="NIfTI",
         path=path,
@@ -85,52 +76,26 @@ def read_nifti_header(path: Path) -> FileHeader:
         offset=0 if compressed else offset,
         compressed=compressed,
         skip=offset,
-        slope=slope,
-        intercept=intercept,
+        slope=slope or 1.0,  # 0 is the standard's sign for "stored values are HU"
+        intercept=intercept if slope else 0.0,
     )
-
-
-def _first_bytes(path: Path) -> tuple[bytes, bool]:
-    """Read the bytes of the header, and tell whether they are compressed by what the file begins with."""
-    try:
-        with path.open("rb") as stream:
-            block = stream.read(CHUNK_BYTES)
-            if not block.startswith(GZIP_MAGIC):
-                return block[:HEADER_BYTES], False
-            return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(block, HEADER_BYTES), True
-    except (zlib.error, OSError) as error:
-        raise LunaError(f"{path}: damaged or truncated ({error}); copy it again") from error
 
 
 def _geometry(path: Path, header: Nifti1Header, warnings: list[str]) -> Geometry:
     sizes = [int(size) for size in header.get_data_shape()]
     while len(sizes) > 3 and sizes[-1] == 1:
         sizes.pop()
-    affine = header.get_best_affine()
-    affine = np.diag([-1, -1, 1, 1]) @ affine * MM.get(int(header["xyzt_units"]) & 7, 1.0)  # RAS to LPS
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    mm = MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    affine = np.diag([-1, -1, 1, 1]) @ header.get_best_affine() * mm  # RAS to LPS
+    spacing = voxel_sizes(affine)
     with np.errstate(divide="ignore", invalid="ignore"):
         geometry = Geometry.from_header(sizes, spacing, affine[:3, 3], affine[:3, :3] / spacing, source=path)
     if header["sform_code"] > 0 and header["qform_code"] > 0:
-        _compare(header, sizes, warnings)
+        corners = np.array(list(np.ndindex(2, 2, 2))) * np.subtract(sizes, 1)
+        by_sform, by_qform = (apply_affine(form, corners) for form in (header.get_sform(), header.get_qform()))
+        distance = mm * np.linalg.norm(by_sform - by_qform, axis=1).max()
+        if not distance <= AGREEMENT * spacing.min():
+            warnings.append(f"sform and qform disagree by up to {distance:.1f} mm; the sform is used")
     elif header["sform_code"] <= 0 and header["qform_code"] <= 0:
         warnings.append("the header does not say where the scan is in the patient (sform and qform have code 0)")
     return geometry
-
-
-def _compare(header: Nifti1Header, sizes: list[int], warnings: list[str]) -> None:
-    """Warn where sform and qform place voxels differently; nibabel takes the sform."""
-    try:
-        qform = header.get_qform()
-    except HeaderDataError:
-        return
-    corners = np.array(list(itertools.product(*((0, size - 1) for size in sizes))))
-    by_sform, by_qform = (apply_affine(form, corners) for form in (header.get_sform(), qform))
-    distances = np.linalg.norm(by_sform - by_qform, axis=1)
-    worst = int(distances.argmax())
-    if not distances[worst] <= AGREEMENT * np.linalg.norm(header.get_sform()[:3, :3], axis=0).min():
-        first, second = (", ".join(f"{value:.1f}" for value in place[worst]) for place in (by_sform, by_qform))
-        warnings.append(
-            f"sform and qform disagree: voxel x,y,z {tuple(corners[worst].tolist())} is at ({first}) mm RAS by "
-            f"the sform and at ({second}) by the qform; the sform is used"
-        )

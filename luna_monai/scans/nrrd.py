@@ -5,7 +5,6 @@ ITK reads the header. Voxels are read here, because ITK does not compare gzip's 
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import SimpleITK as sitk
@@ -13,15 +12,13 @@ import SimpleITK as sitk
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.header import FileHeader
-from luna_monai.scans.itk import itk_errors
+from luna_monai.scans.itk import itk_reader
 from luna_monai.scans.sources import scan_name
 
-#: No header is longer.
-MAX_HEADER_BYTES = 65536
 ENCODINGS = {"raw": False, "gzip": True, "gz": True}
 
 
-def read_nrrd_header(path: Path) -> FileHeader:
+def read_header(path: Path) -> FileHeader:
     """Read the header of an NRRD file.
 
     Args:
@@ -34,17 +31,14 @@ def read_nrrd_header(path: Path) -> FileHeader:
         LunaError: when the header cannot be read, its voxels are in another file, encoded otherwise than raw or gzip,
             or it is not a scan of one number per voxel.
     """
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO("NrrdImageIO")
-    with itk_errors(path):
+    with itk_reader(path, "NrrdImageIO", "it is damaged, or not an NRRD file") as reader:
         reader.ReadImageInformation()
+    fields: dict[str, str] = {}
     with path.open("rb") as stream:
-        content = stream.read(MAX_HEADER_BYTES)
-    end = re.search(rb"\r?\n\r?\n", content)
-    offset = end.end() if end else 0
-    lines = [line.partition(":") for line in content[:offset].decode("latin-1").lower().splitlines()]
-    fields = {name.strip(): value.strip() for name, _, value in lines}
+        while line := stream.readline().decode("latin-1").strip().lower():
+            name, _, value = line.partition(":")
+            fields[name.strip()] = value.strip()
+        offset = stream.tell()
     encoding = fields.get("encoding", "")
     if encoding not in ENCODINGS or fields.keys() & {"data file", "datafile", "byte skip", "line skip"}:
         raise LunaError(f"{path}: only raw or gzip voxels in the file itself are read; save the scan as one .nrrd")

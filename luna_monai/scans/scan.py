@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from luna_monai.errors import LunaError
 from luna_monai.files import readable_size
 from luna_monai.scans.geometry import Geometry, orient
 from luna_monai.scans.header import ScanHeader
-from luna_monai.scans.sources import SUFFIXES, ScanSource, suffix_of
+from luna_monai.scans.sources import READERS, ScanSource, suffix_of
 from luna_monai.scans.voxels import as_hounsfield
 
 
@@ -21,9 +24,9 @@ class Scan:
     """A CT in Hounsfield units.
 
     Attributes:
-        header: of the file: format, files, geometry and type of the voxels as they are stored.
-        voxels: array (z, y, x) in HU: int16, int32 or float32, every value finite. Uncompressed voxels that need no
-            change are mapped and take no memory.
+        header: of the file: format, path, files, geometry and type of the voxels as they are stored.
+        voxels: array (z, y, x) in HU: int16 or float32, every value finite. Uncompressed voxels that need no change are
+            mapped and take no memory.
         geometry: of ``voxels``; differs from ``header.geometry`` where the axes were turned.
         warnings: what is unusual about the scan.
         is_mapped: whether the voxels lie in the file and take no memory.
@@ -40,15 +43,14 @@ class Scan:
         """Series Instance UID, or the name of the file where it has none."""
         return self.header.seriesuid
 
-    @property
-    def path(self) -> Path:
-        """The file, or the folder of a DICOM series."""
-        return self.header.path
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """All files of the scan."""
-        return self.header.files
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Turn what the operating system says about a file that cannot be read into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise LunaError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def read_header(source: str | Path | ScanSource) -> ScanHeader:
@@ -65,7 +67,7 @@ def read_header(source: str | Path | ScanSource) -> ScanHeader:
             truncated.
     """
     source = source if isinstance(source, ScanSource) else ScanSource(Path(source))
-    path = source.path
+    path, suffix = source.path, suffix_of(source.path)
     # Each reader is imported when it is needed: SimpleITK, nibabel and pydicom take half a second each.
     if path.is_dir():
         from luna_monai.scans.dicom import read_dicom_header
@@ -73,22 +75,11 @@ def read_header(source: str | Path | ScanSource) -> ScanHeader:
         return read_dicom_header(path, source.seriesuid)
     if not path.is_file():
         raise LunaError(f"{path}: no such file or folder")
-    suffix = suffix_of(path)
-    if suffix in (".mhd", ".mha"):
-        from luna_monai.scans.metaimage import read_metaimage_header
-
-        header = read_metaimage_header(path)
-    elif suffix in (".nii", ".nii.gz"):
-        from luna_monai.scans.nifti import read_nifti_header
-
-        header = read_nifti_header(path)
-    elif suffix == ".nrrd":
-        from luna_monai.scans.nrrd import read_nrrd_header
-
-        header = read_nrrd_header(path)
-    else:
-        raise LunaError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)} and folders of DICOM slices")
-    header.check()
+    if suffix is None:
+        raise LunaError(f"{path}: unknown kind of file; known are {', '.join(READERS)} and folders of DICOM slices")
+    with _one_line(path):
+        header = importlib.import_module(f"luna_monai.scans.{READERS[suffix]}").read_header(path)
+        header.check()
     return header if source.seriesuid is None else replace(header, seriesuid=source.seriesuid)
 
 
@@ -109,10 +100,12 @@ def read_scan(source: str | Path | ScanSource | ScanHeader, orientation: str | N
     header = source if isinstance(source, ScanHeader) else read_header(source)
     available = psutil.virtual_memory().available
     if not header.is_mapped and header.nbytes > available:
-        needed = f"{header.description} need {readable_size(header.nbytes)} of memory"
-        raise LunaError(f"{header.path}: {needed}, {readable_size(available)} are available; check the header")
-    stored = header.read_voxels()
-    voxels, not_finite = as_hounsfield(stored)
+        found = f"{' × '.join(map(str, header.geometry.size))} voxels of {header.dtype.name}"
+        needed = f"{readable_size(header.nbytes)} of memory, {readable_size(available)} are available"
+        raise LunaError(f"{header.path}: {found} need {needed}; check the header")
+    with _one_line(header.path):
+        stored = header.read_voxels()
+    voxels, not_finite = as_hounsfield(stored, header.slope, header.intercept)
     geometry, warnings = header.geometry, header.warnings
     if not_finite:
         warnings = (*warnings, f"{not_finite} voxels are not finite numbers; they count as air")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from luna_monai.errors import LunaError
 
-SUFFIXES = (".mhd", ".mha", ".nii", ".nii.gz", ".nrrd")
+#: Modules that read files, by how the names of these end.
+READERS = {".mhd": "metaimage", ".mha": "metaimage", ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd"}
+SUFFIXES = tuple(READERS)
 
 
 @dataclass(frozen=True)
@@ -77,27 +79,28 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
         LunaError: when there is none.
     """
     path = Path(path)
-    if path.is_dir():
-        if any(path.glob("subset*/*.mhd")):
-            sources = [ScanSource(file, uid) for uid, file in find_scans(path).items()]
-        elif files := sorted(file for file in path.iterdir() if suffix_of(file)):
-            from luna_monai.scans.dicom import holds_dicom
-
-            if holds_dicom(path):
-                raise LunaError(f"{path}: DICOM and {files[0].name} are in one folder; name the one that is meant")
-            sources = [ScanSource(file) for file in files]
-        else:
+    if any(path.glob("subset*/*.mhd")):
+        sources = [ScanSource(file, uid) for uid, file in find_scans(path).items()]
+    elif path.is_dir():
+        sources = [ScanSource(file) for file in sorted(path.iterdir()) if suffix_of(file)]
+        if not sources:
             return [ScanSource(path, seriesuid)]
+        from luna_monai.scans.dicom import holds_dicom
+
+        if holds_dicom(path):
+            raise LunaError(f"{path}: DICOM and {sources[0].path.name} are in one folder; name the one that is meant")
     elif not path.exists():
         raise LunaError(f"{path}: no such file or folder; a scan is one of {', '.join(SUFFIXES)}, or DICOM")
     elif path.name.lower().endswith(".csv"):
         sources = _read_list(path)
     elif suffix_of(path):
-        if seriesuid not in (None, scan_name(path)):
-            raise LunaError(f"{path}: a series can be chosen from a folder or a list of scans, not from one scan")
-        return [ScanSource(path)]
+        sources = [ScanSource(path)]
     else:
-        return [_series_around(path, seriesuid)]
+        from luna_monai.scans.dicom import series_of_file
+
+        if not (found := series_of_file(path)):
+            raise LunaError(f"{path}: not a scan; known are {', '.join(SUFFIXES)}, DICOM, and CSV with a column 'path'")
+        sources = [ScanSource(path.parent, found)]
     if seriesuid is not None:
         sources = [source for source in sources if seriesuid in (source.seriesuid, scan_name(source.path))]
         if not sources:
@@ -109,20 +112,9 @@ def _read_list(path: Path) -> list[ScanSource]:
     from luna_monai.tables import read_table  # pandas takes half a second
 
     table = read_table(path, [], text=["path"], optional=["seriesuid"]).reindex(columns=["path", "seriesuid"])
-    sources = [ScanSource(path.parent / file, uid if isinstance(uid, str) else None) for file, uid in table.to_numpy()]
-    if not sources:
+    if table.empty:
         raise LunaError(f"{path}: a header line and no scans")
-    if twice := [source for source in sources if sources.count(source) > 1]:
-        raise LunaError(f"{path}: {twice[0].path.name} is listed more than once; remove all but one")
-    return sources
-
-
-def _series_around(path: Path, seriesuid: str | None) -> ScanSource:
-    from luna_monai.scans.dicom import series_of_file
-
-    found = series_of_file(path)
-    if found is None:
-        raise LunaError(f"{path}: not a scan; known are {', '.join(SUFFIXES)}, DICOM, and CSV with a column 'path'")
-    if seriesuid not in (None, found):
-        raise LunaError(f"{path}: a slice of series {found}, not of {seriesuid}")
-    return ScanSource(path.parent, found)
+    if table.duplicated().any():
+        name = table.loc[table.duplicated(), "path"].iloc[0]
+        raise LunaError(f"{path}: {name} is listed more than once; remove all but one")
+    return [ScanSource(path.parent / file, uid if isinstance(uid, str) else None) for file, uid in table.to_numpy()]

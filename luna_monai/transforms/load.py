@@ -42,7 +42,12 @@ class LoadScan(Transform):
             LunaError: when the scan is missing or damaged.
         """
         scan = read_scan(source, self.orientation)
-        meta = {"filename_or_obj": str(scan.path), "space": "RAS", "geometry": scan.geometry, "mapped": scan.is_mapped}
+        meta = {
+            "filename_or_obj": str(scan.header.path),
+            "space": "RAS",
+            "geometry": scan.geometry,
+            "mapped": scan.is_mapped,
+        }
         return MetaTensor(torch.from_numpy(scan.voxels)[None], affine=scan.geometry.affine_ras_zyx, meta=meta)
 
 

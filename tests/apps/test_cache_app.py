@@ -27,7 +27,7 @@ def test_status(filled, capsys):
     folder, _, options = filled
     assert run_app(LunaCacheApp, ["status", *options]) == 0
     text = capsys.readouterr().out
-    assert "3 files in use, 5.32 MB" in text
+    assert "3 files in use, 5.31 MB" in text
     assert "unused: 0 files" in text
     raw = folder / "subset1" / "1.2.3.1.raw"
     raw.write_bytes(raw.read_bytes())
@@ -36,13 +36,13 @@ def test_status(filled, capsys):
     text = capsys.readouterr().out
     assert "1 files in use" in text
     assert "missing: 1 of 2 series" in text
-    assert "the CT has changed" in text
+    assert "the CT or its candidates have changed" in text
 
 
 def test_verify_finds_a_flipped_byte(filled, capsys):
     _, cache_dir, options = filled
     assert run_app(LunaCacheApp, ["verify", *options]) == 0
-    damaged = next(cached_files(cache_dir)).path
+    damaged = cached_files(cache_dir)[0]
     flip(damaged)
     assert run_app(LunaCacheApp, ["verify", *options]) == 1
     assert f"damaged: {damaged}: the checksum of" in capsys.readouterr().out
@@ -58,22 +58,22 @@ def test_gc_removes_what_no_configuration_needs(filled, tmp_path, capsys):
     overlay = tmp_path / "other.yaml"
     overlay.write_text("train#deterministic_transforms#2#a_max: 400\n")
     assert run_app(LunaPrecacheApp, [*options, "--config", overlay, "--num-workers", 0]) == 0
-    everything = {file.path for file in cached_files(cache_dir)}
+    everything = set(cached_files(cache_dir))
     assert len(everything) == 6
     # Both configurations are in use when the overlay is given.
     assert run_app(LunaCacheApp, ["gc", *options, "--config", overlay, "--yes"]) == 0
-    assert {file.path for file in cached_files(cache_dir)} == everything
+    assert set(cached_files(cache_dir)) == everything
     capsys.readouterr()
     assert run_app(LunaCacheApp, ["gc", *options]) == 0
     text = capsys.readouterr().out
-    assert "transforms.2.clipper.a_max 400 -> 1000" in text
+    assert "made by other transforms" in text
     assert "--yes removes these 3 files" in text
-    assert {file.path for file in cached_files(cache_dir)} == everything
+    assert set(cached_files(cache_dir)) == everything
     other = cache_dir / f"9.9.{'0' * 16}.{'1' * 16}.pt"
     other.write_text("of another dataset")
     (cache_dir / "notes.txt").write_text("not ours")
     assert run_app(LunaCacheApp, ["gc", *options, "--yes"]) == 0
-    assert len(list(cached_files(cache_dir))) == 4
+    assert len(cached_files(cache_dir)) == 4
     other.unlink()
     assert (cache_dir / "notes.txt").exists()
     assert run_app(LunaCacheApp, ["status", *options]) == 0

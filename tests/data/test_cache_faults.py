@@ -30,7 +30,7 @@ from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScan
 
 
 def verify(cache_dir):
-    return [file.path for file in cached_files(cache_dir) if find_damage(file.path)]
+    return [path for path in cached_files(cache_dir) if find_damage(path)]
 
 
 class KillWorker(Transform):
@@ -129,7 +129,7 @@ def test_kill_9_leaves_whole_files_and_the_next_run_goes_on(make_dataset, tmp_pa
         if not cache_dir.exists():
             continue
         assert verify(cache_dir) == []
-        count = len(list(cached_files(cache_dir)))
+        count = len(cached_files(cache_dir))
         assert count >= seen
         seen = count
     cache = open_dataset(folder, cache_dir).cache
@@ -141,12 +141,12 @@ def test_ctrl_c_leaves_whole_files_and_nothing_else(make_dataset, tmp_path, star
     folder = make_dataset(scans=30, candidates=60)
     cache_dir = tmp_path / "cache"
     process = start(folder, cache_dir, 2)
-    while not cache_dir.exists() or not list(cached_files(cache_dir)):
+    while not cache_dir.exists() or not cached_files(cache_dir):
         time.sleep(0.002)
     os.killpg(process.pid, signal.SIGINT)
     process.join()
     assert process.exitcode != 0
-    assert 0 < len(list(cached_files(cache_dir))) < 30
+    assert 0 < len(cached_files(cache_dir)) < 30
     assert verify(cache_dir) == []
     assert not list(cache_dir.glob(".*.tmp"))
 
@@ -234,14 +234,14 @@ def test_two_at_once(make_dataset, tmp_path, start):
         process.join(timeout=120)
         assert process.exitcode == 0
     assert verify(cache_dir) == []
-    assert len(list(cached_files(cache_dir))) == 10
+    assert len(cached_files(cache_dir)) == 10
     assert_same_voxels(folder, cache_dir)
 
 
 def test_flipped_bytes_are_found_or_do_no_harm(make_dataset, tmp_path):
     folder = make_dataset(scans=1, candidates=3)
     cache = open_dataset(folder, tmp_path / "cache").cache
-    path = cache.path_of(0)
+    path = cache.job(0)[0]
     build_series(*cache.job(0))
     whole = path.read_bytes()
     expected = cache[0]
@@ -267,7 +267,7 @@ def test_file_under_the_name_of_another_is_made_again(make_dataset, tmp_path, ca
     folder = make_dataset(scans=2)
     cache = open_dataset(folder, tmp_path / "cache").cache
     Precache(cache).run()
-    shutil.copyfile(cache.path_of(0), cache.path_of(1))
+    shutil.copyfile(cache.job(0)[0], cache.job(1)[0])
     assert_same_voxels(folder, tmp_path / "cache")
     assert "its content belongs to another name" in caplog.text
 
@@ -280,7 +280,7 @@ def test_odd_paths_and_a_tiny_folder_for_temporary_files(make_dataset, tmp_path,
     cache_dir = tmp_path / "mein Zwischenspeicher ß" / "Кэш"
     Precache(open_dataset(folder, cache_dir).cache, num_workers=2).run()
     assert_same_voxels(folder, cache_dir)
-    assert len(list(cached_files(cache_dir))) == 3
+    assert len(cached_files(cache_dir)) == 3
 
 
 def test_spawned_workers_read_the_same(make_dataset, tmp_path):

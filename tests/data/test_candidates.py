@@ -12,7 +12,7 @@ import pytest
 from luna_monai.data import read_candidates, split_by_stride, split_by_subset
 from luna_monai.errors import LunaError
 from luna_monai.scans import find_scans
-from luna_monai.scans.metaimage import read_metaimage_header
+from luna_monai.scans.metaimage import read_header as read_metaimage_header
 
 COORDINATES = ["coordX", "coordY", "coordZ"]
 

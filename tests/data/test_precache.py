@@ -1,11 +1,9 @@
-"""Pre-caching: the plan, its parts, the manifest, and what the log says has changed."""
+"""Pre-caching: the plan, its parts, and what is left behind."""
 
 import logging
 import os
 import time
 
-import numpy as np
-import pandas as pd
 import psutil
 import pytest
 from monai.transforms import Transform
@@ -93,7 +91,6 @@ def test_a_line_comes_within_a_scan(make_dataset, tmp_path, caplog, monkeypatch,
     cache = open_cache(make_dataset(scans=1), tmp_path / "cache", more=[Slow()])
     Precache(cache, num_workers, progress=enumerate_with_estimate).run()
     assert "cache: 1 series to go after 0:00:0" in caplog.text
-    assert "a series has up to 12 candidates" in caplog.text
 
 
 def test_shards_and_subsets_divide_the_work(make_dataset, tmp_path):
@@ -106,7 +103,7 @@ def test_shards_and_subsets_divide_the_work(make_dataset, tmp_path):
     assert [Precache(cache, shard=(part, 3)).missing() for part in (1, 2)] == parts[1:]
     chosen = Precache(cache, subsets=[1, 5])
     chosen.run()
-    assert {file.seriesuid for file in cached_files(tmp_path / "cache")} >= {"1.2.3.1", "1.2.3.5"}
+    assert {path.name[:7] for path in cached_files(tmp_path / "cache")} >= {"1.2.3.1", "1.2.3.5"}
     assert len(cache.missing()) == 7 - len({1, 5} | {int(cache.data[parts[0][0]]["seriesuid"][-1])})
 
 
@@ -130,7 +127,7 @@ def test_too_many_workers_are_refused_before_the_work(make_dataset, tmp_path, mo
 def test_files_of_dead_processes_go_and_others_stay(make_dataset, tmp_path):
     cache = open_cache(make_dataset(), tmp_path / "cache")
     Precache(cache).run()
-    left = cache.cache_dir / f".{cache.path_of(0).name}.01234567.luna.tmp"
+    left = cache.cache_dir / f".{cache.names[0]}.01234567.luna.tmp"
     foreign = cache.cache_dir / ".other.0123.tmp"
     for path in (left, foreign):
         path.write_bytes(b"half")
@@ -143,42 +140,3 @@ def test_files_of_dead_processes_go_and_others_stay(make_dataset, tmp_path):
         assert not left.exists()
         assert len(list(cache.cache_dir.glob(".*.luna.tmp"))) == 1  # in use
     assert foreign.exists()
-
-
-def changed_a_max(folder):
-    return {"a_max": 400}, "3 series are cut again: transforms.2.clipper.a_max 1000 -> 400"
-
-
-def changed_size(folder):
-    return {"spatial_size": (16, 48, 48)}, "transforms.1.cropper.spatial_size.0 32 -> 16"
-
-
-def changed_ct(folder):
-    raw = folder / "subset1" / "1.2.3.1.raw"
-    (np.fromfile(raw, dtype=np.int16) // 2).tofile(raw)
-    os.utime(raw, ns=(1, 1))
-    return {}, "1 series are cut again: the CT has changed"
-
-
-def changed_row(folder):
-    table = pd.read_csv(folder / "candidates.csv", dtype=str)  # pandas 2 reads numbers to the last digit but one
-    table.loc[0, "coordZ"] = str(float(table.loc[0, "coordZ"]) + 2.5)
-    table.to_csv(folder / "candidates.csv", index=False)
-    return {}, "1 series are cut again: its candidates have changed"
-
-
-def more_rows(folder):
-    table = pd.read_csv(folder / "candidates.csv", dtype=str)
-    pd.concat([table, table.iloc[[0]]]).to_csv(folder / "candidates.csv", index=False)
-    return {}, "1 series are cut again: its candidates have changed"
-
-
-@pytest.mark.parametrize("change", [changed_a_max, changed_size, changed_ct, changed_row, more_rows])
-def test_log_says_what_has_changed(make_dataset, tmp_path, caplog, change):
-    caplog.set_level(logging.INFO)
-    folder = make_dataset()
-    Precache(open_cache(folder, tmp_path / "cache")).run()
-    assert "cut again" not in caplog.text
-    options, expected = change(folder)
-    Precache(open_cache(folder, tmp_path / "cache", **options)).run()
-    assert expected in caplog.text

@@ -191,7 +191,7 @@ DICOM = {
     "an impossible spacing": (
         raw("PixelSpacing", b"700\\700"),
         {},
-        r"no CT has such a spacing \(0.01 to 50 mm\); check its unit and values, found 700 700 2.5",
+        r"no CT has such a geometry; .* found a size of 12 10 1 voxels, a spacing of 700 700 1 mm",
         None,
     ),
     "unsigned padding above the range": (padded(63536, signed=False), {"PixelRepresentation": 0}, None, None),
@@ -202,7 +202,7 @@ DICOM = {
     "two phases": (
         two_phases,
         {},
-        r"2 images at each of 8 positions, AcquisitionNumber tells them apart \(1, 2\)",
+        r"2 images at each of 8 positions, AcquisitionNumber \(1, 2\) tells them apart",
         None,
     ),
     "implicit VR": (implicit, {}, None, None),
@@ -310,17 +310,17 @@ NIFTI = {
     "sform and qform disagree": (
         lambda: other_qform().to_bytes(),
         None,
-        "sform and qform disagree: voxel x,y,z (0, 0, 0)",
+        "sform and qform disagree by up to 5.0 mm",
     ),
     "neither sform nor qform": (lambda: patched(252, bytes(4)), "", "sform and qform have code 0"),
     "slope 1 and intercept NaN": (
         lambda: patched(112, struct.pack("<ff", 1, np.nan), image(FLOATS)),
         None,
-        "scl_inter is nan",
+        None,
     ),
     "a slope of no scanner": (
         lambda: patched(112, struct.pack("<ff", 1e30, 0)),
-        r"HU cannot be rescaled by scl_slope 1e\+30",
+        r"no CT is rescaled by slope 1e\+30",
         None,
     ),
     "slope NaN": (lambda: patched(112, struct.pack("<ff", np.nan, 5)), None, None),
@@ -330,7 +330,7 @@ NIFTI = {
     "complex numbers": (lambda: patched(70, struct.pack("<hh", 32, 64)), "one number per voxel|truncated", None),
     "micrometers as mm": (
         lambda: image(affine=AFFINE * 1000).to_bytes(),
-        "no CT has such a spacing",
+        "no CT has such a geometry",
         None,
     ),
 }
@@ -395,11 +395,11 @@ OTHERS = {
     ),
     "ElementSpacing = 1e300": (
         lambda folder: write(folder / "a.mhd", **{"ElementSpacing = 0": "ElementSpacing = 1e300 0", " 2.5": ""}),
-        r"no CT has such a spacing .* found 1e\+300",
+        r"no CT has such a geometry; .* a spacing of 1e\+300",
     ),
     "NRRD in micrometers": (
         lambda folder: write(folder / "a.nrrd", **{"(0.69999999999999996,": "(700,"}),
-        "no CT has such a spacing",
+        "no CT has such a geometry",
     ),
     "NRRD with CRLF": (lambda folder: write(folder / "a.nrrd", **{"\n\n": "\r\n\r\n"}), None),
 }
