@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from luna_monai.predictions.outputs import to_image
+from luna_monai.detection.grid import to_image
 from luna_monai.scans.geometry import Geometry
 
 #: Lung window: level -600, width 1500 HU.

@@ -77,11 +77,6 @@ class PredictionPage:
         self._pictures |= other._pictures
         self._keep_best()
 
-    def remove(self, number: int) -> None:
-        """Leave out a scan again; others do not get its pictures."""
-        del self._scans[number]
-        self._pictures = {key: value for key, value in self._pictures.items() if key[0] != number}
-
     def _keep_best(self) -> None:
         # Of equal ones the earlier, whatever the order in which processes have found them.
         best = sorted(self._pictures.items(), key=lambda item: (-item[1][0], item[0]))
