@@ -25,8 +25,9 @@ def find_luna_error(error: BaseException) -> LunaError | None:
         error: any exception.
 
     Returns:
-        The first ``LunaError`` along the chain of causes, its message free of worker tracebacks; or one about GPU
-        memory that is used up, or about a component of the configuration that cannot be made; else None.
+        The first ``LunaError`` along the chain of causes, its message free of worker tracebacks; or one about a file
+        that the system refuses, GPU memory that is used up, or a component of the configuration that cannot be made;
+        else None.
     """
     current: BaseException | None = error
     while current is not None:
@@ -35,6 +36,8 @@ def find_luna_error(error: BaseException) -> LunaError | None:
         if type(current).__name__ == "OutOfMemoryError":  # torch's, which takes a second to import
             reason = ". ".join(str(current).split(". ")[:3])
             return LunaError(f"{reason}; set batch_size lower")
+        if isinstance(current, OSError) and current.filename:
+            return LunaError(f"{current.filename}: {current.strerror}")
         current = current.__cause__
     return _component_error(error)
 

@@ -115,9 +115,10 @@ class FrocResult:
         if not self.nodules:
             return f"no annotated nodule in {self.scans} scans"
         at_1, at_4 = (self.sensitivity[FALSE_POSITIVES_PER_SCAN.index(rate)] for rate in (1, 4))
+        interval = f" ({CONFIDENCE:.0%} interval {{lower:.4f}} to {{upper:.4f}})" if self.interval else ""
         return (
             f"{self.nodules} nodules in {self.scans} scans, sensitivity {at_1:.3f} at 1 and {at_4:.3f} at 4 false "
-            f"positives per scan, CPM {self.cpm:.4f}"
+            f"positives per scan, CPM {self.cpm:.4f}" + interval.format(**self.interval.cpm if self.interval else {})
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -134,11 +135,10 @@ def write_volume(path: Path, image: sitk.Image) -> None:
 
 def write_dicom(path: Path, prediction: ScanPrediction, **options: Any) -> bool | None:
     """Write a structured report or a segmentation; see ``luna_monai.predictions.dicom_objects``."""
-    from luna_monai.predictions import dicom_objects  # highdicom is an extra
-
+    dicom_objects = importlib.import_module("luna_monai.predictions.dicom_objects")  # highdicom is an extra
     is_segmentation = ending_of(path) == ".seg.dcm"
     write = dicom_objects.write_segmentation if is_segmentation else dicom_objects.write_structured_report
-    return write(path, prediction, **options)
+    return write(path, prediction, **options)  # type: ignore[no-any-return]
 
 
 #: By the ending of the file's name, of which the longest that fits counts: the function that writes it, and whether it

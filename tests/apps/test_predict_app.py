@@ -786,7 +786,7 @@ def test_dicom_that_can_not_be_used(kind, tmp_path, write_dicom, voxels, geometr
 def test_damaged_candidates(place, weights, capfd):
     head = "seriesuid,coordX,coordY,coordZ\n"
     for content, message in (
-        (None, r"list\.csv: no such file"),
+        (None, r"list\.csv: no such file or folder"),
         ("", r"list\.csv: the file is empty"),
         (head, r"list\.csv: no candidates of scan a"),
         ("x,y,z\n1,2,3\n", r"list\.csv: no column 'coordX', 'coordY', 'coordZ' in its header line"),
@@ -819,7 +819,8 @@ def test_damaged_weights(place, tmp_path, capfd):
         refused(message, capfd, place / "a.mhd", "--candidates", place / "points.csv", "--weights", tmp_path / name)
 
 
-def test_mistaken_commands(place, tmp_path, weights, capfd):
+def test_mistaken_commands(place, tmp_path, weights, geometry, capfd):
+    write_points(place / "points.csv", geometry, seriesuid="a")
     (tmp_path / "folder.json").mkdir()
     (place / "list.csv").write_text("path\na.mhd\nb.nii\n")
     (place / "twice.csv").write_text("path,seriesuid\na.mhd,a\nb.nii,a\n")
@@ -860,15 +861,13 @@ def test_mistaken_commands(place, tmp_path, weights, capfd):
         ),
         ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the name of this file must end with \.nii\.gz, \.nii"),
         ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: holds one scan, and there are 2"),
-        ([place / "a.mhd", place / "b.nii"], r"one SCAN is needed, found .*a\.mhd.*b\.nii.*; a CSV file lists many"),
+        ([place / "a.mhd", place / "b.nii"], r"b\.nii': an override has the form key=value"),
         ([place / "a.mhd", "weigths=1"], r"'weigths' is not a key of the configuration; did you mean 'weights'"),
         ([place / "a.mhd", "--seriesuid", "1.2"], r"a\.mhd: no scan of series 1\.2 in it"),
         ([place / "a.mhd", "batch_size=0"], r"batch_size: 0 is less than the minimum of 1"),
-        (
-            [place / "list.csv"],
-            r"2 of 2 scans could not be classified, nothing is written; .*points\.csv: no column 'seriesuid'",
-        ),
     ):
         refused(message, capfd, *arguments, *given)
+    plain = write_points(place / "plain.csv", geometry)
+    refused(r"plain\.csv: no column 'seriesuid'", capfd, place / "list.csv", "--candidates", plain, *given[2:])
     assert run_app(LunaPredictApp, [place / "a.mhd", *given]) == 1
-    assert "no output: name a file with --output" in capfd.readouterr().err
+    assert "no output: name a file to write" in capfd.readouterr().err
