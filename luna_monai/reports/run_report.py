@@ -62,42 +62,35 @@ def build_report(folder: Path, dataset_dir: str | Path | None = None, threshold:
     config = _read_config(folder / CONFIG)
     epoch = best_epoch(metrics, validation)
     sections: list[dict[str, Any]] = [{"title": "Training", "charts": _training_charts(metrics, epoch)}]
-    undefined, notes = int(validation["probability"].isna().sum()), []
-    tiles: list[tuple[str, str, str]] = []
-    if undefined:
-        verdict = (
-            f"The network's output is NaN for {undefined:,} of {len(validation):,} validation candidates: training "
-            "diverged, and there is nothing to evaluate. Train again with a lower learning rate."
+    notes = []
+    verdict, tiles = _summarize(validation, threshold)
+    charts = _ranking_charts(validation)
+    shared = set(validation["seriesuid"]) & set(training["seriesuid"])
+    if shared:
+        notes.append(
+            f"{len(shared):,} of {validation['seriesuid'].nunique():,} validation scans are also trained on, as in "
+            "the book's split: the results are better than they would be on new patients, and FROC counts nodules "
+            "whose candidates are in the training part as missed."
         )
+    dataset = Path(dataset_dir or str(text_of(config.get("dataset_dir", ""))))
+    annotations, scans = None, {}
+    if dataset_dir or (dataset / ANNOTATIONS).is_file():
+        annotations, excluded = read_findings(dataset)
+        scans = find_scans(dataset)
+        seriesuids = evaluated_scans(validation["seriesuid"], training["seriesuid"], scans)
+        froc = evaluate_froc(validation, annotations, excluded, seriesuids, bootstrap=_BOOTSTRAP)
+        charts.append(chart(figures.froc_figure(froc), "FROC, by nodule, as LUNA16 computes it", froc.summary()))
+        tiles.append(("CPM", show(froc.cpm), "LUNA16's score"))
     else:
-        verdict, tiles = _summarize(validation, threshold)
-        charts = _ranking_charts(validation)
-        shared = set(validation["seriesuid"]) & set(training["seriesuid"])
-        if shared:
-            notes.append(
-                f"{len(shared):,} of {validation['seriesuid'].nunique():,} validation scans are also trained on, as in "
-                "the book's split: the results are better than they would be on new patients, and FROC counts nodules "
-                "whose candidates are in the training part as missed."
-            )
-        dataset = Path(dataset_dir or str(text_of(config.get("dataset_dir", ""))))
-        annotations, scans = None, {}
-        if dataset_dir or (dataset / ANNOTATIONS).is_file():
-            annotations, excluded = read_findings(dataset)
-            scans = find_scans(dataset)
-            seriesuids = evaluated_scans(validation["seriesuid"], training["seriesuid"], scans)
-            froc = evaluate_froc(validation, annotations, excluded, seriesuids, bootstrap=_BOOTSTRAP)
-            charts.append(chart(figures.froc_figure(froc), "FROC, by nodule, as LUNA16 computes it", froc.summary()))
-            tiles.append(("CPM", show(froc.cpm), "LUNA16's score"))
-        else:
-            notes.append("The dataset is missing, so there is no FROC curve. Give its folder with --dataset-dir.")
-        missed, alarms = worst_candidates(validation, threshold)
-        cases = _cases(pd.concat([missed, alarms]), annotations, scans)
-        sections += [
-            {"title": "Ranking", "charts": charts},
-            {"title": "Diameter", "table": diameter_table(validation, threshold)},
-            {"title": "Missed nodules", "cases": [cases[row] for row in missed.index]},
-            {"title": "False positives", "cases": [cases[row] for row in alarms.index]},
-        ]
+        notes.append("The dataset is missing, so there is no FROC curve. Give its folder with --dataset-dir.")
+    missed, alarms = worst_candidates(validation, threshold)
+    cases = _cases(pd.concat([missed, alarms]), annotations, scans)
+    sections += [
+        {"title": "Ranking", "charts": charts},
+        {"title": "Diameter", "table": diameter_table(validation, threshold)},
+        {"title": "Missed nodules", "cases": [cases[row] for row in missed.index]},
+        {"title": "False positives", "cases": [cases[row] for row in alarms.index]},
+    ]
     return render_page(
         "report.html",
         brand="luna-monai run report",
