@@ -14,11 +14,11 @@ import yaml
 from matplotlib.figure import Figure
 
 from luna_monai.data.tables import ANNOTATIONS, COORDINATES, read_findings
+from luna_monai.detection.grid import to_image
 from luna_monai.errors import LunaError, reason_of
 from luna_monai.literals import text_of
 from luna_monai.metrics.froc import evaluate_froc, evaluated_scans
 from luna_monai.metrics.per_class import per_class_metrics
-from luna_monai.predictions.outputs import to_image
 from luna_monai.reports import figures
 from luna_monai.reports.pages import render_page, show
 from luna_monai.reports.pictures import ball, data_address, draw_stacks
