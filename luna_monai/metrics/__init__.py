@@ -7,6 +7,5 @@ __all__, __getattr__ = lazy_exports(
     {
         "froc": ["FrocResult", "evaluate_froc"],
         "per_class": ["METRIC_NAMES", "per_class_metrics"],
-        "records": ["gather_records"],
     },
 )

@@ -16,9 +16,9 @@ from monai.utils import CommonKeys
 from luna_monai.data.tables import COORDINATES, read_findings
 from luna_monai.detection.findings import find_findings, findings_table
 from luna_monai.errors import LunaError
-from luna_monai.files import write_json
+from luna_monai.files import SUBMISSION_COLUMNS, write_json
 from luna_monai.metrics.calibration import log_odds_of_logits
-from luna_monai.metrics.froc import FROC_COLUMNS, evaluate_froc
+from luna_monai.metrics.froc import evaluate_froc
 from luna_monai.predictions.heat_map import ScanExplanation
 from luna_monai.predictions.outputs import PLACEHOLDER, check_file, check_outputs, ending_of, is_dicom, write_outputs
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
@@ -60,7 +60,7 @@ class DatasetFroc:
         }
         seriesuids, results = [one.seriesuid for one in predictions], {}
         for name, parts in tables.items():
-            submission = pd.concat([table[FROC_COLUMNS] for table in parts], ignore_index=True)
+            submission = pd.concat([table[list(SUBMISSION_COLUMNS)] for table in parts], ignore_index=True)
             result = evaluate_froc(submission, self.annotations, self.excluded, seriesuids)
             logger.info("FROC of the %s: %s", name, result.summary())
             results[name] = result.to_dict()

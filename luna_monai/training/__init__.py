@@ -22,10 +22,9 @@ __all__, __getattr__ = lazy_exports(
             "stop_processes",
             "wait_for_all",
         ],
-        "progress": ["ProgressHandler", "enumerate_with_estimate"],
         "run_folder": ["LrSchedule", "RunFolder", "Validation"],
         "run_state": ["EarlyStopping", "RunState"],
-        "logs": ["ConsoleHandler", "TensorBoardHandler"],
+        "logs": ["ConsoleHandler", "ProgressHandler", "TensorBoardHandler", "enumerate_with_estimate"],
         "tracking": ["MLflowTracking"],
     },
 )

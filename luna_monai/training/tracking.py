@@ -76,7 +76,6 @@ class MLflowTracking:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _start(self, engine: Engine) -> None:
-        """Open the MLflow run of this run, a new one where there is none, and record the configuration."""
         try:
             self._open()
         except Exception as error:  # MLflow's own, those of its database and those of its HTTP client
