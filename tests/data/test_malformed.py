@@ -21,7 +21,7 @@ TABLES = {
     "semicolons and decimal commas": (PLAIN.replace(",", ";").replace("1.5", "1,5"), ROWS),
     "tabs": (PLAIN.replace(",", "\t"), ROWS),
     "byte order mark": (b"\xef\xbb\xbf" + PLAIN.encode(), ROWS),
-    "UTF-16": (PLAIN.encode("utf-16"), "holds binary data.; save it as CSV in UTF-8"),
+    "UTF-16": (PLAIN.encode("utf-16"), "holds binary data); save it as CSV in UTF-8"),
     "Latin-1": (PLAIN.replace("class", "class,note").replace("3,0", "3,0,\xfc").encode("latin-1"), ROWS),
     "line ends of Windows": (PLAIN.replace("\n", "\r\n"), ROWS),
     "line ends of old": (PLAIN.replace("\n", "\r"), ROWS),
