@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
@@ -13,50 +12,18 @@ import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.cli import App, command_class, run_app
 from luna_monai.errors import LunaError
-from luna_monai.share import bundle_dir
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-
-#: ``--distributed`` without a number.
-_ALL_GPUS = -1
-
-
-def add_distributed_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    """Declare ``--distributed``.
-
-    Args:
-        parser: of a command.
-        what: what the processes do together.
-    """
-    parser.add_argument(
-        "--distributed",
-        nargs="?",
-        type=int,
-        const=_ALL_GPUS,
-        metavar="N",
-        help=f"{what} N processes of this machine, each with its own GPU or a part of the cores; N defaults to the "
-        "number of GPUs. For several machines use 'torchrun ... -m luna_monai' instead",
-    )
 
 
 def is_launched() -> bool:
     """Tell whether torchrun has started this process, by ``--distributed`` or by hand."""
     return "TORCHELASTIC_RUN_ID" in os.environ  # as torch.distributed.is_torchelastic_launched, which takes a second
-
-
-def distributed_overlay(work: str = "train") -> list[str]:
-    """List the overlay that lets the processes of torchrun work together; nothing without torchrun.
-
-    Args:
-        work: ``train``, which is for evaluation too, or ``inference``.
-    """
-    return [str(bundle_dir() / "configs" / f"multi_gpu_{work}.yaml")] if is_launched() else []
 
 
 def launch(app: App) -> bool:
@@ -75,8 +42,7 @@ def launch(app: App) -> bool:
         RuntimeError: when one has failed otherwise; the message holds its traceback.
         KeyboardInterrupt: when this process was told to stop.
     """
-    asked = app.cli_args.distributed
-    if asked is None or is_launched():
+    if app.cli_args.distributed is None or is_launched():
         return False
     import torch
     from torch.distributed import run as torchrun
@@ -86,7 +52,7 @@ def launch(app: App) -> bool:
     from luna_monai.data import available_cores
 
     gpus, cores = torch.cuda.device_count(), available_cores()
-    processes, limit = gpus if asked == _ALL_GPUS else asked, gpus or 2 * cores
+    processes, limit = app.cli_args.distributed or gpus, gpus or 2 * cores
     if not 1 <= processes <= limit:
         raise LunaError(
             f"--distributed {processes}: give from 1 to {limit} processes (this machine: {gpus} GPUs, {cores} cores)"
@@ -115,17 +81,13 @@ def _reason(failures: dict[int, ProcessFailure], processes: int) -> Exception:
                 f"process {rank + 1} of {processes} was ended by {failure.signal_name()}, and the others were stopped; "
                 "what was written before is whole. Was the memory used up?"
             )
-    # What run_app has recorded is a dict; by the times of the files, because torch's own are whole seconds.
-    recorded: list[Any] = [(failure.message, rank) for rank, failure in failures.items()]
-    recorded = [each for each in recorded if isinstance(each[0], dict)]
-    recorded.sort(key=lambda each: Path(failures[each[1]].error_file).stat().st_mtime_ns)
-    for message, _ in recorded:
-        kind, _, text = message["message"].partition(": ")
+    messages: list[Any] = [failure.message for failure in failures.values()]
+    recorded = [message for message in messages if isinstance(message, dict)]  # by run_app
+    for kind, _, text in (message["message"].partition(": ") for message in recorded):
         if kind == LunaError.__name__:
             return LunaError(text)
-    message, rank = (*recorded, ("no message", next(iter(failures))))[0]
-    trace = message["extraInfo"]["py_callstack"] if isinstance(message, dict) else message
-    return RuntimeError(f"process {rank + 1} of {processes} failed, and the others were stopped\n{trace}")
+    traces = "\n".join(message["extraInfo"]["py_callstack"] for message in recorded)
+    return RuntimeError(f"{len(failures)} of {processes} processes failed, and the others were stopped\n{traces}")
 
 
 def main() -> int:

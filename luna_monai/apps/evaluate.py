@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luna_monai.bundle_app import BundleApp, run_and_weights
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.files import write_json
 from luna_monai.literals import literal
 from luna_monai.share import bundle_dir
@@ -63,7 +63,7 @@ class LunaEvaluateApp(BundleApp):
             given |= {"evaluated": "@candidates", "split": ["@candidates", "@candidates"]}
         workflow = self.load("evaluating", given, bundle_dir() / "configs" / "evaluate.yaml", run=run)
         run_workflow(workflow)
-        from luna_monai.training import launched
+        from luna_monai.training.processes import launched
 
         if metadata is not None and launched().rank == 0:
             folder = Path(workflow.parser.get_parsed_content("output_dir"))
@@ -81,4 +81,4 @@ def _read_json(path: str | Path) -> dict[str, Any]:
     try:
         return dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise LunaError(f"{path}: cannot be read as a JSON object ({error})") from None
+        raise LunaError(f"{path}: cannot be read as a JSON object ({reason_of(error)})") from None

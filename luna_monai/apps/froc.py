@@ -10,9 +10,8 @@ import pandas as pd
 
 from luna_monai.apps.cli import App
 from luna_monai.data.tables import COORDINATES, WITHOUT_EXCLUDED, read_finding_table
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.files import write_bytes, write_json
-from luna_monai.metrics.findings import check_submission
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, rate_name
 from luna_monai.tables import read_table
 
@@ -39,7 +38,6 @@ class LunaFrocApp(App):
         arguments = self.cli_args
         seriesuids = read_seriesuids(arguments.seriesuids)
         submission = read_table(arguments.submission, [*COORDINATES, "probability"])
-        check_submission(submission, seriesuids, arguments.submission)
         annotations = read_finding_table(arguments.annotations, negative_is_usual=False)
         excluded = read_finding_table(arguments.excluded) if arguments.excluded else None
         if excluded is None:
@@ -70,7 +68,7 @@ def read_seriesuids(path: str | Path) -> list[str]:
     try:
         found = [line for line in Path(path).read_text(encoding="utf-8-sig").split() if line != "seriesuid"]
     except (OSError, UnicodeDecodeError) as error:
-        raise LunaError(f"{path}: cannot be read ({error}); expected one series UID a line") from None
+        raise LunaError(f"{path}: cannot be read ({reason_of(error)}); expected one series UID a line") from None
     if wrong := [line for line in found if "," in line or ";" in line] or ["nothing"] * (not found):
         raise LunaError(f"{path}: expected one series UID a line, found {wrong[0]!r}")
     return list(dict.fromkeys(found))
@@ -81,8 +79,7 @@ def format_froc(result: FrocResult) -> str:
     rates = [*map(rate_name, FALSE_POSITIVES_PER_SCAN), "mean (CPM)"]
     table = pd.DataFrame({"sensitivity": [*result.sensitivity, result.cpm]}, pd.Index(rates, name="at"))
     if result.interval is not None:
-        points = pd.concat([result.interval.luna16_points, pd.DataFrame([result.interval.cpm])], ignore_index=True)
-        table[["lower", "upper"]] = points[["lower", "upper"]].to_numpy()
+        table[["lower", "upper"]] = result.interval[["lower", "upper"]].to_numpy()
     counts = pd.Series(result.counts).rename(lambda name: name.replace("_", " "))
     text = table.reset_index().to_string(index=False, float_format="{:.4f}".format)
     return "\n\n".join([counts.to_string(), text, result.summary()])

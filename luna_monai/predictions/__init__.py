@@ -5,12 +5,11 @@ from luna_monai.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
-        "scan_dataset": ["CandidateList", "ScanDataset", "ScanLoader"],
+        "scan_dataset": ["ScanDataset", "ScanLoader"],
         "inferer": ["CandidateInferer", "PrepareScanBatch"],
         "heat_map": ["CandidateExplainer", "ScanExplanation"],
         "collector": ["DatasetFroc", "ScanPredictions"],
-        "dicom_objects": ["write_segmentation", "write_structured_report"],
-        "outputs": ["check_outputs", "write_outputs"],
+        "outputs": ["check_outputs", "write_dicom", "write_outputs"],
         "result": ["ModelFacts", "ScanPrediction", "default_weights", "describe_findings", "model_facts"],
     },
 )

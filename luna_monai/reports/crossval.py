@@ -13,7 +13,6 @@ from luna_monai.data.candidates import DatasetScans
 from luna_monai.data.tables import read_findings
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json, write_submission, write_table
-from luna_monai.metrics.findings import check_submission
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans
 from luna_monai.metrics.per_class import RANKING_METRICS, per_class_metrics
 from luna_monai.reports.figures import froc_figure
@@ -107,7 +106,6 @@ def write_results(
 def _read_fold(path: Path, fold: int) -> pd.DataFrame:
     """Read the validation predictions of a fold, its number in the first column."""
     part = read_predictions(path).astype({"class": int})
-    check_submission(part, part["seriesuid"].unique().tolist(), str(path))  # of a training that diverged
     part.insert(0, "fold", fold)
     return part
 

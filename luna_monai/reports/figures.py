@@ -41,9 +41,9 @@ def froc_figure(result: FrocResult, title: str = "", folds: Iterable[FrocResult]
         axes.plot(dense, sensitivity, color="gray", linewidth=0.8)
     axes.lines[-1].set(color=COLORS[1], linewidth=1.5, label=f"CPM {result.cpm:.3f}")
     if result.interval is not None:
-        label = f"{CONFIDENCE:.0%} of {result.interval.samples:,} bootstrap samples"
-        band = result.interval.curve[["false_positives_per_scan", "lower", "upper"]].to_numpy().T
-        axes.fill_between(*band, color=COLORS[1], alpha=0.2, linewidth=0, label=label)
+        label = f"{CONFIDENCE:.0%} of {result.samples:,} bootstrap samples"
+        band = result.interval.drop("cpm")[["lower", "upper"]].to_numpy().T
+        axes.fill_between(FALSE_POSITIVES_PER_SCAN, *band, color=COLORS[1], alpha=0.2, linewidth=0, label=label)
     axes.set_xscale("log", base=2)
     axes.set_xticks(FALSE_POSITIVES_PER_SCAN, [*map(rate_name, FALSE_POSITIVES_PER_SCAN)])
     axes.minorticks_off()

@@ -14,11 +14,11 @@ import yaml
 from matplotlib.figure import Figure
 
 from luna_monai.data.tables import ANNOTATIONS, COORDINATES, read_findings
-from luna_monai.errors import LunaError
+from luna_monai.detection.grid import to_image
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.literals import text_of
 from luna_monai.metrics.froc import evaluate_froc, evaluated_scans
 from luna_monai.metrics.per_class import per_class_metrics
-from luna_monai.predictions.outputs import to_image
 from luna_monai.reports import figures
 from luna_monai.reports.pages import render_page, show
 from luna_monai.reports.pictures import ball, data_address, draw_stacks
@@ -51,53 +51,45 @@ def build_report(folder: Path, dataset_dir: str | Path | None = None, threshold:
         threshold: a candidate is called a nodule when its probability is strictly above it.
 
     Returns:
-        An HTML document without any reference to something outside it. Where the network's output is NaN it shows
-        that, the training and the configuration alone; without the dataset, no FROC curve and no pictures.
+        An HTML document without any reference to something outside it; without the dataset, it has no FROC curve and
+        no pictures.
 
     Raises:
-        LunaError: when a file of the run is missing or damaged, or a given ``dataset_dir`` has no annotations.
+        LunaError: when a file of the run is missing or damaged, as predictions of a training that diverged are, or a
+            given ``dataset_dir`` has no annotations.
     """
     metrics = read_metrics(folder / METRICS)
     training, validation = (read_predictions(folder / PREDICTIONS / f"{split}.csv") for split in ("trn", "val"))
     config = _read_config(folder / CONFIG)
-    epoch = best_epoch(metrics, validation)
-    sections: list[dict[str, Any]] = [{"title": "Training", "charts": _training_charts(metrics, epoch)}]
-    undefined, notes = int(validation["probability"].isna().sum()), []
-    tiles: list[tuple[str, str, str]] = []
-    if undefined:
-        verdict = (
-            f"The network's output is NaN for {undefined:,} of {len(validation):,} validation candidates: training "
-            "diverged, and there is nothing to evaluate. Train again with a lower learning rate."
+    epoch, notes = best_epoch(metrics, validation), []
+    verdict, tiles = _summarize(validation, threshold)
+    charts = _ranking_charts(validation)
+    if shared := set(validation["seriesuid"]) & set(training["seriesuid"]):
+        notes.append(
+            f"{len(shared):,} of {validation['seriesuid'].nunique():,} validation scans are also trained on, as in "
+            "the book's split: the results are better than they would be on new patients, and FROC counts nodules "
+            "whose candidates are in the training part as missed."
         )
+    dataset = Path(dataset_dir or str(text_of(config.get("dataset_dir", ""))))
+    annotations, scans = None, {}
+    if dataset_dir or (dataset / ANNOTATIONS).is_file():
+        annotations, excluded = read_findings(dataset)
+        scans = find_scans(dataset)
+        seriesuids = evaluated_scans(validation["seriesuid"], training["seriesuid"], scans)
+        froc = evaluate_froc(validation, annotations, excluded, seriesuids, bootstrap=_BOOTSTRAP)
+        charts.append(chart(figures.froc_figure(froc), "FROC, by nodule, as LUNA16 computes it", froc.summary()))
+        tiles.append(("CPM", show(froc.cpm), "LUNA16's score"))
     else:
-        verdict, tiles = _summarize(validation, threshold)
-        charts = _ranking_charts(validation)
-        shared = set(validation["seriesuid"]) & set(training["seriesuid"])
-        if shared:
-            notes.append(
-                f"{len(shared):,} of {validation['seriesuid'].nunique():,} validation scans are also trained on, as in "
-                "the book's split: the results are better than they would be on new patients, and FROC counts nodules "
-                "whose candidates are in the training part as missed."
-            )
-        dataset = Path(dataset_dir or str(text_of(config.get("dataset_dir", ""))))
-        annotations, scans = None, {}
-        if dataset_dir or (dataset / ANNOTATIONS).is_file():
-            annotations, excluded = read_findings(dataset)
-            scans = find_scans(dataset)
-            seriesuids = evaluated_scans(validation["seriesuid"], training["seriesuid"], scans)
-            froc = evaluate_froc(validation, annotations, excluded, seriesuids, bootstrap=_BOOTSTRAP)
-            charts.append(chart(figures.froc_figure(froc), "FROC, by nodule, as LUNA16 computes it", froc.summary()))
-            tiles.append(("CPM", show(froc.cpm), "LUNA16's score"))
-        else:
-            notes.append("The dataset is missing, so there is no FROC curve. Give its folder with --dataset-dir.")
-        missed, alarms = worst_candidates(validation, threshold)
-        cases = _cases(pd.concat([missed, alarms]), annotations, scans)
-        sections += [
-            {"title": "Ranking", "charts": charts},
-            {"title": "Diameter", "table": diameter_table(validation, threshold)},
-            {"title": "Missed nodules", "cases": [cases[row] for row in missed.index]},
-            {"title": "False positives", "cases": [cases[row] for row in alarms.index]},
-        ]
+        notes.append("The dataset is missing, so there is no FROC curve. Give its folder with --dataset-dir.")
+    missed, alarms = worst_candidates(validation, threshold)
+    cases = _cases(pd.concat([missed, alarms]), annotations, scans)
+    sections = [
+        {"title": "Training", "charts": _training_charts(metrics, epoch)},
+        {"title": "Ranking", "charts": charts},
+        {"title": "Diameter", "table": diameter_table(validation, threshold)},
+        {"title": "Missed nodules", "cases": [cases[row] for row in missed.index]},
+        {"title": "False positives", "cases": [cases[row] for row in alarms.index]},
+    ]
     return render_page(
         "report.html",
         brand="luna-monai run report",
@@ -120,7 +112,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
-        raise LunaError(f"{path}: not the YAML of a run ({' '.join(str(error).split())})") from None
+        raise LunaError(f"{path}: not the YAML of a run ({reason_of(error)})") from None
 
 
 def best_epoch(metrics: pd.DataFrame, validation: pd.DataFrame) -> int | None:

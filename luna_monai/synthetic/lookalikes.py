@@ -62,9 +62,7 @@ def paint_sheet(
     canvas.fill(block, distance, hu)
 
 
-def paint_patch(
-    rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], radius: float, hu: float
-) -> None:
+def paint_patch(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], radius: float) -> None:
     """Paint an ill-defined patch: an infiltrate or lung that is not fully open.
 
     Args:
@@ -72,7 +70,6 @@ def paint_patch(
         canvas: where to paint.
         center: its middle (3,), (x, y, z) in mm.
         radius: how far it reaches, mm.
-        hu: of the tissue.
     """
     block, position = canvas.around(center, 1.6 * radius)
     stretch = np.exp(rng.normal(0, 0.5, 3))
@@ -81,7 +78,7 @@ def paint_patch(
     cells = max(3, round(radius / 2))
     mottled = smooth_noise(rng, away.shape, (3, 3, 3)) + smooth_noise(rng, away.shape, (cells, cells, cells))
     share = np.clip(0.8 - away / radius + 0.5 * mottled, 0, 1) * np.clip(1.5 - away / radius, 0, 1)
-    canvas.blend(block, share.astype(np.float32), hu)
+    canvas.blend(block, share.astype(np.float32), float(rng.uniform(-650, 20)))
 
 
 def paint_blob(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], radius: float, hu: float) -> None:
@@ -130,8 +127,8 @@ def paint_lookalikes(
     # Scars at the pleura, plates of collapsed lung above the diaphragm, thickened or fluid-filled fissures.
     for pool, mean, depth, along, across, thick in (
         ("wall", 12, (2, 9), (5, 14), (1.5, 9), 1.3),
-        ("diaphragm", 6, (3, 12), (3, 8), (8, 22), 1.5),
-        ("fissure", 4, (0, 3), (6, 14), (6, 18), 1.2),
+        ("diaphragm", 6, (3, 12), (3, 8), (8, 22), 2.0),
+        ("fissure", 6, (0, 3), (6, 14), (6, 18), 2.2),
     ):
         for center in pick(pool, mean):
             normal = thorax.normal(center[None])[0]
@@ -142,12 +139,7 @@ def paint_lookalikes(
     for pool, mean in (("wall", 4), ("lung", 3)):
         for center in pick(pool, mean):
             inner = center - thorax.normal(center[None])[0] * rng.uniform(0, 8)
-            # Dense lung is larger than a nodule: a small dense patch is a mass to any reader.
-            dense = rng.random() < 0.2
-            radius, hu = (
-                (rng.uniform(18, 30), rng.uniform(-200, 20)) if dense else (rng.uniform(7, 18), rng.uniform(-650, -250))
-            )
-            paint_patch(rng, canvas, inner, float(radius), float(hu))
+            paint_patch(rng, canvas, inner, float(rng.uniform(7, 18)))
     # Lymph nodes, ends of ribs and spurs of bone bulge into the lung. A ball that only touches its surface is a nodule.
     blood = thorax.body.contrast_hu
     for pool, mean, radii, densities in (

@@ -95,7 +95,7 @@ def draw_nodule(rng: np.random.Generator) -> Nodule:
     outlined = np.flatnonzero(np.abs(np.log(_shapes()["diameter_mm"].astype(float) / (2 * radius))) < _OTHER_SIZE)
     outlined = outlined if rng.random() < _OUTLINED_SHARE else outlined[:0]
     calcified = solid and rng.random() < 0.13
-    hollow = radius > 2.8 and not calcified and chance(0.3, 0.24, 0.17)
+    hollow = radius > 2.8 and not calcified and chance(0.2, 0.2, 0.17)
     airy = not hollow and not calcified and chance(0.0, 0.15, 0.3)
     return Nodule(
         radius=radius,

@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import f1_score
 
 from luna_monai.metrics.per_class import METRIC_NAMES, per_class_metrics
-from luna_monai.metrics.records import gather_records
+from luna_monai.training.metrics import gather_records
 
 
 def test_values_by_hand():
@@ -96,12 +96,6 @@ def test_records_in_order_of_arrival():
     assert frame["probability"].tolist() == pytest.approx([0.9, 0.1, 0.3])
     assert frame["loss"].tolist() == pytest.approx([1.0, 0.5, 0.4])
     assert gather_records([]).empty
-
-
-def test_records_drop_duplicates():
-    frame = gather_records([record([3], [1], [probability], [0.0]) for probability in (0.9, 0.1)], drop_duplicates=True)
-    assert frame["row"].tolist() == [3]
-    assert frame["probability"].tolist() == pytest.approx([0.9])
 
 
 def test_records_keep_large_rows():
