@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -117,7 +116,7 @@ class Lungs:
             return None
         return max(0.0, float(self._surface.query(points)[0].min()) - MASK_SPACING / 2)
 
-    def side(self, position: np.ndarray) -> Literal["left", "right"] | None:
+    def side(self, position: np.ndarray) -> str | None:
         """Tell in which lung a position (x, y, z) is, or which one is nearer; None where only one lung is seen."""
         if self._sides is None:
             return None
@@ -140,16 +139,17 @@ class Lungs:
         return KDTree(self.geometry.index_to_world(surface)) if len(surface) else None
 
     @cached_property
-    def _sides(self) -> list[KDTree] | None:
+    def _sides(self) -> tuple[KDTree, KDTree] | None:
         coarse = self.mask[::COARSE, ::COARSE, ::COARSE]
         for _ in range(EROSIONS):
-            labels, count = ndimage.label(coarse)
-            sizes = np.bincount(labels.ravel(), minlength=3)[1:]
-            second, first = np.argsort(sizes)[-2:]
-            if count > 1 and sizes[second] >= SMALLER_LUNG * sizes[first]:
-                lungs = [self.geometry.index_to_world(COARSE * np.argwhere(labels == 1 + k)) for k in (first, second)]
+            labels, _ = ndimage.label(coarse)
+            sizes = np.bincount(labels.ravel())[1:]
+            large = 1 + np.flatnonzero(sizes >= SMALLER_LUNG * sizes.max(initial=0))
+            if len(large) > 1:
+                lungs = [self.geometry.index_to_world(COARSE * np.argwhere(labels == label)) for label in large]
                 # LPS: x grows towards the patient's left.
-                return [KDTree(lung) for lung in sorted(lungs, key=lambda points: float(points[:, 0].mean()))]
+                trees = [KDTree(lung) for lung in sorted(lungs, key=lambda points: float(points[:, 0].mean()))]
+                return trees[0], trees[-1]
             coarse = ndimage.binary_erosion(coarse, border_value=1)
         return None
 
