@@ -139,17 +139,16 @@ class Lungs:
         return KDTree(self.geometry.index_to_world(surface)) if len(surface) else None
 
     @cached_property
-    def _sides(self) -> tuple[KDTree, KDTree] | None:
+    def _sides(self) -> list[KDTree] | None:
         coarse = self.mask[::COARSE, ::COARSE, ::COARSE]
         for _ in range(EROSIONS):
             labels, _ = ndimage.label(coarse)
-            sizes = np.bincount(labels.ravel())[1:]
-            large = 1 + np.flatnonzero(sizes >= SMALLER_LUNG * sizes.max(initial=0))
-            if len(large) > 1:
-                lungs = [self.geometry.index_to_world(COARSE * np.argwhere(labels == label)) for label in large]
+            sizes = np.bincount(labels.ravel(), minlength=3)[1:]
+            second, first = np.argsort(sizes)[-2:]
+            if sizes[second] >= max(1, SMALLER_LUNG * sizes[first]):
+                lungs = [self.geometry.index_to_world(COARSE * np.argwhere(labels == 1 + k)) for k in (first, second)]
                 # LPS: x grows towards the patient's left.
-                trees = [KDTree(lung) for lung in sorted(lungs, key=lambda points: float(points[:, 0].mean()))]
-                return trees[0], trees[-1]
+                return [KDTree(lung) for lung in sorted(lungs, key=lambda points: float(points[:, 0].mean()))]
             coarse = ndimage.binary_erosion(coarse, border_value=1)
         return None
 
