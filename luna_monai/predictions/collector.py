@@ -17,9 +17,9 @@ from monai.utils import CommonKeys
 from luna_monai.data.tables import COORDINATES, read_findings
 from luna_monai.detection.findings import find_findings, findings_table
 from luna_monai.errors import LunaError
-from luna_monai.files import write_json
+from luna_monai.files import SUBMISSION_COLUMNS, write_json
 from luna_monai.metrics.calibration import log_odds_of_logits
-from luna_monai.metrics.froc import FROC_COLUMNS, evaluate_froc
+from luna_monai.metrics.froc import evaluate_froc
 from luna_monai.predictions.heat_map import ScanExplanation
 from luna_monai.predictions.outputs import PLACEHOLDER, check_file, check_outputs, ending_of, is_dicom, write_outputs
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
@@ -61,7 +61,9 @@ class DatasetFroc:
                 one.candidates if name == "candidates" else findings_table(one.findings, one.seriesuid)
                 for one in predictions
             ]
-            result = evaluate_froc(pd.concat(tables)[FROC_COLUMNS], self.annotations, self.excluded, seriesuids)
+            result = evaluate_froc(
+                pd.concat(tables)[list(SUBMISSION_COLUMNS)], self.annotations, self.excluded, seriesuids
+            )
             logger.info("FROC of the %s: %s", name, result.summary())
             results[name] = result.to_dict()
         write_json(self.path, results)
