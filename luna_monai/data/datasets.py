@@ -23,32 +23,6 @@ from luna_monai.errors import LunaError
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
 
-class CandidateBatch(Sequence):
-    """Several candidates, read at once.
-
-    To a collate function it is the list of dicts that it expects; :func:`collate_candidates` takes the stacked
-    tensors as they are, without copying each candidate once more.
-
-    Args:
-        stacked: the candidates' values, stacked: tensors whose first axis is the candidate, or lists.
-    """
-
-    def __init__(self, stacked: dict[str, Any]) -> None:
-        self.stacked = stacked
-
-    def __len__(self) -> int:
-        return len(self.stacked["row"])
-
-    def __getitem__(self, index: Any) -> Any:
-        item = {key: value[index] for key, value in self.stacked.items()}
-        return item | {"label": int(item["label"]), "row": int(item["row"])}
-
-
-def collate_candidates(batch: CandidateBatch) -> dict[str, Any]:
-    """Collate function for a DataLoader over a :class:`CandidateDataset`: the batch is stacked already."""
-    return batch.stacked
-
-
 def scan_list(cache: SeriesCache, candidates: pd.DataFrame) -> list[dict[str, Any]]:
     """List the scans of candidates as ``{"image": path, "label": 0 or 1}``, 1 where one of them is a nodule.
 
@@ -80,8 +54,10 @@ class CandidateDataset(torch.utils.data.Dataset):
     def __init__(self, candidates: pd.DataFrame, cache: SeriesCache, data: Sequence[dict[str, Any]] = ()) -> None:
         self.cache = cache
         self.data = data
-        places = pd.concat([pd.DataFrame({"series": n, "row": item["row"]}) for n, item in enumerate(cache.data)])
-        places = places.rename_axis("position").reset_index().set_index("row").reindex(candidates.index)
+        series = np.repeat(np.arange(len(cache.data)), [len(item["row"]) for item in cache.data])
+        places = pd.DataFrame({"series": series}, index=np.concatenate([item["row"] for item in cache.data]))
+        places["position"] = places.groupby("series").cumcount()
+        places = places.reindex(candidates.index)
         if places.isna().any(axis=None):
             raise LunaError("the candidates are not part of the table that the cache was made for")
         self.row = candidates.index.to_numpy(copy=True)
@@ -94,26 +70,28 @@ class CandidateDataset(torch.utils.data.Dataset):
         return len(self.row)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
+        item = {key: value[0] for key, value in self.read([index]).items()}
+        return item | {"label": int(item["label"]), "row": int(item["row"])}
 
-    def __getitems__(self, indices: Sequence[int]) -> CandidateBatch:
-        """Read several candidates at once; PyTorch's loaders ask this of a dataset that has it.
+    def read(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Read several candidates at once.
+
+        Returns:
+            The values of an item, stacked: tensors whose first axis is the candidate, ``seriesuid`` a list.
 
         Raises:
             LunaError: when a series cannot be read.
         """
         chosen = np.asarray(indices)
         image, center_irc = self.cache.read(self._series[chosen], self._position[chosen])
-        return CandidateBatch(
-            {
-                "image": image,
-                "label": torch.from_numpy(self.label[chosen]),
-                "seriesuid": [self._seriesuid[number] for number in self._series[chosen].tolist()],
-                "center_irc": center_irc,
-                "center_xyz": torch.from_numpy(self.center_xyz[chosen]),
-                "row": torch.from_numpy(self.row[chosen]),
-            }
-        )
+        return {
+            "image": image,
+            "label": torch.from_numpy(self.label[chosen]),
+            "seriesuid": [self._seriesuid[number] for number in self._series[chosen].tolist()],
+            "center_irc": center_irc,
+            "center_xyz": torch.from_numpy(self.center_xyz[chosen]),
+            "row": torch.from_numpy(self.row[chosen]),
+        }
 
 
 class LunaDataset(torch.utils.data.Dataset):
@@ -199,7 +177,7 @@ class CandidateLoader(DataLoader):
             shuffle = None
         # A generator of its own: reading data must not move the global one, or a resumed run would draw other numbers.
         kwargs.setdefault("generator", torch.Generator())
-        super().__init__(dataset, pin_memory=pin_memory, shuffle=shuffle, collate_fn=collate_candidates, **kwargs)
+        super().__init__(dataset, pin_memory=pin_memory, shuffle=shuffle, **kwargs)
         if self.drop_last and len(self) == 0:
             raise LunaError(
                 f"batch_size: {self.batch_size} is more than the samples of an epoch, and drop_last leaves no batch"
@@ -225,7 +203,7 @@ class CandidateLoader(DataLoader):
             pool.shutdown(cancel_futures=True)
 
     def _read(self, indices: Sequence[int], pin: bool) -> dict[str, Any]:
-        batch = self.collate_fn(self.dataset.__getitems__(indices))
+        batch = self.dataset.read(indices)
         if not pin:
             return batch
         return {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}

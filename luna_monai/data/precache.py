@@ -106,9 +106,8 @@ class Precache:
         workers = max(min(self.num_workers, len(series)), 1)
         memory, available = workers * self.worker_bytes(series), psutil.virtual_memory().available
         size, room = readable_size(needed), readable_size(free)
-        logger.info(
-            "cache: %d series to cut: %s candidates, %s; %s free", len(series), f"{self._count(series):,}", size, room
-        )
+        candidates = sum(len(self.cache.data[index]["center_xyz"]) for index in series)
+        logger.info("cache: %d series to cut: %s candidates, %s; %s free", len(series), f"{candidates:,}", size, room)
         if not os.access(folder, os.W_OK):
             raise LunaError(f"{folder}: {len(series)} series are missing, and the folder cannot be written")
         if needed > free:
@@ -132,7 +131,7 @@ class Precache:
             logger.info("cache: none (cache_dir is null); candidates are cut from the CTs as they are needed")
             return 0
         remove_abandoned(folder)
-        series, start = self.show_plan(), time.perf_counter()
+        series = self.show_plan()
         finished: Iterable[Any] = self._build(series) if series else []
         if series and self.progress is not None:
             finished = self.progress(finished, "cache", len(series))
@@ -143,12 +142,6 @@ class Precache:
             raise LunaError(f"{folder}: a worker was killed; {advice}") from None
         finally:
             remove_abandoned(folder)
-        seconds, count = time.perf_counter() - start, self._count(series)
-        if series:
-            logger.info(
-                "cache: %s candidates of %d series in %s, %s candidates/s",
-                *(f"{count:,}", len(series), timedelta(seconds=round(seconds)), f"{count / seconds:,.0f}"),
-            )
         if self.wait is not None:
             self.wait()
         return len(series)
@@ -174,10 +167,6 @@ class Precache:
         finally:
             # After an error, and after Ctrl-C, each worker completes what it writes.
             pool.shutdown(cancel_futures=True)
-
-    def _count(self, series: Iterable[int]) -> int:
-        """Count the candidates of some series."""
-        return sum(len(self.cache.data[index]["center_xyz"]) for index in series)
 
 
 def _start_worker() -> None:

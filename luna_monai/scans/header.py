@@ -19,7 +19,6 @@ class ScanHeader(ABC):
     """A scan whose header has been read and checked, and whose voxels have not been read.
 
     Attributes:
-        format: name of the format.
         path: the file, or the folder of a DICOM series.
         seriesuid: Series Instance UID of a DICOM series; else the name of the file without its ending.
         geometry: size, position and orientation of the voxels in the file.
@@ -30,7 +29,6 @@ class ScanHeader(ABC):
         intercept: HU of such a voxel of value 0.
     """
 
-    format: str
     path: Path
     seriesuid: str
     geometry: Geometry

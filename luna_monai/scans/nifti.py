@@ -10,6 +10,7 @@ import logging
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
@@ -20,8 +21,6 @@ from nibabel.wrapstruct import WrapStructError
 
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.header import FileHeader
-from luna_monai.scans.sources import scan_name
 from luna_monai.scans.voxels import CHUNK_BYTES, GZIP_MAGIC, ZLIB_OR_GZIP
 
 #: The longer of the two versions' headers; extensions are skipped.
@@ -34,14 +33,14 @@ AGREEMENT = 0.1
 MM = {1: 1000.0, 3: 0.001}
 
 
-def read_header(path: Path) -> FileHeader:
+def read_fields(path: Path) -> dict[str, Any]:
     """Read the header of a NIfTI file.
 
     Args:
         path: ``.nii`` or ``.nii.gz`` file.
 
     Returns:
-        The header.
+        The fields of a :class:`~luna_monai.scans.header.FileHeader` but for its path and name.
 
     Raises:
         LunaError: when it is not a NIfTI file, is damaged or truncated, or is not one volume of one number per voxel.
@@ -65,20 +64,17 @@ def read_header(path: Path) -> FileHeader:
         raise LunaError(f"{path}: a scan has one number per voxel, found type {dtype} (vox_offset {offset})")
     scaling = (float(header["scl_slope"]), float(header["scl_inter"]))
     slope, intercept = (value if math.isfinite(value) else 0.0 for value in scaling)
-    return FileHeader(
-        format="NIfTI",
-        path=path,
-        seriesuid=scan_name(path),
-        geometry=geometry,
-        dtype=dtype,
-        files=(path,),
-        warnings=tuple(warnings),
-        offset=0 if compressed else offset,
-        compressed=compressed,
-        skip=offset,
-        slope=slope or 1.0,  # 0 is the standard's sign for "stored values are HU"
-        intercept=intercept if slope else 0.0,
-    )
+    return {
+        "geometry": geometry,
+        "dtype": dtype,
+        "files": (path,),
+        "warnings": tuple(warnings),
+        "offset": 0 if compressed else offset,
+        "compressed": compressed,
+        "skip": offset,
+        "slope": slope or 1.0,  # 0 is the standard's sign for "stored values are HU"
+        "intercept": intercept if slope else 0.0,
+    }
 
 
 def _geometry(path: Path, header: Nifti1Header, warnings: list[str]) -> Geometry:

@@ -10,12 +10,13 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
+from numpy.typing import ArrayLike
 
 from luna_monai.errors import LunaError
 
 
-def window_start(center: int, size: int, available: int) -> int:
-    """Find where the window around a voxel begins along one axis, as the book does (chapter 10.4).
+def window_start(center: ArrayLike, size: ArrayLike, available: ArrayLike) -> np.ndarray:
+    """Find where the window around a voxel begins, as the book does (chapter 10.4), along one axis or several.
 
     Args:
         center: index of the voxel.
@@ -23,9 +24,10 @@ def window_start(center: int, size: int, available: int) -> int:
         available: voxels of the volume, at least ``size``.
 
     Returns:
-        Index of the first voxel: ``int(round(center - size / 2))`` with Python's rounding, moved inside the volume.
+        Index of the first voxel, int64: ``center - size / 2``, halves rounded to even, moved inside the volume.
     """
-    return min(max(int(round(center - size / 2)), 0), available - size)  # noqa: RUF046
+    start = np.round(np.subtract(center, np.divide(size, 2)))
+    return np.clip(start, 0, np.subtract(available, size)).astype(np.int64)
 
 
 class CropCandidates(Transform):
@@ -56,21 +58,21 @@ class CropCandidates(Transform):
             LunaError: when the volume is smaller than a block, or a center lies outside of it.
         """
         source = getattr(img, "meta", {}).get("filename_or_obj", "volume")
-        shape = tuple(img.shape[1:])
-        if any(have < need for have, need in zip(shape, self.spatial_size, strict=True)):
+        shape, centers = tuple(img.shape[1:]), np.asarray(roi_centers).reshape(-1, 3)
+        if np.less(shape, self.spatial_size).any():
             found, wanted = (" x ".join(map(str, each)) for each in (shape, self.spatial_size))
             raise LunaError(f"{source}: {found} voxels (z,y,x) are too few for candidates of {wanted}")
+        outside = ((centers < 0) | (centers >= shape)).any(axis=1)
+        if outside.any():
+            center = tuple(centers[outside][0].tolist())
+            raise LunaError(f"{source}: voxel {center} (z,y,x) lies outside the volume of {shape} voxels")
         volume = (img.as_tensor() if isinstance(img, MetaTensor) else img).numpy()
         # NumPy asks for huge pages and torch does not: most of the time here goes into touching new memory.
-        blocks = np.empty((len(roi_centers), volume.shape[0], *self.spatial_size), dtype=volume.dtype)
-        for block, center in zip(blocks, np.asarray(roi_centers).tolist(), strict=True):
-            if any(not 0 <= index < have for index, have in zip(center, shape, strict=True)):
-                raise LunaError(f"{source}: voxel {tuple(center)} (z,y,x) lies outside the volume of {shape} voxels")
-            window = [slice(None)]
-            for index, size, have in zip(center, self.spatial_size, shape, strict=True):
-                start = window_start(index, size, have)
-                window.append(slice(start, start + size))
-            block[...] = volume[tuple(window)]
+        blocks = np.empty((len(centers), volume.shape[0], *self.spatial_size), dtype=volume.dtype)
+        depth, height, width = self.spatial_size
+        starts = window_start(centers, self.spatial_size, shape).tolist()
+        for block, (z, y, x) in zip(blocks, starts, strict=True):
+            block[...] = volume[:, z : z + depth, y : y + height, x : x + width]
         return torch.from_numpy(blocks)
 
 
