@@ -57,7 +57,7 @@ class LunaCacheApp(App):
             damaged = _verify(Path(folder))
             self._remove(damaged)
             return int(len(damaged) > 0 and not self.cli_args.yes)
-        from luna_monai.data.cache import take_inventory
+        from luna_monai.data.cache_files import take_inventory
 
         parsers = [parser]
         if action == "gc":
@@ -66,7 +66,8 @@ class LunaCacheApp(App):
                 parsers.append(load_workflow("precache", config_files(overlays), given).parser)
         with unwrapped_luna_errors():
             caches = [one.get_parsed_content("cache") for one in parsers]
-        (needed, unused), missing = take_inventory(caches), caches[0].missing()
+        needed, unused = take_inventory(Path(folder), [cache.names for cache in caches])
+        missing = caches[0].missing()
         logger.info("%s: %d files in use, %s", folder, len(needed), _size_of(needed))
         if missing:
             logger.info("missing: %d of %d series; 'luna-monai precache' cuts them", len(missing), len(caches[0].data))

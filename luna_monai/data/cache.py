@@ -16,19 +16,11 @@ import torch
 from monai.data import PersistentDataset
 from monai.transforms import RandomizableTrait, Transform
 
-from luna_monai.data.cache_files import (
-    apply,
-    build_series,
-    cached_files,
-    hash_of,
-    open_mapped,
-    series_hashing,
-    transform_hashing,
-)
+from luna_monai.data.cache_files import apply, build_series, hash_of, open_mapped, series_hashing, transform_hashing
 from luna_monai.data.candidates import DatasetScans
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.files import abandoned_files, file_name_of
+from luna_monai.files import file_name_of
 from luna_monai.transforms import candidate_size
 
 logger = logging.getLogger(__name__)
@@ -219,26 +211,3 @@ def _is_shorter(path: Path, size: int) -> bool:
         return os.stat(path).st_size < size  # noqa: PTH116 - pathlib takes twice the time, once a series and batch
     except OSError:  # removed: its content stays mapped
         return False
-
-
-def take_inventory(caches: Sequence[SeriesCache]) -> tuple[list[Path], dict[Path, str]]:
-    """Compare a cache folder with the configurations that use it.
-
-    Args:
-        caches: a cache for each configuration, all in one folder.
-
-    Returns:
-        The files that at least one configuration reads; and other files of these series, and temporary files of
-        processes that have ended, each with the reason. Files of other series are passed over.
-    """
-    folder, names = caches[0].cache_dir, {name for cache in caches for name in cache.names}
-    transforms_of = {name.rsplit(".", 3)[0]: cache.transform_hash for cache in reversed(caches) for name in cache.names}
-    needed, unneeded = [], {}
-    for path in cached_files(folder):
-        series, _, transforms, _ = path.name.rsplit(".", 3)
-        if path.name in names:
-            needed.append(path)
-        elif series in transforms_of:
-            is_same = transforms == transforms_of[series]
-            unneeded[path] = "the CT or its candidates have changed" if is_same else "made by other transforms"
-    return needed, unneeded | dict.fromkeys(abandoned_files(folder), "left by a killed process")

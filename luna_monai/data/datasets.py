@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.data import DataLoader
-from monai.transforms import MapTransform
 from torch.utils.data import DistributedSampler
 
 from luna_monai.data.cache import SeriesCache, series_items
@@ -94,7 +93,7 @@ class CandidateDataset(torch.utils.data.Dataset):
         }
 
 
-class LunaDataset(torch.utils.data.Dataset):
+class LunaDataset(CandidateDataset):
     """The dataset of the book (chapter 10.5), for its readers: the candidates of a LUNA16 folder as tuples.
 
     Item ``i`` is ``(candidate_t, pos_t, series_uid, center_irc)``: float32 (1, 32, 48, 48) in HU clipped to
@@ -123,25 +122,21 @@ class LunaDataset(torch.utils.data.Dataset):
     ) -> None:
         scans = DatasetScans(dataset_dir)
         candidates = read_candidates(scans)
-        steps: list[MapTransform] = [LoadScand("image", orientation=None), CropCandidatesd("image", (32, 48, 48))]
-        cache = SeriesCache(
-            series_items(candidates, scans), [*steps, ClipIntensityRanged("image", -1000, 1000)], cache_dir
-        )
+        steps = [
+            LoadScand("image", None),
+            CropCandidatesd("image", (32, 48, 48)),
+            ClipIntensityRanged("image", -1000, 1000),
+        ]
         part = candidates if series_uid is None else candidates[candidates["seriesuid"] == series_uid]
-        if val_stride > 0:
+        if val_stride > 0 or is_val_set:
             part = split_by_stride(part, val_stride)[1 if is_val_set else 0]
-        elif is_val_set:
-            raise LunaError("is_val_set needs a val_stride of at least 1")
         if part.empty:
             raise LunaError(f"{dataset_dir}: no candidates" + (f" of {series_uid}" if series_uid else ""))
+        super().__init__(part, SeriesCache(series_items(candidates, scans), steps, cache_dir))
         self.candidates = part
-        self._dataset = CandidateDataset(part, cache)
 
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, str, torch.Tensor]:
-        item = self._dataset[index]
+    def __getitem__(self, index: int) -> Any:
+        item = super().__getitem__(index)
         label = torch.tensor([1 - item["label"], item["label"]])
         return item["image"].float(), label, item["seriesuid"], item["center_irc"]
 
@@ -156,32 +151,24 @@ class CandidateLoader(DataLoader):
         dataset: the candidates.
         num_workers: threads that read ahead, a batch each; 0 reads a batch when it is needed, which is enough where
             the network runs on the CPU.
-        pin_memory: put batches into pinned memory, which a GPU can copy from directly.
         shuffle: without a sampler, give each epoch a random order, which depends on ``seed`` and the epoch alone:
             MONAI's trainers tell the sampler the epoch, and a resumed run goes on with the same orders.
         seed: of the order.
-        kwargs: as for ``torch.utils.data.DataLoader``, except what concerns worker processes.
+        kwargs: as for ``torch.utils.data.DataLoader``, such as ``batch_size`` and ``pin_memory``, except what concerns
+            worker processes.
     """
 
     def __init__(
-        self,
-        dataset: CandidateDataset,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        shuffle: bool | None = None,
-        seed: int = 0,
-        **kwargs: Any,
+        self, dataset: CandidateDataset, num_workers: int = 0, shuffle: bool | None = None, seed: int = 0, **kwargs: Any
     ) -> None:
         if shuffle and kwargs.get("sampler") is None and kwargs.get("batch_sampler") is None:
             kwargs["sampler"] = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=True, seed=seed)
             shuffle = None
         # A generator of its own: reading data must not move the global one, or a resumed run would draw other numbers.
         kwargs.setdefault("generator", torch.Generator())
-        super().__init__(dataset, pin_memory=pin_memory, shuffle=shuffle, **kwargs)
+        super().__init__(dataset, shuffle=shuffle, **kwargs)
         if self.drop_last and len(self) == 0:
-            raise LunaError(
-                f"batch_size: {self.batch_size} is more than the samples of an epoch, and drop_last leaves no batch"
-            )
+            raise LunaError(f"batch_size: {self.batch_size} is more than the samples of an epoch, with drop_last")
         self.num_workers = num_workers
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

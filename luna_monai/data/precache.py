@@ -82,9 +82,8 @@ class Precache:
 
     def worker_bytes(self, series: Iterable[int]) -> int:
         """Estimate the most memory that one worker needs beside its libraries: a CT and its candidates."""
-        headers = {index: self.cache.data[index]["image"] for index in series}
-        sizes = {index: 0 if header.is_mapped else header.nbytes for index, header in headers.items()}
-        return max(size + self.cache.bytes_needed([index]) for index, size in sizes.items())
+        headers = [(index, self.cache.data[index]["image"]) for index in series]
+        return max(self.cache.bytes_needed([i]) + (0 if header.is_mapped else header.nbytes) for i, header in headers)
 
     def show_plan(self) -> list[int]:
         """Log what is there and what is to do, and check that there is room for it.
@@ -93,7 +92,7 @@ class Precache:
             The series that are to do.
 
         Raises:
-            LunaError: when the cache has no folder or it cannot be written, or disk or memory are too small.
+            LunaError: when the cache has no folder, or disk or memory are too small.
         """
         folder, series, total = self.cache.cache_dir, self.missing(), len(self.series)
         if folder is None:
@@ -108,8 +107,6 @@ class Precache:
         size, room = readable_size(needed), readable_size(free)
         candidates = sum(len(self.cache.data[index]["center_xyz"]) for index in series)
         logger.info("cache: %d series to cut: %s candidates, %s; %s free", len(series), f"{candidates:,}", size, room)
-        if not os.access(folder, os.W_OK):
-            raise LunaError(f"{folder}: {len(series)} series are missing, and the folder cannot be written")
         if needed > free:
             raise LunaError(f"{folder}: the cache needs {size}, the disk has {room} free; choose another cache_dir")
         if memory > available:

@@ -56,7 +56,22 @@ def read_fields(path: Path) -> dict[str, Any]:
         header = kind(block[: kind.sizeof_hdr], check=False)
         header.check_fix(logging.Logger("remarks of nibabel", level=logging.CRITICAL + 1), error_level=ERROR_LEVEL)
         dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
-        geometry = _geometry(path, header, warnings)
+        sizes = [int(size) for size in header.get_data_shape()]
+        while len(sizes) > 3 and sizes[-1] == 1:
+            sizes.pop()
+        mm = MM.get(int(header["xyzt_units"]) & 7, 1.0)
+        affine = np.diag([-1, -1, 1, 1]) @ header.get_best_affine() * mm  # RAS to LPS
+        spacing = voxel_sizes(affine)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            geometry = Geometry.from_header(sizes, spacing, affine[:3, 3], affine[:3, :3] / spacing, source=path)
+        if header["sform_code"] > 0 and header["qform_code"] > 0:
+            corners = np.array(list(np.ndindex(2, 2, 2))) * np.subtract(sizes, 1)
+            by_sform, by_qform = (apply_affine(form, corners) for form in (header.get_sform(), header.get_qform()))
+            distance = mm * np.linalg.norm(by_sform - by_qform, axis=1).max()
+            if not distance <= AGREEMENT * spacing.min():
+                warnings.append(f"sform and qform disagree by up to {distance:.1f} mm; the sform is used")
+        elif header["sform_code"] <= 0 and header["qform_code"] <= 0:
+            warnings.append("the header does not say where the scan is in the patient (sform and qform have code 0)")
     except (HeaderDataError, WrapStructError, ValueError, OverflowError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise LunaError(f"{path}: not a NIfTI file, or its header is damaged ({reason}); copy it again") from error
@@ -75,23 +90,3 @@ def read_fields(path: Path) -> dict[str, Any]:
         "slope": slope or 1.0,  # 0 is the standard's sign for "stored values are HU"
         "intercept": intercept if slope else 0.0,
     }
-
-
-def _geometry(path: Path, header: Nifti1Header, warnings: list[str]) -> Geometry:
-    sizes = [int(size) for size in header.get_data_shape()]
-    while len(sizes) > 3 and sizes[-1] == 1:
-        sizes.pop()
-    mm = MM.get(int(header["xyzt_units"]) & 7, 1.0)
-    affine = np.diag([-1, -1, 1, 1]) @ header.get_best_affine() * mm  # RAS to LPS
-    spacing = voxel_sizes(affine)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        geometry = Geometry.from_header(sizes, spacing, affine[:3, 3], affine[:3, :3] / spacing, source=path)
-    if header["sform_code"] > 0 and header["qform_code"] > 0:
-        corners = np.array(list(np.ndindex(2, 2, 2))) * np.subtract(sizes, 1)
-        by_sform, by_qform = (apply_affine(form, corners) for form in (header.get_sform(), header.get_qform()))
-        distance = mm * np.linalg.norm(by_sform - by_qform, axis=1).max()
-        if not distance <= AGREEMENT * spacing.min():
-            warnings.append(f"sform and qform disagree by up to {distance:.1f} mm; the sform is used")
-    elif header["sform_code"] <= 0 and header["qform_code"] <= 0:
-        warnings.append("the header does not say where the scan is in the patient (sform and qform have code 0)")
-    return geometry

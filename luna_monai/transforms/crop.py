@@ -79,40 +79,30 @@ class CropCandidates(Transform):
 class CropCandidatesd(MapTransform):
     """Cut all candidates of a series out of its CT: dictionary wrapper of :class:`CropCandidates`.
 
-    Adds the candidates' voxel indices. The points are removed.
+    The candidates' centers, ``center_xyz``, (n, 3), world x,y,z in mm (LPS), are replaced by their voxel indices,
+    ``center_irc``, (n, 3), z,y,x ("IRC" in the book).
 
     Args:
         keys: key of the CT, a MetaTensor (1, z, y, x) as :class:`~luna_monai.transforms.LoadScand` loads it.
         spatial_size: size of the blocks in voxels, (z, y, x).
-        point_key: key of the candidates' centers, (n, 3), world x,y,z in mm (LPS).
-        center_key: key under which the voxel indices of the centers are put, (n, 3), z,y,x ("IRC" in the book).
         allow_missing_keys: do not raise an error if a key is missing.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        spatial_size: Sequence[int],
-        point_key: str = "center_xyz",
-        center_key: str = "center_irc",
-        allow_missing_keys: bool = False,
-    ) -> None:
+    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.cropper = CropCandidates(spatial_size)
-        self.point_key = point_key
-        self.center_key = center_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each CT by its (n, 1, *spatial_size) blocks."""
         d = dict(data)
-        points = np.asarray(d.pop(self.point_key), dtype=float).reshape(-1, 3)
+        points = np.asarray(d.pop("center_xyz"), dtype=float).reshape(-1, 3)
         for key in self.key_iterator(d):
             # The geometry that the scan was loaded with: numbers in an affine are rounded differently.
             image, geometry = d[key], getattr(d[key], "meta", {}).get("geometry")
             if geometry is None or not np.allclose(image.affine.numpy(), geometry.affine_ras_zyx):
                 raise LunaError(f"{key}: not as LoadScand loads a scan; cut candidates before it is resampled")
             centers = geometry.world_to_index(points)
-            d[self.center_key] = torch.from_numpy(centers)
+            d["center_irc"] = torch.from_numpy(centers)
             d[key] = self.cropper(image, centers)
         return d
 
