@@ -62,9 +62,9 @@ def measure(volume: np.ndarray, geometry: Geometry, lungs: Lungs, point: np.ndar
     start = time.process_time()
     outline = find_outline(volume, geometry, geometry.world_to_continuous_index(point[None])[0], lungs)
     seconds = time.process_time() - start
-    if outline is None:
+    if len(outline) == 0:
         return float("nan"), seconds
-    return float(np.cbrt(6 / np.pi * outline.mask.sum() * np.prod(outline.spacing))), seconds
+    return float(np.cbrt(6 / np.pi * len(outline) * np.prod(geometry.spacing))), seconds
 
 
 def real_nodules(folder: Path) -> list[Measured]:

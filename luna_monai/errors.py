@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,12 @@ from types import TracebackType
 
 class LunaError(Exception):
     """Bad input: the message names the file, row or key, what was found there and what to do about it."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the first sentence of what an exception says on one line, or its class where it says nothing."""
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return textwrap.shorten(text.partition(". ")[0].rstrip(":") or type(error).__name__, 300)
 
 
 def find_luna_error(error: BaseException) -> LunaError | None:
@@ -25,8 +32,9 @@ def find_luna_error(error: BaseException) -> LunaError | None:
         error: any exception.
 
     Returns:
-        The first ``LunaError`` along the chain of causes, its message free of worker tracebacks; or one about GPU
-        memory that is used up, or about a component of the configuration that cannot be made; else None.
+        The first ``LunaError`` along the chain of causes, its message free of worker tracebacks; or one about a file
+        that the system refuses, GPU memory that is used up, or a component of the configuration that cannot be made;
+        else None.
     """
     current: BaseException | None = error
     while current is not None:
@@ -35,6 +43,8 @@ def find_luna_error(error: BaseException) -> LunaError | None:
         if type(current).__name__ == "OutOfMemoryError":  # torch's, which takes a second to import
             reason = ". ".join(str(current).split(". ")[:3])
             return LunaError(f"{reason}; set batch_size lower")
+        if isinstance(current, OSError) and current.filename:
+            return LunaError(f"{current.filename}: {current.strerror}")
         current = current.__cause__
     return _component_error(error)
 
@@ -51,10 +61,10 @@ def _component_error(error: BaseException) -> LunaError | None:
     if is_step and error.__cause__ is not None:  # a step of the run failed while it ran
         return None
     target = f"{config['_target_']}: " if isinstance(config, dict) and "_target_" in config else ""
-    reason = error.__cause__ or error
-    text = " ".join(str(reason).split()) or "no reason given"
+    reason = (isinstance(error, RuntimeError) and error.__cause__) or error
     kind = "" if isinstance(reason, ValueError | RuntimeError) else f"{type(reason).__name__}: "
-    return LunaError(f"{key}: {target}{kind}{text[:400]}")
+    text = textwrap.shorten(str(reason) or "no reason given", 400).replace("::", "#")
+    return LunaError(f"{key}: {target}{kind}{text}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, reason_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +115,18 @@ def file_name_of(text: str) -> str:
     return f"{re.sub(r'[^0-9A-Za-z_-]', '_', text)[:47]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
+@contextmanager
+def write_errors(path: str | Path) -> Iterator[None]:
+    """Raise what the disk says while a file or folder is written as a :class:`LunaError` that names it."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        # torch's writer turns what the disk said into a RuntimeError of its own.
+        disk = error.__context__ if isinstance(error.__context__, OSError) else error
+        advice = "free some space, or choose another folder"
+        raise LunaError(f"{path}: cannot be written ({reason_of(disk)}); {advice}") from error
+
+
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     """Write a whole file; see :func:`atomic_write`.
 
@@ -125,7 +137,7 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
     Raises:
         LunaError: when the disk is full or the folder cannot be written.
     """
-    with _write_errors(path), atomic_write(path) as file:
+    with write_errors(path), atomic_write(path) as file:
         file.write(content)
 
 
@@ -133,19 +145,8 @@ def write_tensors(path: str | Path, content: Any) -> None:
     """Write a whole file with ``torch.save``; see :func:`write_bytes`."""
     import torch
 
-    with _write_errors(path), atomic_write(path) as file:
+    with write_errors(path), atomic_write(path) as file:
         torch.save(content, file)
-
-
-@contextmanager
-def _write_errors(path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, RuntimeError) as error:
-        # torch's writer turns what the disk said into a RuntimeError of its own.
-        disk = error.__context__ if isinstance(error.__context__, OSError) else error
-        reason = getattr(disk, "strerror", None) or " ".join(str(error).split())[:120]
-        raise LunaError(f"{path}: cannot be written ({reason}); free some space, or choose another folder") from error
 
 
 def write_json(path: str | Path, content: Mapping[str, Any], *, indent: int = 4) -> None:
@@ -200,16 +201,14 @@ def sha256_of(path: str | Path) -> str:
     Raises:
         LunaError: when it cannot be read.
     """
+    digest = hashlib.sha256()
     try:
-        digest = hashlib.sha256()
         with Path(path).open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-        return digest.hexdigest()
-    except FileNotFoundError:
-        raise LunaError(f"{path}: no such file") from None
     except OSError as error:
-        raise LunaError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise LunaError(f"{path}: cannot be read ({reason_of(error)})") from None
+    return digest.hexdigest()
 
 
 def readable_size(count: float) -> str:

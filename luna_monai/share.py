@@ -29,8 +29,8 @@ def configs_dir() -> Path:
 def schema(kind: str) -> Mapping[str, Any]:
     """Read the schema of a configuration: ``train`` or ``inference``.
 
-    ``format`` is ``path`` or ``text`` for values that are never expressions on a command line, and ``mayDiffer`` is
-    true for keys that do not change the results of a training.
+    ``format`` is ``path`` or ``text`` for values that are never expressions on a command line, ``mustExist`` is true
+    for files and folders that are read, and ``mayDiffer`` for keys that do not change the results of a training.
     """
     path = bundle_dir() / "configs" / f"{kind}.schema.json"
     return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -22,24 +21,6 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
 
-def add_config_arguments(parser: argparse.ArgumentParser, *keys: str) -> None:
-    """Declare ``--config``, ``--dataset-dir``, ``--cache-dir`` and other options of commands that run the bundle.
-
-    Args:
-        parser: of a command.
-        keys: of the configuration, see :func:`add_settings`.
-    """
-    parser.add_argument(
-        "--config",
-        action="append",
-        default=[],
-        metavar="YAML",
-        help="overlay on the bundle's train.yaml: a file, or the name of one in configs/ (may be repeated); it may run "
-        "code, so use only files that you trust",
-    )
-    add_settings(parser, "dataset_dir", "cache_dir", *keys)
-
-
 def add_settings(parser: argparse.ArgumentParser, *keys: str, kind: str = "train") -> None:
     """Declare an option for each of some keys of the configuration: type and help are those of the schema.
 
@@ -52,30 +33,27 @@ def add_settings(parser: argparse.ArgumentParser, *keys: str, kind: str = "train
         rules, value = schema(kind)["properties"][key], _defaults(kind)[key]
         names = {"dest": key, "help": rules["description"]}
         if not (value is None or value is False or is_code(value)):
-            names["help"] += f" (default: {value}, or as --config says)" if kind == "train" else f" (default: {value})"
+            names["help"] += f" (default: {value}, or as --config says)"
         types = [rules.get("type", "string")] if isinstance(rules.get("type", ""), str) else rules["type"]
         name = rules.get("option", key)
         metavar = rules.get("metavar", None if "enum" in rules else name.upper())
         options: dict[str, Any] = {"metavar": metavar, "choices": rules.get("enum")}
-        options["type"] = {"integer": int, "number": float}.get(types[0], str)
+        kinds: dict[str, Any] = {"integer": int, "number": float}
+        options["type"] = existing if rules.get("mustExist") else kinds.get(types[0], str)
         if types[0] == "boolean":
             options = {"action": "store_true", "default": None}
         parser.add_argument(f"--{name.replace('_', '-')}", **names, **options)
 
 
-def check_paths(**paths: str | None) -> None:
-    """Refuse options that name a file or folder that is not there, before anything takes time.
-
-    Args:
-        paths: by the name of the option; None where it was not given.
+def existing(path: str) -> str:
+    """Refuse a path that is not there before anything takes time; the type of an argument.
 
     Raises:
-        LunaError: naming the option and the path.
+        LunaError: naming the path.
     """
-    for name, path in paths.items():
-        if path not in (None, "null") and not Path(path).exists():
-            option = "" if name.isupper() else f"--{name.replace('_', '-')} "
-            raise LunaError(f"{option}{path}: no such file or folder")
+    if path != "null" and not Path(path).exists():
+        raise LunaError(f"{path}: no such file or folder")
+    return path
 
 
 @cache
@@ -84,23 +62,17 @@ def _defaults(kind: str) -> dict[str, Any]:
     return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # type: ignore[no-any-return]
 
 
-def add_overrides_argument(parser: argparse.ArgumentParser) -> None:
-    """Declare the rest of the command line: ``key=value``, as often as wanted."""
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="values for any other key of the configuration"
-    )
-
-
-def config_files(overlays: Sequence[str]) -> list[str]:
-    """List the configuration files of a run: the bundle's ``train.yaml``, then the overlays.
+def config_files(overlays: Sequence[str], kind: str = "train") -> list[str]:
+    """List the configuration files of a run: the bundle's own, then the overlays.
 
     Args:
         overlays: paths, or names of files in ``configs/`` with or without ``.yaml``.
+        kind: ``train`` or ``inference``.
 
     Raises:
         LunaError: when there is no such file.
     """
-    files = [bundle_dir() / "configs" / "train.yaml"]
+    files = [bundle_dir() / "configs" / f"{kind}.yaml"]
     for overlay in overlays:
         places = [Path(overlay), configs_dir() / overlay, configs_dir() / f"{overlay}.yaml"]
         found = next(filter(Path.is_file, places), None)
@@ -111,19 +83,15 @@ def config_files(overlays: Sequence[str]) -> list[str]:
     return list(map(str, files))
 
 
-def parse_numbers(option: str, text: str) -> list[int]:
-    """Turn ``0,2,5-7`` into ``[0, 2, 5, 6, 7]``.
-
-    Raises:
-        LunaError: naming the option, when it is no such list.
-    """
-    numbers: set[int] = set()
+def numbers(text: str) -> list[int]:
+    """Turn ``0,2,5-7`` into ``[0, 2, 5, 6, 7]``, numbers of LUNA16's subsets; the type of an argument."""
+    found: set[int] = set()
     for part in text.split(","):
-        found = re.fullmatch(r"\s*(\d{1,4})(?:-(\d{1,4}))?\s*", part)
-        if found is None or int(found[2] or found[1]) < int(found[1]):
-            raise LunaError(f"{option} {text}: expected numbers and rising ranges, for example 0,2,5-7")
-        numbers.update(range(int(found[1]), int(found[2] or found[1]) + 1))
-    return sorted(numbers)
+        first, last = int(part[:1]), int(part[-1:])
+        if part not in (str(first), f"{first}-{last}") or last < first:
+            raise ValueError(part)
+        found.update(range(first, last + 1))
+    return sorted(found)
 
 
 def parse_override(text: str) -> tuple[str, Any]:

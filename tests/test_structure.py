@@ -25,7 +25,7 @@ ROOMS = [
 #: Modules at the root that every room may use.
 ROOT = {"__version__", "errors", "extras", "files", "lazy", "literals", "share", "tables"}
 #: Modules at the root that run the bundle for commands.
-RUN = {"settings", "torchrun", "workflow"}
+RUN = {"bundle_app", "settings", "torchrun", "workflow"}
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if "_share" not in path.parts]
 
 
@@ -82,7 +82,7 @@ def test_rooms_and_modules_keep_their_size():
     assert {room: count for room, count in rooms.items() if count > 12} == {}
     lines = {dotted(path): len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
     assert {name: count for name, count in lines.items() if count > 350} == {}
-    assert sum(map(code_lines, MODULES)) <= 9_015  # the goal is 7,500: whoever lowers it lowers this number
+    assert sum(map(code_lines, MODULES)) <= 7_925  # the goal is 7,500: whoever lowers it lowers this number
 
 
 def test_no_import_cycle():

@@ -10,6 +10,9 @@ import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from typing import NoReturn
+
+from luna_monai.errors import LunaError, find_luna_error, unwrapped_luna_errors
 
 #: Command name -> (module in luna_monai.apps, class, one line for ``--help``).
 COMMANDS = {
@@ -27,6 +30,13 @@ COMMANDS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Raises wrong arguments as any other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        raise LunaError(f"{message}; see '{self.prog} --help'")
+
+
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults, but not those that the help explains in words."""
 
@@ -39,20 +49,20 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 class App(ABC):
     """One command of ``luna-monai``, callable from Python as ``SomeApp(argv).main()``, as in the book.
 
+    The docstring of a command is what its ``--help`` says.
+
     Args:
         sys_argv: the command's arguments; the process's own when None. The book passes numbers too, so every value
             is turned into a string.
+
+    Raises:
+        LunaError: when an argument is not known or has a wrong value.
     """
 
     name = ""
-    description = ""
 
     def __init__(self, sys_argv: Sequence[object] | None = None) -> None:
-        parser = argparse.ArgumentParser(
-            prog=f"luna-monai {self.name}",
-            description=self.description,
-            formatter_class=_HelpFormatter,
-        )
+        parser = _Parser(prog=f"luna-monai {self.name}", description=self.__doc__, formatter_class=_HelpFormatter)
         self.add_arguments(parser)
         parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
         self.sys_argv = sys.argv[1:] if sys_argv is None else [str(value) for value in sys_argv]
@@ -63,6 +73,9 @@ class App(ABC):
         """Declare the command's arguments on ``parser``."""
 
     @abstractmethod
+    def run(self) -> int | None:
+        """Do the work; see :meth:`main`."""
+
     def main(self) -> int:
         """Do the work.
 
@@ -72,6 +85,8 @@ class App(ABC):
         Raises:
             LunaError: when the input is bad.
         """
+        with unwrapped_luna_errors():
+            return self.run() or 0
 
 
 def run_app(
@@ -89,26 +104,23 @@ def run_app(
     Returns:
         The exit status: the command's own, 1 for bad input, 130 when interrupted.
     """
-    from luna_monai.errors import find_luna_error
-
-    app = app_class(sys_argv)
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
     try:
-        return app.main()
+        return app_class(sys_argv).main()
     except KeyboardInterrupt:
         if report is None:
-            sys.stderr.write(f"luna-monai {app.name}: interrupted\n")
+            sys.stderr.write(f"luna-monai {app_class.name}: interrupted\n")
         return 130
     except Exception as error:
         found = find_luna_error(error)
         if report is not None:
             report(found or error)
-            return 1
-        if found is None:
+        elif found is None:
             raise
-        if app.cli_args.debug:
-            traceback.print_exception(error)
-        sys.stderr.write(f"luna-monai {app.name}: error: {found}\n")
+        else:
+            if "--debug" in (sys.argv if sys_argv is None else sys_argv):
+                traceback.print_exception(error)
+            sys.stderr.write(f"luna-monai {app_class.name}: error: {found}\n")
         return 1
 
 

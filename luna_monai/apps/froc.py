@@ -12,29 +12,16 @@ from luna_monai.apps.cli import App
 from luna_monai.data.tables import COORDINATES, WITHOUT_EXCLUDED, read_finding_table
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json
-from luna_monai.metrics.findings import check_submission
-from luna_monai.metrics.froc import (
-    CONFIDENCE,
-    FALSE_POSITIVES_PER_SCAN,
-    FrocResult,
-    check_bootstrap,
-    evaluate_froc,
-    rate_name,
-)
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, rate_name
 from luna_monai.tables import read_table
 
 logger = logging.getLogger(__name__)
 
 
 class LunaFrocApp(App):
-    """Evaluate candidates as the LUNA16 challenge does: FROC curve, sensitivities and CPM.
-
-    Args:
-        sys_argv: arguments; see ``luna-monai froc --help``.
-    """
+    """Evaluate a submission exactly as the LUNA16 challenge does: FROC curve, sensitivities and CPM."""
 
     name = "froc"
-    description = "Evaluate a submission exactly as the LUNA16 challenge does: FROC curve, sensitivities and CPM."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
@@ -46,22 +33,11 @@ class LunaFrocApp(App):
         parser.add_argument("--plot", metavar="PNG", help="write a picture of the curve to this file")
         parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
 
-    def main(self) -> int:
-        """Evaluate, and write the files that were asked for.
-
-        Returns:
-            0.
-
-        Raises:
-            LunaError: when a file is missing or damaged, or a value is not allowed.
-        """
+    def run(self) -> None:
+        """Evaluate, and write the files that were asked for."""
         arguments = self.cli_args
-        check_bootstrap(arguments.bootstrap)
-        seriesuids = read_seriesuids(Path(arguments.seriesuids))
+        seriesuids = read_seriesuids(arguments.seriesuids)
         submission = read_table(arguments.submission, [*COORDINATES, "probability"])
-        if submission.empty:
-            raise LunaError(f"{arguments.submission}: a header line and no candidates")
-        check_submission(submission, seriesuids, arguments.submission)
         annotations = read_finding_table(arguments.annotations, negative_is_usual=False)
         excluded = read_finding_table(arguments.excluded) if arguments.excluded else None
         if excluded is None:
@@ -71,16 +47,13 @@ class LunaFrocApp(App):
         name = Path(arguments.submission).name
         if arguments.json:
             write_json(arguments.json, {"submission": name, **result.to_dict()})
-            logger.info("numbers: %s", arguments.json)
         if arguments.plot:
-            from luna_monai.reports.figures import froc_figure, to_png  # takes a second to load
+            from luna_monai.reports.figures import froc_figure, to_bytes  # takes a second to load
 
-            write_bytes(arguments.plot, to_png(froc_figure(result, title=name)))
-            logger.info("curve: %s", arguments.plot)
-        return 0
+            write_bytes(arguments.plot, to_bytes(froc_figure(result, title=name)))
 
 
-def read_seriesuids(path: Path) -> list[str]:
+def read_seriesuids(path: str | Path) -> list[str]:
     """Read a list of scans in the form of LUNA16's ``seriesuids.csv``.
 
     Args:
@@ -90,28 +63,23 @@ def read_seriesuids(path: Path) -> list[str]:
         The series UIDs in the order of the file.
 
     Raises:
-        LunaError: when it is missing, empty or not text, a line holds several values, or a scan is listed twice.
+        LunaError: when it is missing, empty or not text, or a line holds several values.
     """
     try:
-        lines = [line.strip().rstrip(",") for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        found = [line for line in Path(path).read_text(encoding="utf-8-sig").split() if line != "seriesuid"]
     except (OSError, UnicodeDecodeError) as error:
         raise LunaError(f"{path}: cannot be read ({error}); expected one series UID a line") from None
-    found = [line for line in lines if line not in ("", "seriesuid")]
-    wrong = [line for line in found if "," in line or ";" in line or found.count(line) > 1]
-    if wrong or not found:
-        raise LunaError(f"{path}: expected one series UID a line, each once, found {(wrong or ['nothing'])[0]!r}")
-    return found
+    if wrong := [line for line in found if "," in line or ";" in line] or ["nothing"] * (not found):
+        raise LunaError(f"{path}: expected one series UID a line, found {wrong[0]!r}")
+    return list(dict.fromkeys(found))
 
 
 def format_froc(result: FrocResult) -> str:
-    """Lay out an evaluation as a table for the console, several lines."""
-    lines = [f"{name.replace('_', ' '):42}{count:8,}" for name, count in result.counts.items()]
-    table = pd.DataFrame({"sensitivity": result.sensitivity}, index=[*map(rate_name, FALSE_POSITIVES_PER_SCAN)])
-    summary = f"CPM {result.cpm:.4f}" if result.nodules else "CPM undefined: the scans have no annotated nodule"
+    """Lay out an evaluation for the console: counts, and sensitivities with their interval."""
+    rates = [*map(rate_name, FALSE_POSITIVES_PER_SCAN), "mean (CPM)"]
+    table = pd.DataFrame({"sensitivity": [*result.sensitivity, result.cpm]}, pd.Index(rates, name="at"))
     if result.interval is not None:
-        points = result.interval.luna16_points[["lower", "upper"]]
-        table = table.join(points.add_prefix(f"{CONFIDENCE:.0%} interval, ").set_index(table.index))
-        summary += " ({} interval {lower:.4f} to {upper:.4f}".format(f"{CONFIDENCE:.0%}", **result.interval.cpm)
-        summary += f", {result.interval.samples:,} bootstrap samples of scans)"
-    table = table.rename_axis(index="false positives per scan").reset_index()
-    return "\n".join([*lines, "", table.to_string(index=False, float_format="{:.4f}".format), "", summary])
+        table[["lower", "upper"]] = result.interval[["lower", "upper"]].to_numpy()
+    counts = pd.Series(result.counts).rename(lambda name: name.replace("_", " "))
+    text = table.reset_index().to_string(index=False, float_format="{:.4f}".format)
+    return "\n\n".join([counts.to_string(), text, result.summary()])

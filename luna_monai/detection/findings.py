@@ -10,19 +10,21 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.spatial import KDTree
 
 from luna_monai.data.tables import COORDINATES
-from luna_monai.detection.lungs import Lungs, body_axis, find_lungs
-from luna_monai.detection.outlines import Outline, find_outline
+from luna_monai.detection.lungs import Lungs, find_lungs
+from luna_monai.detection.outlines import find_outline
 from luna_monai.scans.geometry import Geometry
 
 #: Voxels above this are soft tissue, those below the second value air in a cavity, HU.
 SOFT_TISSUE_HU, CAVITY_HU = -300, -800
 #: Less soft tissue than this part of a finding is ground glass; more than the second one is solid.
 LITTLE_SOLID, MOSTLY_SOLID = 0.1, 0.7
-
 #: Candidates up to this distance from an outline belong to it, mm.
 MARGIN_MM = 2.0
+#: How many findings are outlined at most, and how probable they are at least.
+MAX_OUTLINES, MIN_PROBABILITY = 50, 0.01
 
 #: Measurements of a finding that are numbers, with the digits that people are shown.
 SIZES = {
@@ -81,9 +83,6 @@ def find_findings(
     points: np.ndarray,
     probabilities: Sequence[float] | np.ndarray,
     lungs: Lungs | None = None,
-    *,
-    max_outlines: int = 50,
-    min_probability: float = 0.01,
 ) -> list[Finding]:
     """Turn the candidates of a scan into findings.
 
@@ -91,13 +90,11 @@ def find_findings(
     own outline overlaps it, belongs to that finding; another one becomes a new finding.
 
     Args:
-        voxels: HU (z, y, x), finite numbers.
+        voxels: HU (z, y, x), finite numbers, turned to LPS.
         geometry: of the scan.
         points: (n, 3) positions of the candidates, x, y, z in LPS mm.
         probabilities: (n,) of the candidates.
         lungs: what :func:`~luna_monai.detection.lungs.find_lungs` found in the scan; looked for when None.
-        max_outlines: how many findings are outlined at most, the most probable ones.
-        min_probability: less probable findings are not outlined.
 
     Returns:
         Findings, the most probable one first; each candidate belongs to one of them.
@@ -108,28 +105,50 @@ def find_findings(
         return []
     lungs = lungs or find_lungs(voxels, geometry)
     indices = geometry.world_to_continuous_index(points)
-    order = np.argsort(-probability, kind="stable")
-    outlines: list[Outline] = []
-    owner = np.full(len(points), -1)
+    order = np.argsort(-probability, kind="stable").tolist()
+    outlines: list[NDArray[np.intp]] = []
+    # The number of the outline, from 1, of voxels and candidates.
+    owned, owner = np.zeros(voxels.shape, dtype=np.uint8), np.zeros(len(points), dtype=int)
     for row in order:
-        if owner[row] >= 0 or len(outlines) == max_outlines or probability[row] < min_probability:
+        if owner[row] or len(outlines) == MAX_OUTLINES or probability[row] < MIN_PROBABILITY:
             continue
         outline = find_outline(voxels, geometry, indices[row], lungs)
-        if outline is None:
+        if len(outline) == 0:
             continue
-        owner[row] = next((k for k, one in enumerate(outlines) if one.overlaps(outline)), len(outlines))
-        if owner[row] == len(outlines):
-            outlines.append(outline)
-            # Candidates of higher probability, of which no outline was found, may lie on it.
-            owner[(owner < 0) & outline.near(indices, MARGIN_MM)] = owner[row]
+        # One that shares a third of the smaller of the two is of the same structure.
+        sizes = np.minimum([len(one) for one in outlines], len(outline))
+        shared = np.bincount(owned[tuple(outline.T)], minlength=len(sizes) + 1)[1:]
+        same = np.flatnonzero(3 * shared >= sizes)
+        if len(same):
+            owner[row] = same[0] + 1
+            continue
+        outlines.append(outline)
+        owned[tuple(outline.T)] = owner[row] = len(outlines)
+        # Candidates of higher probability, of which no outline was found, may lie on it.
+        away, _ = KDTree(geometry.index_to_world(outline)).query(points, distance_upper_bound=1.01 * MARGIN_MM)
+        owner[(owner == 0) & (away <= MARGIN_MM)] = len(outlines)
     groups: dict[int, list[int]] = {}
-    for row in order.tolist():
+    for row in order:
         # A candidate without an outline stays alone.
-        groups.setdefault(int(owner[row]) if owner[row] >= 0 else -1 - row, []).append(row)
-    return [
-        _describe(voxels, geometry, points, probability, rows, outlines[key] if key >= 0 else None, lungs)
-        for key, rows in groups.items()
-    ]
+        groups.setdefault(int(owner[row]) or -1 - row, []).append(row)
+    findings = []
+    for number, rows in groups.items():
+        surface, measures = points[rows[:1]], dict[str, Any]()
+        if number > 0:
+            outline = outlines[number - 1]
+            surface, measures = geometry.index_to_world(outline), _measure(voxels, geometry, outline)
+        x, y, z = surface.mean(axis=0).tolist()
+        findings.append(
+            Finding(
+                position=(x, y, z),
+                probability=float(probability[rows[0]]),
+                candidates=tuple(rows),
+                lung=lungs.side(surface.mean(axis=0)),
+                pleura_distance_mm=lungs.pleura_distance_mm(surface),
+                **measures,
+            )
+        )
+    return findings
 
 
 def findings_table(findings: Sequence[Finding], seriesuid: str) -> pd.DataFrame:
@@ -152,66 +171,29 @@ def findings_table(findings: Sequence[Finding], seriesuid: str) -> pd.DataFrame:
     return table.astype(dict.fromkeys((*COORDINATES, "probability", *SIZES), float))
 
 
-def _describe(
-    voxels: np.ndarray,
-    geometry: Geometry,
-    points: np.ndarray,
-    probability: np.ndarray,
-    rows: list[int],
-    outline: Outline | None,
-    lungs: Lungs,
-) -> Finding:
-    """Describe a finding, given the rows of its candidates."""
-    first = rows[0]
-    position, surface = points[first], points[first][None]
-    measures: dict[str, Any] = {}
-    if outline is not None:
-        inside = np.argwhere(outline.mask)
-        position = geometry.index_to_world(inside.mean(axis=0) + outline.start)[0]
-        surface = geometry.index_to_world(inside + outline.start)
-        volume = len(inside) * float(np.prod(geometry.spacing))
-        long_axis, short_axis = _axes(outline.mask, geometry)
-        hu = voxels[outline.box]
-        measures = {
-            "diameter_mm": float(np.cbrt(6 * volume / np.pi)),
-            "long_axis_mm": long_axis,
-            "short_axis_mm": short_axis,
-            "volume_mm3": volume,
-            "mean_hu": float(hu[outline.mask].mean(dtype=float)),
-            "attenuation": _attenuation(hu, outline.mask),
-            "outline": outline.mask,
-            "outline_start": outline.start,
-        }
-    x, y, z = position.tolist()
-    return Finding(
-        position=(x, y, z),
-        probability=float(probability[first]),
-        candidates=tuple(rows),
-        lung=lungs.side(position),
-        pleura_distance_mm=lungs.pleura_distance_mm(surface),
-        **measures,
-    )
-
-
-def _attenuation(hu: np.ndarray, mask: NDArray[np.bool_]) -> Attenuation:
-    """Describe the density of a structure by the part of it that is soft tissue, apart from its blurred edge."""
-    core = ndimage.binary_erosion(mask) & (hu > CAVITY_HU)
-    solid = float(np.mean(hu[core if core.any() else mask] > SOFT_TISSUE_HU))
-    return "solid" if solid > MOSTLY_SOLID else "part-solid" if solid > LITTLE_SOLID else "ground-glass"
-
-
-def _axes(mask: NDArray[np.bool_], geometry: Geometry) -> tuple[float, float]:
-    """Measure the longest diameter in an axial slice, and the longest one perpendicular to it."""
-    axial = body_axis(geometry)
-    spacing = np.delete(np.array(geometry.spacing[::-1]), axial)
-    angles = np.deg2rad(np.arange(0, 180, 5))
+def _measure(voxels: np.ndarray, geometry: Geometry, outline: NDArray[np.intp]) -> dict[str, Any]:
+    """Measure a structure, given the indices (n, 3) of its voxels."""
+    start = outline.min(axis=0)
+    mask = np.zeros(np.ptp(outline, axis=0) + 1, dtype=bool)
+    mask[tuple((outline - start).T)] = True
+    hu, volume = voxels[tuple(outline.T)], len(outline) * float(np.prod(geometry.spacing))
+    # The part of it that is soft tissue, apart from its blurred edge.
+    core = ndimage.binary_erosion(mask)[mask] & (hu > CAVITY_HU)
+    solid = np.mean(hu[core if core.any() else slice(None)] > SOFT_TISSUE_HU)
+    attenuation = ["ground-glass", "part-solid", "solid"][np.searchsorted([LITTLE_SOLID, MOSTLY_SOLID], solid)]
+    # The longest diameter in an axial slice, and the one perpendicular to it, from face to face of the voxels.
+    angles, spacing = np.deg2rad(np.arange(0, 180, 5)), np.array(geometry.spacing[1::-1])
     ways = np.stack([np.sin(angles), np.cos(angles)])
-    # From face to face of the voxels, not from center to center.
-    width = np.abs(ways).T @ spacing
-    best = (0.0, 0.0)
-    for layer in np.moveaxis(mask, axial, 0):
-        if layer.any():
-            extent = np.ptp(np.argwhere(layer) * spacing @ ways, axis=0) + width
-            longest = int(extent.argmax())
-            best = max(best, (float(extent[longest]), float(extent[(longest + 18) % 36])))
-    return best
+    layers = [np.argwhere(layer) * spacing @ ways for layer in mask if layer.any()]
+    extents = [np.ptp(layer, axis=0) + np.abs(ways).T @ spacing for layer in layers]
+    long_axis, short_axis = max((float(one.max()), float(one[(one.argmax() + 18) % 36])) for one in extents)
+    return {
+        "diameter_mm": float(np.cbrt(6 * volume / np.pi)),
+        "long_axis_mm": long_axis,
+        "short_axis_mm": short_axis,
+        "volume_mm3": volume,
+        "mean_hu": float(hu.mean(dtype=float)),
+        "attenuation": attenuation,
+        "outline": mask,
+        "outline_start": tuple(start.tolist()),
+    }

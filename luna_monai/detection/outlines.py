@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
-from scipy.spatial.distance import cdist
 
-from luna_monai.detection.grid import interpolate
+from luna_monai.detection.grid import grid_at, interpolate
 from luna_monai.detection.lungs import Lungs
 from luna_monai.scans.geometry import Geometry
 
 #: Boxes in which a structure is looked for, one after the other until it fits: half of the edge and the grid, mm.
 BOXES = ((12.0, 1.0), (24.0, 1.5), (40.0, 2.5))
-#: Higher values count as this, so that calcium and bone do not raise the threshold, HU.
-HIGHEST_HU = 100.0
+#: Values outside count as these, so that calcium and bone do not raise the threshold, HU.
+LIMITS_HU = (-1000, 100)
 #: Air in a cavity counts as this, HU.
 CAVITY_AS_HU = 0.0
 #: The background is the median of the lung below this, HU.
@@ -48,43 +48,7 @@ BoolArray = NDArray[np.bool_]
 _BALL = ndimage.generate_binary_structure(3, 2)
 
 
-@dataclass(frozen=True, eq=False)
-class Outline:
-    """Which voxels of a scan belong to a structure.
-
-    Attributes:
-        mask: bool (z, y, x), a box around the structure.
-        start: index (z, y, x) of its first voxel in the scan.
-        spacing: of the voxels, z, y, x in mm.
-    """
-
-    mask: BoolArray
-    start: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-
-    @property
-    def box(self) -> tuple[slice, ...]:
-        """Slices z, y, x of the box in the scan."""
-        return tuple(slice(start, start + size) for start, size in zip(self.start, self.mask.shape, strict=True))
-
-    def near(self, indices: np.ndarray, margin_mm: float) -> BoolArray:
-        """Tell which positions (n, 3; z, y, x indices of the scan) are in the structure or this near to it."""
-        places, last = (indices - self.start) * self.spacing, np.multiply(np.array(self.mask.shape) - 1, self.spacing)
-        result = np.all((places >= -margin_mm) & (places <= last + margin_mm), axis=1)
-        result[result] = cdist(places[result], np.argwhere(self.mask) * self.spacing).min(axis=1) <= margin_mm
-        return result
-
-    def overlaps(self, other: Outline) -> bool:
-        """Tell whether two outlines share a third of the smaller one."""
-        low = np.maximum(self.start, other.start)
-        high = np.minimum(np.add(self.start, self.mask.shape), np.add(other.start, other.mask.shape))
-        if (low >= high).any():
-            return False
-        own, theirs = (one.mask[tuple(map(slice, low - one.start, high - one.start))] for one in (self, other))
-        return bool(3 * (own & theirs).sum() >= min(self.mask.sum(), other.mask.sum()))
-
-
-def find_outline(voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lungs: Lungs) -> Outline | None:
+def find_outline(voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lungs: Lungs) -> NDArray[np.intp]:
     """Outline the structure at a position of a scan.
 
     The region around the densest point near the position that is above a threshold halfway between this point and the
@@ -101,131 +65,99 @@ def find_outline(voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lung
         lungs: of the scan; an empty mask restricts nothing.
 
     Returns:
-        The outline; None where no compact structure stands out.
+        Indices z, y, x (n, 3) of the voxels in the outline; none where no compact structure stands out.
     """
+    spacing, size = np.array(geometry.spacing[::-1]), np.array(voxels.shape)
     for reach_mm, step_mm in BOXES:
-        box = _Box(voxels, geometry, index, lungs, reach_mm, step_mm)
-        around = box.hu[box.lung & (box.hu < LUNG_HU)]
+        low = np.clip(np.floor(index - reach_mm / spacing), 0, size - 1).astype(int)
+        high = np.clip(np.ceil(index + reach_mm / spacing) + 1, low + 1, size).astype(int)
+        scale = spacing / step_mm
+        grid = grid_at(geometry, low, np.floor((high - low - 1) * scale + 1.01), step_mm)
+        fine = np.clip(voxels[tuple(map(slice, low, high))], *LIMITS_HU).astype(np.float32)
+        fine = ndimage.gaussian_filter(fine, SMOOTHING_MM / spacing, mode="nearest")
+        hu, (lung, cavity) = interpolate(fine, np.zeros(3), 1 / scale, grid.shape), lungs.shares_at(grid)
+        # A cavity counts as soft tissue, so that its wall is one structure even if the box cuts it.
+        hu[cavity > 0.5] = np.maximum(hu[cavity > 0.5], CAVITY_AS_HU)
+        around = hu[(lung > LUNG_SHARE) & (hu < LUNG_HU)]
         if around.size < MIN_LUNG_VOXELS:
             continue  # a large structure fills the box
-        mask, lowest_hu = box.segment(float(np.median(around)))
+        seed = np.clip(np.rint((index - low) * scale), 0, np.subtract(hu.shape, 1))
+        away = _distance_from(seed, hu.shape) * step_mm
+        # A structure may reach the faces of the scan, not other ones of the box.
+        inner = tuple(map(slice, (low > 0).astype(int), hu.shape - (high < size)))
+        mask, lowest_hu = _segment(hu, lung > LUNG_SHARE, away, inner, step_mm, float(np.median(around)))
         if mask is None:
-            return None
-        if not box.cuts(mask):
-            return box.on_scan(mask, lowest_hu, geometry)
-    return None
+            break
+        if mask[inner].sum() == mask.sum():
+            share = interpolate(mask, np.zeros(3), scale, fine.shape)
+            return np.argwhere((share > SHARE) | ((share > SHARE_OF_DENSE) & (fine > lowest_hu))) + low
+    return np.empty((0, 3), dtype=int)
 
 
-class _Box:
-    """The surroundings of a position: the voxels of the scan, and an isotropic grid on them."""
-
-    def __init__(
-        self, voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lungs: Lungs, reach_mm: float, step_mm: float
-    ) -> None:
-        spacing, size = np.array(geometry.spacing[::-1]), np.array(voxels.shape)
-        self.low = np.clip(np.floor(index - reach_mm / spacing), 0, size - 1).astype(int)
-        high = np.clip(np.ceil(index + reach_mm / spacing) + 1, self.low + 1, size).astype(int)
-        self.faces_inside = (self.low > 0, high < size)
-        hu = np.clip(voxels[tuple(map(slice, self.low, high))], -1000, HIGHEST_HU).astype(np.float32)
-        self.fine = ndimage.gaussian_filter(hu, SMOOTHING_MM / spacing, mode="nearest")
-        self.step_mm, self.scale = step_mm, spacing / step_mm
-        shape = tuple(np.floor((high - self.low - 1) * self.scale + 1.01).astype(int))
-        self.hu = interpolate(self.fine, np.zeros(3), 1 / self.scale, shape)
-        self.seed = np.clip(np.rint((index - self.low) * self.scale), 0, np.array(shape) - 1).astype(int)
-        first = geometry.index_to_world(self.low[None])
-        self.lung = lungs.share_at(lungs.closed, first, shape, step_mm) > LUNG_SHARE
-        # A cavity counts as soft tissue, so that its wall is one structure even if the box cuts it.
-        cavity = lungs.share_at(lungs.cavities, first, shape, step_mm) > 0.5
-        self.hu[cavity] = np.maximum(self.hu[cavity], CAVITY_AS_HU)
-
-    def segment(self, background: float) -> tuple[BoolArray | None, float]:
-        """Find the structure on the grid, and the lowest HU that belong to it, given the HU of the lung around it."""
-        tried = np.empty(0)
-        for reach_mm in CORE_MM:
-            near = _around(self.seed, reach_mm / self.step_mm, self.hu.shape)
-            near = near[self.lung[tuple(near.T)]]
-            if len(near) == 0:
-                continue
-            core = near[np.argmax(self.hu[tuple(near.T)])]
-            contrast = float(self.hu[tuple(core)]) - background
-            if contrast < MIN_CONTRAST or np.array_equal(core, tried):
-                continue
-            tried = core
-            lowest_hu = background + EDGE * contrast
-            mask = _opened(self._region(lowest_hu, core), core)
-            if mask is None:
-                continue
-            if self.cuts(mask):
-                return mask, lowest_hu  # a larger box is needed
-            halo_hu = background + max(HALO * contrast, MIN_CONTRAST / 2)
-            halo = _opened(self._region(halo_hu, core), core)
-            if halo is not None and (_radius(halo) - _radius(mask)) * self.step_mm > HALO_MM:
-                mask, lowest_hu = halo, halo_hu
-            away = np.linalg.norm(np.argwhere(mask) - self.seed, axis=1).min()
-            if away * self.step_mm <= SEED_MM:
-                return mask, lowest_hu
-        return None, 0.0
-
-    def cuts(self, mask: BoolArray) -> bool:
-        """Tell whether a structure reaches a face of the box that is not one of the scan."""
-        inner = tuple(
-            slice(int(low), size - int(high)) for low, high, size in zip(*self.faces_inside, mask.shape, strict=True)
-        )
-        return bool(mask.any() and mask[inner].sum() < mask.sum())
-
-    def on_scan(self, mask: BoolArray, lowest_hu: float, geometry: Geometry) -> Outline | None:
-        """Bring a mask to the voxels of the scan, which decide where exactly the edge is."""
-        share = interpolate(mask.astype(np.float32), np.zeros(3), self.scale, self.fine.shape)
-        fine = (share > SHARE) | ((share > SHARE_OF_DENSE) & (self.fine > lowest_hu))
-        if not fine.any():
-            return None
-        part = _box_of(fine)
-        z, y, x = (int(low + one.start) for low, one in zip(self.low, part, strict=True))
-        sx, sy, sz = geometry.spacing
-        return Outline(fine[part].copy(), (z, y, x), (sz, sy, sx))
-
-    def _region(self, lowest_hu: float, at: np.ndarray) -> BoolArray:
-        """Find the connected region above a threshold, with the cavities inside it, even if their wall has gaps."""
-        labels, _ = ndimage.label(self.lung & (self.hu > lowest_hu))
-        whole = labels == labels[tuple(at)]
-        part = _box_of(whole)
-        region = np.pad(whole[part], 2)
-        closed = ndimage.binary_erosion(ndimage.binary_dilation(region, _BALL), _BALL)
-        cavity = _fill_holes(closed) & ~closed
-        if cavity.any():
-            region |= closed | ndimage.binary_dilation(cavity, _BALL)
-        whole[part] = _fill_holes(region)[2:-2, 2:-2, 2:-2]
-        return whole
+def _distance_from(at: Iterable[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Distance of the voxels of an array from one of them, voxels."""
+    z, y, x = ((np.arange(size) - place) ** 2 for place, size in zip(at, shape, strict=True))
+    return np.asarray(np.sqrt(z[:, None, None] + y[:, None] + x))
 
 
-def _opened(region: BoolArray, at: np.ndarray) -> BoolArray | None:
-    """Open a region by a ball and keep the part around a point; None when nothing compact is left."""
-    part = _box_of(region)
-    mask = np.pad(region[part], 1)
-    at = at - [one.start - 1 for one in part]
-    # A structure goes on beyond the faces of the box.
-    edges = np.pad(region, 1, mode="edge")[tuple(slice(one.start, one.stop + 2) for one in part)]
-    depth = ndimage.distance_transform_edt(edges)
+def _segment(
+    hu: np.ndarray, lung: BoolArray, away: np.ndarray, inner: Any, step_mm: float, background: float
+) -> tuple[BoolArray | None, float]:
+    """Find the structure on the grid, and the lowest HU that belong to it, given the HU of the lung around it."""
+    tried = None
+    for reach_mm in CORE_MM:
+        near = np.where(lung & (away <= reach_mm), hu, -np.inf)
+        core = np.unravel_index(np.argmax(near), hu.shape)
+        contrast = float(near[core]) - background
+        if contrast < MIN_CONTRAST or core == tried:
+            continue
+        tried, lowest_hu = core, background + EDGE * contrast
+        mask = _compact_part(lung & (hu > lowest_hu), core)
+        if mask is None:
+            continue
+        if mask[inner].sum() < mask.sum():
+            return mask, lowest_hu  # a larger box is needed
+        halo_hu = background + max(HALO * contrast, MIN_CONTRAST / 2)
+        halo = _compact_part(lung & (hu > halo_hu), core)
+        if halo is not None and (_radius(halo) - _radius(mask)) * step_mm > HALO_MM:
+            mask, lowest_hu = halo, halo_hu
+        if away[mask].min() <= SEED_MM:
+            return mask, lowest_hu
+    return None, 0.0
+
+
+def _compact_part(dense: BoolArray, at: tuple[np.intp, ...]) -> BoolArray | None:
+    """Open the region at a voxel, with its cavities, by a ball that fits it; None when nothing compact is left."""
+    labels, _ = ndimage.label(dense)
+    region = labels == labels[at]
+    (box,) = ndimage.find_objects(region.astype(np.uint8))
+    # Cavities are filled, even if their wall has gaps.
+    part = np.pad(region[box], 2)
+    closed = ndimage.binary_erosion(ndimage.binary_dilation(part, _BALL), _BALL)
+    cavity = _fill_holes(closed) & ~closed
+    if cavity.any():
+        part |= closed | ndimage.binary_dilation(cavity, _BALL)
+    region[box] = _fill_holes(part)[2:-2, 2:-2, 2:-2]
+    # A structure goes on beyond the faces of the array.
+    wide = tuple(slice(one.start, one.stop + 2) for one in box)
+    part, depth = np.pad(region, 1)[wide], ndimage.distance_transform_edt(np.pad(region, 1, mode="edge")[wide])
+    at = tuple(place - one.start + 1 for place, one in zip(at, box, strict=True))
     while True:
-        near = _around(at, float(np.clip(depth[tuple(at)], 1.5, 6)), mask.shape)
-        deepest = near[np.argmax(depth[tuple(near.T)])]
-        if depth[tuple(deepest)] <= depth[tuple(at)]:
+        near = _distance_from(at, part.shape) <= np.clip(depth[at], 1.5, 6)
+        deepest = np.unravel_index(np.argmax(near * depth), part.shape)
+        if depth[deepest] <= depth[at]:
             break
         at = deepest
-    radius = float(depth[tuple(at)])
+    radius = float(depth[at])
     for share in OPENINGS:
         labels, _ = ndimage.label(depth > share * radius)
-        kept = labels == labels[tuple(at)]
-        # What the ball reaches from there.
-        reach = int(share * radius) + 1
-        box = tuple(slice(max(0, one.start - reach), one.stop + reach) for one in _box_of(kept))
-        mask_in_box = mask[box] & (ndimage.distance_transform_edt(~kept[box]) <= share * radius)
-        if mask_in_box.sum() <= MAX_BALLS * 4 / 3 * np.pi * max(radius, 1.0) ** 3:
-            opened = np.zeros_like(mask)
-            opened[box] = mask_in_box
-            result = np.zeros_like(region)
-            result[part] = opened[1:-1, 1:-1, 1:-1]
-            return result
+        kept, reach, opened = labels == labels[at], int(share * radius) + 1, np.zeros_like(part)
+        (core,) = ndimage.find_objects(kept.astype(np.uint8))
+        near = tuple(slice(max(0, one.start - reach), one.stop + reach) for one in core)
+        opened[near] = part[near] & (ndimage.distance_transform_edt(~kept[near]) <= share * radius)
+        if opened.sum() <= MAX_BALLS * 4 / 3 * np.pi * max(radius, 1.0) ** 3:
+            region[box] = opened[1:-1, 1:-1, 1:-1]
+            return region
     return None
 
 
@@ -233,19 +165,6 @@ def _fill_holes(mask: BoolArray) -> BoolArray:
     """Fill what is surrounded; several times as fast as SciPy's, which dilates from outside voxel by voxel."""
     labels, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     return np.asarray(labels[1:-1, 1:-1, 1:-1] != 1)
-
-
-def _box_of(mask: BoolArray) -> tuple[slice, ...]:
-    """Find the box around a mask that is not empty."""
-    return ndimage.find_objects(mask.astype(np.uint8))[0]
-
-
-def _around(at: np.ndarray, radius: float, shape: tuple[int, ...]) -> np.ndarray:
-    """List the voxels (n, 3) in a ball, inside an array."""
-    reach = int(radius)
-    offsets = np.argwhere(np.ones((2 * reach + 1,) * 3)) - reach
-    near = at + offsets[np.linalg.norm(offsets, axis=1) <= radius]
-    return np.asarray(near[((near >= 0) & (near < shape)).all(axis=1)])
 
 
 def _radius(mask: BoolArray) -> float:

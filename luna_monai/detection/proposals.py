@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -26,6 +27,8 @@ WINDOWS = ((-950.0, -100.0), (-900.0, -550.0))
 MIN_CONTRAST = 40.0
 #: Blobs are dropped when they are nearer to a better one than this part of its radius, or than this in mm.
 MERGE_RADII, MERGE_MM = 0.5, 2.0
+#: Parts of a scan that are worked on at the same time.
+_THREADS = 2
 #: Gaussians are cut off after this many standard deviations.
 _TRUNCATE = 3.0
 #: Voxels of the grid along its first axis that are worked on at once, which limits the memory.
@@ -35,6 +38,7 @@ _NEIGHBORS = np.argwhere(np.ones((3, 3, 3))) - 1
 FloatArray = NDArray[np.float64]
 
 
+@dataclass
 class BlobProposer:
     """Propose candidates: blobs of all sizes inside the lungs.
 
@@ -51,23 +55,20 @@ class BlobProposer:
        Medical Physics 30, 2003).
     4. Blobs of all radii and windows are merged, the best first; those close to a better one are dropped.
 
-    The same scan gives the same candidates, whatever the number of threads and the last bits of the spacing.
+    The same scan gives the same candidates, whatever the last bits of the spacing.
 
     Args:
         max_candidates: how many candidates a scan has at most. The first hit on a nodule is among the first 175 in
             synthetic scans, and 98 % of LUNA16's nodules stand out as much as the first 300 of a real scan do.
-        threads: how many parts of the scan are worked on at the same time.
     """
 
-    def __init__(self, max_candidates: int = 300, threads: int = 2) -> None:
-        self.max_candidates = max_candidates
-        self.threads = threads
+    max_candidates: int = 300
 
     def __call__(self, volume: np.ndarray, geometry: Geometry, lungs: Lungs | None = None) -> pd.DataFrame:
         """Propose candidates.
 
         Args:
-            volume: HU (z, y, x), whole numbers or floats.
+            volume: HU (z, y, x), whole numbers or floats, turned to LPS.
             geometry: of the scan.
             lungs: what :func:`~luna_monai.detection.lungs.find_lungs` found in it; looked for when None.
 
@@ -76,7 +77,7 @@ class BlobProposer:
             lungs, which :func:`luna_monai.detection.lungs.chest_warnings` says in words.
         """
         lungs = lungs or find_lungs(volume, geometry)
-        if not lungs.mask.any():
+        if not lungs.airy.any():
             return pd.DataFrame(columns=COORDINATES, dtype=float)
         grid, inside = lungs.fine_grid()
         hu: np.ndarray = resample(volume, geometry, grid)
@@ -84,8 +85,8 @@ class BlobProposer:
         for level, radii in enumerate(RADII):
             if level > 0:
                 hu, inside = _halved(hu), _halved(inside) > 0.5
-            work = partial(_find_in_slab, hu, inside, 2**level, radii, lungs.median_hu)
-            with ThreadPoolExecutor(self.threads) as pool:
+            work = partial(_find_in_slab, hu, inside, 2**level, radii, float(np.median(lungs.hu[lungs.airy])))
+            with ThreadPoolExecutor(_THREADS) as pool:
                 # In the order of the slabs, whichever is ready first.
                 found += pool.map(work, range(0, len(hu), _SLAB))
         # In mm of the grid's own axes, which are the same whatever the last bits of the scan's geometry are.

@@ -16,7 +16,7 @@ https://doi.org/10.1016/j.media.2017.06.015; https://luna16.grand-challenge.org/
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,35 +36,10 @@ MAX_BOOTSTRAP = 100_000
 #: Share of the bootstrap samples inside the interval.
 CONFIDENCE = 0.95
 
-# Sixteen steps an octave from 1/8 to 8: exp2 is exact at whole exponents, so every 16th value is a LUNA16 point.
-_STEPS_PER_OCTAVE = 16
-_INTERVAL_GRID = np.exp2(np.linspace(-3, 3, 6 * _STEPS_PER_OCTAVE + 1))
-
 #: Of a submission.
 FROC_COLUMNS = ["seriesuid", *COORDINATES, "probability"]
 
 _FloatArray = NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class FrocInterval:
-    """Spread of the sensitivities when scans are drawn with replacement.
-
-    Attributes:
-        samples: number of bootstrap samples asked for.
-        curve: ``false_positives_per_scan`` (97 rates from 1/8 to 8, sixteen an octave), and of the sensitivity at each
-            rate ``mean``, and ``lower`` and ``upper`` end of the 95 % interval.
-        cpm: the same three of the CPM.
-    """
-
-    samples: int
-    curve: pd.DataFrame
-    cpm: dict[str, float]
-
-    @property
-    def luna16_points(self) -> pd.DataFrame:
-        """The rows of ``curve`` at LUNA16's seven rates."""
-        return self.curve.iloc[::_STEPS_PER_OCTAVE]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +55,10 @@ class FrocResult:
         cpm: their mean, LUNA16's score.
         curve: the corners of the FROC curve, from 0 upwards: ``false_positives_per_scan``, ``sensitivity`` and
             ``threshold``, the lowest probability that still counts there; the first is infinite.
-        interval: the bootstrap interval, when asked for.
+        interval: when asked for, from bootstrap samples of scans, drawn with replacement: ``mean``, and ``lower`` and
+            ``upper`` end of the 95 % interval, of the sensitivity at each of the seven rates and, in row ``cpm``, of
+            the CPM.
+        samples: number of bootstrap samples.
         matches: the candidates and nodules behind the counts.
     """
 
@@ -88,7 +66,8 @@ class FrocResult:
     sensitivity: _FloatArray
     cpm: float
     curve: pd.DataFrame
-    interval: FrocInterval | None
+    interval: pd.DataFrame | None
+    samples: int
     matches: FindingMatches
 
     @property
@@ -115,10 +94,13 @@ class FrocResult:
         if not self.nodules:
             return f"no annotated nodule in {self.scans} scans"
         at_1, at_4 = (self.sensitivity[FALSE_POSITIVES_PER_SCAN.index(rate)] for rate in (1, 4))
-        return (
+        text = (
             f"{self.nodules} nodules in {self.scans} scans, sensitivity {at_1:.3f} at 1 and {at_4:.3f} at 4 false "
             f"positives per scan, CPM {self.cpm:.4f}"
         )
+        if self.interval is not None:
+            text += " ({} interval {lower:.4f} to {upper:.4f})".format(f"{CONFIDENCE:.0%}", **self.interval.loc["cpm"])
+        return text
 
     def to_dict(self) -> dict[str, Any]:
         """Return all but the single candidates for :func:`luna_monai.files.write_json`."""
@@ -131,10 +113,9 @@ class FrocResult:
             "curve": self.curve.to_dict("list"),
         }
         if self.interval is not None:
-            points = self.interval.luna16_points.drop(columns="false_positives_per_scan").add_prefix("sensitivity_")
-            of_cpm = {f"cpm_{name}": value for name, value in self.interval.cpm.items()}
-            settings = {"samples": self.interval.samples, "confidence": CONFIDENCE}
-            result["bootstrap"] = {**settings, **points.to_dict("list"), **of_cpm}
+            points = self.interval.drop("cpm").add_prefix("sensitivity_").to_dict("list")
+            settings = {"samples": self.samples, "confidence": CONFIDENCE}
+            result["bootstrap"] = {**settings, **points, **self.interval.loc["cpm"].add_prefix("cpm_")}
         return result
 
 
@@ -190,21 +171,32 @@ def evaluate_froc(
     """
     check_bootstrap(bootstrap)
     matches = match_findings(submission, annotations, excluded, seriesuids)
-    uids = pd.Index(seriesuids)
+    uids, outcomes = pd.Index(seriesuids), matches.candidates["outcome"]
     scans, nodules = len(uids), len(matches.nodules)
-    found = matches.nodules[matches.nodules["probability"].notna()]
-    outcomes = matches.candidates["outcome"]
-    wrong = matches.candidates[outcomes == "false_positive"]
+    found, wrong = matches.nodules.dropna(subset="probability"), matches.candidates[outcomes == "false_positive"]
+    nodules_of_scan = matches.nodules["seriesuid"].value_counts().reindex(uids, fill_value=0).to_numpy()
 
-    events = pd.concat([part for part in (found, wrong) if len(part)] or [found], ignore_index=True)
-    curve = _FrocCurve(
-        probability=events["probability"].to_numpy(dtype=float),
-        is_nodule=np.arange(len(events)) < len(found),
-        scan=uids.get_indexer(pd.Index(events["seriesuid"])),
-    )
-    nodules_per_scan = matches.nodules["seriesuid"].value_counts().reindex(uids, fill_value=0)
-    sensitivity = curve.sensitivity_at(np.asarray(FALSE_POSITIVES_PER_SCAN), np.ones(scans), nodules)
-    counts = {
+    # What happens from the highest probability down; equal probabilities enter the curve together.
+    probability = np.concatenate([found["probability"], wrong["probability"]]).astype(float)
+    order = np.argsort(-probability, kind="stable")
+    probability, is_nodule = probability[order], order < len(found)
+    scan = uids.get_indexer(pd.Index([*found["seriesuid"], *wrong["seriesuid"]], dtype=uids.dtype))[order]
+    ends = np.flatnonzero(np.diff(probability, append=-1))
+
+    def counts(weights: _FloatArray) -> tuple[_FloatArray, _FloatArray]:
+        """Count false positives and found nodules from each threshold on, beginning with none; scans have weights."""
+        each = (np.cumsum(np.where(mask, weights[scan], 0.0))[ends] for mask in (~is_nodule, is_nodule))
+        false_positives, hits = (np.insert(values, 0, 0.0) for values in each)
+        return false_positives, hits
+
+    def sensitivity_of(weights: _FloatArray) -> _FloatArray:
+        (false_positives, hits), total = counts(weights), weights @ nodules_of_scan
+        if total == 0:
+            return np.full(len(FALSE_POSITIVES_PER_SCAN), np.nan)
+        return np.interp(FALSE_POSITIVES_PER_SCAN, false_positives / scans, hits / total)
+
+    sensitivity = sensitivity_of(np.ones(scans))
+    summary = {
         "scans": scans,
         "total_number_of_nodules": nodules,
         "total_number_of_candidates": len(outcomes),
@@ -214,66 +206,35 @@ def evaluate_froc(
         "ignored_candidates_on_excluded_findings": int((outcomes == "excluded").sum()),
         "ignored_double_detections": matches.double_detections,
     }
-    interval = _bootstrap(curve, nodules_per_scan.to_numpy(), bootstrap, seed) if bootstrap else None
-    corners = curve.corners(scans, nodules)
-    return FrocResult(counts, sensitivity, float(sensitivity.mean()), corners, interval, matches)
+    curve = _corners(*counts(np.ones(scans)), np.insert(probability[ends], 0, math.inf), scans, nodules)
+    interval = _bootstrap(sensitivity_of, scans, bootstrap, seed) if bootstrap else None
+    return FrocResult(summary, sensitivity, float(sensitivity.mean()), curve, interval, bootstrap, matches)
 
 
-class _FrocCurve:
-    """The events of an evaluation in the order of falling probability, ready for any weighting of the scans."""
-
-    def __init__(self, probability: _FloatArray, is_nodule: NDArray[np.bool_], scan: NDArray[np.intp]) -> None:
-        order = np.argsort(-probability, kind="stable")
-        self._scan, self._is_nodule, probability = scan[order], is_nodule[order], probability[order]
-        # Equal probabilities enter the curve together.
-        self._ends = np.flatnonzero(np.append(np.diff(probability) != 0, True)) if len(probability) else order
-        self._threshold = probability[self._ends]
-
-    def counts(self, scan_weights: _FloatArray) -> tuple[_FloatArray, _FloatArray]:
-        """Count false positives and found nodules from each threshold on, beginning with none."""
-        weights = scan_weights[self._scan]
-        false_positives = np.cumsum(np.where(self._is_nodule, 0.0, weights))[self._ends]
-        nodules = np.cumsum(np.where(self._is_nodule, weights, 0.0))[self._ends]
-        return np.insert(false_positives, 0, 0.0), np.insert(nodules, 0, 0.0)
-
-    def corners(self, scans: int, nodules: int) -> pd.DataFrame:
-        """Return the points between which the curve runs straight along an axis, or in one tied step."""
-        false_positives, found = self.counts(np.ones(scans))
-        new_false_positives, new_found = np.diff(false_positives) > 0, np.diff(found) > 0
-        turns = (new_found[:-1] & new_false_positives[1:]) | (new_false_positives[:-1] & new_found[1:])
-        columns = {
-            "false_positives_per_scan": false_positives / scans,
-            "sensitivity": found / nodules if nodules else np.full(len(found), np.nan),
-            "threshold": np.insert(self._threshold, 0, math.inf),
-        }
-        return pd.DataFrame(columns)[np.concatenate([[True], turns, [True]])[: len(found)]]
-
-    def sensitivity_at(self, rates: _FloatArray, scan_weights: _FloatArray, nodules: float) -> _FloatArray:
-        """Interpolate the sensitivity at rates of false positives per scan."""
-        if nodules == 0:
-            return np.full(len(rates), np.nan)
-        false_positives, found = self.counts(scan_weights)
-        return np.interp(rates, false_positives / len(scan_weights), found / nodules)
+def _corners(
+    false_positives: _FloatArray, found: _FloatArray, threshold: _FloatArray, scans: int, nodules: int
+) -> pd.DataFrame:
+    """Keep the points of a curve between which it runs straight along an axis, or in one tied step."""
+    right, up = np.diff(false_positives) > 0, np.diff(found) > 0
+    turns = (up[:-1] & right[1:]) | (right[:-1] & up[1:])
+    columns = {
+        "false_positives_per_scan": false_positives / scans,
+        "sensitivity": found / nodules if nodules else np.full(len(found), np.nan),
+        "threshold": threshold,
+    }
+    return pd.DataFrame(columns)[np.concatenate([[True], turns, [True]])[: len(found)]]
 
 
-def _bootstrap(curve: _FrocCurve, nodules_per_scan: NDArray[Any], samples: int, seed: int) -> FrocInterval:
+def _bootstrap(
+    sensitivity_of: Callable[[_FloatArray], _FloatArray], scans: int, samples: int, seed: int
+) -> pd.DataFrame:
     generator = np.random.default_rng(seed)
-    scans = len(nodules_per_scan)
-    drawn = np.empty((samples, len(_INTERVAL_GRID)))
-    for row in drawn:
-        weights = np.bincount(generator.integers(scans, size=scans), minlength=scans).astype(float)
-        row[:] = curve.sensitivity_at(_INTERVAL_GRID, weights, float(weights @ nodules_per_scan))
+    drawn = (np.bincount(generator.integers(scans, size=scans), minlength=scans) for _ in range(samples))
+    table = pd.DataFrame([sensitivity_of(weights.astype(float)) for weights in drawn], columns=FALSE_POSITIVES_PER_SCAN)
     # Samples without any scan that has a nodule leave the sensitivity undefined.
-    drawn = drawn[~np.isnan(drawn).any(axis=1)]
-    if len(drawn) == 0:
-        drawn = np.full((1, len(_INTERVAL_GRID)), np.nan)
-    # The CPM of each sample is one more column.
-    drawn = np.column_stack([drawn, drawn[:, ::_STEPS_PER_OCTAVE].mean(axis=1)])
-    lower, upper = np.percentile(drawn, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], axis=0)
-    spread = pd.DataFrame({"mean": drawn.mean(axis=0), "lower": lower, "upper": upper})
-    of_curve = spread.iloc[:-1]
-    of_curve.insert(0, "false_positives_per_scan", _INTERVAL_GRID)
-    return FrocInterval(samples, of_curve, {str(name): value for name, value in spread.iloc[-1].items()})
+    table = table.dropna().assign(cpm=lambda values: values.mean(axis=1))
+    lower, upper = (table.quantile(0.5 + side * CONFIDENCE / 2) for side in (-1, 1))
+    return pd.DataFrame({"mean": table.mean(), "lower": lower, "upper": upper})
 
 
 def rate_name(rate: float) -> str:

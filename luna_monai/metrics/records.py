@@ -12,24 +12,22 @@ from monai.utils import evenly_divisible_all_gather
 RECORD_COLUMNS = {"row": torch.int64, "class": torch.int64, "probability": torch.float32, "loss": torch.float32}
 
 
-def gather_records(batches: Sequence[tuple[torch.Tensor, ...]], drop_duplicates: bool = False) -> pd.DataFrame:
+def gather_records(batches: Sequence[tuple[torch.Tensor, ...]]) -> pd.DataFrame:
     """Copy records to the host, those of all processes where training is distributed.
 
     Every process has to call this, and every process gets the whole table.
 
     Args:
         batches: of each batch the row in the candidate table, class, probability of class 1 and loss, each (N,).
-        drop_duplicates: keep only the first record of a row. A distributed validation sampler repeats samples so that
-            all processes have the same number; repeated training samples are kept.
 
     Returns:
         ``row`` and ``class`` (int64), ``probability`` and ``loss`` (float32): in order of arrival, those of one process
         after those of another.
     """
     columns = zip(*(batches or [(torch.empty(0),) * len(RECORD_COLUMNS)]), strict=True)
-    arrays = {
-        name: evenly_divisible_all_gather(torch.cat(values).to(dtype), concat=True).cpu().numpy()
-        for (name, dtype), values in zip(RECORD_COLUMNS.items(), columns, strict=True)
-    }
-    frame = pd.DataFrame(arrays)
-    return frame.drop_duplicates("row", ignore_index=True) if drop_duplicates else frame
+    return pd.DataFrame(
+        {
+            name: evenly_divisible_all_gather(torch.cat(values).to(dtype), concat=True).cpu().numpy()
+            for (name, dtype), values in zip(RECORD_COLUMNS.items(), columns, strict=True)
+        }
+    )

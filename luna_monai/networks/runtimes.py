@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.extras import import_extra
-from luna_monai.networks.weights import with_weights
+from luna_monai.networks.weights import check_network, with_weights
 
 #: Shape of a candidate for the network: channels, and voxels along z, y, x.
 CANDIDATE_SHAPE = (1, 32, 48, 48)
@@ -74,22 +74,14 @@ def load_network(path: str | Path, network_def: torch.nn.Module) -> torch.nn.Mod
     suffix = path.suffix.lower()
     if suffix not in (".ts", ".onnx"):
         return with_weights(network_def, path).eval()
-    if not path.is_file():
-        raise LunaError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; expected an exported network")
+    if suffix == ".onnx":
+        import_extra("onnxruntime", "export")
     try:
         opened: Any = OnnxNetwork(path) if suffix == ".onnx" else torch.jit.load(path, map_location="cpu")
-        network = _InParts(opened.to(memory_format=torch.channels_last_3d)).eval()
-        with torch.inference_mode():
-            logits = network(torch.zeros(2, *CANDIDATE_SHAPE))
-        if logits.shape != (2, 2) or logits.dtype != torch.float32:
-            raise ValueError(f"it returns {tuple(logits.shape)} {logits.dtype} for two candidates, not (2, 2) float32")
-    except LunaError:
-        raise
+        return check_network(_InParts(opened).eval(), CANDIDATE_SHAPE[1:], "cpu")
     except Exception as error:  # each runtime has exceptions of its own
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        reason = lines[-1].split(". ")[0]
-        raise LunaError(f"{path}: damaged, or not a network for candidates of 32 x 48 x 48 voxels ({reason})") from None
-    return network
+        form = "damaged, or not a network for candidates of 32 x 48 x 48 voxels"
+        raise LunaError(f"{path}: {form} ({reason_of(error)})") from None
 
 
 def exported_metadata(path: str | Path) -> dict[str, Any]:
@@ -102,8 +94,6 @@ def exported_metadata(path: str | Path) -> dict[str, Any]:
         The bundle's ``metadata.json``, and ``weights_sha256`` of the weights that were exported; empty for a file of
         weights, and for an export by others.
 
-    Raises:
-        LunaError: when the package that reads such files is not installed.
     """
     path = Path(path)
     try:
@@ -112,7 +102,5 @@ def exported_metadata(path: str | Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith("/extra/metadata.json"))
             return dict(json.loads(archive.read(name)))
-    except LunaError:
-        raise
     except Exception:  # weights, or an export by others
         return {}

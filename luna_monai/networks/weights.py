@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -29,23 +28,18 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     Raises:
         LunaError: when there is no such file, it is damaged, or holds something else than finite real numbers.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise LunaError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; {_FORMS}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].partition(". ")[0]
-        raise LunaError(f"{path}: damaged, or no file of weights ({reason}); {_FORMS}") from None
+        raise LunaError(f"{path}: cannot be read as weights ({reason_of(error)}); {_FORMS}") from None
     for name in ("model_state", "state", "network"):  # of the book; of a checkpoint
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
             content = content[name]
     if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
         raise LunaError(f"{path}: holds no weights but a {type(content).__name__}; {_FORMS}")
     for name, values in content.items():
-        if values.is_complex() or not values.isfinite().all():
-            found = "complex numbers" if values.is_complex() else "NaN or infinite values"
-            raise LunaError(f"{path}: {name} holds {found}; use weights from before training diverged")
+        if not values.isfinite().all():
+            raise LunaError(f"{path}: {name} holds NaN or infinite values; use weights from before training diverged")
     return {str(name): value for name, value in content.items()}
 
 
@@ -67,9 +61,10 @@ def with_weights(network: torch.nn.Module, path: str | Path | None) -> torch.nn.
     state = load_weights(path)
     try:
         network.load_state_dict(state)
-    except RuntimeError as error:  # on many lines, and with the names of all parameters
-        reason = textwrap.shorten("; ".join(str(error).splitlines()[1:]), 300)
-        raise LunaError(f"{path}: weights of another network than {type(network).__name__} ({reason})") from None
+    except RuntimeError as error:
+        raise LunaError(
+            f"{path}: weights of another network than {type(network).__name__} ({reason_of(error)})"
+        ) from None
     logger.info("Weights from %s", path)
     return network
 
@@ -88,7 +83,7 @@ def check_network(network: torch.nn.Module, spatial_size: Sequence[int], device:
     Raises:
         LunaError: when it cannot take such a crop, or does not give two logits.
     """
-    size = " x ".join(map(str, spatial_size))
+    name, size = f"network_def: {type(network).__name__}", " x ".join(map(str, spatial_size))
     training = network.training
     network.to(device)  # a device that is not there is no fault of the network
     try:
@@ -96,12 +91,7 @@ def check_network(network: torch.nn.Module, spatial_size: Sequence[int], device:
         with torch.inference_mode():
             shape = tuple(network(torch.zeros(1, 1, *spatial_size, device=device)).shape)
     except Exception as error:  # whatever a network and its device raise
-        reason = textwrap.shorten(str(error) or type(error).__name__, 200)
-        raise LunaError(
-            f"network_def: {type(network).__name__} cannot classify candidates of {size} voxels ({reason})"
-        ) from error
+        raise LunaError(f"{name} cannot classify candidates of {size} voxels ({reason_of(error)})") from error
     if shape != (1, 2):
-        raise LunaError(
-            f"network_def: {type(network).__name__} must give 2 logits for a candidate, found shape {shape}"
-        )
+        raise LunaError(f"{name} must give 2 logits for a candidate, found shape {shape}")
     return network.train(training)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
-from PIL import Image
+import SimpleITK as sitk
 
+from luna_monai.detection.findings import SIZES, Finding
 from luna_monai.files import write_bytes
-from luna_monai.predictions.outputs import check_file
+from luna_monai.predictions.outputs import check_file, to_image
 from luna_monai.predictions.result import ScanPrediction, describe_findings
 from luna_monai.reports.pages import render_page
-from luna_monai.reports.pictures import Stack, Volume, draw_stacks, heat_colors, image_address
+from luna_monai.reports.pictures import draw_stacks, heat_colors, image_address
 from luna_monai.scans.geometry import Geometry
 
 #: Rows of all tables together; findings that are shown have a row in any case.
 ROWS = 400
-_MAP_PIXELS = 360
-#: Space for numbers on each side of the map.
-_MARGIN = 34
+#: Width of the map of a scan, and of the space for numbers on each side of it.
+MAP_WIDTH, MARGIN = 360, 34
 #: In HU: air is black and bone white on the projection of the whole scan.
 _MAP_HU = (-1000.0, 250.0)
 
@@ -43,8 +42,8 @@ class PredictionPage:
         check_file(self.path, (".html", ".htm"))
         self.max_pictures = max_pictures
         # By the number of the scan, the pictures by that and the rank of the finding.
-        self._scans: dict[int, tuple[ScanPrediction, np.ndarray, Geometry]] = {}
-        self._pictures: dict[tuple[int, int], tuple[float, list[Stack]]] = {}
+        self._scans: dict[int, tuple[ScanPrediction, dict[str, Any]]] = {}
+        self._pictures: dict[tuple[int, int], tuple[float, list[dict[str, Any]]]] = {}
 
     def add(
         self, number: int, prediction: ScanPrediction, voxels: np.ndarray, grid: Geometry, heat: np.ndarray | None
@@ -58,16 +57,13 @@ class PredictionPage:
             grid: of ``voxels``.
             heat: attribution map of its most probable findings in ``grid``.
         """
-        self._scans[number] = (prediction, _project(voxels), grid)
-        for rank, finding in enumerate(prediction.findings[: prediction.shown]):
-            lowest = min((one[0] for one in self._pictures.values()), default=0)
+        findings = prediction.findings[: prediction.shown]
+        self._scans[number] = prediction, draw_map(voxels, grid, [finding.position for finding in findings])
+        scan, warm = to_image(voxels, grid), None if heat is None else to_image(heat, grid)
+        for rank, finding in enumerate(findings):
+            lowest = min((probability for probability, _ in self._pictures.values()), default=0)
             if len(self._pictures) < self.max_pictures or finding.probability > lowest:
-                outlined: Volume | None = None
-                if finding.outline is not None and finding.outline_start is not None:
-                    x, y, z = grid.index_to_world(np.array([finding.outline_start]) - 1.0)[0].tolist()
-                    padded = np.pad(finding.outline, 1).astype(np.float32)
-                    outlined = padded, Geometry(padded.shape[::-1], grid.spacing, (x, y, z), grid.direction)
-                stacks = draw_stacks(voxels, grid, finding.position, outlined, heat)
+                stacks = draw_stacks(scan, finding.position, _outline_of(finding, grid), warm)
                 self._pictures[number, rank] = (finding.probability, stacks)
                 self._keep_best()
 
@@ -97,99 +93,89 @@ class PredictionPage:
 
     def to_html(self) -> str:
         """Make the page: an HTML document without any reference to something outside it, and without any path."""
-        scans = [self._scan(number) for number in sorted(self._scans)]
+        scans: list[dict[str, Any]] = [
+            {
+                "id": f"scan{number + 1}",
+                "prediction": prediction,
+                "rows": self._rows(number, prediction),
+                "map": scan_map,
+                "above": {
+                    wanted: (threshold, sum(one.probability > threshold for one in prediction.findings))
+                    for wanted, threshold in prediction.model.thresholds.items()
+                },
+            }
+            for number, (prediction, scan_map) in sorted(self._scans.items())
+        ]
         return render_page(
             "prediction.html",
             brand="luna-monai prediction",
-            name=f"{len(scans):,} scans" if len(scans) > 1 else scans[0]["name"],
+            name=f"{len(scans):,} scans" if len(scans) > 1 else scans[0]["prediction"].seriesuid,
             scans=scans,
             model=scans[0]["prediction"].model,
-            with_heat=any(stack.heat for _, stacks in self._pictures.values() for stack in stacks),
+            map_width=MAP_WIDTH,
+            margin=MARGIN,
+            with_heat=any(stack["heat"] for _, stacks in self._pictures.values() for stack in stacks),
             legend=image_address(heat_colors(np.tile(np.linspace(0, 1, 120), (10, 1)))),
         )
 
-    def _scan(self, number: int) -> dict[str, Any]:
-        prediction, projection, grid = self._scans[number]
-        instance = functools.cache(_instance_of)
+    def _rows(self, number: int, prediction: ScanPrediction) -> list[dict[str, Any]]:
+        """Describe findings, those that are shown with pictures."""
         rows = describe_findings(prediction)[: max(prediction.shown, ROWS // len(self._scans))]
+        axis, slices = _slices(prediction)
         for rank, row in enumerate(rows):
-            row["id"], row["number"] = f"s{number + 1}f{rank + 1}", rank + 1
-            row["title"] = f"Finding {rank + 1}"
-            row["slice"], row["instance"] = _slice_of(prediction, row["voxel"], instance)
+            row |= {name: row[name] and round(row[name], digits or None) for name, digits in SIZES.items()}
+            row["position"] = ", ".join(f"{value:.1f}" for value in row["position"])
+            row["number"], row["id"] = rank + 1, f"s{number + 1}f{rank + 1}"
+            row["slice"], row["instance"] = slices[row["voxel"][axis]]
             row["stacks"] = self._pictures.get((number, rank), (0, []))[1]
-            positions = row["stacks"][0].positions if row["stacks"] else np.empty((0, 3))
-            indices = prediction.geometry.world_to_index(positions).tolist()
-            row["labels"] = [_slice_of(prediction, index, instance)[0] for index in indices]
-        return {
-            "id": f"scan{number + 1}",
-            "name": prediction.seriesuid,
-            "prediction": prediction,
-            "rows": rows,
-            "map": draw_map(projection, grid, rows[: prediction.shown]) if prediction.shown else None,
-            "above": {
-                wanted: (threshold, sum(one.probability > threshold for one in prediction.findings))
-                for wanted, threshold in prediction.model.thresholds.items()
-            },
-        }
+            for stack in row["stacks"][:1]:
+                places = prediction.geometry.world_to_index(stack["positions"])[:, axis].tolist()
+                stack["labels"] = [slices[at][0] if at in range(len(slices)) else "outside the scan" for at in places]
+        return rows
 
 
-def _slice_of(
-    prediction: ScanPrediction, voxel: list[int], instance: Callable[[Path], tuple[str, str]]
-) -> tuple[str, str]:
-    """Name a slice as viewers count it, in DICOM by its instance number, and give its SOP Instance UID."""
+def _slices(prediction: ScanPrediction) -> tuple[int, list[tuple[str, str]]]:
+    """Find the axis of the axial slices, their names as viewers count them, and their SOP Instance UIDs in DICOM."""
     axis = 2 - int(np.argmax(np.abs(np.asarray(prediction.geometry.direction)[2])))
-    if not 0 <= voxel[axis] < prediction.geometry.shape[axis]:
-        return "outside the scan", ""
-    number, uid = f"slice {voxel[axis] + 1} of {prediction.geometry.shape[axis]}", ""
-    if axis == 0 and prediction.dicom_files:
-        instance_number, uid = instance(prediction.dicom_files[voxel[0]])
-        number = f"instance {instance_number}" if instance_number else number
-    return number, uid
+    count = prediction.geometry.shape[axis]
+    names = [(f"slice {number + 1} of {count}", "") for number in range(count)]
+    for number, path in enumerate(prediction.dicom_files if axis == 0 else ()):
+        header = pydicom.dcmread(path, specific_tags=["InstanceNumber", "SOPInstanceUID"], stop_before_pixels=True)
+        names[number] = (f"instance {header.get('InstanceNumber', number + 1)}", str(header.SOPInstanceUID))
+    return axis, names
 
 
-def _instance_of(path: Path) -> tuple[str, str]:
-    """Read the Instance Number and the SOP Instance UID of a DICOM slice."""
-    header = pydicom.dcmread(path, specific_tags=["InstanceNumber", "SOPInstanceUID"])
-    return str(header.get("InstanceNumber") or ""), str(header.get("SOPInstanceUID") or "")
+def _outline_of(finding: Finding, grid: Geometry) -> sitk.Image | None:
+    """Make an image of the outline of a finding, with a margin."""
+    if finding.outline is None or finding.outline_start is None:
+        return None
+    mask = np.pad(finding.outline, 1).astype(np.uint8)
+    x, y, z = grid.index_to_world(np.array([finding.outline_start]) - 1)[0].tolist()
+    return to_image(mask, Geometry(mask.shape[::-1], grid.spacing, (x, y, z), grid.direction))
 
 
-def _project(voxels: np.ndarray) -> np.ndarray:
-    low, high = _MAP_HU
-    # A slice at a time, so that no copy of the scan is made.
-    means = np.stack([np.clip(plane, low, high).mean(axis=0, dtype=np.float32) for plane in voxels])
-    darkest, brightest = np.percentile(means, (2, 99.5))
-    return np.rint(255 * np.clip((means - darkest) / max(brightest - darkest, 1), 0, 1)).astype(np.uint8)
-
-
-def draw_map(projection: np.ndarray, grid: Geometry, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def draw_map(voxels: np.ndarray, grid: Geometry, positions: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Draw the whole scan from the front, as an X-ray would show it, with the numbers of findings beside it.
 
     Args:
-        projection: uint8 (z, x), turned to LPS.
+        voxels: (z, y, x) in HU, turned to LPS.
         grid: of the scan.
-        rows: ``position`` of each finding, LPS mm.
+        positions: of the findings, LPS mm.
 
     Returns:
-        ``source`` (a ``data:`` address), ``width`` and ``height`` of the picture and ``margin`` for numbers on both
-        sides, in pixels; ``marks``: number, x and y of each finding, and of its number, which overlaps no other.
+        ``source`` (a ``data:`` address) and ``height`` of the picture, where it is ``MAP_WIDTH`` wide; ``marks``:
+        number, x and y of each finding, and of its number, which overlaps no other and is within ``MARGIN`` beside the
+        picture.
     """
-    depth, _, width = grid.shape
-    # Square pixels; the head is up.
-    height = max(1, round(_MAP_PIXELS * depth * grid.spacing[2] / (width * grid.spacing[0])))
-    picture = np.asarray(Image.fromarray(projection[::-1]).resize((_MAP_PIXELS, height)))
-    z, _, x = ((grid.world_to_continuous_index(np.array([row["position"] for row in rows])) + 0.5) / grid.shape).T
-    places = np.column_stack([_MARGIN + x * _MAP_PIXELS, (1 - z) * height])
-    marks = []
-    for right in (False, True):
-        side = np.flatnonzero((x > 0.5) == right)
-        order = side[np.argsort(places[side, 1], kind="stable")].tolist()
-        label_x = _MAP_PIXELS + 1.5 * _MARGIN if right else _MARGIN / 2
-        for number, row in enumerate(order):  # at equal distances, in the order of their places
-            marks.append((row + 1, *places[row].tolist(), label_x, (number + 0.5) * height / len(order)))
-    return {
-        "source": image_address(picture),
-        "width": _MAP_PIXELS,
-        "height": height,
-        "margin": _MARGIN,
-        "marks": marks,
-    }
+    # A slice at a time, so that no copy of the scan is made.
+    means = np.stack([np.clip(plane, *_MAP_HU).mean(axis=0, dtype=np.float32) for plane in voxels])
+    darkest, brightest = np.percentile(means, (2, 99.5))
+    gray = np.rint(255 * np.clip((means - darkest) / max(brightest - darkest, 1), 0, 1)).astype(np.uint8)
+    height = MAP_WIDTH * len(gray) * grid.spacing[2] / (gray.shape[1] * grid.spacing[0])
+    z, _, x = ((grid.world_to_continuous_index(np.array(positions)) + 0.5) / grid.shape).T
+    x, y, marks = x * MAP_WIDTH, (1 - z) * height, []  # the head is up
+    for side, label_x in ((x <= MAP_WIDTH / 2, -MARGIN / 2), (x > MAP_WIDTH / 2, MAP_WIDTH + MARGIN / 2)):
+        order = np.flatnonzero(side)[np.argsort(y[side], kind="stable")].tolist()
+        for place, number in enumerate(order):  # at equal distances, in the order of their places
+            marks.append((number + 1, x[number], y[number], label_x, (place + 0.5) * height / len(order)))
+    return {"source": image_address(gray[::-1]), "height": height, "marks": marks}

@@ -25,7 +25,7 @@ __all__, __getattr__ = lazy_exports(
         "progress": ["ProgressHandler", "enumerate_with_estimate"],
         "run_folder": ["LrSchedule", "RunFolder", "Validation"],
         "run_state": ["EarlyStopping", "RunState"],
-        "logs": ["ConsoleHandler", "RunSummary", "TensorBoardHandler"],
+        "logs": ["ConsoleHandler", "TensorBoardHandler"],
         "tracking": ["MLflowTracking"],
     },
 )

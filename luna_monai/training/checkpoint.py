@@ -6,12 +6,12 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import yaml
 
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.files import write_bytes, write_tensors
 from luna_monai.literals import leaves_and_sections
 from luna_monai.share import bundle_dir, schema
@@ -20,31 +20,9 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.pt"
 PREVIOUS_CHECKPOINT = "checkpoint-previous.pt"
-_FORMAT = 3  # of the content
 
 
-class Stateful(Protocol):
-    """What a checkpoint can hold: modules, optimizers, schedulers, counters."""
-
-    def state_dict(self) -> Any:
-        """Return the state, made of tensors, numbers, text, lists and dicts."""
-
-    def load_state_dict(self, state_dict: Any) -> Any:
-        """Take over a state."""
-
-
-def unwrap(network: torch.nn.Module) -> torch.nn.Module:
-    """Return the network inside DistributedDataParallel and ``torch.compile``, whose parameters have the plain names.
-
-    Args:
-        network: a network, wrapped or not.
-    """
-    for name in ("_orig_mod", "module", "_orig_mod"):
-        network = getattr(network, name, network)
-    return network
-
-
-def save_checkpoint(folder: Path, content: Mapping[str, Any], objects: Mapping[str, Stateful]) -> None:
+def save_checkpoint(folder: Path, content: Mapping[str, Any], objects: Mapping[str, Any]) -> None:
     """Save the state of a run, keeping the checkpoint before it as ``checkpoint-previous.pt``.
 
     ignite's ``Checkpoint(DiskSaver(atomic=True), n_saved=2)`` has a number in each name, where the newest one is to be
@@ -53,7 +31,7 @@ def save_checkpoint(folder: Path, content: Mapping[str, Any], objects: Mapping[s
     Args:
         folder: the run's folder.
         content: ``epoch``, ``iteration`` and ``settings``.
-        objects: whose states to save, by name.
+        objects: whose ``state_dict()`` to save, by name.
 
     Raises:
         LunaError: when a file cannot be written.
@@ -61,11 +39,10 @@ def save_checkpoint(folder: Path, content: Mapping[str, Any], objects: Mapping[s
     path = folder / CHECKPOINT
     if path.exists():
         write_bytes(folder / PREVIOUS_CHECKPOINT, path.read_bytes())
-    state = {name: item.state_dict() for name, item in objects.items()}
-    write_tensors(path, {"format": _FORMAT, **content, "state": state})
+    write_tensors(path, {**content, "state": {name: item.state_dict() for name, item in objects.items()}})
 
 
-def restore_checkpoint(folder: Path, objects: Mapping[str, Stateful], settings: Mapping[str, Any]) -> dict[str, Any]:
+def restore_checkpoint(folder: Path, objects: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Restore a run from its newest checkpoint that is whole; a damaged one is named in the log.
 
     Args:
@@ -82,24 +59,18 @@ def restore_checkpoint(folder: Path, objects: Mapping[str, Stateful], settings: 
     reasons = []
     for path in filter(Path.is_file, (folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT)):
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            if content["format"] != _FORMAT:
-                raise ValueError("not a checkpoint of this version of luna-monai")
-            state = content["state"]
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if difference := first_difference(content["settings"], settings, ("max_epochs", "patience", "finetune")):
                 advice = f"or start a new run from its weights with finetune={folder / 'model.pt'}"
                 raise LunaError(f"{folder}: cannot resume: {difference}; resume with the same settings, {advice}")
-            if state.keys() != objects.keys():
-                raise ValueError(f"it holds {', '.join(state)}; this configuration has {', '.join(objects)}")
             for name, item in objects.items():
-                item.load_state_dict(state[name])
+                item.load_state_dict(content["state"][name])
+            return content
         except LunaError:
             raise
         except Exception as error:  # torch.load and each object raise exceptions of their own
-            reasons.append(f"{path} ({(str(error).splitlines() or [type(error).__name__])[0].rstrip(':')})")
+            reasons.append(f"{path} ({reason_of(error)})")
             logger.warning("Damaged, not used: %s", reasons[-1])
-        else:
-            return content  # type: ignore[no-any-return]
     found = f"cannot resume from {' or '.join(reasons)}" if reasons else f"{folder}: no {CHECKPOINT} in this folder"
     raise LunaError(f"{found}; start without resume")
 
@@ -120,12 +91,11 @@ def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], ignored: It
         overlay = yaml.safe_load((bundle_dir() / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
         skipped |= {key.lstrip("+") for key in overlay}
     before, after = (
-        {key: value for key, value in leaves_and_sections(each) if not isinstance(value, Mapping | list) or not value}
+        {key: value for key, value in leaves_and_sections(each) if not isinstance(value, Mapping | list)}
         for each in (was, now)
     )
     for key in [*after, *before]:
-        above = [key[:end] for end in range(len(key) + 1) if key[end : end + 1] in ("#", "")]
-        if before.get(key) != after.get(key) and skipped.isdisjoint(above):
+        if before.get(key) != after.get(key) and not any(f"{key}#".startswith(f"{name}#") for name in skipped):
             shown = [json.dumps(leaves[key], default=str) if key in leaves else "not set" for leaves in (before, after)]
             return f"{key} was {shown[0]}, is {shown[1]}"
     return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,7 @@ from luna_monai.data import DatasetScans
 from luna_monai.data.tables import COORDINATES, read_findings
 from luna_monai.errors import LunaError
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, evaluate_froc, evaluated_scans
-from luna_monai.metrics.per_class import METRIC_NAMES, per_class_metrics
+from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.metrics.records import gather_records
 
 logger = logging.getLogger(__name__)
@@ -37,16 +38,10 @@ class CandidateMetrics:
     Args:
         loss_function: gives the (N,) losses of (N, 2) logits and (N,) labels; cross entropy when None. A module of
             torch needs ``reduction="none"``.
-        drop_duplicates: keep one record of a row: for validation, where distributed samplers repeat samples.
     """
 
-    def __init__(
-        self,
-        loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
-        drop_duplicates: bool = False,
-    ) -> None:
+    def __init__(self, loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None) -> None:
         self.loss_function = loss_function or torch.nn.CrossEntropyLoss(reduction="none")
-        self.drop_duplicates = drop_duplicates
         self._batches: list[tuple[torch.Tensor, ...]] = []
 
     def attach(self, engine: Engine, name: str) -> None:
@@ -56,12 +51,7 @@ class CandidateMetrics:
             engine: a trainer or evaluator whose batches are dicts with ``row``, and whose output is a dict with
                 ``pred`` (logits, (N, 2)) and ``label`` (N,).
             name: the metric that the engine compares.
-
-        Raises:
-            LunaError: when there is no metric of that name.
         """
-        if name not in (*METRIC_NAMES, *FROC_METRICS):
-            raise LunaError(f"key_metric: no metric {name!r}; metrics are {', '.join((*METRIC_NAMES, *FROC_METRICS))}")
         engine.add_event_handler(Events.EPOCH_STARTED, lambda: self._batches.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._complete, name)
@@ -72,27 +62,25 @@ class CandidateMetrics:
         label = engine.state.output[CommonKeys.LABEL]
         loss = self.loss_function(logits, label)
         if loss.shape != label.shape:
-            found = f"{tuple(loss.shape)} for {len(label)} samples"
-            raise LunaError(f"loss_function: must return one loss per sample, found {found}; set reduction=none")
+            raise LunaError("loss_function: must return one loss per sample; set loss_function#reduction=none")
         self._batches.append((engine.state.batch["row"], label, logits.softmax(dim=1)[:, 1], loss))
 
     def _complete(self, engine: Engine, name: str) -> None:
-        frame = gather_records(self._batches, self.drop_duplicates)
+        frame = gather_records(self._batches)
         self._batches.clear()
         engine.state.records = frame
         engine.state.metrics.update(per_class_metrics(frame["class"], frame["probability"], frame["loss"]))
         engine.state.metrics.setdefault(name, math.nan)  # one of FROC_METRICS, which come later, in validation only
 
 
-def key_metric(name: str, loss_function: Callable, drop_duplicates: bool = False) -> dict[str, CandidateMetrics]:
+def key_metric(name: str, loss_function: Callable) -> dict[str, CandidateMetrics]:
     """Make the ``key_train_metric`` or ``key_val_metric`` of a MONAI engine.
 
     Args:
         name: the metric that decides which epoch is the best: one of ``METRIC_NAMES`` or ``FROC_METRICS``.
         loss_function: see :class:`CandidateMetrics`.
-        drop_duplicates: see :class:`CandidateMetrics`.
     """
-    return {name: CandidateMetrics(loss_function, drop_duplicates=drop_duplicates)}
+    return {name: CandidateMetrics(loss_function)}
 
 
 class FrocMetrics:
@@ -135,6 +123,7 @@ class FrocMetrics:
         return dict(zip(FROC_METRICS, [result.cpm, *result.sensitivity.tolist()], strict=True))
 
 
+@dataclass(eq=False)
 class CheckLoss:
     """Ends a run whose training loss is not finite, within some iterations; ignite's ``TerminateOnNan`` ends it as if
     it were done, and waits for the GPU in each iteration.
@@ -143,28 +132,17 @@ class CheckLoss:
         keep_going: only log one line, as the book's training does not stop.
     """
 
-    def __init__(self, keep_going: bool = False) -> None:
-        self.keep_going = keep_going
-        self._losses: list[torch.Tensor] = []
-        self._said = False
+    keep_going: bool = False
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._check)
-
-    def _collect(self, engine: Engine) -> None:
-        self._losses.append(engine.state.output[CommonKeys.LOSS].detach().mean())
-        if engine.state.iteration % _LOSS_EVERY == 0:
-            self._check(engine)
+        self._said = False
+        engine.add_event_handler(Events.ITERATION_COMPLETED(every=_LOSS_EVERY) | Events.EPOCH_COMPLETED, self._check)
 
     def _check(self, engine: Engine) -> None:
-        finite = torch.stack(self._losses).isfinite().tolist() if self._losses else []
-        self._losses.clear()
-        if all(finite) or self._said:
+        if self._said or engine.state.output[CommonKeys.LOSS].isfinite().all():
             return
-        first = engine.state.iteration - len(finite) + 1 + finite.index(False)
-        text = f"E{engine.state.epoch}: the training loss is not finite from iteration {first} on"
+        text = f"E{engine.state.epoch}: the training loss is not finite in iteration {engine.state.iteration}"
         if not self.keep_going:
             raise LunaError(f"{text}; lower optimizer#lr, or look for damaged scans with 'luna-monai doctor'")
         self._said = True

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sized
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -192,6 +193,7 @@ def data_parallel(network: torch.nn.Module, device: torch.device) -> torch.nn.Mo
     return DistributedDataParallel(network, device_ids=[device] if gpu else None, forward_sync_buffers=not gpu)
 
 
+@dataclass(eq=False)
 class BroadcastBuffers:
     """Gives all processes the first one's running statistics before each validation; see :func:`data_parallel`.
 
@@ -199,8 +201,7 @@ class BroadcastBuffers:
         network: the network.
     """
 
-    def __init__(self, network: torch.nn.Module) -> None:
-        self.network = network
+    network: torch.nn.Module
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator."""
@@ -212,6 +213,7 @@ class BroadcastBuffers:
                 torch.distributed.broadcast(buffer, src=0)
 
 
+@dataclass(eq=False)
 class SeedEachEpoch:
     """Seeds the generators of Python, NumPy and torch at the start of each epoch, by seed, epoch and process.
 
@@ -221,8 +223,7 @@ class SeedEachEpoch:
         seed: the seed of the run.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
+    seed: int
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""

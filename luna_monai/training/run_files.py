@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from luna_monai.data.candidates import ALLOWED
 from luna_monai.data.tables import COORDINATES
-from luna_monai.errors import LunaError
-from luna_monai.tables import EXACTLY
+from luna_monai.errors import LunaError, reason_of
+from luna_monai.tables import EXACTLY, read_table
 
 METRICS = "metrics.csv"
 PREDICTIONS = "predictions"
 CONFIG = "config.yaml"
-#: Columns of ``predictions/trn.csv`` and ``val.csv``, and their types.
-PREDICTION_COLUMNS: Mapping[str, Any] = {
-    "row": int,
-    "seriesuid": str,
-    **dict.fromkeys(COORDINATES, float),
-    "class": int,
-    **dict.fromkeys(("diameter_mm", "probability", "loss"), float),
-}
+#: Columns of ``predictions/trn.csv`` and ``val.csv``.
+PREDICTION_COLUMNS = ["row", "seriesuid", *COORDINATES, "class", "diameter_mm", "probability", "loss"]
 
 
 def read_metrics(path: Path) -> pd.DataFrame:
@@ -38,10 +31,11 @@ def read_metrics(path: Path) -> pd.DataFrame:
     Raises:
         LunaError: when the file is missing or damaged.
     """
-    table = _read(path, defaultdict(lambda: float, epoch=int, split=str))
-    if not {"epoch", "split"} <= set(table):
-        raise LunaError(f"{path}: no columns 'epoch' and 'split'; expected a table that 'luna-monai train' writes")
-    return table
+    try:
+        table = pd.read_csv(path, dtype=defaultdict(lambda: float, epoch=int, split=str), **EXACTLY)
+        return table.set_index(["epoch", "split"]).reset_index()  # which must be there
+    except (OSError, ValueError, KeyError) as error:
+        raise LunaError(f"{path}: {reason_of(error)}; expected a table that 'luna-monai train' writes") from None
 
 
 def read_predictions(path: Path) -> pd.DataFrame:
@@ -52,23 +46,14 @@ def read_predictions(path: Path) -> pd.DataFrame:
 
     Returns:
         ``row``, ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm), ``class`` (bool), ``diameter_mm``,
-        ``probability`` and ``loss``, NaN where the network's output was.
+        ``probability`` and ``loss``.
 
     Raises:
         LunaError: when the file is missing or damaged, or has no candidate.
     """
-    table = _read(path, PREDICTION_COLUMNS, list(PREDICTION_COLUMNS))
-    wrong = ~table["class"].isin([0, 1]) | ~table["probability"].fillna(0).between(0, 1)
-    wrong |= table[COORDINATES].isna().any(axis=1)
-    if wrong.any() or table.empty:
-        row = f"data row {wrong.to_numpy().argmax() + 1}" if len(table) else "no candidates"
-        raise LunaError(f"{path}: {row}; expected coordinates, a class of 0 or 1 and a probability from 0 to 1")
-    return table.astype({"class": bool})
-
-
-def _read(path: Path, types: Mapping[str, Any], columns: list[str] | None = None) -> pd.DataFrame:
-    try:
-        return pd.read_csv(path, dtype=types, usecols=columns, **EXACTLY)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise LunaError(f"{path}: {reason}; expected a table that 'luna-monai train' writes") from None
+    numbers = [name for name in PREDICTION_COLUMNS if name != "seriesuid"]
+    probable = (lambda values: values.between(0, 1), "between 0 and 1")
+    table = read_table(path, numbers, allowed={"class": ALLOWED["class"], "probability": probable})
+    if table.empty:
+        raise LunaError(f"{path}: no candidates")
+    return table.astype({"row": int, "class": bool})[PREDICTION_COLUMNS]

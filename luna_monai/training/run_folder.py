@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -24,16 +25,9 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.files import lock, remove_abandoned, write_bytes, write_table, write_tensors
-from luna_monai.training.checkpoint import (
-    CHECKPOINT,
-    PREVIOUS_CHECKPOINT,
-    Stateful,
-    restore_checkpoint,
-    save_checkpoint,
-    unwrap,
-)
-from luna_monai.training.run_files import CONFIG, METRICS, PREDICTION_COLUMNS, PREDICTIONS, read_predictions
+from luna_monai.files import lock, remove_abandoned, write_bytes, write_errors, write_table, write_tensors
+from luna_monai.training.checkpoint import CHECKPOINT, PREVIOUS_CHECKPOINT, restore_checkpoint, save_checkpoint
+from luna_monai.training.run_files import CONFIG, METRICS, PREDICTION_COLUMNS, PREDICTIONS
 from luna_monai.training.run_state import TIME_FORMAT, RunState
 
 logger = logging.getLogger(__name__)
@@ -54,40 +48,13 @@ def write_predictions(path: Path, records: pd.DataFrame, candidates: pd.DataFram
     Raises:
         LunaError: when the file cannot be written.
     """
-    places = candidates.drop(columns="class")
-    table = records.sort_values("row", kind="stable").join(places, on="row")
-    write_table(path, table[list(PREDICTION_COLUMNS)])
-
-
-def set_aside_previous_run(output_dir: Path) -> None:
-    """Move the files of an earlier run, and what was made of them, to ``previous-TIME`` inside the folder.
-
-    TensorBoard's ``runs`` stay, because each run has its own folders there.
-
-    Args:
-        output_dir: folder of the run.
-
-    Raises:
-        LunaError: when they cannot be moved.
-    """
-    found = [output_dir / name for name in RESULTS if (output_dir / name).exists()]
-    if not found:
-        return
-    previous = output_dir / f"previous-{datetime.now().strftime(TIME_FORMAT)}"
-    while previous.exists():
-        previous = previous.with_name(f"{previous.name}-2")
-    try:
-        previous.mkdir()
-        for path in found:
-            path.rename(previous / path.name)
-    except OSError as error:
-        raise LunaError(f"{output_dir}: the earlier run there cannot be moved ({error.strerror or error})") from error
-    logger.info("%s holds an earlier run: moved to %s", output_dir, previous)
+    table = records.sort_values("row", kind="stable").join(candidates.drop(columns="class"), on="row")
+    write_table(path, table[PREDICTION_COLUMNS])
 
 
 @dataclass(eq=False)
 class RunFolder:
-    """Writes a run's folder at the end of each epoch, every file whole or not at all.
+    """Writes a run's folder at the end of each epoch, every file whole or not at all, and logs the results at the end.
 
     - ``model.pt``: ``state_dict`` of the best epoch, of the last one as long as none is the best;
     - ``predictions/trn.csv`` and ``val.csv``: the predictions of that epoch, where they are finite;
@@ -96,12 +63,12 @@ class RunFolder:
     - ``checkpoint.pt``: all that a resumed run needs, and ``checkpoint-previous.pt``, the epoch before.
 
     List it after the validation and the learning-rate schedule among the ``train_handlers``. The files of an earlier
-    run in the same folder are moved aside when training starts, see :func:`set_aside_previous_run`; when the same
-    trainer runs again, it continues its own. Only the first process of several writes.
+    run in the same folder, all but TensorBoard's ``runs``, are moved to ``previous-TIME`` when training starts; when
+    the same trainer runs again, it continues its own. Only the first process of several writes.
 
     Args:
         run_state: its folder is the folder of the run.
-        network: the network that is trained.
+        network: the network that is trained, without wrappers.
         optimizer: its optimizer.
         candidates: the candidate table, indexed by row.
         validator: the engine that validates.
@@ -117,33 +84,34 @@ class RunFolder:
     candidates: pd.DataFrame
     validator: Evaluator
     config: Mapping[str, Any]
-    lr_scheduler: Stateful | None = None
-    extra: Mapping[str, Stateful] | None = None
+    lr_scheduler: Any = None
+    extra: Mapping[str, Any] | None = None
     resume: bool = False
 
     def __post_init__(self) -> None:
-        self.output_dir = self.run_state.output_dir
-        schedule = {} if self.lr_scheduler is None else {"lr_scheduler": self.lr_scheduler}
-        self._objects: dict[str, Stateful] = {"network": unwrap(self.network), "optimizer": self.optimizer}
-        self._objects |= {"run_state": self.run_state, **schedule, **(self.extra or {})}
+        self.output_dir = Path(self.run_state.output_dir)
+        objects = {"network": self.network, "optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}
+        objects |= {"run_state": self.run_state, **(self.extra or {})}
+        self._objects = {name: item for name, item in objects.items() if item is not None}
         # Besides the configuration what it has become: the length of a schedule, the table on disk.
         rows = pd.util.hash_pandas_object(self.candidates[["seriesuid", *COORDINATES, "class"]]).to_numpy()
         digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
-        numbers = {} if self.lr_scheduler is None else self.lr_scheduler.state_dict()
+        schedule = {} if self.lr_scheduler is None else self.lr_scheduler.state_dict()
         self._settings = {
             **self.config,
             "candidates (the table on disk)": f"{len(rows)} rows, SHA-256 {digest}",
-            "schedule": {name: value for name, value in numbers.items() if isinstance(value, bool | int | float | str)},
+            "schedule": {
+                name: value for name, value in schedule.items() if isinstance(value, bool | int | float | str)
+            },
         }
         self._started = False
-        self._lock: int | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        self.run_state.attach(engine)
         engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
-        engine.add_event_handler(Events.COMPLETED, self._unlock)
+        if idist.get_rank() == 0:
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+            engine.add_event_handler(Events.COMPLETED, self._end)
 
     def _start(self, engine: Engine) -> None:
         first = idist.get_rank() == 0
@@ -151,46 +119,25 @@ class RunFolder:
             self._lock = _locked(self.output_dir / ".lock")
             for folder in (self.output_dir, self.output_dir / PREDICTIONS):  # left by a killed run
                 remove_abandoned(folder)
-        if self.resume and not self._started:
+        if self._started:
+            return
+        if self.resume:
             content = restore_checkpoint(self.output_dir, self._objects, self._settings)
             engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
             logger.info("%s: resumed after epoch %d", self.output_dir, content["epoch"])
-            if first:
-                self._repair()
-        elif first and not self._started:
-            set_aside_previous_run(self.output_dir)
+        elif first:
+            _set_aside_previous_run(self.output_dir)
         if first:
             text = yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
             write_bytes(self.output_dir / CONFIG, text.encode())
         self._started = True
 
-    def _repair(self) -> None:
-        """Write what the checkpoint knows: the files may be newer than it, or damaged."""
-        if self.run_state.history:
-            write_table(self.output_dir / METRICS, pd.DataFrame(self.run_state.history))
-        folder = self.output_dir / PREDICTIONS
-        if self.run_state.best_records is not None:
-            write_predictions(folder / "val.csv", self.run_state.best_records, self.candidates)
-        try:
-            if (folder / "trn.csv").is_file():
-                read_predictions(folder / "trn.csv")
-        except LunaError as error:
-            (folder / "trn.csv").unlink()
-            logger.warning("Damaged, removed: %s; the next best epoch writes it again", error)
-
-    def _unlock(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
-
     def _write(self, engine: Engine) -> None:
-        if idist.get_rank() != 0:
-            return
         state, epoch = self.run_state, engine.state.epoch
         engines = engines_of_epoch(engine, self.validator)
         # The checkpoint comes last: after a kill before it, the resumed run does this epoch and its files again.
         if state.best_epoch in (None, epoch):
-            write_tensors(self.output_dir / MODEL, unwrap(self.network).state_dict())
+            write_tensors(self.output_dir / MODEL, self.network.state_dict())
             for split, source in engines.items():
                 if np.isfinite(source.state.records["probability"]).all():
                     path = self.output_dir / PREDICTIONS / f"{split}.csv"
@@ -202,6 +149,24 @@ class RunFolder:
         content = {"epoch": epoch, "iteration": engine.state.iteration, "settings": self._settings}
         save_checkpoint(self.output_dir, content, self._objects)
 
+    def _end(self, engine: Engine) -> None:
+        best, epochs = self.run_state.best_metrics, engine.state.epoch
+        if best:
+            text = "Best epoch: %d of %d, %.1f%% of the validation candidates correct, ROC AUC %.4f"
+            values = (best.get(name, math.nan) for name in ("correct/all", "roc_auc"))
+            logger.info(text, self.run_state.best_epoch, epochs, *values)
+        else:
+            logger.info("No best epoch: the validation metrics are undefined")
+        for title, name in (
+            ("Weights:     ", MODEL),
+            ("Metrics:     ", METRICS),
+            ("Predictions: ", f"{PREDICTIONS}/val.csv"),
+            ("Plots:       tensorboard --logdir ", "runs"),
+        ):
+            if (self.output_dir / name).exists():
+                logger.info("%s%s", title, self.output_dir / name)
+        os.close(self._lock)
+
 
 class Validation(ValidationHandler):
     """MONAI's ``ValidationHandler``, which also validates the last epoch.
@@ -210,9 +175,6 @@ class Validation(ValidationHandler):
         interval: validate every N epochs.
         validator: the evaluator.
     """
-
-    def __init__(self, interval: int, validator: Evaluator) -> None:
-        super().__init__(interval, validator)
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -223,25 +185,17 @@ class Validation(ValidationHandler):
 
 
 class LrSchedule(LrScheduleHandler):
-    """MONAI's ``LrScheduleHandler``, which also takes ``ReduceLROnPlateau`` and no schedule at all.
-
-    ``ReduceLROnPlateau`` steps after each validation, on its ``loss/all`` where ``mode`` is ``min``, else on the key
-    metric.
+    """MONAI's ``LrScheduleHandler``, which also takes no schedule at all.
 
     Args:
         lr_scheduler: None for a constant learning rate.
-        validator: the evaluator, which has run before.
-        run_state: knows the key metric.
         epoch_level: step after each epoch; else after each batch.
     """
 
-    def __init__(self, lr_scheduler: Any, validator: Evaluator, run_state: RunState, epoch_level: bool = True) -> None:
+    def __init__(self, lr_scheduler: Any, epoch_level: bool = True) -> None:
         super().__init__(lr_scheduler, print_lr=False, epoch_level=epoch_level)
-        self.validator = validator
-        self.run_state = run_state
-        self._needs_metric = isinstance(lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
-        if self._needs_metric and not epoch_level:
-            raise LunaError("lr_scheduler: ReduceLROnPlateau steps after validations; set lr_scheduler_by_epoch=true")
+        if isinstance(lr_scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise LunaError("lr_scheduler: ReduceLROnPlateau needs a metric and is not supported; use another schedule")
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -251,11 +205,7 @@ class LrSchedule(LrScheduleHandler):
     def __call__(self, engine: Engine) -> None:
         """Step."""
         try:
-            if not self._needs_metric:
-                super().__call__(engine)
-            elif "val" in engines_of_epoch(engine, self.validator):
-                name = "loss/all" if self.lr_scheduler.mode == "min" else self.run_state.key_metric
-                self.lr_scheduler.step(self.validator.state.metrics[name])
+            super().__call__(engine)
         except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # of its own settings
             reason = f"{type(self.lr_scheduler).__name__}: {type(error).__name__}: {error}"
             raise LunaError(f"lr_scheduler: {reason}") from error
@@ -267,22 +217,29 @@ def engines_of_epoch(trainer: Engine, validator: Engine) -> dict[str, Engine]:
     return {"trn": trainer, **({"val": validator} if validated else {})}
 
 
-def _locked(path: Path) -> int | None:
+def _set_aside_previous_run(output_dir: Path) -> None:
+    found = [output_dir / name for name in RESULTS if (output_dir / name).exists()]
+    if found:
+        previous = output_dir / f"previous-{datetime.now().strftime(TIME_FORMAT)}"
+        with write_errors(previous):
+            previous.mkdir()
+            for path in found:
+                path.rename(previous / path.name)
+        logger.info("%s holds an earlier run: moved to %s", output_dir, previous)
+
+
+def _locked(path: Path) -> int:
     """Lock a file until this process ends or closes the descriptor; no lock outlives its process."""
     me = f"process {os.getpid()} on {socket.gethostname()}"
-    try:
+    with write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise LunaError(f"{path.parent}: cannot be written ({error.strerror}); choose another output_dir") from error
     try:
         lock(file, wait=False)
     except BlockingIOError:
-        owner = os.read(file, 1000).decode(errors="replace")
-        os.close(file)
-        if owner == me:  # a trainer of this process that has failed
-            return None
-        raise LunaError(f"{path.parent}: in use by {owner}; wait for it, or choose another output_dir") from None
+        owner = path.read_text(errors="replace")
+        if owner != me:  # else a trainer of this process that has failed
+            raise LunaError(f"{path.parent}: in use by {owner}; wait for it, or choose another output_dir") from None
     except OSError as error:
         logger.debug("%s: this file system has no locks (%s)", path, error)
     os.ftruncate(file, 0)

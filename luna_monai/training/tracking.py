@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -15,11 +18,9 @@ import ignite.distributed as idist
 import pandas as pd
 from ignite.engine import Engine, Events
 from monai.engines import Evaluator
-from monai.handlers import MLFlowHandler
-from monai.utils import path_to_uri
 
 from luna_monai.data.cache import SeriesCache
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.extras import import_extra
 from luna_monai.training.run_files import CONFIG, METRICS
 from luna_monai.training.run_folder import MODEL, engines_of_epoch
@@ -31,13 +32,14 @@ _PARAMS_AT_ONCE = 100  # MLflow takes no more
 _LONGEST_PARAM = 6000  # characters, as above
 
 
-class MLflowTracking(MLFlowHandler):
+@dataclass(eq=False)
+class MLflowTracking:
     """Records a training run in MLflow: configuration, metrics of each epoch, weights.
 
-    MONAI's ``MLFlowHandler`` with metrics of training and validation under names of their own (``trn/…``, ``val/…``),
-    one MLflow run for a run that is resumed, and status FAILED when training fails. MLflow's usage statistics are
-    switched off. List it after :class:`RunFolder`, whose files it records. Only the first process of several does so.
-    What cannot be recorded after the start is logged as a warning; the run's folder has it all.
+    MONAI's ``MLFlowHandler`` has one name for the metrics of training and validation, a new MLflow run for a run that
+    is resumed, and no status for one that fails. MLflow's usage statistics are switched off. List it after
+    :class:`RunFolder`, whose files it records. Only the first process of several does so. What cannot be recorded after
+    the start is logged as a warning; the run's folder has it all.
 
     Args:
         tracking_uri: MLflow's store: ``sqlite:///PATH`` or a server. The environment variable ``MLFLOW_TRACKING_URI``,
@@ -53,111 +55,87 @@ class MLflowTracking(MLFlowHandler):
         LunaError: when MLflow is not installed, or the store cannot be used.
     """
 
-    def __init__(
-        self,
-        tracking_uri: str,
-        experiment_name: str,
-        run_state: RunState,
-        config: Mapping[str, Any],
-        cache: SeriesCache,
-        validator: Evaluator,
-        run_name: str | None = None,
-    ) -> None:
-        self.run_state = run_state
-        self.run_name: str | None = run_name
-        values = pd.json_normalize(dict(config), sep="/").to_dict("records")[0]
-        plain = {str(key): str(value)[:_LONGEST_PARAM] for key, value in values.items() if not isinstance(value, list)}
-        self.params = {"cache_fingerprint": cache.fingerprint, **plain}
-        self.validator = validator
-        self.store = os.environ.get("MLFLOW_TRACKING_URI") or tracking_uri
-        if idist.get_rank() > 0:
-            return
-        import_extra("mlflow", "mlflow")
-        _be_quiet()
-        self.files: str | None = None  # where the server says
-        if self.store.startswith("sqlite:///"):
-            folder = Path(unquote(self.store.removeprefix("sqlite:///"))).absolute().parent
-            folder.mkdir(parents=True, exist_ok=True)
-            self.files = path_to_uri(folder / "mlruns")  # MONAI's own choice fails for a name with a space
-        artifacts = [run_state.output_dir / name for name in (CONFIG, METRICS, MODEL)]
-        options = {"iteration_log": False, "close_on_complete": True, "artifacts": artifacts}
-        self._or_fail(
-            super().__init__,
-            tracking_uri,
-            experiment_name=experiment_name,
-            run_name=run_name,
-            **options,
-        )
+    tracking_uri: str
+    experiment_name: str
+    run_state: RunState
+    config: Mapping[str, Any]
+    cache: SeriesCache
+    validator: Evaluator
+    run_name: str | None = None
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        if idist.get_rank() == 0:
-            super().attach(engine)
-            engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
-
-    def start(self, engine: Engine) -> None:
-        """Open the MLflow run of this run, a new one where there is none, and record the configuration.
-
-        Raises:
-            LunaError: when the store cannot be used.
-        """
-        self._or_fail(self._start, engine)
-        logger.info("MLflow: run '%s' of experiment '%s' in %s", self.run_name, self.experiment_name, self.store)
+        if idist.get_rank() > 0:
+            return
+        self.store = os.environ.get("MLFLOW_TRACKING_URI") or self.tracking_uri
+        self.mlflow = import_extra("mlflow", "mlflow")
+        _be_quiet()
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._record)
+        engine.add_event_handler(Events.COMPLETED, lambda _: self._end("FINISHED"))
+        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _start(self, engine: Engine) -> None:
-        names = self.run_state.names
-        if self.client.get_experiment_by_name(self.experiment_name) is None:
-            self.client.create_experiment(self.experiment_name, artifact_location=self.files)
-        self._set_experiment()
-        if "mlflow_run" not in names:  # else it is that of the run which is resumed, or goes on
-            self.run_name = self.run_name or f"{names['time']} {names['comment']}"
-            created = self.client.create_run(self.experiment.experiment_id, run_name=self.run_name)
-            names["mlflow_run"] = created.info.run_id
-        self.client.update_run(names["mlflow_run"], status="RUNNING")
-        self.cur_run = self.client.get_run(names["mlflow_run"])
-        self.run_name = self.cur_run.info.run_name
-        super().start(engine)
-        params = dict(self.params)
-        self._delete_exist_param_in_dict(params)
-        for first in range(0, len(params), _PARAMS_AT_ONCE):
-            self._log_params(dict(list(params.items())[first : first + _PARAMS_AT_ONCE]))
+        """Open the MLflow run of this run, a new one where there is none, and record the configuration."""
+        try:
+            self._open()
+        except Exception as error:  # MLflow's own, those of its database and those of its HTTP client
+            raise LunaError(f"tracking_uri {self.store}: cannot be used by MLflow ({reason_of(error)})") from error
+        logger.info("MLflow: experiment '%s' in %s", self.experiment_name, self.store)
 
-    def epoch_completed(self, engine: Engine) -> None:
-        """Record the metrics of the epoch."""
-        values = {
-            f"{split}/{name}": float(value)
+    def _open(self) -> None:
+        names, files = self.run_state.names, None  # the server says where files are
+        if self.store.startswith("sqlite:///"):
+            folder = Path(unquote(self.store.removeprefix("sqlite:///"))).absolute().parent
+            folder.mkdir(parents=True, exist_ok=True)
+            files = (folder / "mlruns").as_uri()
+        self.client = self.mlflow.MlflowClient(self.store)
+        experiment = self.client.get_experiment_by_name(self.experiment_name)
+        number = experiment.experiment_id if experiment else self.client.create_experiment(self.experiment_name, files)
+        if "mlflow_run" not in names:  # else it is that of the run which is resumed, or goes on
+            name = self.run_name or f"{names['time']} {names['comment']}"
+            names["mlflow_run"] = self.client.create_run(number, run_name=name).info.run_id
+        self.client.update_run(names["mlflow_run"], status="RUNNING")
+        known = self.client.get_run(names["mlflow_run"]).data.params
+        values = {"cache_fingerprint": self.cache.fingerprint, **pd.json_normalize(dict(self.config), sep="/").iloc[0]}
+        params = [
+            self.mlflow.entities.Param(key, str(value)[:_LONGEST_PARAM])
+            for key, value in values.items()
+            if not isinstance(value, list) and key not in known
+        ]
+        for first in range(0, len(params), _PARAMS_AT_ONCE):
+            self.client.log_batch(names["mlflow_run"], params=params[first : first + _PARAMS_AT_ONCE])
+
+    def _record(self, engine: Engine) -> None:
+        now = int(time.time() * 1000)
+        metrics = [
+            self.mlflow.entities.Metric(f"{split}/{name}", float(value), now, engine.state.epoch)
             for split, source in engines_of_epoch(engine, self.validator).items()
             for name, value in source.state.metrics.items()
             if isinstance(value, Real) and math.isfinite(value)
-        }
-        self._or_warn(self._log_metrics, values, step=engine.state.epoch)
+        ]
+        with self._warnings():
+            self.client.log_batch(self.run_state.names["mlflow_run"], metrics=metrics)
 
-    def complete(self) -> None:
-        """Record the files."""
-        self._or_warn(super().complete)
-
-    def close(self) -> None:
-        """End the MLflow run."""
-        self._or_warn(super().close)
+    def _end(self, status: str) -> None:
+        with self._warnings():
+            files = (Path(self.run_state.output_dir, name) for name in (CONFIG, METRICS, MODEL))
+            for path in filter(Path.exists, files):
+                self.client.log_artifact(self.run_state.names["mlflow_run"], str(path))
+        with self._warnings():
+            self.client.set_terminated(self.run_state.names["mlflow_run"], status)
 
     def _fail(self, engine: Engine, error: BaseException) -> None:
-        self.run_finish_status = "FAILED"
-        self.complete()
-        self.close()
+        if "mlflow_run" in self.run_state.names:
+            self._end("FAILED")
         raise error  # ignite drops an exception that a handler listens to
 
-    # MLflow raises exceptions of its own, those of its database and those of its HTTP client.
-    def _or_fail(self, act: Callable, *args: Any, **kwargs: Any) -> None:
+    @contextmanager
+    def _warnings(self) -> Iterator[None]:
         try:
-            act(*args, **kwargs)
+            yield
         except Exception as error:
-            raise LunaError(f"tracking_uri {self.store}: cannot be used by MLflow ({_reason(error)})") from error
-
-    def _or_warn(self, record: Callable, *args: Any, **kwargs: Any) -> None:
-        try:
-            record(*args, **kwargs)
-        except Exception as error:
-            logger.warning("MLflow: not recorded in %s (%s)", self.store, _reason(error))
+            logger.warning("MLflow: not recorded in %s (%s)", self.store, reason_of(error))
 
 
 def _be_quiet() -> None:
@@ -168,7 +146,3 @@ def _be_quiet() -> None:
     set_telemetry_client()  # it was made when MLflow was imported; now there is none
     for name in ("alembic", "mlflow.store"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def _reason(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

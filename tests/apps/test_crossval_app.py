@@ -1,15 +1,13 @@
 """A cross-validation: fresh weights for each fold, folds one by one or side by side, and results of all together."""
 
 import json
-import re
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from luna_monai.apps import LunaCrossvalApp, LunaFrocApp, LunaTrainingApp, crossval
+from luna_monai.apps import LunaCrossvalApp, LunaFrocApp, LunaTrainingApp
 from luna_monai.apps.cli import run_app
 from luna_monai.errors import LunaError
 
@@ -62,13 +60,13 @@ def test_all_folds(arguments, dataset_dir, tmp_path):
     ).main()
     official = json.loads((tmp_path / "froc.json").read_text())
     content = json.loads((folder / "crossval.json").read_text())
-    assert content["froc"]["cpm"] == pytest.approx(official["cpm"], abs=1e-12)
-    assert content["froc"]["bootstrap"] == official["bootstrap"]
+    assert content["cpm"] == pytest.approx(official["cpm"], abs=1e-12)
+    assert content["bootstrap"] == official["bootstrap"]
 
     table = pd.read_csv(folder / "folds.csv", index_col="fold")
     assert table.index.tolist() == ["0", "1", "2", "mean", "std", "pooled"]
     assert table["scans"].tolist()[:3] == [1, 1, 1]
-    assert table.loc["pooled", ["scans", "candidates", "nodule_candidates"]].tolist() == [3, 24, 6]
+    assert table.loc["pooled", ["scans", "candidates"]].tolist() == [3, 24]
     for fold in range(3):
         metrics = pd.read_csv(folder / f"fold{fold}" / "metrics.csv").query("split == 'val'").iloc[0]
         for name in ("roc_auc", "average_precision", "cpm", "sensitivity/8"):
@@ -78,36 +76,22 @@ def test_all_folds(arguments, dataset_dir, tmp_path):
     assert table.loc["mean", "cpm"] == pytest.approx(of_folds.mean())
     assert table.loc["std", "cpm"] == pytest.approx(np.std(of_folds, ddof=1), abs=1e-12)
     assert table.loc["pooled", "cpm"] == pytest.approx(official["cpm"])
-    assert (folder / "froc.png").read_bytes().startswith(b"\x89PNG")
     page = (folder / "crossval.html").read_text()
     assert page.count("<tr>") == 1 + 6, "a header and the rows of folds.csv"
-    assert f"CPM {official['cpm']:.3f}" in page
+    assert f"CPM {official['cpm']:.4f}" in page
 
 
 def test_fold_by_fold(arguments, tmp_path, capsys):
     folder = tmp_path / "cv"
     LunaCrossvalApp([*arguments, "--folds", "2"]).main()
     assert sorted(path.name for path in folder.glob("fold?")) == ["fold2"]
-    assert not (folder / "submission.csv").exists()
     before = (folder / "fold2" / "model.pt").stat().st_mtime_ns
-    states = "Fold 0: not begun\nFold 1: not begun\nFold 2: done\n"
-    assert re.sub(r".* INFO +", "", capsys.readouterr().out).endswith(states)
+    assert "Folds that are not trained yet: 0, 1." in capsys.readouterr().out
 
     LunaCrossvalApp(arguments).main()
+    assert "Fold 2: done" in capsys.readouterr().out
     assert (folder / "fold2" / "model.pt").stat().st_mtime_ns == before
     assert len(pd.read_csv(folder / "submission.csv")) == 24
-
-
-def test_processes_train_every_other_fold(arguments, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(crossval, "is_launched", lambda: True)
-    monkeypatch.setattr(crossval, "_fill_cache_together", lambda *_: "cpu")
-    for rank, trained in ((1, [1]), (0, [0, 1, 2])):  # the first process waits for the others
-        told = SimpleNamespace(rank=rank, world_size=2)
-        monkeypatch.setattr("luna_monai.training.launched", lambda told=told: told)
-        LunaCrossvalApp(arguments).main()
-        assert sorted(int(path.parent.name[4:]) for path in (tmp_path / "cv").glob("fold*/fold.json")) == trained
-    assert "Results:" in capsys.readouterr().out
-    assert len(pd.read_csv(tmp_path / "cv" / "submission.csv")) == 24
 
 
 def test_an_interrupted_fold_goes_on(arguments, tmp_path, capsys):
@@ -115,18 +99,17 @@ def test_an_interrupted_fold_goes_on(arguments, tmp_path, capsys):
     LunaTrainingApp(fold).main()
     with pytest.raises(LunaError, match="fold1 was trained with other settings: batch_size was 32, is 16"):
         LunaCrossvalApp([*arguments, "--folds", "1", "--batch-size", 16]).main()
-    arguments[arguments.index("--epochs") + 1] = 2
     LunaCrossvalApp([*arguments, "--folds", "1"]).main()
     assert "Fold 1: continuing" in capsys.readouterr().out
-    assert pd.read_csv(tmp_path / "cv" / "fold1" / "metrics.csv")["epoch"].tolist() == [1, 1, 2, 2]
+    assert pd.read_csv(tmp_path / "cv" / "fold1" / "metrics.csv")["epoch"].tolist() == [1, 1]
     assert not list((tmp_path / "cv" / "fold1").glob("previous-*"))
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (["--folds", "0,7"], "--folds 0,7: fold 7 has no scans with candidates; folds: 0, 1, 2"),
-        (["--folds", "all"], "--folds all: expected numbers and rising ranges, for example 0,2,5-7"),
+        (["--folds", "0,7"], "fold 7 has no scans with candidates; folds: 0, 1, 2"),
+        (["--folds", "all"], "argument --folds: invalid numbers value: 'all'"),
         (["fold=1"], "fold=1: crossval sets this key itself"),
         (["finetune=model.pt"], "finetune=model.pt: crossval sets this key itself"),
         (["--config", "book_ch11"], "samples_per_epoch: has no effect"),
@@ -151,5 +134,5 @@ def test_folds_must_be_trained_alike(arguments, tmp_path):
 
 def test_one_subset_is_not_enough(write_dataset, arguments, tmp_path):
     arguments[arguments.index("--dataset-dir") + 1] = write_dataset(tmp_path / "luna", scans=1, candidates=4)
-    with pytest.raises(LunaError, match="scans in subset0 only; a cross-validation needs two subsets"):
+    with pytest.raises(LunaError, match="has scans in subset0 only; add another subset"):
         LunaCrossvalApp(arguments).main()

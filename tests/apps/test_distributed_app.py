@@ -109,34 +109,6 @@ def test_what_went_wrong_first_is_the_reason(tmp_path):
     assert str(_reason(failures, 2)) == "process 2 of 2 failed, and the others were stopped\nIndexError"
 
 
-def test_folds_are_trained_side_by_side(make_dataset, tmp_path):
-    folder = tmp_path / "cv"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    options = ["--dataset-dir", make_dataset(scans=3, candidates=8), "--cache-dir", tmp_path / "cache"]
-    options += ["--epochs", "1", "samples_per_epoch=8", "device=$torch.device('cpu')", "--bootstrap", "0"]
-    done = subprocess.run(
-        [*torchrun, "-m", "luna_monai", "crossval", "--output-dir", folder, *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    assert sorted(pd.read_csv(folder / "predictions.csv")["row"]) == list(range(24))
-    assert {path.name for path in folder.glob("fold?")} == {"fold0", "fold1", "fold2"}
-    # Each cuts a part of what is missing, and finds the whole when it trains.
-    assert "holds 0 of 2 series of shard 1/2" in done.stdout
-    assert "2 series to cut" in done.stdout
-    started = done.stdout.count("starting from fresh weights")
-    assert started == done.stdout.count("holds 3 of 3 series") == done.stdout.count("Best epoch")
-    # The first process alone is shown: the other one has trained at least one fold, or held it.
-    assert started in (1, 2)
-    assert done.stdout.count("Results: ") == 1
-    assert "Setting logging properties" not in done.stdout
-    assert "Still to be trained" not in done.stdout
-
-
 @pytest.mark.parametrize("processes", [0, -2, 9999])
 def test_numbers_of_processes_that_make_no_sense(arguments, processes):
     with pytest.raises(LunaError, match=f"--distributed {processes}: give from 1 to .* processes \\(this machine: "):

@@ -42,12 +42,11 @@ def test_many_of_a_kind_are_counted_and_a_few_shown(dataset: Path, caplog: pytes
     with caplog.at_level(logging.INFO):
         assert LunaDoctorApp(["--dataset-dir", dataset]).main() == 1
     report = caplog.messages
-    start = report.index("ERROR: a position outside its CT: correct the row, or set outside_volume=drop (7 times)")
+    start = report.index("ERROR (7): a position outside its CT: correct the row, or set outside_volume=drop")
     assert report[start + 1] == (
         "    candidates.csv: 1.1 at (20, 20, 400) mm = voxel z,y,x (320, 29, 29) of (40, 64, 64)"
     )
-    assert report[start + 6] == "    … and 2 more"
-    assert "ERROR: a CT that cannot be read" in report
+    assert report[start + 6] == "ERROR (1): a CT that cannot be read"
     assert report[-1] == "something is wrong: 8 errors, 0 warnings"
 
 
@@ -55,7 +54,7 @@ def test_deep_is_passed_on(dataset: Path, caplog: pytest.LogCaptureFixture) -> N
     with caplog.at_level(logging.INFO):
         assert LunaDoctorApp(["--dataset-dir", dataset, "--deep", "--num-workers", 1]).main() == 1
     for kind in ("voxels that are not in HU", "slices that hold a single value", "the same voxels under two names"):
-        assert f"ERROR: {kind}" in caplog.text
+        assert f": {kind}" in caplog.text
 
 
 def test_no_such_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

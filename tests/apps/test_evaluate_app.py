@@ -86,24 +86,17 @@ def test_calibration_and_thresholds(run, tmp_path):
         assert (probability > point["threshold"])[is_nodule].mean() == point["sensitivity"] >= wanted
     for name in ("raw", "calibrated"):
         assert sum(content["reliability"][name]["count"]) == 24
-        assert (tmp_path / "results" / f"reliability-{name}.png").read_bytes().startswith(b"\x89PNG")
     assert content["reliability"]["folds"] == 2
     assert content["reliability"]["calibrated"]["brier_score"] < content["reliability"]["raw"]["brier_score"]
 
 
 def test_a_calibration_is_not_judged_on_what_it_was_fitted_on(run, tmp_path, capsys):
     LunaEvaluateApp([run, "--output-dir", tmp_path, "--all-scans"]).main()
-    assert (tmp_path / "reliability-calibrated.png").exists()
-    assert "an earlier evaluation is there" not in capsys.readouterr().out
     LunaEvaluateApp([run, "--output-dir", tmp_path, "--fold", 0]).main()  # one scan: nothing to evaluate on
     content = json.loads((tmp_path / "calibration.json").read_text())
     assert content["fitted_on"]["scans"] == 1
     assert (content["reliability"]["calibrated"], content["reliability"]["folds"]) == (None, None)
-    said = capsys.readouterr().out
-    assert f"{tmp_path}: an earlier evaluation is there; its files will be replaced" in said
-    assert "not measured: one scan has nodules" in said
-    assert (tmp_path / "reliability-raw.png").exists()
-    assert not (tmp_path / "reliability-calibrated.png").exists()
+    assert "not measured: one scan has nodules" in capsys.readouterr().out
 
 
 def test_submission_is_luna16s(run, tmp_path):
@@ -137,10 +130,6 @@ def test_weights_on_all_scans_and_metadata(run, tmp_path):
     assert stored["operating_points"]["weights"] == "checkpoint.pt"
     digest = hashlib.sha256((run / "checkpoint.pt").read_bytes()).hexdigest()
     assert stored["operating_points"]["weights_sha256"] == digest
-    errors = stored["operating_points"]["expected_calibration_error"]
-    assert errors == {
-        name: calibration["reliability"][name]["expected_calibration_error"] for name in ("raw", "calibrated")
-    }
 
 
 def test_the_book_keeps_its_threshold(run, tmp_path):
@@ -193,7 +182,7 @@ def test_mistakes_get_one_clear_line(run, tmp_path, capsys):
     (tmp_path / "metadata.json").write_text("{")
     here = ["--dataset-dir", run.parent / "luna", "--cache-dir", "null", "--output-dir", tmp_path / "results"]
     for arguments, message in (
-        ([tmp_path / "empty"], f"{tmp_path}/empty: no model.pt in this folder, so it is not the folder of a run"),
+        ([tmp_path / "empty"], f"{tmp_path}/empty: no config.yaml in this folder, so it is not the folder of a run"),
         # Whatever else is wrong: the default dataset_dir is not there.
         ([tmp_path / "nowhere"], f"{tmp_path}/nowhere: no such file or folder"),
         ([tmp_path / "nowhere.pt", *here], f"{tmp_path}/nowhere.pt: no such file"),

@@ -35,7 +35,7 @@ def test_a_run_and_its_evaluation(run, tmp_path, monkeypatch, make_dataset, caps
     monkeypatch.chdir(tmp_path)
     assert run_app(LunaExportApp, [run, "--format", "torchscript"]) == 0
     shown = capsys.readouterr().out
-    assert f"{run / 'model.ts'}: largest difference from PyTorch on 64 candidates" in shown
+    assert f"{run / 'model.ts'}: largest difference from PyTorch: " in shown
     options = ["--dataset-dir", make_dataset(scans=2), "--cache-dir", tmp_path / "cache", "--fold", "1"]
     LunaEvaluateApp([run, *options, "--output-dir", tmp_path / "eager"]).main()
     LunaEvaluateApp([run / "model.ts", *options, "--output-dir", tmp_path / "exported"]).main()
@@ -48,7 +48,7 @@ def test_weights(run, tmp_path, capsys):
     options = ["--format", "onnx", "--output", output]
     assert run_app(LunaExportApp, [run / "model.pt", *options, "network_def#conv_channels=2"]) == 0
     captured = capsys.readouterr()
-    assert "on 64 candidates" in captured.out
+    assert "largest difference" in captured.out
     assert captured.err == ""
     assert sorted(path.name for path in output.parent.iterdir()) == ["network.onnx"]
     network = load_network(run / "model.pt", LunaModel(conv_channels=2))
@@ -90,7 +90,7 @@ def test_what_says_something_else_is_not_written(run, tmp_path, monkeypatch):
     monkeypatch.setattr(luna_monai.networks.exports, "export_network", export_another)
     output = tmp_path / "model.ts"
     output.write_bytes(b"an earlier one")
-    with pytest.raises(LunaError, match=r"model\.ts: not written; largest difference from PyTorch .* more than 1e-05"):
+    with pytest.raises(LunaError, match=r"model\.ts: not written; largest difference from PyTorch: .* more than 1e-05"):
         LunaExportApp([run, "--format", "torchscript", "--output", output]).main()
     assert output.read_bytes() == b"an earlier one"
 
@@ -100,7 +100,7 @@ def test_what_says_something_else_is_not_written(run, tmp_path, monkeypatch):
     [
         (["nowhere.pt", "--format", "onnx"], "nowhere.pt: no such file"),
         (["empty", "--format", "onnx"], "empty: no config.yaml in this folder, so it is not the folder of a run"),
-        (["run", "--format", "onnx", "--output", "model.ts"], "the name of an onnx file must end in .onnx"),
+        (["run", "--format", "onnx", "--output", "model.ts"], "the name of this file must end with .onnx"),
         (["run", "--format", "torchscript", "fould=1"], "did you mean 'fold'?"),
         (["run/model.pt", "--format", "torchscript"], "weights of another network"),
     ],

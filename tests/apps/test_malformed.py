@@ -20,7 +20,6 @@ TRAINING = [
     ("optimiser#lr=1", r"'optimiser#lr' is not a key of the configuration; did you mean 'optimizer#lr'\?"),
     ("train#datalaoder#x=1", "'train#datalaoder#x' is not a key of the configuration; did you mean 'train#dataloader"),
     ("train#extra=1", "'train#extra' is not a key of the configuration; did you mean"),
-    ("optimizer#learning_rate=1", "'optimizer#learning_rate' is not a key .*torch.optim.Adam has no such argument"),
     ("max_epochs#a=1", "'max_epochs#a' is not a key"),
     ("train#handlers#99=1", "'train#handlers#99' is not a key"),
     ("optimizer#weight_decay=0.01", 0.01),
@@ -34,8 +33,9 @@ TRAINING = [
     ("train#augmentation#rotate=.nan", "train#augmentation#rotate: nan is not a finite number"),
     ("samples_per_epoch=1e9", "samples_per_epoch: 1000000000 is greater than the maximum of 100000000"),
     ("batch_size=100000", "batch_size: 100000 is greater than the maximum of 65536"),
-    ("tb_prefix=..", "tb_prefix: expected folder of TensorBoard's data below OUTPUT_DIR/runs"),
-    ("tb_prefix=/tmp", "tb_prefix: expected folder of TensorBoard's data below .*, found '/tmp'"),
+    ("tb_prefix=..", "tb_prefix: '..' does not match"),
+    ("tb_prefix=/tmp", "tb_prefix: '/tmp' does not match"),
+    ("key_metric=auc", r"key_metric: 'auc' is not one of \['loss/all', "),
     ("max_epochs=2.5", r"max_epochs: 2\.5 is not of type 'integer'"),
     ("max_epochs=0", "max_epochs: 0 is less than the minimum of 1"),
     ("max_epochs=true", "max_epochs: True is not of type 'integer'"),
@@ -50,7 +50,7 @@ TRAINING = [
     ("num_workers=10000", "num_workers: 10000 is greater than the maximum of 1024"),
     ("num_workers=-1", "num_workers: -1 is less than the minimum of 0"),
     ("precision=float16", r"precision: 'float16' is not one of \['auto', 'bfloat16', 'float32'\]"),
-    ("device=gpu", "device: expected cpu, mps, cuda or cuda:0, found 'gpu'"),
+    ("device=gpu", "device: 'gpu' does not match '.*cpu.*cuda"),
     ("cache_dir=3", "cache_dir: 3 is not of type 'string', 'null'"),
     ("cache_dir=null", None),
     ("dataset_dir=null", "dataset_dir: None is not of type 'string'"),
@@ -70,14 +70,8 @@ TRAINING = [
     ("train=null", "train: None is not of type 'object'"),
     ("validate#dataset=3", "validate#dataset: 3 is not of type 'object'"),
     # sections and references
-    ("train#deterministic_transforms#0#orientation=LRS", "expected three letters such as LPS, or null, found 'LRS'"),
+    ("train#deterministic_transforms#0#orientation=LRS", "orientation: 'LRS' does not match"),
     ("optimizer={lr: 0.01}", r"optimizer: .* replaces the whole section; .* write 'optimizer#lr: …' in a file"),
-    ("optimizer#_target_=torch.optim.Adamm", "optimizer#_target_: there is no class or function 'torch.optim.Adamm'"),
-    ("optimizer#_target_=torch.optim", "optimizer#_target_: there is no class or function 'torch.optim'"),
-    ("optimizer#_target_=nowhere.Adam", "optimizer#_target_: there is no class or function 'nowhere.Adam'"),
-    ("batch_size=@batchsize", "batch_size: there is no key 'batchsize' to refer to; did you mean 'batch_size'"),
-    ("batch_size=@val_batch_size val_batch_size=@batch_size", "batch_size: refers to itself, by @"),
-    ("optimizer#lr=@optimizer", "optimizer.*: refers to itself"),
     # the form
     ("=3", "an override has the form key=value"),
     ("fold", "an override has the form key=value"),
@@ -91,13 +85,12 @@ def load(*texts, files=(str(TRAIN),), kind="train", run_id="training"):
 
 @pytest.mark.parametrize(("given", "expected"), TRAINING)
 def test_settings_of_training(given, expected):
-    texts = given.split(" ") if "@" in given else [given]
     if isinstance(expected, str):
         with pytest.raises(LunaError, match=expected) as caught:
-            load(*texts)
+            load(given)
         assert "\n" not in str(caught.value)
     else:
-        assert load(*texts)[given.partition("=")[0]] == expected
+        assert load(given)[given.partition("=")[0]] == expected
 
 
 @pytest.mark.parametrize(
@@ -136,7 +129,6 @@ def test_settings_of_prediction(given, expected):
         ("optimizer: {lr: 0.01}", "optimizer: .* replaces the whole section"),
         ("nothing#here: 1", "overlay.yaml: 'nothing#here' is not a key of the configuration"),
         ("+nothing: [1]", r"overlay.yaml: '\+nothing' is not a key of the configuration"),
-        ("optimizer#lr: '@rate'", "optimizer#lr: there is no key 'rate' to refer to"),
         ("rate: 1e-2\noptimizer#lr: '@rate'", None),  # a new key that something refers to
         ("mine: ['$print(1)']", None),  # steps of a run
     ],
@@ -194,15 +186,25 @@ def test_the_same_through_monai(monkeypatch):
     ("key", "value", "expected"),
     [
         ("optimizer#lr", -1, "optimizer: torch.optim.Adam: Invalid learning rate: -1"),
+        ("optimizer#learning_rate", 1, "optimizer: torch.optim.Adam: TypeError: Adam.__init__() got an unexpected"),
+        ("optimizer#_target_", "torch.optim.Adamm", "optimizer: torch.optim.Adamm: ModuleNotFoundError: Cannot locate"),
+        ("optimizer#_target_", "nowhere.Adam", "optimizer: nowhere.Adam: ModuleNotFoundError: Cannot locate class or"),
         ("network_def#in_channels", "$1 / 0", "network_def#in_channels: ZeroDivisionError: division by zero"),
         ("optimizer#lr", "$undefined", "optimizer#lr: NameError: name 'undefined' is not defined"),
+        (
+            "optimizer#lr",
+            "@rate",
+            "optimizer: torch.optim.Adam: the referring item `@rate` is not defined in the config content.",
+        ),
+        ("optimizer#lr", "@optimizer", "optimizer: torch.optim.Adam: detected circular references 'optimizer'"),
     ],
 )
 def test_what_cannot_be_made_is_one_line_with_key_class_and_reason(key, value, expected):
     parser = load_workflow("training", [str(TRAIN)], {key: value}).parser
     with pytest.raises(LunaError) as caught, unwrapped_luna_errors():
         parser.get_parsed_content("optimizer")
-    assert str(caught.value) == expected
+    assert str(caught.value).startswith(expected)
+    assert "\n" not in str(caught.value)
 
 
 def test_faults_of_the_program_are_not_hidden():

@@ -10,13 +10,14 @@ import pytest
 OVERLAYS = [
     ("max_epoch: 3", "'max_epoch' is not a key of the configuration; did you mean 'max_epochs'?"),
     ("max_epochs: 0", "max_epochs: 0 is less than the minimum of 1"),
-    ("batch_size: '@nope'", "batch_size: there is no key 'nope' to refer to"),
+    ("batch_size: '@nope'", "batch_size: the referring item `@nope` is not defined"),
     (
         "batch_size: '@val_batch_size'\nval_batch_size: '@batch_size'",
-        "batch_size: refers to itself, by @val_batch_size",
+        "val_batch_size: detected circular references 'batch_size'",
     ),
     ("optimizer: {lr: 0.01}", "optimizer: {'lr': 0.01} replaces the whole section; to change one value"),
-    ("optimizer#_target_: torch.optim.Nope", "optimizer#_target_: there is no class or function 'torch.optim.Nope'"),
+    ("optimizer#_target_: torch.optim.Nope", "optimizer: torch.optim.Nope: ModuleNotFoundError: Cannot locate class"),
+    ("optimizer#rate: 1", "optimizer: torch.optim.Adam: TypeError: Adam.__init__() got an unexpected keyword"),
     ("optimizer#lr: -1", "optimizer: torch.optim.Adam: Invalid learning rate: -1"),
     (
         "train#deterministic_transforms#1#spatial_size: [16, 48, 48]",

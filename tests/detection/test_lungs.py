@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_lungs_are_found_without_gas_and_the_room(chest: np.ndarray) -> None:
     lungs = find_lungs(chest, geometry_of(chest))
     wanted = 2 * 4 / 3 * np.pi * 120 * 75 * 55 / 1000
     assert lungs.volume_ml == pytest.approx(wanted, rel=0.03)
-    assert lungs.median_hu == pytest.approx(-840, abs=10)
+    assert np.median(lungs.hu[lungs.airy]) == pytest.approx(-840, abs=10)
     for position, inside in {
         (170, 165, 120): True,
         (20, 120, 240): False,
@@ -120,16 +121,10 @@ def test_contrast_agent_and_metal_are_no_reason(chest: np.ndarray) -> None:
     assert chest_warnings(volume, geometry_of(volume)) == ()
 
 
-@pytest.mark.parametrize(
-    ("part", "turn"), [(slice(0, 45), (0, 1, 2)), (slice(20, 60), (1, 2, 0)), (slice(20, 45), (2, 0, 1))]
-)
-def test_a_part_of_a_chest_is_no_reason(chest: np.ndarray, part: slice, turn: tuple[int, int, int]) -> None:
-    # The lungs reach the lowest and the highest slice, along whatever axis of the array.
-    volume = np.transpose(chest[part], turn)
-    columns = [2 - turn[2 - column] for column in range(3)]
-    spacing = [SPACING[column] for column in columns]
-    turned = Geometry.from_header(volume.shape[::-1], spacing, (0, 0, 0), np.eye(3)[:, columns], source="part")
-    assert chest_warnings(volume, turned) == ()
+@pytest.mark.parametrize("part", [slice(0, 45), slice(20, 60), slice(20, 45)])
+def test_a_part_of_a_chest_is_no_reason(chest: np.ndarray, part: slice) -> None:
+    # The lungs reach the lowest and the highest slice.
+    assert chest_warnings(chest[part], geometry_of(chest[part])) == ()
 
 
 def test_a_small_part_of_a_lung_is_no_reason(chest: np.ndarray) -> None:
@@ -141,22 +136,22 @@ def test_a_small_part_of_a_lung_is_no_reason(chest: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: np.zeros(SHAPE), "empty"),
-        (lambda: np.full(SHAPE, -1000.0), "empty"),
-        (lambda: make_body(0), "Only 0 ml of lung"),
+        (lambda: np.zeros(SHAPE), "values from 0 to 0"),
+        (lambda: np.full(SHAPE, -1000.0), "0.0% soft tissue and bone; values from -1000 to -1000"),
+        (lambda: make_body(0), ": 0 ml of lung, 0.0% of the body"),
         (make_abdomen, "ml of lung"),
         (make_head, "ml of lung"),
         (lambda: make_chest() + 1024, "rescale"),
         (lambda: (make_chest() + 1024) / 2048, "Hounsfield"),
-        (lambda: make_body()[:, 99:], "no patient"),
+        (lambda: make_body()[:, 99:], "0.0% soft tissue"),
         (lambda: np.random.default_rng(0).normal(0, 20, SHAPE), "show the chest"),
-        (lambda: np.where(make_body() > -500, -850.0, 100.0), "liters"),
+        (lambda: np.where(make_body() > -500, -850.0, 100.0), r"[1-9]\d{4} ml of lung"),
     ],
     ids=["zeros", "air", "water", "abdomen", "head", "no rescale", "fractions", "table", "noise", "giant"],
 )
 def test_what_is_no_chest_has_one_clear_sentence(make: Callable[[], np.ndarray], words: str) -> None:
     volume = make()
     (found,) = chest_warnings(volume, geometry_of(volume))
-    assert words in found
+    assert re.search(words, found), found
     assert found[0].isupper()
     assert found.endswith(".")

@@ -149,21 +149,6 @@ def test_flipped_axes_give_the_same_candidates(
     assert distances(again, found[COORDINATES].to_numpy()[: len(BLOBS)]).max() < 0.3
 
 
-@pytest.mark.parametrize("order", [(1, 2, 0), (2, 0, 1), (0, 2, 1)])
-def test_permuted_axes_give_the_same_candidates(
-    phantom: tuple[np.ndarray, Geometry], found: pd.DataFrame, order: tuple[int, int, int]
-) -> None:
-    volume, geometry = phantom
-    # The array's axes z, y, x are the columns 2, 1, 0 of the direction.
-    columns = [2 - order[2 - column] for column in range(3)]
-    size, spacing = ([values[column] for column in columns] for values in (geometry.size, geometry.spacing))
-    direction = np.asarray(geometry.direction)[:, columns]
-    turned = Geometry.from_header(size, spacing, geometry.origin, direction, source="permuted")
-    again = BlobProposer()(np.transpose(volume, order), turned)
-    count = min(20, len(found))
-    assert distances(again, found[COORDINATES].to_numpy()[:count]).max() < 0.1
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int32, ">i2"])
 def test_any_type_of_voxels(phantom: tuple[np.ndarray, Geometry], found: pd.DataFrame, dtype: type) -> None:
     volume, geometry = phantom

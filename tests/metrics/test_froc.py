@@ -124,9 +124,9 @@ def test_official_numbers_of_888_scans(shared_data):
     expected = official["bootstrap_1000_unseeded"]
     assert interval is not None
     for name in ("mean", "lower", "upper"):
-        assert interval.luna16_points[name].tolist() == pytest.approx(expected[name], abs=0.012), name
-    assert interval.luna16_points["false_positives_per_scan"].tolist() == list(FALSE_POSITIVES_PER_SCAN)
-    assert interval.cpm["lower"] < result.cpm < interval.cpm["upper"]
+        assert interval[name].drop("cpm").tolist() == pytest.approx(expected[name], abs=0.012), name
+    assert interval.index.tolist() == [*FALSE_POSITIVES_PER_SCAN, "cpm"]
+    assert interval.loc["cpm", "lower"] < result.cpm < interval.loc["cpm", "upper"]
 
 
 def test_official_numbers_of_the_books_probabilities(shared_data, luna16_mini):
@@ -246,15 +246,15 @@ def test_bootstrap_depends_on_the_seed_alone_and_narrows_around_certainty():
     nodules = submission.drop(columns="probability").assign(diameter_mm=6.0)
     uids = [f"s{n}" for n in range(20)]
     certain = evaluate_froc(submission, nodules, None, uids, bootstrap=50).interval
-    assert certain.curve["lower"].min() == certain.curve["upper"].max() == 1.0
+    assert certain["lower"].min() == certain["upper"].max() == 1.0
     half = nodules.copy()
     half.loc[::2, "coordX"] = 99.0
     first, again, other = (
         evaluate_froc(submission, half, None, uids, bootstrap=50, seed=seed).interval for seed in (1, 1, 2)
     )
-    pd.testing.assert_frame_equal(first.curve, again.curve)
-    assert (first.curve["mean"] != other.curve["mean"]).any()
-    assert first.cpm["lower"] < first.cpm["mean"] < first.cpm["upper"]
+    pd.testing.assert_frame_equal(first, again)
+    assert (first["mean"] != other["mean"]).any()
+    assert first.loc["cpm", "lower"] < first.loc["cpm", "mean"] < first.loc["cpm", "upper"]
 
 
 def test_scans_without_candidates_are_evaluated_with_their_subset():

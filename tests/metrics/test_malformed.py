@@ -34,14 +34,11 @@ def froc(seriesuids=("a",), bootstrap=0, annotations=NODULES, **changes):
         # Submissions
         (
             lambda: froc(probability=[0.5, 1.5]),
-            "'probability' must be between 0 and 1, found 1.5 in data row 2 (1 such",
+            "a probability from 0 to 1 in one of the 1 scans to evaluate, found 1.5",
         ),
-        (lambda: froc(probability=[0.5, -0.1]), "between 0 and 1, found -0.1 in data row 2"),
-        (lambda: froc(probability=[NAN, 0.1]), "between 0 and 1, found nan in data row 1"),
-        (
-            lambda: froc(seriesuid=["a", "zz"]),
-            "one of the 1 scans to evaluate, found zz in data row 2",
-        ),
+        (lambda: froc(probability=[0.5, -0.1]), "found -0.1 in a in data row 2 (1 such rows)"),
+        (lambda: froc(probability=[NAN, 0.1]), "found nan in a in data row 1"),
+        (lambda: froc(seriesuid=["a", "zz"]), "found 0.5 in zz in data row 2"),
         (lambda: froc(bootstrap=1_000_000_000), "between 0 and 100,000, found 1,000,000,000"),
         (lambda: froc(bootstrap=-1), "between 0 and 100,000, found -1"),
         # Calibration

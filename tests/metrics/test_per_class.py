@@ -98,12 +98,6 @@ def test_records_in_order_of_arrival():
     assert gather_records([]).empty
 
 
-def test_records_drop_duplicates():
-    frame = gather_records([record([3], [1], [probability], [0.0]) for probability in (0.9, 0.1)], drop_duplicates=True)
-    assert frame["row"].tolist() == [3]
-    assert frame["probability"].tolist() == pytest.approx([0.9])
-
-
 def test_records_keep_large_rows():
     row = 2**24 + 1  # float32 cannot hold it
     assert gather_records([record([row], [0], [0.5], [0.7])])["row"].tolist() == [row]

@@ -139,10 +139,7 @@ def test_damaged_files(exported, tmp_path, capfd, form, damage):
 @pytest.mark.parametrize("suffix", FORMATS.values())
 def test_no_file(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"
-    with pytest.raises(LunaError, match="no such file"):
-        load_network(path, LunaModel())
-    path.mkdir()
-    with pytest.raises(LunaError, match="a folder"):
+    with pytest.raises(LunaError, match=r"does not exist|NO_SUCHFILE"):
         load_network(path, LunaModel())
 
 
@@ -151,7 +148,9 @@ def test_network_for_something_else(tmp_path):
     with pytest.raises(LunaError, match=r"linear\.ts: damaged, or not a network for candidates of 32 x 48 x 48 voxels"):
         load_network(tmp_path / "linear.ts", LunaModel())
     torch.jit.script(torch.nn.Conv3d(1, 2, 3)).save(tmp_path / "conv.ts")
-    with pytest.raises(LunaError, match=r"conv\.ts: .* returns \(2, 2, 30, 46, 46\) torch\.float32 for two candidates"):
+    with pytest.raises(
+        LunaError, match=r"conv\.ts: .*must give 2 logits for a candidate, found shape \(1, 2, 30, 46, 46\)"
+    ):
         load_network(tmp_path / "conv.ts", LunaModel())
 
 

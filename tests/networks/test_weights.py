@@ -53,12 +53,12 @@ class Foreign:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "damaged, or no file of weights"),
-        (b"no weights at all", "damaged, or no file of weights"),
+        (b"", "cannot be read as weights"),
+        (b"no weights at all", "cannot be read as weights"),
         ({"epoch": 3, "loss": 0.1}, "holds no weights but a dict"),
         ([1, 2, 3], "holds no weights but a list"),
         ({}, "holds no weights but a dict"),
-        (Foreign(), "damaged, or no file of weights"),
+        (Foreign(), "cannot be read as weights"),
     ],
 )
 def test_foreign_files(tmp_path, capsys, content, message):
@@ -78,26 +78,23 @@ def test_truncated_file(network, tmp_path):
     path = tmp_path / "model.pt"
     torch.save(network.state_dict(), path)
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(LunaError, match=r"model\.pt: damaged"):
+    with pytest.raises(LunaError, match=r"model\.pt: cannot be read as weights"):
         load_weights(path)
 
 
 def test_missing_file_and_folder(tmp_path):
-    with pytest.raises(LunaError, match="no such file; expected"):
+    with pytest.raises(LunaError, match=r"\(No such file or directory\); expected"):
         load_weights(tmp_path / "nowhere.pt")
-    with pytest.raises(LunaError, match="a folder; expected"):
+    with pytest.raises(LunaError, match=r"\(Is a directory\); expected"):
         load_weights(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [(float("nan"), "NaN or infinite values"), (float("-inf"), "NaN or infinite values"), (1j, "complex numbers")],
-)
-def test_numbers_that_are_no_weights(network, tmp_path, value, message):
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_numbers_that_are_no_weights(network, tmp_path, value):
     state = network.state_dict()
     state["block2.conv1.bias"] = torch.full((16,), value)
     torch.save({"model_state": state}, tmp_path / "diverged.state")
-    with pytest.raises(LunaError, match=rf"diverged\.state: block2\.conv1\.bias holds {message}") as caught:
+    with pytest.raises(LunaError, match=r"diverged\.state: block2\.conv1\.bias holds NaN or infinite values") as caught:
         with_weights(network, tmp_path / "diverged.state")
     assert "\n" not in str(caught.value)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from luna_monai.data import DatasetScans, read_candidates
+from luna_monai.data import DatasetScans, folds_of, read_candidates
 from luna_monai.errors import LunaError
 from luna_monai.reports.crossval import write_results
 
@@ -27,43 +27,50 @@ def folds(make_dataset, tmp_path):
     return tmp_path / "cv", table, dataset
 
 
-def test_all_folds(folds, caplog):
+def write(folds, done, bootstrap=0):
     folder, candidates, dataset = folds
+    scans = DatasetScans(dataset)
+    write_results(folder, candidates, folds_of(candidates, scans), scans, done, bootstrap)
+
+
+def test_all_folds(folds, caplog):
+    folder, candidates, _ = folds
     caplog.set_level(logging.INFO)
-    write_results(folder, [0, 1, 2], candidates, DatasetScans(dataset), 20)
+    write(folds, [0, 1, 2], 20)
     content = json.loads((folder / "crossval.json").read_text())
-    assert [row["fold"] for row in content["folds"]] == [0, 1, 2, "mean", "std", "pooled"]
-    assert [row["scans"] for row in content["folds"]] == [1, 1, 1, None, None, 3]
-    assert content["froc"]["scans"] == 3
-    assert f"CPM of all folds together {content['froc']['cpm']:.4f} (95% interval" in caplog.text
+    table = pd.read_csv(folder / "folds.csv")
+    assert table["fold"].tolist() == ["0", "1", "2", "mean", "std", "pooled"]
+    assert table["scans"].dropna().tolist() == [1, 1, 1, 3]
+    assert content["scans"] == 3
+    assert f"CPM {content['cpm']:.4f} (95% interval" in caplog.text
     assert len(pd.read_csv(folder / "submission.csv")) == len(candidates)
     page = (folder / "crossval.html").read_text()
     assert "not trained yet" not in page
 
 
 def test_some_folds_have_a_page(folds):
-    folder, candidates, dataset = folds
-    write_results(folder, [0, 2], candidates, DatasetScans(dataset), 0, missing=[1])
+    folder, _, _ = folds
+    write(folds, [0, 2])
     assert "Folds that are not trained yet: 1." in (folder / "crossval.html").read_text()
     assert pd.read_csv(folder / "folds.csv")["fold"].tolist() == ["0", "2", "mean", "std", "pooled"]
-    assert not (folder / "submission.csv").exists()
-    with pytest.raises(LunaError, match=r"other candidates \(16 predictions for 24 candidates\)"):
-        write_results(folder, [0, 2], candidates, DatasetScans(dataset), 0)
+    assert len(pd.read_csv(folder / "submission.csv")) == 16
+    path = folder / "fold2" / "predictions" / "val.csv"
+    pd.read_csv(path).iloc[1:].to_csv(path, index=False)
+    with pytest.raises(LunaError, match=r"other candidates \(15 predictions for 16 candidates\)"):
+        write(folds, [0, 2])
 
 
 def test_scans_without_candidates_count_in_each_fold_as_in_all(folds):
-    folder, candidates, dataset = folds
+    folder, _, dataset = folds
     for suffix in (".mhd", ".raw"):  # a second scan in subset 1, which no candidate is in
         (dataset / "subset1" / f"9.9{suffix}").write_bytes((dataset / "subset1" / f"1.2.3.1{suffix}").read_bytes())
-    write_results(folder, [0, 1, 2], candidates, DatasetScans(dataset), 0)
+    write(folds, [0, 1, 2])
     assert pd.read_csv(folder / "folds.csv", index_col="fold")["scans"].dropna().tolist() == [1, 2, 1, 4]
 
 
 def test_a_diverged_fold_is_named(folds):
-    folder, candidates, dataset = folds
+    folder, _, _ = folds
     path = folder / "fold1" / "predictions" / "val.csv"
     pd.read_csv(path).assign(probability=np.nan).to_csv(path, index=False)
-    with pytest.raises(
-        LunaError, match=r"fold1/predictions/val\.csv: 8 of 8 probabilities are NaN.*of fold 1 diverged"
-    ):
-        write_results(folder, [0, 1, 2], candidates, DatasetScans(dataset), 0)
+    with pytest.raises(LunaError, match=r"fold1/predictions/val\.csv, line 2: 'probability' must be a number"):
+        write(folds, [0, 1, 2])

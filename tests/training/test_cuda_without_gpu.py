@@ -10,7 +10,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from luna_monai.apps import crossval
 from luna_monai.errors import find_luna_error
 from luna_monai.networks import LunaModel
 from luna_monai.training import PrepareCandidateBatch, data_parallel, processes
@@ -98,16 +97,6 @@ def test_too_little_memory_is_one_line_that_says_what_to_do():
         "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.31 GiB is "
         "free; set batch_size lower"
     )
-
-
-def test_folds_in_several_processes_keep_to_their_gpus(monkeypatch):
-    monkeypatch.setattr("luna_monai.training.local_device", lambda: torch.device("cuda:2"))
-    monkeypatch.setattr(crossval, "load_workflow", lambda *_: None)
-    monkeypatch.setattr(crossval, "run_workflow", lambda _: None)
-    current = []
-    monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    assert crossval._fill_cache_together([], {}) == torch.device("cuda:2")
-    assert current == [torch.device("cuda:2")]
 
 
 @pytest.mark.parametrize(("candidates", "parts"), [(1, 1), (3640, 1), (3641, 2), (4096, 2), (7281, 3), (8192, 3)])

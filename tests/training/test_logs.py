@@ -1,13 +1,8 @@
 """Tests of luna_monai.training.logs."""
 
-import logging
-
-import pandas as pd
 import pytest
-from ignite.engine import Engine
 
 from luna_monai.metrics.per_class import per_class_metrics
-from luna_monai.training import RunState, RunSummary
 from luna_monai.training.logs import epoch_lines
 
 
@@ -44,35 +39,4 @@ def test_undefined_values():
         "val_neg  0.1500 loss, 100.0% correct (2 of 2)",
         "val_pos     n/a loss,   n/a% correct (0 of 0)",
         "val         n/a precision,    n/a recall,    n/a F1,    n/a ROC AUC,    n/a AP",
-    ]
-
-
-def records_of(candidates, probability):
-    return pd.DataFrame(
-        {"row": candidates.index, "class": candidates["class"], "probability": probability, "loss": 0.7}
-    )
-
-
-def test_summary(candidates, caplog, tmp_path):
-    caplog.set_level(logging.INFO, logger="luna_monai")
-    state = RunState(tmp_path)
-    probability = [0.9] * 2 + [0.1] * 6 + [0.6] * 3 + [0.2] * 37
-    state.update(3, {"roc_auc": 0.75, "loss/all": 0.7}, records_of(candidates, probability))
-    engine = Engine(lambda *_: None)
-    RunSummary(state).attach(engine)
-    engine.run([0], max_epochs=4)
-    assert [record.getMessage() for record in caplog.records if record.name.startswith("luna_monai")] == [
-        "Best epoch: 3 of 4, 81.2% of the validation candidates correct, ROC AUC 0.7500",
-    ]
-
-
-def test_without_validation_and_files(caplog, tmp_path):
-    caplog.set_level(logging.INFO, logger="luna_monai")
-    (tmp_path / "model.pt").touch()
-    engine = Engine(lambda *_: None)
-    RunSummary(RunState(tmp_path)).attach(engine)
-    engine.run([0])
-    assert [record.getMessage() for record in caplog.records if record.name.startswith("luna_monai")] == [
-        "No best epoch: the validation metrics are undefined",
-        f"Weights:     {tmp_path / 'model.pt'}",
     ]

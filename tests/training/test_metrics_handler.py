@@ -56,18 +56,14 @@ def test_own_loss_function(make_network, make_evaluator, candidates):
 def test_loss_that_is_reduced(make_network, make_evaluator, candidates):
     metrics = CandidateMetrics(loss_function=torch.nn.CrossEntropyLoss())
     evaluator = make_evaluator(candidates, make_network(), key_val_metric={"roc_auc": metrics})
-    with pytest.raises(LunaError, match="set reduction=none"):
+    with pytest.raises(LunaError, match="set loss_function#reduction=none"):
         evaluator.run(1)
-
-
-def test_unknown_key_metric(make_network, make_evaluator, candidates):
-    with pytest.raises(LunaError, match=r"key_metric: no metric 'auc'; metrics are loss/all, .*roc_auc"):
-        make_evaluator(candidates, make_network(), key_val_metric={"auc": CandidateMetrics()})
 
 
 def test_training_samples(make_network, make_trainer, candidates, tmp_path):
     state = RunState(tmp_path)
-    make_trainer(candidates[:45], make_network(), max_epochs=3, train_handlers=[state]).run()
+    metrics = {"roc_auc": CandidateMetrics()}
+    make_trainer(candidates[:45], make_network(), max_epochs=3, key_train_metric=metrics, train_handlers=[state]).run()
     assert state.samples == 3 * 45  # the last batch of an epoch has 5
 
 
@@ -81,5 +77,5 @@ def test_a_loss_that_is_not_finite(make_network, make_trainer, candidates, caplo
         trainer.run()
         assert sum("the training loss is not finite" in message for message in caplog.messages) == 1
     else:
-        with pytest.raises(LunaError, match=r"E1: the training loss is not finite from iteration [2-6] on; lower opt"):
+        with pytest.raises(LunaError, match=r"E1: the training loss is not finite in iteration 6; lower opt"):
             trainer.run()

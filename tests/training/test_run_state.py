@@ -3,7 +3,6 @@
 import logging
 import math
 
-import pandas as pd
 import pytest
 from ignite.engine import Engine, Events
 
@@ -40,12 +39,10 @@ def test_the_smaller_loss_wins(tmp_path):
 
 def test_state_survives(tmp_path):
     state, resumed = RunState(tmp_path, comment="mine"), RunState(tmp_path)
-    records = pd.DataFrame({"row": [3], "class": [1], "probability": [0.5], "loss": [0.7]})
     state.samples = 7
-    state.update(3, {"roc_auc": 0.8, "loss/all": 0.2}, records)
+    state.update(3, {"roc_auc": 0.8, "loss/all": 0.2})
     resumed.load_state_dict(state.state_dict())
     assert (resumed.samples, resumed.best_epoch) == (7, 3)
-    pd.testing.assert_frame_equal(resumed.best_records, records)
     assert resumed.folder("trn") == state.folder("trn")
     assert not resumed.update(4, {"roc_auc": 0.7, "loss/all": 0.1})
     assert resumed.update(5, {"roc_auc": 0.9, "loss/all": 0.1})

@@ -21,13 +21,11 @@ from luna_monai.training import (
     ProgressHandler,
     RunFolder,
     RunState,
-    RunSummary,
     SeedEachEpoch,
     TensorBoardHandler,
     Validation,
     run_folder,
 )
-from luna_monai.training.run_folder import set_aside_previous_run
 
 
 def halving(optimizer):
@@ -43,16 +41,13 @@ class Run:
         validation = candidates[1::2] if options["validation"] is None else options["validation"]
         self.network = make_network()
         self.optimizer = torch.optim.SGD(self.network.parameters(), lr=0.1, momentum=0.9)
-        make_scheduler = options["scheduler"] or (
-            lambda it: torch.optim.lr_scheduler.StepLR(it, step_size=1, gamma=0.5)
-        )
-        scheduler = make_scheduler(self.optimizer)
+        scheduler = options["scheduler"](self.optimizer)
         self.state = state = RunState(output_dir, tb_prefix="p2ch11", comment=options["comment"])
         state.names["time"] = "2018-02-28_20.52.54"
         self.evaluator = make_evaluator(
             validation,
             self.network,
-            key_val_metric={"roc_auc": CandidateMetrics(drop_duplicates=True)},
+            key_val_metric={"roc_auc": CandidateMetrics()},
             val_handlers=[
                 ProgressHandler("E{epoch} Validation "),
                 ConsoleHandler("val"),
@@ -73,7 +68,7 @@ class Run:
                 ConsoleHandler("trn"),
                 TensorBoardHandler(state, "trn"),
                 Validation(options["val_interval"], self.evaluator),
-                LrSchedule(scheduler, self.evaluator, state),
+                LrSchedule(scheduler),
                 RunFolder(
                     state,
                     self.network,
@@ -84,7 +79,6 @@ class Run:
                     lr_scheduler=scheduler,
                     resume=options["resume"],
                 ),
-                RunSummary(state),
             ],
         )
 
@@ -136,7 +130,6 @@ def test_model_and_predictions_are_those_of_the_best_epoch(make_run, make_networ
     best = run.state.best_epoch
     metrics = pd.read_csv(tmp_path / "metrics.csv").query("split == 'val'").set_index("epoch")
     assert best == metrics["roc_auc"].idxmax()
-    assert (run.evaluator.state.best_metric_epoch, run.evaluator.state.best_metric) == (best, metrics["roc_auc"].max())
 
     predictions = pd.read_csv(tmp_path / "predictions" / "val.csv")
     assert predictions["loss"].mean() == pytest.approx(metrics.loc[best, "loss/all"])
@@ -190,7 +183,7 @@ def test_validation_with_one_class(make_run, candidates, tmp_path, caplog):
     run.trainer.run()
     metrics = pd.read_csv(tmp_path / "metrics.csv").query("split == 'val'").set_index("epoch")
     assert metrics["roc_auc"].isna().all()
-    assert run.state.best_epoch == metrics["loss/all"].idxmin() == run.evaluator.state.best_metric_epoch
+    assert run.state.best_epoch == metrics["loss/all"].idxmin()
     assert ",," in (tmp_path / "metrics.csv").read_text()
     assert any(
         re.fullmatch(r"E1 val_pos     n/a loss,   n/a% correct \(0 of 0\)", record.getMessage())
@@ -365,26 +358,6 @@ def test_resume_with_other_candidates(make_run, candidates, tmp_path):
         make_run(tmp_path, resume=True).trainer.run()
 
 
-@pytest.mark.parametrize("name", ["metrics.csv", "config.yaml", "predictions/val.csv"])
-@pytest.mark.parametrize("content", [b"\xff", b"", b"epoch,split\n1,trn\n"])
-def test_resume_writes_damaged_files_again(make_run, tmp_path, name, content):
-    run = make_run(tmp_path)
-    run.trainer.run()
-    before = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(content)
-    make_run(tmp_path, resume=True).trainer.run()
-    assert (tmp_path / name).read_bytes() == before
-
-
-def test_resume_beside_damaged_training_predictions_says_so(make_run, tmp_path, caplog):
-    make_run(tmp_path).trainer.run()
-    path = tmp_path / "predictions" / "trn.csv"
-    path.write_bytes(path.read_bytes()[:-30] + b"\xff")
-    make_run(tmp_path, resume=True).trainer.run()
-    assert f"Damaged, removed: {path}" in caplog.text
-    assert not path.exists()
-
-
 def test_resume_without_the_comment(make_run, tmp_path):
     make_run(tmp_path).trainer.run()
     make_run(tmp_path, max_epochs=3, resume=True, comment="train").trainer.run()
@@ -402,12 +375,10 @@ def test_a_second_run_of_the_same_trainer_continues(make_run, tmp_path):
     assert not list(tmp_path.glob("previous-*"))
 
 
-def test_plateau(make_run, tmp_path):
-    run = make_run(
-        tmp_path, scheduler=lambda it: torch.optim.lr_scheduler.ReduceLROnPlateau(it, patience=0, threshold=9)
-    )
-    run.trainer.run()
-    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.001)
+def test_a_schedule_that_needs_a_metric_is_refused_before_training(make_run, tmp_path):
+    with pytest.raises(LunaError, match="lr_scheduler: ReduceLROnPlateau needs a metric"):
+        make_run(tmp_path, scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_schedule_that_cannot_step_is_one_line(make_run, tmp_path):
@@ -465,16 +436,6 @@ def test_earlier_run_is_moved_aside(make_run, tmp_path, caplog):
     assert not (tmp_path / "evaluation").exists()
     assert len(pd.read_csv(tmp_path / "metrics.csv")) == 2
     assert sum("moved to" in record.getMessage() for record in caplog.records) == 1
-
-
-def test_earlier_runs_of_one_second_are_kept_apart(tmp_path):
-    for content in ("one", "two"):
-        (tmp_path / "model.pt").write_text(content)
-        (tmp_path / "config.yaml").write_text(content)
-        set_aside_previous_run(tmp_path)
-    assert sorted(path.read_text() for path in tmp_path.glob("previous-*/*")) == ["one", "one", "two", "two"]
-    set_aside_previous_run(tmp_path)
-    assert len(list(tmp_path.glob("previous-*"))) == 2
 
 
 def test_unwritable_folder(make_run, tmp_path):

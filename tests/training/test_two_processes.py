@@ -10,7 +10,7 @@ import torch.multiprocessing
 from ignite.engine import Engine
 
 from luna_monai.metrics.records import gather_records
-from luna_monai.training import AutocastInferer, BroadcastBuffers, RunState
+from luna_monai.training import AutocastInferer, BroadcastBuffers
 
 
 def work(rank, folder):
@@ -24,17 +24,11 @@ def work(rank, folder):
     )
     rows = torch.tensor([[0, 2, 4], [1, 0, -1]][rank])
     rows = rows[rows >= 0]
-    for drop_duplicates in (False, True):
-        records = gather_records([(rows, rows % 2, rows / 10 + rank / 100, rows + 0.5)], drop_duplicates)
-        records.to_pickle(f"{folder}/{rank}-{drop_duplicates}.pkl")
+    records = gather_records([(rows, rows % 2, rows / 10 + rank / 100, rows + 0.5)])
+    records.to_pickle(f"{folder}/{rank}.pkl")
     one_sided = [(rows, rows % 2, rows / 10, rows + 0.5)] if rank == 1 else []
     gather_records(one_sided).to_pickle(f"{folder}/{rank}-empty.pkl")
 
-    state = RunState(folder)
-    trainer = Engine(lambda _, batch: {"label": torch.zeros(batch)})
-    state.attach(trainer)
-    trainer.run([len(rows), 1], max_epochs=2)
-    pd.Series([state.samples]).to_pickle(f"{folder}/{rank}-count.pkl")
     # The second processor has no bfloat16.
     with mock.patch("torch.cpu.get_capabilities", create=True, return_value={"amx_bf16": rank == 0}):
         pd.Series([AutocastInferer("cpu").state_dict()["dtype"]]).to_pickle(f"{folder}/{rank}-precision.pkl")
@@ -57,7 +51,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_every_process_has_all_records(folder, rank):
-    frame = pd.read_pickle(folder / f"{rank}-False.pkl")
+    frame = pd.read_pickle(folder / f"{rank}.pkl")
     assert frame["row"].tolist() == [0, 2, 4, 1, 0]
     assert frame["class"].tolist() == [0, 0, 0, 1, 0]
     assert frame["probability"].tolist() == pytest.approx([0.0, 0.2, 0.4, 0.11, 0.01])
@@ -65,18 +59,8 @@ def test_every_process_has_all_records(folder, rank):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_padding_is_dropped(folder, rank):
-    assert pd.read_pickle(folder / f"{rank}-True.pkl")["row"].tolist() == [0, 2, 4, 1]
-
-
-@pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_without_samples(folder, rank):
     assert pd.read_pickle(folder / f"{rank}-empty.pkl")["row"].tolist() == [1, 0]
-
-
-@pytest.mark.parametrize("rank", [0, 1])
-def test_samples_of_all_processes_are_counted(folder, rank):
-    assert pd.read_pickle(folder / f"{rank}-count.pkl").item() == 2 * (3 + 1 + 2 + 1)
 
 
 def test_the_precision_is_one_that_all_processors_have(folder):

@@ -65,11 +65,10 @@ for (const button of document.querySelectorAll("th button")) {
     const column = header.cellIndex;
     const body = header.closest("table").tBodies[0];
     const ascending = header.getAttribute("aria-sort") !== "ascending";
+    const number = (text) => { const value = parseFloat(text.replaceAll(",", "")); return isNaN(value) ? -Infinity : value; };
     const compare = (a, b) => {
-      const [left, right] = [a.cells[column], b.cells[column]];
-      return "sort" in left.dataset && "sort" in right.dataset
-        ? left.dataset.sort - right.dataset.sort
-        : left.textContent.localeCompare(right.textContent, "en", { numeric: true });
+      const [left, right] = [a, b].map((row) => row.cells[column].textContent);
+      return Math.sign(number(left) - number(right)) || left.localeCompare(right, "en", { numeric: true });
     };
     const rows = [...body.rows].sort((a, b) => (ascending ? compare(a, b) : compare(b, a)));
     body.append(...rows);
