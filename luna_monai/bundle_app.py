@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.cli import App
-from luna_monai.torchrun import add_distributed_argument, distributed_overlay, launch
+from luna_monai.share import bundle_dir
+from luna_monai.torchrun import is_launched, launch
 from luna_monai.workflow import add_settings, config_files, given_settings, load_workflow, run_config
 
 if TYPE_CHECKING:
@@ -40,7 +41,15 @@ class BundleApp(App):
         )
         add_settings(parser, *self.settings, kind=self.kind)
         if self.together:
-            add_distributed_argument(parser, self.together)
+            parser.add_argument(
+                "--distributed",
+                nargs="?",
+                type=int,
+                const=0,
+                metavar="N",
+                help=f"{self.together} N processes of this machine, each with its own GPU or a part of the cores; N "
+                "defaults to the number of GPUs. For several machines use 'torchrun ... -m luna_monai' instead",
+            )
         rest = "values for any other key of the configuration; nested keys are joined by '#', as in optimizer#lr=0.01"
         parser.add_argument("overrides", nargs="*", metavar="key=value", help=rest)
 
@@ -64,7 +73,8 @@ class BundleApp(App):
         files = config_files(self.cli_args.config, self.kind)
         if run is not None:
             files[0] = run_config(run, files[1:])
-        files += distributed_overlay(self.kind) if self.together else []
+        if self.together and is_launched():
+            files.append(str(bundle_dir() / "configs" / f"multi_gpu_{self.kind}.yaml"))
         return load_workflow(run_id, [*files, *map(str, overlays)], given, self.kind)
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import signal
@@ -18,45 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.cli import App, command_class, run_app
 from luna_monai.errors import LunaError
-from luna_monai.share import bundle_dir
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
-
-#: ``--distributed`` without a number.
-_ALL_GPUS = -1
-
-
-def add_distributed_argument(parser: argparse.ArgumentParser, what: str) -> None:
-    """Declare ``--distributed``.
-
-    Args:
-        parser: of a command.
-        what: what the processes do together.
-    """
-    parser.add_argument(
-        "--distributed",
-        nargs="?",
-        type=int,
-        const=_ALL_GPUS,
-        metavar="N",
-        help=f"{what} N processes of this machine, each with its own GPU or a part of the cores; N defaults to the "
-        "number of GPUs. For several machines use 'torchrun ... -m luna_monai' instead",
-    )
 
 
 def is_launched() -> bool:
     """Tell whether torchrun has started this process, by ``--distributed`` or by hand."""
     return "TORCHELASTIC_RUN_ID" in os.environ  # as torch.distributed.is_torchelastic_launched, which takes a second
-
-
-def distributed_overlay(work: str = "train") -> list[str]:
-    """List the overlay that lets the processes of torchrun work together; nothing without torchrun.
-
-    Args:
-        work: ``train``, which is for evaluation too, or ``inference``.
-    """
-    return [str(bundle_dir() / "configs" / f"multi_gpu_{work}.yaml")] if is_launched() else []
 
 
 def launch(app: App) -> bool:
@@ -75,8 +43,7 @@ def launch(app: App) -> bool:
         RuntimeError: when one has failed otherwise; the message holds its traceback.
         KeyboardInterrupt: when this process was told to stop.
     """
-    asked = app.cli_args.distributed
-    if asked is None or is_launched():
+    if app.cli_args.distributed is None or is_launched():
         return False
     import torch
     from torch.distributed import run as torchrun
@@ -86,7 +53,7 @@ def launch(app: App) -> bool:
     from luna_monai.data import available_cores
 
     gpus, cores = torch.cuda.device_count(), available_cores()
-    processes, limit = gpus if asked == _ALL_GPUS else asked, gpus or 2 * cores
+    processes, limit = app.cli_args.distributed or gpus, gpus or 2 * cores
     if not 1 <= processes <= limit:
         raise LunaError(
             f"--distributed {processes}: give from 1 to {limit} processes (this machine: {gpus} GPUs, {cores} cores)"

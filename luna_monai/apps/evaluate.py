@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luna_monai.bundle_app import BundleApp, run_and_weights
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.files import write_json
 from luna_monai.literals import literal
 from luna_monai.share import bundle_dir
@@ -81,4 +81,4 @@ def _read_json(path: str | Path) -> dict[str, Any]:
     try:
         return dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise LunaError(f"{path}: cannot be read as a JSON object ({error})") from None
+        raise LunaError(f"{path}: cannot be read as a JSON object ({reason_of(error)})") from None

@@ -10,7 +10,7 @@ import pandas as pd
 
 from luna_monai.apps.cli import App
 from luna_monai.data.tables import COORDINATES, WITHOUT_EXCLUDED, read_finding_table
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.files import write_bytes, write_json
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, rate_name
 from luna_monai.tables import read_table
@@ -68,7 +68,7 @@ def read_seriesuids(path: str | Path) -> list[str]:
     try:
         found = [line for line in Path(path).read_text(encoding="utf-8-sig").split() if line != "seriesuid"]
     except (OSError, UnicodeDecodeError) as error:
-        raise LunaError(f"{path}: cannot be read ({error}); expected one series UID a line") from None
+        raise LunaError(f"{path}: cannot be read ({reason_of(error)}); expected one series UID a line") from None
     if wrong := [line for line in found if "," in line or ";" in line] or ["nothing"] * (not found):
         raise LunaError(f"{path}: expected one series UID a line, found {wrong[0]!r}")
     return list(dict.fromkeys(found))

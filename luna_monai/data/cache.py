@@ -92,7 +92,7 @@ class SeriesCache(PersistentDataset):
         except (OSError, ValueError) as error:
             raise LunaError(f"{cache_dir}: cannot be used as cache folder ({error}); choose another") from None
         # Flattening makes a Compose, and that draws random seeds: once is enough.
-        self.steps = list(self.transform.flatten().transforms)
+        self.steps = steps = list(self.transform.flatten().transforms)
         if wrong := [
             step for step in self.steps if isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
         ]:
@@ -103,7 +103,7 @@ class SeriesCache(PersistentDataset):
         self._open: dict[int, dict[str, Any]] = {}
         # Without a folder scans stay open; of those that take memory, up to 400 MB each, the last ones.
         all_mapped = all(item["image"].is_mapped for item in data)
-        self._scan = lru_cache(None if all_mapped else 4)(lambda index: apply(self.steps[:1], data[index]))
+        self._scan = lru_cache(None if all_mapped else 4)(lambda index: apply(steps[:1], data[index]))
         # Threads may come for the same file, and it must not be made twice at the same time.
         self._lock = threading.Lock()
 

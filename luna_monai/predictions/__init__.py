@@ -5,7 +5,7 @@ from luna_monai.lazy import lazy_exports
 __all__, __getattr__ = lazy_exports(
     __name__,
     {
-        "scan_dataset": ["CandidateList", "ScanDataset", "ScanLoader"],
+        "scan_dataset": ["ScanDataset", "ScanLoader"],
         "inferer": ["CandidateInferer", "PrepareScanBatch"],
         "heat_map": ["CandidateExplainer", "ScanExplanation"],
         "collector": ["DatasetFroc", "ScanPredictions"],

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
@@ -22,7 +23,7 @@ from luna_monai.metrics.froc import FROC_COLUMNS, evaluate_froc
 from luna_monai.predictions.heat_map import ScanExplanation
 from luna_monai.predictions.outputs import PLACEHOLDER, check_file, check_outputs, ending_of, is_dicom, write_outputs
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
-from luna_monai.scans.sources import ScanSource
+from luna_monai.scans.sources import ScanSource, scan_name
 from luna_monai.training.processes import gather_objects, launched
 
 logger = logging.getLogger(__name__)
@@ -112,29 +113,29 @@ class ScanPredictions:
         self._results: dict[int, ScanPrediction | str] = {}
         self._problems: list[str] = []
 
-    @property
-    def predictions(self) -> list[ScanPrediction]:
-        """Predictions of the scans that could be classified, in the order of the scans."""
-        return [result for _, result in sorted(self._results.items()) if isinstance(result, ScanPrediction)]
-
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator over a :class:`~luna_monai.predictions.ScanDataset`."""
-        # ignite needs a function with a signature.
-        engine.add_event_handler(Events.STARTED, lambda: self._results.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
 
     def check(self) -> None:
         """Check the outputs before the work begins.
 
         Raises:
-            LunaError: when there is none, and as :func:`~luna_monai.predictions.outputs.check_outputs`.
+            LunaError: when there is none, two scans have one name, and as
+                :func:`~luna_monai.predictions.outputs.check_outputs`.
         """
         check_outputs(self._paths, len(self.scans))
+        # A DICOM series without a name has that of its header.
+        names = [scan.seriesuid or scan_name(scan.path) for scan in self.scans if scan.seriesuid or scan.path.is_file()]
+        if twice := sorted(name for name in set(names) if names.count(name) > 1):
+            raise LunaError(
+                f"two scans with the name {twice[0]}; list them with different names in a column 'seriesuid'"
+            )
         dicom = [path for path in self._paths if is_dicom(path)]
         if dicom:
             from luna_monai.predictions.dicom_objects import refusal
 
-            refused = list(filter(None, map(refusal, self.scans)))
+            refused = [reason for scan in self.scans if (reason := refusal(scan))]
             if refused:
                 self._problems = [f"{path.name} is not written: {refused[0]}" for path in dicom]
                 logger.error("%d of %d scans: %s", len(refused), len(self.scans), self._problems[0])
@@ -154,9 +155,14 @@ class ScanPredictions:
         parts = gather_objects((self._results, self.page, self._problems))
         if parts is None:
             return
-        self._problems = [problem for part in parts for problem in part[2]]
-        self._merge(parts[1:])
-        predictions = self.predictions
+        for results, page, problems in parts[1:]:
+            for number, result in sorted(results.items()):
+                self._add(number, result)
+            if self.page is not None:
+                self.page.merge(page)
+            self._problems += problems
+        results = [self._results[number] for number in sorted(self._results)]
+        predictions = [result for result in results if isinstance(result, ScanPrediction)]
         if predictions:
             self._write(predictions, each=False)
             if self.page is not None:
@@ -165,16 +171,13 @@ class ScanPredictions:
             if self.froc is not None:
                 self.froc.write(predictions)
                 logger.info("Written: %s", self.froc.path)
-        failures = [result for _, result in sorted(self._results.items()) if isinstance(result, str)]
-        if failures and len(self.scans) > 1:
-            others = "the others are written" if predictions else "nothing is written"
-            raise LunaError(
-                f"{len(failures)} of {len(self.scans)} scans could not be classified, {others}; "
-                f"the first: {failures[0]}"
-            )
-        if problems := failures or self._problems:
-            more = f" (and {len(problems) - 1} more files)" if len(problems) > 1 else ""
-            raise LunaError(problems[0] + more)
+        problems = [result for result in results if isinstance(result, str)]
+        if problems and len(self.scans) > 1:
+            count = f"{len(problems)} of {len(self.scans)} scans could not be classified"
+            rest = "the others are written" if predictions else "nothing is written"
+            raise LunaError(f"{count}, {rest}; the first: {problems[0]}")
+        for problem in problems or self._problems:
+            raise LunaError(problem)
 
     def _write(self, predictions: Sequence[ScanPrediction], *, each: bool) -> None:
         paths = [path for path in self._paths if (PLACEHOLDER in path.name) == each]
@@ -185,14 +188,16 @@ class ScanPredictions:
         self._problems += problems
 
     def _collect(self, engine: Engine) -> None:
-        batch = engine.state.batch
+        batch, output = engine.state.batch, engine.state.output
+        # The next scan is read while the engine would still hold this one.
+        engine.state.batch, engine.state.output = None, None
         number = batch["number"]
-        try:
-            prediction = self._predict(batch, engine.state.output)
-        except LunaError as error:
-            self._add(number, str(error))
+        if "error" in batch:
+            self._add(number, batch["error"])
+        elif not output[CommonKeys.PRED].isfinite().all():
+            self._add(number, f"{batch['header'].path}: the network's output is NaN; check the weights")
         else:
-            heat = None
+            prediction, heat = self._predict(batch, output[CommonKeys.PRED]), None
             if self.explanation is not None:
                 heat = self.explanation(prediction, batch["image"], batch["geometry"])
                 logger.info("Written: %s", self.explanation.path)
@@ -200,27 +205,19 @@ class ScanPredictions:
                 self.page.add(number, prediction, batch["image"][0].numpy(), batch["geometry"], heat)
             self._add(number, prediction)
             self._write([prediction], each=True)
-        # The next scan is read while the engine still holds this one.
-        engine.state.batch, engine.state.output = None, None
 
-    def _predict(self, batch: dict[str, Any], output: dict[str, Any]) -> ScanPrediction:
-        if "error" in batch:
-            raise LunaError(batch["error"])
-        scan, logits, grid = batch["header"], output[CommonKeys.PRED], batch["geometry"]
-        if any(prediction.seriesuid == scan.seriesuid for prediction in self.predictions):
-            raise LunaError(_second(scan.path, scan.seriesuid))
-        probability = logits.softmax(dim=1)[:, 1].double().numpy()
-        if not np.isfinite(probability).all():
-            raise LunaError(f"{scan.path}: the network's output is NaN; check the weights")
-        calibrated = np.full(len(logits), np.nan)
+    def _predict(self, batch: dict[str, Any], logits: torch.Tensor) -> ScanPrediction:
+        scan, voxels, grid = batch["header"], batch["image"][0].numpy(), batch["geometry"]
+        table = pd.DataFrame(batch["points"].numpy(), columns=COORDINATES).assign(
+            seriesuid=scan.seriesuid,
+            probability=logits.softmax(dim=1)[:, 1].double().numpy(),
+            probability_calibrated=np.nan,
+        )
         if self.model.calibration is not None:
-            calibrated = self.model.calibration.apply(log_odds_of_logits(logits.numpy()))
-        table = pd.DataFrame(batch["points"].numpy(), columns=COORDINATES)
-        table[["index_z", "index_y", "index_x"]] = batch["index"].numpy()
-        table = table.assign(seriesuid=scan.seriesuid, probability=probability, probability_calibrated=calibrated)
+            table["probability_calibrated"] = self.model.calibration.apply(log_odds_of_logits(logits.numpy()))
         table = table.sort_values("probability", ascending=False, kind="stable", ignore_index=True)[list(COLUMNS)]
         points, probability = table[COORDINATES].to_numpy(dtype=float), table["probability"].to_numpy()
-        findings = find_findings(batch["image"][0].numpy(), grid, points, probability, batch["lungs"])
+        findings = find_findings(voxels, grid, points, probability, batch["lungs"])
         return ScanPrediction(
             seriesuid=scan.seriesuid,
             source=scan.path,
@@ -246,39 +243,15 @@ class ScanPredictions:
         elif len(self.scans) > 1:
             logger.error("Scan %d of %d: %s", number + 1, len(self.scans), result)
 
-    def _merge(self, others: Sequence[tuple[Any, ...]]) -> None:
-        """Take in what the other processes found, as if this one had gone through all scans in their order."""
-        found = dict(self._results)
-        for results, page, _ in others:
-            found |= results
-            if self.page is not None:
-                self.page.merge(page)
-        first: dict[str, ScanPrediction] = {}
-        for number, result in sorted(found.items()):
-            if isinstance(result, ScanPrediction) and first.setdefault(result.seriesuid, result) is not result:
-                # The file of the first one may be that of this one by now.
-                self._write([first[result.seriesuid]], each=True)
-                if self.page is not None:
-                    self.page.remove(number)
-                result = _second(result.source, result.seriesuid)
-            if result is not self._results.get(number):
-                self._add(number, result)
-
-
-def _second(path: Path, seriesuid: str) -> str:
-    return f"{path}: a second scan with the name {seriesuid}"
-
 
 def summary_lines(prediction: ScanPrediction, threshold: float) -> list[str]:
     """Describe the result of a scan in lines: candidates, findings, the most probable one, and each warning."""
     kind = "proposed" if prediction.proposed else "given"
-    name, count = prediction.seriesuid, len(prediction.findings)
-    line = f"{name}: {len(prediction.candidates)} candidates {kind}, {count} findings"
-    if prediction.findings:
-        first = prediction.findings[0]
+    line = f"{len(prediction.candidates)} candidates {kind}, {len(prediction.findings)} findings"
+    for first in prediction.findings[:1]:
         above = sum(finding.probability >= threshold for finding in prediction.findings)
         place = ", ".join(f"{value:.1f}" for value in first.position)
         size = "" if first.diameter_mm is None else f", {first.diameter_mm:.1f} mm"
         line += f", {above} of at least {threshold:.3f}; the most probable, {first.probability:.3f}{size}"
         line += f", at ({place}) mm LPS"
-    return [line, *(f"{name}: {warning}" for warning in prediction.warnings)]
+    return [f"{prediction.seriesuid}: {text}" for text in (line, *prediction.warnings)]

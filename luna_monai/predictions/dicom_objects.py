@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import uuid
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ import pydicom
 import SimpleITK as sitk
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
-from pydicom.uid import SegmentationStorage
 
 from luna_monai import __version__
 from luna_monai.errors import LunaError
@@ -35,7 +34,8 @@ PATIENT_TAGS = [
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
 ]
-_NEEDED = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
+#: What an object refers to: of each slice, and of the whole series.
+_REFERENCES = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
 _IMAGE_TAGS = [
     *("SpecificCharacterSet", "Modality", "Rows", "Columns", "PixelSpacing", "SliceThickness", "InstanceNumber"),
     *("ImageOrientationPatient", "ImagePositionPatient", "PositionReferenceIndicator"),
@@ -64,19 +64,14 @@ def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False)
         )
     slices: list[Dataset] = []
     for path in files:
-        try:
-            header = pydicom.dcmread(path, specific_tags=[*_NEEDED, *_IMAGE_TAGS, *PATIENT_TAGS])
-        except (OSError, pydicom.errors.InvalidDicomError) as error:
-            raise LunaError(f"{path}: no readable DICOM slice ({' '.join(str(error).split())})") from None
-        missing = [keyword for keyword in _NEEDED if not header.get(keyword)]
-        if missing:
-            raise LunaError(f"{path}: no {missing[0]} in its header, so no DICOM object can refer to {source}")
+        header = pydicom.dcmread(path, specific_tags=[*_REFERENCES, *_IMAGE_TAGS, *PATIENT_TAGS])
+        slices.append(header)
+        for keyword in _REFERENCES:
+            if not header.get(keyword) or (header[keyword] != slices[0][keyword] and "SOP" not in keyword):
+                raise LunaError(f"{path}: no {keyword}, or not that of {files[0]}, so no DICOM object can refer to it")
         for keyword in (*PATIENT_TAGS, "ReferringPhysicianName"):
             if anonymous or keyword not in header:
                 setattr(header, keyword, "")
-        slices.append(header)
-        if any(header.get(keyword) != slices[0].get(keyword) for keyword in _NEEDED[2:]):
-            raise LunaError(f"{path}: not the {', '.join(_NEEDED[2:])} of {files[0]}")
     return slices
 
 
@@ -94,10 +89,10 @@ def write_structured_report(
 ) -> None:
     """Write a Comprehensive 3D SR with a TID 1500 "Measurement Report" about the findings that people are shown.
 
-    Each finding is a measurement group with its probability (122157, DCM, without unit; once more by the method
-    "Calibrated" where a calibration is known), and, where it has an outline, diameter, long and short axis (mm), volume
-    (mm3) and mean attenuation (HU). The group refers to the segment of the segmentation that is written beside the
-    report (TID 1411), or is a point in the frame of reference (mm, LPS; TID 1410).
+    Each finding is a measurement group with its probability (122157, DCM, without unit), and, where it has an outline,
+    diameter, long and short axis (mm), volume (mm3) and mean attenuation (HU). The group refers to the segment of the
+    segmentation that is written beside the report (TID 1411), or is a point in the frame of reference (mm, LPS; TID
+    1410).
 
     Args:
         path: the file.
@@ -111,35 +106,28 @@ def write_structured_report(
     Reference:
         DICOM PS3.16, TID 1500 "Measurement Report".
     """
-    slices, model = read_slices(prediction.dicom_files, prediction.source, anonymous=anonymous), prediction.model
-    segments = _segment_numbers(prediction) if segmented else {}
+    slices = read_slices(prediction.dicom_files, prediction.source, anonymous=anonymous)
+    segmentation = _segmentation(prediction, anonymous) if segmented else None
     rows = enumerate(describe_findings(prediction)[: prediction.shown], start=1)
-    groups = [_group(prediction, slices, number, row, segments.get(number)) for number, row in rows]
-    observer = sr.DeviceObserverIdentifyingAttributes(
-        uid=_uid(prediction, "device"),
-        name="luna-monai",
-        manufacturer_name="luna-monai",
-        model_name=model.name,
-    )
-    context = sr.ObserverContext(observer_type=codes.DCM.Device, observer_identifying_attributes=observer)
+    groups = [_group(prediction, slices, segmentation, number, row) for number, row in rows]
+    if not groups:  # TID 1500 needs one
+        name = sr.CodedConcept("number-of-findings", PRIVATE_SCHEME, "Number of findings")
+        tracking = sr.TrackingIdentifier(_uid(prediction, "no finding"), "Findings")
+        measurements = [sr.Measurement(name, 0, codes.UCUM.NoUnits)]
+        groups = [sr.MeasurementsAndQualitativeEvaluations(tracking, measurements=measurements)]
+    observer = sr.DeviceObserverIdentifyingAttributes(_uid(prediction, "device"), "luna-monai")
+    context = sr.ObserverContext(codes.DCM.Device, observer)
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=context),
         procedure_reported=sr.CodedConcept("24627-2", "LN", "CT Chest"),
-        imaging_measurements=groups or [_no_findings(prediction)],
+        imaging_measurements=groups,
     )
     shown = f"The {prediction.shown} most probable of {len(prediction.findings)} findings are listed."
     for comment in (*prediction.warnings, shown, "Research software. Not for clinical use."):
         item = sr.TextContentItem(codes.DCM.Comment, comment, sr.RelationshipTypeValues.CONTAINS)
         report[0].ContentSequence.append(item)
-    evidence = list(slices)
-    if segments:  # the segmentation of the same prediction, whether it is written already or not
-        reference = copy.deepcopy(slices[0])
-        reference.SOPClassUID = SegmentationStorage
-        reference.SOPInstanceUID = _uid(prediction, "segmentation")
-        reference.SeriesInstanceUID = _uid(prediction, "segmentation series")
-        evidence.append(reference)
     dataset = sr.Comprehensive3DSR(
-        evidence=evidence,
+        evidence=slices if segmentation is None else [*slices, segmentation],
         content=report,
         series_number=1000,
         series_description="Lung nodule findings",
@@ -167,12 +155,26 @@ def write_segmentation(path: Path, prediction: ScanPrediction, *, anonymous: boo
     Raises:
         LunaError: as :func:`read_slices`, and when the file cannot be written.
     """
+    dataset = _segmentation(prediction, anonymous)
+    if dataset is not None:
+        _save(dataset, path)
+    return dataset is not None
+
+
+@lru_cache(maxsize=1)  # the report refers to it
+def _segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
+    """Make the segmentation of a scan; None without an outline."""
     slices = read_slices(prediction.dicom_files, prediction.source, anonymous=anonymous)
-    segments = _segment_numbers(prediction)
-    if not segments:
-        return False
+    labels = sitk.GetArrayFromImage(label_map(prediction))
+    # Most slices have no outline; highdicom need not look at them.
+    kept = np.flatnonzero(labels.any(axis=(1, 2)))
+    if len(kept) == 0:
+        return None
+    numbers = np.flatnonzero(np.bincount(labels[kept].ravel()))[1:]
+    segment_of = np.zeros(numbers[-1] + 1, dtype=labels.dtype)
+    segment_of[numbers] = np.arange(1, len(numbers) + 1)
     algorithm = hd.AlgorithmIdentificationSequence(
-        name="luna-monai", family=codes.DCM.ArtificialIntelligence, version=prediction.model.version or __version__
+        name="luna-monai", family=codes.DCM.ArtificialIntelligence, version=__version__
     )
     descriptions = [
         hd.seg.SegmentDescription(
@@ -186,14 +188,9 @@ def write_segmentation(path: Path, prediction: ScanPrediction, *, anonymous: boo
             tracking_id=f"Finding {number}",
             anatomic_regions=[codes.SCT.Lung],
         )
-        for number, segment in segments.items()
+        for segment, number in enumerate(numbers, start=1)
     ]
-    labels = sitk.GetArrayFromImage(label_map(prediction))
-    # Most slices have no outline; highdicom need not look at them.
-    kept = np.flatnonzero(labels.any(axis=(1, 2)))
-    segment_of = np.zeros(prediction.shown + 1, dtype=labels.dtype)
-    segment_of[list(segments)] = list(segments.values())
-    dataset = hd.seg.Segmentation(
+    return hd.seg.Segmentation(
         source_images=[slices[index] for index in kept],
         pixel_array=segment_of[labels[kept]],
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -203,15 +200,6 @@ def write_segmentation(path: Path, prediction: ScanPrediction, *, anonymous: boo
         content_label="FINDINGS",
         **_equipment(prediction, "segmentation"),
     )
-    _save(dataset, path)
-    return True
-
-
-def _segment_numbers(prediction: ScanPrediction) -> dict[int, int]:
-    """Number the segments, by the number of their finding."""
-    shown = enumerate(prediction.findings[: prediction.shown], start=1)
-    outlined = [number for number, finding in shown if finding.outline is not None]
-    return {number: segment for segment, number in enumerate(outlined, start=1)}
 
 
 def _uid(prediction: ScanPrediction, name: str) -> Any:
@@ -225,63 +213,43 @@ def _equipment(prediction: ScanPrediction, kind: str) -> dict[str, Any]:
         "instance_number": 1,
         "manufacturer": "luna-monai",
         "manufacturer_model_name": prediction.model.name[:64],
-        "device_serial_number": prediction.model.sha256[:64],
+        "device_serial_number": prediction.model.sha256,
         "software_versions": __version__,
     }
 
 
 def _group(
-    prediction: ScanPrediction, slices: Sequence[Dataset], number: int, row: dict[str, Any], segment: int | None
+    prediction: ScanPrediction, slices: Sequence[Dataset], segmentation: Any, number: int, row: dict[str, Any]
 ) -> Any:
     """Make the measurement group of a finding."""
-    nearest = slices[min(row["voxel"][0], len(slices) - 1)]
+    nearest = slices[row["voxel"][0]]
     image = sr.SourceImageForMeasurement(nearest.SOPClassUID, nearest.SOPInstanceUID)
-    calibrated = sr.CodedConcept("calibrated", PRIVATE_SCHEME, "Calibrated on validation scans")
-    mm = codes.UCUM.Millimeter
-    values = [
-        (codes.DCM.Probability, row["probability"], codes.UCUM.NoUnits, {}),
-        (codes.DCM.Probability, row["probability_calibrated"], codes.UCUM.NoUnits, {"method": calibrated}),
-        (codes.SCT.Diameter, row["diameter_mm"], mm, {}),
-        (codes.SCT.LongAxis, row["long_axis_mm"], mm, {}),
-        (codes.SCT.ShortAxis, row["short_axis_mm"], mm, {}),
-        (codes.SCT.Volume, row["volume_mm3"], codes.UCUM.CubicMillimeter, {}),
-        (codes.DCM.AttenuationCoefficient, row["mean_hu"], codes.UCUM.HounsfieldUnit, {"derivation": codes.SCT.Mean}),
-    ]
-    lung = {"left": codes.SCT.Left, "right": codes.SCT.Right}.get(row["lung"])
-    facts = _facts(prediction, f"finding {number}", f"Finding {number}", lung)
-    facts["measurements"] = [
-        sr.Measurement(name, float(value), unit, referenced_images=[image], **options)
-        for name, value, unit, options in values
-        if value is not None
-    ]
-    if segment is not None:
+    values = {
+        "probability": (codes.DCM.Probability, codes.UCUM.NoUnits),
+        "diameter_mm": (codes.SCT.Diameter, codes.UCUM.Millimeter),
+        "long_axis_mm": (codes.SCT.LongAxis, codes.UCUM.Millimeter),
+        "short_axis_mm": (codes.SCT.ShortAxis, codes.UCUM.Millimeter),
+        "volume_mm3": (codes.SCT.Volume, codes.UCUM.CubicMillimeter),
+        "mean_hu": (codes.DCM.AttenuationCoefficient, codes.UCUM.HounsfieldUnit),
+    }
+    side = {"left": codes.SCT.Left, "right": codes.SCT.Right}.get(row["lung"])
+    facts = {
+        "tracking_identifier": sr.TrackingIdentifier(_uid(prediction, f"finding {number}"), f"Finding {number}"),
+        "finding_type": codes.SCT.Nodule,
+        "finding_sites": [sr.FindingSite(codes.SCT.Lung, laterality=side)],
+        "measurements": [
+            sr.Measurement(name, row[key], unit, referenced_images=[image])
+            for key, (name, unit) in values.items()
+            if row[key] is not None
+        ],
+    }
+    for segment in segmentation.get_segment_numbers(tracking_id=f"Finding {number}") if segmentation else ():
         series = sr.SourceSeriesForSegmentation(slices[0].SeriesInstanceUID)
-        uid = _uid(prediction, "segmentation")
-        reference = sr.ReferencedSegment(SegmentationStorage, uid, segment, source_series=series)
+        uids = (segmentation.SOPClassUID, segmentation.SOPInstanceUID)
+        reference = sr.ReferencedSegment(*uids, segment, source_series=series)
         return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=reference, **facts)
     point = sr.ImageRegion3D(sr.GraphicTypeValues3D.POINT, np.array([row["position"]]), slices[0].FrameOfReferenceUID)
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=point, **facts)
-
-
-def _no_findings(prediction: ScanPrediction) -> Any:
-    """TID 1500 wants at least one group: it says that there are none."""
-    name = sr.CodedConcept("number-of-findings", PRIVATE_SCHEME, "Number of findings")
-    measurements = [sr.Measurement(name, 0, codes.UCUM.NoUnits)]
-    facts = _facts(prediction, "no finding", "Findings", None)
-    return sr.MeasurementsAndQualitativeEvaluations(measurements=measurements, **facts)
-
-
-def _facts(prediction: ScanPrediction, name: str, identifier: str, laterality: Any) -> dict[str, Any]:
-    """Say what a measurement group is about, and what has measured it."""
-    model = prediction.model
-    return {
-        "tracking_identifier": sr.TrackingIdentifier(_uid(prediction, name), identifier),
-        "finding_type": codes.SCT.Nodule,
-        "finding_sites": [sr.FindingSite(codes.SCT.Lung, laterality=laterality)],
-        "algorithm_id": sr.AlgorithmIdentification(
-            name=f"luna-monai, {model.name}", version=model.version, parameters=[f"weights SHA-256 {model.sha256}"]
-        ),
-    }
 
 
 def _save(dataset: Dataset, path: Path) -> None:

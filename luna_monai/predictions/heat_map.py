@@ -16,7 +16,7 @@ from torch import nn
 
 from luna_monai.errors import LunaError
 from luna_monai.predictions.outputs import VOLUMES, check_file, in_file_order, write_volume
-from luna_monai.predictions.result import ScanPrediction
+from luna_monai.predictions.result import ScanPrediction, nearest_voxels
 from luna_monai.scans.geometry import Geometry
 from luna_monai.transforms.crop import CropCandidates, window_start
 
@@ -55,10 +55,7 @@ class CandidateExplainer:
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        target_layers: Sequence[str] = TARGET_LAYERS,
-        device: str | torch.device = "cpu",
+        self, network: nn.Module, target_layers: Sequence[str] = TARGET_LAYERS, device: str | torch.device = "cpu"
     ) -> None:
         self.device = torch.device(device)
         layers = dict(network.named_modules())
@@ -83,19 +80,17 @@ class CandidateExplainer:
         Returns:
             (n, z, y, x), float32 on the CPU: 0 without evidence of a nodule, 1 at the strongest of each candidate.
         """
-        heat = torch.zeros((len(image), *image.shape[2:]))
-        for number, candidate in enumerate(image):
-            batch = candidate[None].to(self.device, torch.float32)
-            with torch.enable_grad():
-                maps = [cam(batch, class_idx=0)[0, 0].detach() for cam in self._cams]
-            # Each by its own strength first, because the product of small numbers underflows.
-            product = torch.stack([_by_strongest(each) for each in maps]).prod(dim=0)
-            heat[number] = _by_strongest(product.pow(1 / len(maps))).cpu()
-        return heat
+        if len(image) == 0:
+            return torch.zeros((0, *image.shape[2:]))
+        batch = image.to(self.device, torch.float32)
+        with torch.enable_grad():
+            maps = torch.stack([cam(batch, class_idx=0)[:, 0].detach() for cam in self._cams])
+        # Each by its own strength first, because the product of small numbers underflows.
+        return _by_strongest(_by_strongest(maps).prod(dim=0).pow(1 / len(maps))).cpu()
 
 
-def _by_strongest(values: torch.Tensor) -> torch.Tensor:
-    return values / values.max().clamp(min=torch.finfo(values.dtype).tiny)
+def _by_strongest(maps: torch.Tensor) -> torch.Tensor:
+    return maps / maps.amax((-3, -2, -1), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
 @dataclass
@@ -137,15 +132,12 @@ class ScanExplanation:
         Raises:
             LunaError: when the file cannot be written.
         """
-        findings = prediction.findings[: self.max_findings]
-        positions = np.reshape([finding.position for finding in findings], (-1, 3)).astype(float)
-        centers = np.clip(grid.world_to_index(positions), 0, np.asarray(grid.shape) - 1)
-        crops = CropCandidates(self.spatial_size)(image, centers)
-        heat = self.explainer(self.preprocessing(crops)).numpy()
+        centers = nearest_voxels(grid, [finding.position for finding in prediction.findings[: self.max_findings]])
+        heat = self.explainer(self.preprocessing(CropCandidates(self.spatial_size)(image, centers))).numpy()
         values = np.zeros(grid.shape, dtype=np.uint8)
         for block, center in zip(heat, centers.tolist(), strict=True):
             starts = [window_start(*axis) for axis in zip(center, block.shape, grid.shape, strict=True)]
             place = values[tuple(slice(a, a + n) for a, n in zip(starts, block.shape, strict=True))]
             np.maximum(place, np.rint(block * 255).astype(np.uint8), out=place)
-        write_volume(Path(self.path), in_file_order(values, grid, prediction.geometry))
+        write_volume(Path(self.path), in_file_order(values, prediction))
         return values

@@ -16,10 +16,10 @@ import SimpleITK as sitk
 from luna_monai import files
 from luna_monai.data.tables import COORDINATES
 from luna_monai.detection.findings import SIZES, findings_table
+from luna_monai.detection.grid import to_image
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
-from luna_monai.predictions.result import ScanPrediction, describe_findings
-from luna_monai.scans.geometry import Geometry
+from luna_monai.predictions.result import ScanPrediction, describe_findings, nearest_voxels
 
 #: In the name of an output: the name of the scan, for a file of its own for each.
 PLACEHOLDER = "{seriesuid}"
@@ -63,10 +63,10 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any)
     for prediction in predictions:
         scan = {name: getattr(prediction.geometry, name) for name in ("size", "spacing", "origin", "direction")}
         scan |= {name: getattr(prediction, name) for name in ("seriesuid", "voxels_sha256", "proposed", "warnings")}
-        table = prediction.candidates
+        table, positions = prediction.candidates, prediction.candidates[COORDINATES].to_numpy()
         candidates = table[["probability", "probability_calibrated"]].to_dict("records")
-        places = zip(table[COORDINATES].values, table[["index_z", "index_y", "index_x"]].values, strict=True)
-        for candidate, (position, voxel) in zip(candidates, places, strict=True):
+        voxels = nearest_voxels(prediction.geometry, positions)
+        for candidate, position, voxel in zip(candidates, positions, voxels, strict=True):
             candidate |= {"position": position, "voxel": voxel}
         scan |= {"candidates": candidates, "findings": describe_findings(prediction)}
         scans.append(scan | {"findings_shown": prediction.shown})
@@ -78,43 +78,25 @@ def write_markups(path: Path, prediction: ScanPrediction, **_: Any) -> None:
     points = []
     for number, row in enumerate(describe_findings(prediction)[: prediction.shown], start=1):
         size = "" if row["diameter_mm"] is None else f", {row['diameter_mm']:.1f} mm"
-        facts = {"id": str(number), "label": f"{number}: {row['probability']:.3f}{size}", "position": row["position"]}
-        points.append(facts | {"selected": True, "locked": True, "visibility": True, "positionStatus": "defined"})
-    markups = {
-        "type": "Fiducial",
-        "coordinateSystem": "LPS",
-        "coordinateUnits": "mm",
-        "locked": True,
-        "labelFormat": "%N-%d",
-        "lastUsedControlPointNumber": len(points),
-        "description": f"Findings in {prediction.seriesuid} by {prediction.model.name}",
-        "controlPoints": points,
-    }
+        label = f"{number}: {row['probability']:.3f}{size}"
+        points.append({"id": str(number), "label": label, "position": row["position"], "locked": True})
+    markups = {"type": "Fiducial", "coordinateSystem": "LPS", "coordinateUnits": "mm", "controlPoints": points}
     files.write_json(path, {"@schema": MARKUPS_SCHEMA, "markups": [markups]}, indent=1)
 
 
-def to_image(values: np.ndarray, geometry: Geometry) -> sitk.Image:
-    """Make an ITK image of an array (z, y, x) and its geometry."""
-    image = sitk.GetImageFromArray(values)
-    image.SetSpacing(geometry.spacing)
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(np.ravel(geometry.direction).tolist())
-    return image
-
-
-def in_file_order(values: np.ndarray, grid: Geometry, geometry: Geometry) -> sitk.Image:
+def in_file_order(values: np.ndarray, prediction: ScanPrediction) -> sitk.Image:
     """Turn a volume from the grid of the network back to the grid of the file.
 
     Args:
-        values: array (z, y, x).
-        grid: of the array: the scan turned to LPS and padded.
-        geometry: of the scan in the order of its file.
+        values: array (z, y, x) in the grid of the prediction: the scan turned to LPS and padded.
+        prediction: of the scan.
 
     Returns:
         An image with the size and the geometry of the file.
     """
+    geometry = prediction.geometry
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(np.ravel(geometry.direction).tolist())
-    image = sitk.DICOMOrient(to_image(values, grid), code)
+    image = sitk.DICOMOrient(to_image(values, prediction.grid or geometry), code)
     image = sitk.RegionOfInterest(image, geometry.size, image.TransformPhysicalPointToIndex(geometry.origin))
     return to_image(sitk.GetArrayViewFromImage(image), geometry)
 
@@ -129,14 +111,12 @@ def label_map(prediction: ScanPrediction) -> sitk.Image:
         Unsigned integers in the order of the file: 0, or the number of the finding, from 1; the more probable one
         where two overlap. A finding without an outline is left out.
     """
-    grid = prediction.grid or prediction.geometry
-    labels = np.zeros(grid.shape, dtype=np.uint8 if prediction.shown < 256 else np.uint16)
+    labels = np.zeros((prediction.grid or prediction.geometry).shape, np.uint8 if prediction.shown < 256 else np.uint16)
     for number in range(prediction.shown, 0, -1):
         finding = prediction.findings[number - 1]
         if finding.outline is not None and finding.outline_start is not None:
-            box = tuple(slice(a, a + n) for a, n in zip(finding.outline_start, finding.outline.shape, strict=True))
-            labels[box][finding.outline] = number
-    return in_file_order(labels, grid, prediction.geometry)
+            labels[tuple((np.argwhere(finding.outline) + finding.outline_start).T)] = number
+    return in_file_order(labels, prediction)
 
 
 def write_label_map(path: Path, prediction: ScanPrediction, **_: Any) -> None:
@@ -153,14 +133,12 @@ def write_volume(path: Path, image: sitk.Image) -> None:
         files.write_bytes(path, whole.read_bytes())
 
 
-def _write_dicom(function: str) -> Callable[..., bool | None]:
-    """Find a writer when it is needed: highdicom is an extra."""
-
-    def write(*args: Any, **options: Any) -> bool | None:
-        module = importlib.import_module("luna_monai.predictions.dicom_objects")
-        return getattr(module, function)(*args, **options)  # type: ignore[no-any-return]
-
-    return write
+def write_dicom(path: Path, prediction: ScanPrediction, **options: Any) -> bool | None:
+    """Write a structured report or a segmentation; see ``luna_monai.predictions.dicom_objects``."""
+    dicom_objects = importlib.import_module("luna_monai.predictions.dicom_objects")  # highdicom is an extra
+    is_segmentation = ending_of(path) == ".seg.dcm"
+    write = dicom_objects.write_segmentation if is_segmentation else dicom_objects.write_structured_report
+    return write(path, prediction, **options)  # type: ignore[no-any-return]
 
 
 #: By the ending of the file's name, of which the longest that fits counts: the function that writes it, and whether it
@@ -171,8 +149,7 @@ FORMATS: dict[str, tuple[Callable[..., bool | None], bool]] = {
     ".json": (write_json_file, True),
     ".mrk.json": (write_markups, False),
     **dict.fromkeys(VOLUMES, (write_label_map, False)),
-    ".dcm": (_write_dicom("write_structured_report"), False),
-    ".seg.dcm": (_write_dicom("write_segmentation"), False),
+    **dict.fromkeys((".dcm", ".seg.dcm"), (write_dicom, False)),
 }
 
 
@@ -238,15 +215,15 @@ def check_outputs(paths: Sequence[Path], scans: int) -> None:
 
 
 def write_outputs(
-    paths: Iterable[Path], predictions: Sequence[ScanPrediction], *, anonymous: bool = False, segmented: bool = False
+    paths: Iterable[Path], predictions: Sequence[ScanPrediction], **options: bool
 ) -> tuple[list[Path], list[str]]:
     """Write predictions to outputs; the others are written when one cannot be.
 
     Args:
         paths: the files; one with ``{seriesuid}`` in its name becomes a file for each scan.
         predictions: one or more scans.
-        anonymous: whether the patient's tags are left out of DICOM objects.
-        segmented: whether a segmentation is among the outputs, which reports refer to.
+        options: of DICOM objects: ``anonymous``, whether the patient's tags are left out; ``segmented``, whether a
+            segmentation is among the outputs, which reports refer to.
 
     Returns:
         The files that were written, each whole, and why others were not.
@@ -256,9 +233,8 @@ def write_outputs(
         write, holds_several = FORMATS[ending_of(path)]
         for part in [[one] for one in predictions] if PLACEHOLDER in path.name else [predictions]:
             one = path.with_name(path.name.replace(PLACEHOLDER, file_name(part[0].seriesuid)))
-            content = part if holds_several else part[0]
             try:
-                if write(one, content, anonymous=anonymous, segmented=segmented) is not False:
+                if write(one, part if holds_several else part[0], **options) is not False:
                     written.append(one)
             except LunaError as error:
                 problems.append(f"{path.name} is not written: {error}")

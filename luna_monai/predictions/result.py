@@ -56,11 +56,10 @@ def default_weights(bundle_root: str | Path) -> str:
     Raises:
         LunaError: when there are none.
     """
-    places = [Path(bundle_root) / "models" / "model.pt", bundle_dir() / "models" / "model.pt"]
-    found = next((place for place in places if place.is_file()), None)
-    if found is None:
-        raise LunaError(f"{places[1]}: the bundle has no weights; name a file of weights (--weights)")
-    return str(found)
+    for root in (Path(bundle_root), bundle_dir()):
+        if (root / "models" / "model.pt").is_file():
+            return str(root / "models" / "model.pt")
+    raise LunaError(f"{bundle_dir()}: the bundle has no models/model.pt; name a file of weights (--weights)")
 
 
 def model_facts(weights: str | Path, metadata: Mapping[str, Any]) -> ModelFacts:
@@ -77,13 +76,11 @@ def model_facts(weights: str | Path, metadata: Mapping[str, Any]) -> ModelFacts:
     Raises:
         LunaError: when the file is missing.
     """
-    weights = Path(weights)
+    weights, bundled = Path(weights), bundle_dir() / "models" / "model.pt"
     sha256 = sha256_of(weights)
     own = (sha256, exported_metadata(weights).get("weights_sha256", sha256))
-    bundled = bundle_dir() / "models" / "model.pt"
     points = metadata.get("operating_points") or {}
-    thresholds: dict[str, float] = {}
-    calibration = None
+    thresholds, calibration = {}, None
     if points.get("weights_sha256") in own:
         calibration = Calibration(**points["calibration"])
         for kind, text in _OPERATING_POINTS.items():
@@ -94,7 +91,7 @@ def model_facts(weights: str | Path, metadata: Mapping[str, Any]) -> ModelFacts:
 
 
 #: Columns of ``ScanPrediction.candidates``.
-COLUMNS = ("seriesuid", *COORDINATES, "index_z", "index_y", "index_x", "probability", "probability_calibrated")
+COLUMNS = ("seriesuid", *COORDINATES, "probability", "probability_calibrated")
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +102,8 @@ class ScanPrediction:
         seriesuid: the DICOM series UID, or the name of the file where it has none.
         source: the file or folder that the scan was read from.
         geometry: of the scan in the order of its file.
-        candidates: ``COLUMNS``, most probable first: position (LPS, mm), voxel z, y, x in the order of the file,
-            probability of the network, and the calibrated one, NaN where no calibration is known.
+        candidates: ``COLUMNS``, most probable first: position (LPS, mm), probability of the network, and the calibrated
+            one, NaN where no calibration is known.
         model: which model it was.
         proposed: whether the candidates are proposals rather than a given list.
         findings: most probable first; their outlines are in ``grid``, their candidates rows of ``candidates``.
@@ -144,20 +141,22 @@ def describe_findings(prediction: ScanPrediction) -> list[dict[str, Any]]:
         ``probability_calibrated`` (None where it is not known), ``SIZES``, ``attenuation`` and ``lung`` (None where
         not known), ``candidates``, their number, and ``candidate_indices``, rows of the candidates.
     """
-    rows = []
-    size = np.asarray(prediction.geometry.shape)
-    for finding in prediction.findings:
-        calibrated = float(prediction.candidates["probability_calibrated"].iloc[finding.candidates[0]])
-        index = prediction.geometry.world_to_index(np.array([finding.position]))[0]
-        rows.append(
-            {
-                "position": list(finding.position),
-                "voxel": np.clip(index, 0, size - 1).tolist(),
-                "probability": finding.probability,
-                "probability_calibrated": None if np.isnan(calibrated) else calibrated,
-                **{name: getattr(finding, name) for name in (*SIZES, "attenuation", "lung")},
-                "candidates": len(finding.candidates),
-                "candidate_indices": list(finding.candidates),
-            }
-        )
-    return rows
+    voxels = nearest_voxels(prediction.geometry, [finding.position for finding in prediction.findings])
+    calibrated = prediction.candidates["probability_calibrated"].to_numpy()
+    return [
+        {
+            "position": list(finding.position),
+            "voxel": voxel,
+            "probability": finding.probability,
+            "probability_calibrated": None if np.isnan(value := calibrated[finding.candidates[0]]) else float(value),
+            **{name: getattr(finding, name) for name in (*SIZES, "attenuation", "lung")},
+            "candidates": len(finding.candidates),
+            "candidate_indices": list(finding.candidates),
+        }
+        for finding, voxel in zip(prediction.findings, voxels.tolist(), strict=True)
+    ]
+
+
+def nearest_voxels(geometry: Geometry, points: Any) -> np.ndarray:
+    """Find the voxels z, y, x of a scan that are nearest to points (n, 3), LPS mm, which may lie at its faces."""
+    return np.clip(geometry.world_to_index(points), 0, np.asarray(geometry.shape) - 1)

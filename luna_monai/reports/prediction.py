@@ -11,8 +11,9 @@ import pydicom
 import SimpleITK as sitk
 
 from luna_monai.detection.findings import SIZES, Finding
+from luna_monai.detection.grid import to_image
 from luna_monai.files import write_bytes
-from luna_monai.predictions.outputs import check_file, to_image
+from luna_monai.predictions.outputs import check_file
 from luna_monai.predictions.result import ScanPrediction, describe_findings
 from luna_monai.reports.pages import render_page
 from luna_monai.reports.pictures import draw_stacks, heat_colors, image_address
@@ -72,11 +73,6 @@ class PredictionPage:
         self._scans |= other._scans
         self._pictures |= other._pictures
         self._keep_best()
-
-    def remove(self, number: int) -> None:
-        """Leave out a scan again; others do not get its pictures."""
-        del self._scans[number]
-        self._pictures = {key: value for key, value in self._pictures.items() if key[0] != number}
 
     def _keep_best(self) -> None:
         # Of equal ones the earlier, whatever the order in which processes have found them.

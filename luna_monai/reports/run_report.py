@@ -14,11 +14,11 @@ import yaml
 from matplotlib.figure import Figure
 
 from luna_monai.data.tables import ANNOTATIONS, COORDINATES, read_findings
-from luna_monai.errors import LunaError
+from luna_monai.detection.grid import to_image
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.literals import text_of
 from luna_monai.metrics.froc import evaluate_froc, evaluated_scans
 from luna_monai.metrics.per_class import per_class_metrics
-from luna_monai.predictions.outputs import to_image
 from luna_monai.reports import figures
 from luna_monai.reports.pages import render_page, show
 from luna_monai.reports.pictures import ball, data_address, draw_stacks
@@ -113,7 +113,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
-        raise LunaError(f"{path}: not the YAML of a run ({' '.join(str(error).split())})") from None
+        raise LunaError(f"{path}: not the YAML of a run ({reason_of(error)})") from None
 
 
 def best_epoch(metrics: pd.DataFrame, validation: pd.DataFrame) -> int | None:

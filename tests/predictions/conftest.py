@@ -37,7 +37,6 @@ def make_prediction(geometry, indices, probabilities, **changes):
     points = geometry.index_to_world(indices)
     table = pd.DataFrame(points, columns=["coordX", "coordY", "coordZ"])
     table.insert(0, "seriesuid", "1.2.3")
-    table[["index_z", "index_y", "index_x"]] = np.round(indices).astype(int)
     table["probability"] = probabilities
     table["probability_calibrated"] = np.asarray(probabilities, dtype=float) ** 2
     findings = []

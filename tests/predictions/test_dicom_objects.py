@@ -45,14 +45,12 @@ def test_positions_sizes_and_probabilities_read_back(prediction, tmp_path):
         assert group.roi.frame_of_reference_uid == slices[0].FrameOfReferenceUID
         # Coordinates are single precision in DICOM.
         assert group.roi.value[0] == pytest.approx(finding.position, abs=1e-4)
-        raw, calibrated = group.get_measurements(name=codes.DCM.Probability)
-        assert raw.unit == codes.UCUM.NoUnits
-        assert (raw.value, calibrated.value) == (finding.probability, finding.probability**2)
-        assert (raw.method, calibrated.method.value) == (None, "calibrated")
+        (raw,) = group.get_measurements(name=codes.DCM.Probability)
+        assert (raw.value, raw.unit) == (finding.probability, codes.UCUM.NoUnits)
         index = round(INDICES[number - 1][0])
         assert raw.referenced_images[0].referenced_sop_instance_uid == slices[index].SOPInstanceUID
         assert group.finding_type == codes.SCT.Nodule
-    sizes = [(one.name.meaning, one.value, one.unit.value) for one in groups[0].get_measurements()[2:]]
+    sizes = [(one.name.meaning, one.value, one.unit.value) for one in groups[0].get_measurements()[1:]]
     assert sizes == [
         ("Diameter", 4.5, "mm"),
         ("Long axis", 5.5, "mm"),
@@ -60,7 +58,7 @@ def test_positions_sizes_and_probabilities_read_back(prediction, tmp_path):
         ("Volume", 47.7, "mm3"),
         ("Attenuation Coefficient", 40.0, "[hnsf'U]"),
     ]
-    assert [len(group.get_measurements()) for group in groups] == [7, 2, 2], "no size is invented"
+    assert [len(group.get_measurements()) for group in groups] == [6, 1, 1], "no size is invented"
     assert groups[0].finding_sites[0].laterality == codes.SCT.Left
     comments = [item.TextValue for item in report.ContentSequence if item.ValueType == "TEXT"]
     assert any(comment.startswith("This does not look like a chest CT") and "(ö)" in comment for comment in comments)
@@ -145,13 +143,8 @@ def without(keyword, value=None):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("FrameOfReferenceUID"), r"\.dcm: no FrameOfReferenceUID in its header"),
-        (
-            without("StudyInstanceUID", "1.2.3.4"),
-            r"dcm: not the StudyInstanceUID, SeriesInstanceUID, FrameOfReferenceUID of ",
-        ),
-        (lambda path: path.write_bytes(b"x"), "no readable DICOM slice"),
-        (lambda path: path.unlink(), "no readable DICOM slice"),
+        (without("FrameOfReferenceUID"), r"\.dcm: no FrameOfReferenceUID, or not that of "),
+        (without("StudyInstanceUID", "1.2.3.4"), r"dcm: no StudyInstanceUID, or not that of "),
     ],
 )
 def test_series_that_cannot_be_referred_to(prediction, tmp_path, change, message):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from luna_monai.predictions import CandidateList, ScanDataset, ScanLoader
+from luna_monai.predictions import ScanDataset, ScanLoader
 from luna_monai.predictions import scan_dataset as prediction_scans
 from luna_monai.scans import list_scans
 from luna_monai.transforms import CropCandidates, CropCandidatesd, LoadScand
@@ -31,16 +31,17 @@ def test_the_lungs_are_looked_for_once(
     monkeypatch.setattr(prediction_scans, "find_lungs", find_lungs)
     proposer, examine = Mock(return_value=points), Mock(return_value=["odd"])
 
-    candidates = CandidateList(tmp_path / "points.csv") if listed else None
-    item = ScanDataset(list_scans(tmp_path / "scan.mha"), candidates, proposer, examine if examined else None)[0]
+    candidates = tmp_path / "points.csv" if listed else None
+    item = ScanDataset(
+        list_scans(tmp_path / "scan.mha"), candidates, proposer=proposer, examine=examine if examined else None
+    )[0]
 
     assert item["points"].tolist() == points.to_numpy().tolist()
     assert item["warnings"] == ("odd",) * examined
     assert (proposer.call_count, examine.call_count) == (not listed, examined)
-    given = [call.args[2] for call in proposer.mock_calls + examine.mock_calls]
-    # Not at all where nobody needs them.
-    assert find_lungs.call_count == (examined or not listed)
-    assert all(lungs is given[0] and lungs.mask.any() for lungs in given)
+    assert find_lungs.call_count == 1
+    assert all(call.args[2] is item["lungs"] for call in proposer.mock_calls + examine.mock_calls)
+    assert item["lungs"].mask.any()
 
 
 class Slow:
@@ -95,8 +96,7 @@ def test_training_and_prediction_cut_the_same_voxels(tmp_path: Path, direction: 
         image.TransformContinuousIndexToPhysicalPoint(index) for index in ((20, 30, 25), (1.5, 2.5, 50), (66, 9, 3))
     ]
     pd.DataFrame(corners, columns=["coordX", "coordY", "coordZ"]).to_csv(tmp_path / "points.csv", index=False)
-    candidates = CandidateList(tmp_path / "points.csv")
-    item = ScanDataset(list_scans(path), candidates)[0]
+    item = ScanDataset(list_scans(path), tmp_path / "points.csv")[0]
     trained = LoadScand("image", "LPS")({"image": str(path), "center_xyz": item["points"].numpy()})
     trained = CropCandidatesd("image", (32, 48, 48))(trained)
     np.testing.assert_array_equal(trained["center_irc"], item["centers"])
