@@ -23,8 +23,7 @@ from sklearn.metrics import roc_auc_score
 
 from luna_monai.data import CandidateDataset, CandidateLoader
 from luna_monai.files import sha256_of, write_json
-from luna_monai.metrics.calibration import Calibration, calibration_summary, log_odds_of_probability
-from luna_monai.metrics.operating_points import operating_points
+from luna_monai.metrics.calibration import Calibration, calibration_summary, log_odds_of_probability, operating_points
 from luna_monai.networks import LunaModel, with_weights
 
 RATES = (4, 1)

@@ -14,7 +14,7 @@ from luna_monai.networks import LunaModel, load_network
 from luna_monai.predictions.inferer import CandidateInferer
 from luna_monai.predictions.result import default_weights
 from luna_monai.predictions.scan_dataset import ScanDataset
-from luna_monai.scans import ScanSource, list_scans
+from luna_monai.scans import list_scans
 from luna_monai.share import bundle_dir
 from luna_monai.transforms import ClipIntensityRange
 
@@ -30,21 +30,16 @@ class NoduleClassifier:
         weights: ``"bundle"`` for those that come with the package, a run's ``model.pt`` or ``checkpoint.pt``, the
             book's ``.state``, or an exported network.
         device: where the network runs; the GPU if there is one, else the CPU, when None.
-        batch_size: candidates that are classified at once.
 
     Raises:
         LunaError: when the weights cannot be read.
     """
 
-    def __init__(
-        self, weights: str | Path = "bundle", *, device: str | torch.device | None = None, batch_size: int = 128
-    ) -> None:
+    def __init__(self, weights: str | Path = "bundle", *, device: str | torch.device | None = None) -> None:
         path = default_weights(bundle_dir()) if str(weights) == "bundle" else weights
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.network = load_network(path, LunaModel()).to(self.device).eval()
-        clip = ClipIntensityRange(-1000, 1000)
-        self.inferer = CandidateInferer(_SPATIAL_SIZE, batch_size, self.device, clip)
-        self.proposer = BlobProposer()
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.network = load_network(path, LunaModel()).to(place)
+        self.inferer = CandidateInferer(_SPATIAL_SIZE, 128, place, ClipIntensityRange(-1000, 1000))
 
     def __call__(self, scan: str | Path, seriesuid: str | None = None) -> pd.DataFrame:
         """Find nodules in a scan.
@@ -61,7 +56,13 @@ class NoduleClassifier:
         Raises:
             LunaError: when there is no such scan, several to choose from, or a damaged one.
         """
-        item = self._read(list_scans(scan, seriesuid), scan)
+        sources = list_scans(scan, seriesuid)
+        if len(sources) > 1:
+            names = ", ".join(str(source.seriesuid or source.path.name) for source in sources[:3])
+            raise LunaError(f"{scan}: {len(sources)} scans; choose one with seriesuid, for example {names}")
+        item = ScanDataset(sources, proposer=BlobProposer())[0]
+        if "error" in item:
+            raise LunaError(item["error"])
         probability = self._probability(item["image"], item["centers"])
         findings = find_findings(
             item["image"][0].numpy(), item["geometry"], item["points"].numpy(), probability, item["lungs"]
@@ -86,15 +87,6 @@ class NoduleClassifier:
         if not bool(torch.isfinite(batch).all()):
             raise LunaError("crops have voxels that are not finite; set them to -1000 HU, air")
         return self._probability(batch[:, None])
-
-    def _read(self, sources: list[ScanSource], path: str | Path) -> dict:
-        if len(sources) > 1:
-            names = ", ".join(str(source.seriesuid or source.path.name) for source in sources[:3])
-            raise LunaError(f"{path}: {len(sources)} scans; choose one with seriesuid, for example {names}")
-        item = ScanDataset(sources, proposer=self.proposer)[0]
-        if "error" in item:
-            raise LunaError(item["error"])
-        return item
 
     def _probability(self, image: torch.Tensor, centers: torch.Tensor | None = None) -> np.ndarray:
         with torch.inference_mode():

@@ -197,17 +197,11 @@ def sha256_of(path: str | Path) -> str:
 
     Returns:
         64 hexadecimal digits.
-
-    Raises:
-        LunaError: when it cannot be read.
     """
     digest = hashlib.sha256()
-    try:
-        with Path(path).open("rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
-    except OSError as error:
-        raise LunaError(f"{path}: cannot be read ({reason_of(error)})") from None
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
     return digest.hexdigest()
 
 

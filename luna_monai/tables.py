@@ -35,7 +35,7 @@ def read_table(
 
     Commas, semicolons or tabs separate the fields; with semicolons, numbers may have a decimal comma. Names of columns
     may differ in case, and ``SeriesInstanceUID`` stands for ``seriesuid``. Blanks around names and text are removed.
-    The encoding is UTF-8, UTF-16 with a byte order mark, or Latin-1.
+    The encoding is UTF-8 or Latin-1.
 
     Args:
         path: the CSV file.
@@ -64,8 +64,6 @@ def read_table(
     wanted |= {alias: wanted[name] for alias, name in _ALIASES.items() if name in wanted}
     # Columns that nobody asks for may have any names, even the same one.
     names = [wanted.get(name.lower(), f"\0{place}") for place, name in enumerate(found)]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise LunaError(f"{path}: {len(twice)} columns {twice[0]!r} in its header line; remove all but one")
     if missing := [column for column in [*text, *numeric] if column not in names]:
         raise LunaError(
             f"{path}: no column {', '.join(map(repr, missing))} in its header line, {','.join(found)[:200]}"
@@ -101,8 +99,6 @@ def _decode(path: Path) -> str:
     except OSError as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
         raise LunaError(f"{path}: {reason}") from None
-    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return content.decode("utf-16", "replace")
     if b"\0" in content:
         raise LunaError(f"{path}: not a CSV table (it holds binary data); save it as CSV in UTF-8")
     try:
@@ -133,6 +129,6 @@ def _parse(
             )
     except pd.errors.EmptyDataError:
         return pd.DataFrame(columns=[*names, _EXTRA], dtype=str)
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+    except (ValueError, pd.errors.ParserWarning) as error:
         reason = re.sub(r"line (\d+)", lambda found: f"line {int(found[1]) + line}", " ".join(str(error).split()))
         raise LunaError(f"{path}: not a CSV table ({reason})") from None

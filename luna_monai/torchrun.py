@@ -12,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.cli import App, command_class, run_app
@@ -82,17 +81,13 @@ def _reason(failures: dict[int, ProcessFailure], processes: int) -> Exception:
                 f"process {rank + 1} of {processes} was ended by {failure.signal_name()}, and the others were stopped; "
                 "what was written before is whole. Was the memory used up?"
             )
-    # What run_app has recorded is a dict; by the times of the files, because torch's own are whole seconds.
-    recorded: list[Any] = [(failure.message, rank) for rank, failure in failures.items()]
-    recorded = [each for each in recorded if isinstance(each[0], dict)]
-    recorded.sort(key=lambda each: Path(failures[each[1]].error_file).stat().st_mtime_ns)
-    for message, _ in recorded:
-        kind, _, text = message["message"].partition(": ")
+    messages: list[Any] = [failure.message for failure in failures.values()]
+    recorded = [message for message in messages if isinstance(message, dict)]  # by run_app
+    for kind, _, text in (message["message"].partition(": ") for message in recorded):
         if kind == LunaError.__name__:
             return LunaError(text)
-    message, rank = (*recorded, ("no message", next(iter(failures))))[0]
-    trace = message["extraInfo"]["py_callstack"] if isinstance(message, dict) else message
-    return RuntimeError(f"process {rank + 1} of {processes} failed, and the others were stopped\n{trace}")
+    traces = "\n".join(message["extraInfo"]["py_callstack"] for message in recorded)
+    return RuntimeError(f"{len(failures)} of {processes} processes failed, and the others were stopped\n{traces}")
 
 
 def main() -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from luna_monai.errors import LunaError, unwrapped_luna_errors
+from luna_monai.errors import LunaError, reason_of, unwrapped_luna_errors
 from luna_monai.lazy import deferred_imports
 from luna_monai.literals import leaves_and_sections, literals, text_of
 from luna_monai.settings import checked, is_code, nearest
@@ -162,7 +162,7 @@ def load_workflow(
         from monai.bundle import ConfigWorkflow
         from monai.bundle.utils import merge_kv
 
-    contents = [read_config(Path(file)) for file in files]
+    contents = [(file, read_config(Path(file))) for file in files]
     # It is said for every configuration that is read, and some commands read one for each fold.
     logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)
     workflow = ConfigWorkflow(
@@ -173,17 +173,13 @@ def load_workflow(
         workflow_type={"train": "train", "inference": "infer"}[kind],
     )
     parser = workflow.parser
-    for source, settings in [*zip(files[1:], contents[1:], strict=True), ("", overrides)]:
+    for source, settings in [*((f"{file}: ", content) for file, content in contents[1:]), ("", overrides)]:
         for key, value in settings.items():
-            name = str(key).removeprefix("+")
             try:
-                if str(key).startswith("+") and name not in parser:
-                    raise KeyError(name)
                 merge_kv(parser, key, value)
             except (KeyError, IndexError, ValueError, TypeError):
-                hint = nearest(name.replace("::", "#"), dict(leaves_and_sections(parser.get())))
-                place = f"{source}: " if source else ""
-                raise LunaError(f"{place}{key!r} is not a key of the configuration; {hint}") from None
+                hint = nearest(str(key).lstrip("+").replace("::", "#"), dict(leaves_and_sections(parser.get())))
+                raise LunaError(f"{source}{key!r} is not a key of the configuration; {hint}") from None
     parser["configuration"] = checked(parser, kind, overrides)
     return workflow
 
@@ -217,8 +213,6 @@ def run_config(run: Path, overlays: Sequence[str]) -> str:
         LunaError: when it is missing or damaged, or would run other code.
     """
     path = run / "config.yaml"
-    if not path.is_file():
-        raise LunaError(f"{run}: no config.yaml in this folder, so it is not the folder of a run")
     shipped = [*(bundle_dir() / "configs").glob("*.yaml"), *configs_dir().glob("*.yaml"), *map(Path, overlays)]
     trusted = {code for file in shipped for code in _code_in(read_config(file))}
     for key, value in _code_in(read_config(path)):
@@ -240,9 +234,8 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
     try:
         content = ConfigParser.load_config_file(path)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        text = " ".join(str(error).split())
-        raise LunaError(f"{path}: cannot be read as YAML ({text}); indent with spaces, not tabs") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise LunaError(f"{path}: cannot be read as YAML ({reason_of(error)}); indent with spaces, not tabs") from None
     if not isinstance(content, Mapping):
         raise LunaError(f"{path}: expected keys and values, such as 'max_epochs: 3', found {content!r:.60}")
     return content

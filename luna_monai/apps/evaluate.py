@@ -63,7 +63,7 @@ class LunaEvaluateApp(BundleApp):
             given |= {"evaluated": "@candidates", "split": ["@candidates", "@candidates"]}
         workflow = self.load("evaluating", given, bundle_dir() / "configs" / "evaluate.yaml", run=run)
         run_workflow(workflow)
-        from luna_monai.training import launched
+        from luna_monai.training.processes import launched
 
         if metadata is not None and launched().rank == 0:
             folder = Path(workflow.parser.get_parsed_content("output_dir"))

@@ -50,7 +50,7 @@ class LunaExportApp(BundleApp):
         import torch
 
         from luna_monai.networks.exports import FORMATS, TOLERANCE, compare_networks, export_network
-        from luna_monai.networks.runtimes import load_network
+        from luna_monai.networks.weights import load_network
         from luna_monai.predictions.outputs import check_file
 
         form, source = self.cli_args.format, Path(self.cli_args.run_or_weights or bundle_dir() / "models" / "model.pt")
@@ -79,7 +79,7 @@ def _candidates() -> torch.Tensor:
     import numpy as np
     import torch
 
-    from luna_monai.networks.runtimes import CANDIDATE_SHAPE
+    from luna_monai.networks.weights import CANDIDATE_SHAPE
     from luna_monai.synthetic.scan import ScanOptions, generate_scan
     from luna_monai.transforms import CropCandidates
 

@@ -101,8 +101,6 @@ def find_findings(
     """
     points = np.asarray(points, dtype=float).reshape(-1, 3)
     probability = np.asarray(probabilities, dtype=float)
-    if len(points) == 0:
-        return []
     lungs = lungs or find_lungs(voxels, geometry)
     indices = geometry.world_to_continuous_index(points)
     order = np.argsort(-probability, kind="stable").tolist()

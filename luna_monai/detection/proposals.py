@@ -90,22 +90,16 @@ class BlobProposer:
                 # In the order of the slabs, whichever is ready first.
                 found += pool.map(work, range(0, len(hu), _SLAB))
         # In mm of the grid's own axes, which are the same whatever the last bits of the scan's geometry are.
-        blobs = np.concatenate(found)
-        points = blobs[self._merge(blobs), :3] / grid.spacing - 0.5
-        return pd.DataFrame(grid.index_to_world(points), columns=COORDINATES)
-
-    def _merge(self, blobs: FloatArray) -> list[int]:
-        """Choose the best blobs (rows of position, radius, score) that are not close to a better one."""
-        kept: list[int] = []
+        blobs, kept = np.concatenate(found), list[int]()
         # Equal scores are ordered by position, so that the order never depends on how the blobs were found.
-        for row in np.lexsort((*blobs[:, :4].T, -blobs[:, 4])):
+        for row in np.lexsort((*blobs[:, :4].T, -blobs[:, 4])).tolist():
             better = blobs[kept]
             away = np.linalg.norm(better[:, :3] - blobs[row, :3], axis=1)
             if np.all(away >= np.maximum(MERGE_MM, MERGE_RADII * better[:, 3])):
-                kept.append(int(row))
+                kept.append(row)
             if len(kept) == self.max_candidates:
                 break
-        return kept
+        return pd.DataFrame(grid.index_to_world(blobs[kept, :3] / grid.spacing - 0.5), columns=COORDINATES)
 
 
 def _halved(array: np.ndarray) -> NDArray[np.float32]:

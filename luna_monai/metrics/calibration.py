@@ -13,17 +13,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 
 from luna_monai.errors import LunaError
-from luna_monai.metrics.operating_points import operating_points
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN
 
 _FloatArray = NDArray[np.float64]
 
 # Softmax in float32 saturates at 1 - 6e-8: closer to 1, the logit cannot be recovered from the probability.
 _PROBABILITY_MARGIN = 2.0**-25
 _SLOPES = (0.05, 20.0)
+#: Wanted sensitivities, for which there are thresholds.
+SENSITIVITIES = (0.8, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True)
@@ -140,11 +143,10 @@ def reliability(probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10)
         bins: number of bins.
 
     Returns:
-        For JSON, and for each bin that is not empty a list: ``lower_edge``, ``upper_edge``, ``count`` (of candidates),
-        ``mean_probability`` (predicted), ``positive_share`` (observed share of nodules), ``lower`` and ``upper`` (its
-        95 % Wilson interval). Over all: ``expected_calibration_error`` (mean of the differences of these two, weighted
-        by ``count``) and ``brier_score`` (mean squared difference of probability and class).
-
+        For JSON, and for each bin that is not empty a list: ``count`` (of candidates), ``mean_probability``
+        (predicted), ``positive_share`` (observed share of nodules), ``lower`` and ``upper`` (its 95 % Wilson interval).
+        Over all: ``expected_calibration_error`` (mean of the differences of these two, weighted by ``count``) and
+        ``brier_score`` (mean squared difference of probability and class).
     """
     from sklearn.calibration import calibration_curve
 
@@ -152,11 +154,9 @@ def reliability(probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10)
     share, mean = calibration_curve(target, probability, n_bins=bins)
     # The same bins again, because calibration_curve does not return the counts.
     edges = np.linspace(0, 1, bins + 1)
-    used, count = np.unique(np.searchsorted(edges[1:-1], probability), return_counts=True)
+    _, count = np.unique(np.searchsorted(edges[1:-1], probability), return_counts=True)
     lower, upper = wilson_interval(np.rint(share * count), count)
     return {
-        "lower_edge": edges[used].tolist(),
-        "upper_edge": edges[used + 1].tolist(),
         "count": count.tolist(),
         "mean_probability": mean.tolist(),
         "positive_share": share.tolist(),
@@ -221,3 +221,42 @@ def calibration_summary(probability: ArrayLike, is_nodule: ArrayLike, seriesuid:
             kind: rows.drop(columns="kind").to_dict("records") for kind, rows in points.groupby("kind", sort=False)
         },
     }
+
+
+def operating_points(probability: ArrayLike, is_nodule: ArrayLike, scans: int) -> pd.DataFrame:
+    """Find the highest threshold for each sensitivity, and the lowest that keeps to each rate of false positives.
+
+    Args:
+        probability: of a nodule, from 0 to 1, shape (n,).
+        is_nodule: the class, 0 or 1, shape (n,); both occur.
+        scans: number of scans that the candidates come from.
+
+    Returns:
+        A row for each of ``SENSITIVITIES`` and of ``FALSE_POSITIVES_PER_SCAN``: ``kind`` (``sensitivity`` or
+        ``false_positives_per_scan``) and ``wanted``; ``threshold``, strictly above which a candidate is called a
+        nodule, as in the book; and ``sensitivity``, ``false_positives_per_scan`` and ``precision`` (NaN where no
+        candidate is called) of these candidates. A threshold lies in the middle between two probabilities that occur,
+        so that rounding elsewhere changes nothing; it is below 0 where even a probability of 0 must be called.
+    """
+    from sklearn.metrics import roc_curve  # prediction imports this module, and has no use for scikit-learn
+
+    values, target = np.asarray(probability, dtype=float), np.asarray(is_nodule, dtype=bool)
+    false_share, sensitivity, upper = roc_curve(target, values, drop_intermediate=False)
+    true, false = np.rint(sensitivity * target.sum()), np.rint(false_share * (~target).sum())
+    # Row k calls the k highest of the different probabilities; the outer neighbors are 1 and 0, or below 0.
+    upper[0] = 1.0
+    lower = np.append(upper[1:], 0.0 if upper[-1] > 0 else -1.0)
+    middle = (lower + upper) / 2
+    table = pd.DataFrame(
+        {
+            "threshold": np.where(middle < upper, middle, lower),  # neighboring floating-point numbers have no middle
+            "sensitivity": sensitivity,
+            "false_positives_per_scan": false / scans,
+            "precision": pd.Series(true) / pd.Series(true + false),
+        }
+    )
+    # The small number keeps 0.9 of 10 nodules from becoming 10 of them by rounding.
+    rows = [int(np.argmax(sensitivity >= wanted - 1e-9)) for wanted in SENSITIVITIES]
+    rows += (np.searchsorted(false, np.multiply(FALSE_POSITIVES_PER_SCAN, scans) + 1e-9, side="right") - 1).tolist()
+    kinds = ["sensitivity"] * len(SENSITIVITIES) + ["false_positives_per_scan"] * len(FALSE_POSITIVES_PER_SCAN)
+    return table.iloc[rows].assign(kind=kinds, wanted=[*SENSITIVITIES, *FALSE_POSITIVES_PER_SCAN])

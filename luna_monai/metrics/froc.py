@@ -19,7 +19,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,7 +28,6 @@ from numpy.typing import NDArray
 from luna_monai.data import subset_of
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.metrics.findings import FindingMatches, match_findings
 
 #: False positives per scan at which LUNA16 reads the sensitivity; the CPM is the mean over them.
 FALSE_POSITIVES_PER_SCAN = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
@@ -36,10 +35,27 @@ MAX_BOOTSTRAP = 100_000
 #: Share of the bootstrap samples inside the interval.
 CONFIDENCE = 0.95
 
-#: Of a submission.
-FROC_COLUMNS = ["seriesuid", *COORDINATES, "probability"]
+MAX_CANDIDATES_PER_SCAN = 100
+UNKNOWN_DIAMETER_MM = 10.0
 
 _FloatArray = NDArray[np.float64]
+
+
+class FindingMatches(NamedTuple):
+    """Which candidates hit which findings.
+
+    Attributes:
+        nodules: the annotated nodules of the evaluated scans: ``seriesuid``, ``coordX``, ``coordY``, ``coordZ``
+            (world, LPS, mm), ``diameter_mm`` and ``probability``, the highest of the candidates that hit it, NaN
+            where none does.
+        candidates: the candidates that the cap leaves: ``seriesuid``, coordinates, ``probability`` and ``outcome``,
+            one of ``hit``, ``excluded`` and ``false_positive``; the index is that of the submission.
+        double_detections: candidates on a nodule beyond the first, summed over nodules.
+    """
+
+    nodules: pd.DataFrame
+    candidates: pd.DataFrame
+    double_detections: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +165,6 @@ def evaluate_froc(
     seriesuids: Sequence[str],
     *,
     bootstrap: int = 0,
-    seed: int = 0,
 ) -> FrocResult:
     """Evaluate candidates as LUNA16 does.
 
@@ -160,7 +175,6 @@ def evaluate_froc(
         excluded: findings that are neither right nor wrong, in the same form; None for none.
         seriesuids: the scans that are evaluated.
         bootstrap: number of bootstrap samples of scans; 0 for no interval.
-        seed: of the bootstrap.
 
     Returns:
         Counts, sensitivities, CPM, curve and interval.
@@ -207,7 +221,7 @@ def evaluate_froc(
         "ignored_double_detections": matches.double_detections,
     }
     curve = _corners(*counts(np.ones(scans)), np.insert(probability[ends], 0, math.inf), scans, nodules)
-    interval = _bootstrap(sensitivity_of, scans, bootstrap, seed) if bootstrap else None
+    interval = _bootstrap(sensitivity_of, scans, bootstrap) if bootstrap else None
     return FrocResult(summary, sensitivity, float(sensitivity.mean()), curve, interval, bootstrap, matches)
 
 
@@ -225,10 +239,8 @@ def _corners(
     return pd.DataFrame(columns)[np.concatenate([[True], turns, [True]])[: len(found)]]
 
 
-def _bootstrap(
-    sensitivity_of: Callable[[_FloatArray], _FloatArray], scans: int, samples: int, seed: int
-) -> pd.DataFrame:
-    generator = np.random.default_rng(seed)
+def _bootstrap(sensitivity_of: Callable[[_FloatArray], _FloatArray], scans: int, samples: int) -> pd.DataFrame:
+    generator = np.random.default_rng(0)
     drawn = (np.bincount(generator.integers(scans, size=scans), minlength=scans) for _ in range(samples))
     table = pd.DataFrame([sensitivity_of(weights.astype(float)) for weights in drawn], columns=FALSE_POSITIVES_PER_SCAN)
     # Samples without any scan that has a nodule leave the sensitivity undefined.
@@ -240,3 +252,49 @@ def _bootstrap(
 def rate_name(rate: float) -> str:
     """Write a rate of false positives as LUNA16 does: ``1/8``, ``4``."""
     return f"{rate:g}" if rate >= 1 else f"1/{1 / rate:g}"
+
+
+def match_findings(
+    submission: pd.DataFrame, annotations: pd.DataFrame, excluded: pd.DataFrame | None, seriesuids: Sequence[str]
+) -> FindingMatches:
+    """Cap the candidates of each scan and match them to nodules and excluded findings, as LUNA16 does.
+
+    Arguments and errors are those of :func:`evaluate_froc`.
+
+    Returns:
+        Candidates with their outcome and nodules with their highest probability.
+    """
+    wrong = ~(submission["seriesuid"].isin(seriesuids) & submission["probability"].between(0, 1))
+    if wrong.any():
+        number = int(wrong.to_numpy().argmax())
+        uid, value = submission[["seriesuid", "probability"]].iloc[number]
+        rule = f"expected a probability from 0 to 1 in one of the {len(seriesuids)} scans to evaluate"
+        raise LunaError(
+            f"submission: {rule}, found {value} in {uid} in data row {number + 1} ({wrong.sum():,} such rows)"
+        )
+    # The number of candidates at least as probable is that of the cap at most.
+    rank = submission.groupby("seriesuid")["probability"].rank(ascending=False, method="max")
+    kept = submission.loc[rank <= MAX_CANDIDATES_PER_SCAN, ["seriesuid", *COORDINATES, "probability"]]
+    points, probability = kept[COORDINATES].to_numpy(dtype=float), kept["probability"].to_numpy(dtype=float)
+    candidates = kept.groupby("seriesuid").indices
+    outcome = np.full(len(kept), "false_positive", dtype=object)
+    best = np.full(len(annotations), np.nan)
+    double_detections = 0
+    # Nodules come last: a nodule outranks an excluded finding at the same place.
+    for name, findings in (("excluded", annotations.iloc[:0] if excluded is None else excluded), ("hit", annotations)):
+        for seriesuid, own in findings.groupby("seriesuid").indices.items():
+            here = np.asarray(candidates.get(seriesuid, []), dtype=int)
+            hits = _hits(points[here], findings.iloc[own])
+            outcome[here[hits.any(axis=1)]] = name
+            if name == "hit" and len(here):
+                double_detections += int(np.maximum(hits.sum(axis=0) - 1, 0).sum())
+                best[own] = np.where(hits, probability[here, None], -np.inf).max(axis=0)
+    nodules = annotations[["seriesuid", *COORDINATES, "diameter_mm"]].assign(probability=best).replace(-np.inf, np.nan)
+    evaluated = nodules[nodules["seriesuid"].isin(seriesuids)]
+    return FindingMatches(evaluated, kept.assign(outcome=outcome), double_detections)
+
+
+def _hits(points: NDArray[np.float64], findings: pd.DataFrame) -> NDArray[np.bool_]:
+    centers, diameter = findings[COORDINATES].to_numpy(dtype=float), findings["diameter_mm"].to_numpy(dtype=float)
+    radius = np.where(diameter < 0, UNKNOWN_DIAMETER_MM, diameter) / 2
+    return ((points[:, None] - centers) ** 2).sum(axis=2) < radius**2

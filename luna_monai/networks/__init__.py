@@ -1,8 +1,7 @@
 """The network."""
 
 from luna_monai.networks.luna_model import BookLunaModel, LunaBlock, LunaModel
-from luna_monai.networks.runtimes import load_network
-from luna_monai.networks.weights import check_network, load_weights, with_weights
+from luna_monai.networks.weights import check_network, load_network, load_weights, with_weights
 
 __all__ = [
     "BookLunaModel",

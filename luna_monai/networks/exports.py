@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from luna_monai.extras import import_extra
-from luna_monai.networks.runtimes import CANDIDATE_SHAPE
+from luna_monai.networks.weights import CANDIDATE_SHAPE
 from luna_monai.share import bundle_dir
 
 #: Largest difference between an export and the network itself, in probability; in logits the same, absolute and
@@ -93,18 +93,15 @@ class Comparison(NamedTuple):
     is_close: bool
 
 
-def compare_networks(
-    network: torch.nn.Module, exported: torch.nn.Module, images: torch.Tensor, batch_size: int = 32
-) -> Comparison:
+def compare_networks(network: torch.nn.Module, exported: torch.nn.Module, images: torch.Tensor) -> Comparison:
     """Compare the outputs of two networks.
 
     Args:
         network: the network itself.
         exported: the other one.
         images: candidates, float32 (N, 1, 32, 48, 48).
-        batch_size: candidates in a batch, the last one may have fewer.
     """
-    batches = [batch.to(memory_format=torch.channels_last_3d) for batch in images.split(batch_size)]
+    batches = [batch.to(memory_format=torch.channels_last_3d) for batch in images.split(32)]
     with torch.inference_mode():
         first, second = (torch.cat([each(batch) for batch in batches]) for each in (network, exported))
     probabilities = (first.softmax(dim=1) - second.softmax(dim=1)).abs().max().item()

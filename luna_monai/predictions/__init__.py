@@ -9,8 +9,7 @@ __all__, __getattr__ = lazy_exports(
         "inferer": ["CandidateInferer", "PrepareScanBatch"],
         "heat_map": ["CandidateExplainer", "ScanExplanation"],
         "collector": ["DatasetFroc", "ScanPredictions"],
-        "dicom_objects": ["write_segmentation", "write_structured_report"],
-        "outputs": ["check_outputs", "write_outputs"],
+        "outputs": ["check_outputs", "write_dicom", "write_outputs"],
         "result": ["ModelFacts", "ScanPrediction", "default_weights", "describe_findings", "model_facts"],
     },
 )

@@ -17,9 +17,9 @@ from monai.utils import CommonKeys
 from luna_monai.data.tables import COORDINATES, read_findings
 from luna_monai.detection.findings import find_findings, findings_table
 from luna_monai.errors import LunaError
-from luna_monai.files import write_json
+from luna_monai.files import SUBMISSION_COLUMNS, write_json
 from luna_monai.metrics.calibration import log_odds_of_logits
-from luna_monai.metrics.froc import FROC_COLUMNS, evaluate_froc
+from luna_monai.metrics.froc import evaluate_froc
 from luna_monai.predictions.heat_map import ScanExplanation
 from luna_monai.predictions.outputs import PLACEHOLDER, check_file, check_outputs, ending_of, is_dicom, write_outputs
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
@@ -55,14 +55,15 @@ class DatasetFroc:
 
     def write(self, predictions: Sequence[ScanPrediction]) -> None:
         """Write the evaluation of some scans, and log the main numbers."""
-        tables = {
-            "candidates": [one.candidates for one in predictions],
-            "findings": [findings_table(one.findings, one.seriesuid) for one in predictions],
-        }
         seriesuids, results = [one.seriesuid for one in predictions], {}
-        for name, parts in tables.items():
-            submission = pd.concat([table[FROC_COLUMNS] for table in parts], ignore_index=True)
-            result = evaluate_froc(submission, self.annotations, self.excluded, seriesuids)
+        for name in ("candidates", "findings"):
+            tables = [
+                one.candidates if name == "candidates" else findings_table(one.findings, one.seriesuid)
+                for one in predictions
+            ]
+            result = evaluate_froc(
+                pd.concat(tables)[list(SUBMISSION_COLUMNS)], self.annotations, self.excluded, seriesuids
+            )
             logger.info("FROC of the %s: %s", name, result.summary())
             results[name] = result.to_dict()
         write_json(self.path, results)
@@ -131,18 +132,17 @@ class ScanPredictions:
             raise LunaError(
                 f"two scans with the name {twice[0]}; list them with different names in a column 'seriesuid'"
             )
-        dicom = [path for path in self._paths if is_dicom(path)]
-        if dicom:
+        others = [*(path for path in self._paths if not is_dicom(path)), self.explanation, self.page, self.froc]
+        if any(map(is_dicom, self._paths)):
             from luna_monai.predictions.dicom_objects import refusal
 
             refused = [reason for scan in self.scans if (reason := refusal(scan))]
+            if len(refused) == len(self.scans) and not any(others):
+                raise LunaError(refused[0])
             if refused:
-                self._problems = [f"{path.name} is not written: {refused[0]}" for path in dicom]
-                logger.error("%d of %d scans: %s", len(refused), len(self.scans), self._problems[0])
-            if len(refused) == len(self.scans):
-                self._paths = [path for path in self._paths if path not in dicom]
-        if not self._paths and not any((self.explanation, self.page, self.froc)):
-            raise LunaError((self._problems or ["no output: name a file to write"])[0])
+                logger.error("No DICOM object of %d of %d scans: %s", len(refused), len(self.scans), refused[0])
+        elif not any(others):
+            raise LunaError("no output: name a file to write")
         if self.explanation is not None and len(self.scans) != 1:
             raise LunaError(f"{self.explanation.path}: holds one scan, and there are {len(self.scans)}")
 
@@ -250,8 +250,6 @@ def summary_lines(prediction: ScanPrediction, threshold: float) -> list[str]:
     line = f"{len(prediction.candidates)} candidates {kind}, {len(prediction.findings)} findings"
     for first in prediction.findings[:1]:
         above = sum(finding.probability >= threshold for finding in prediction.findings)
-        place = ", ".join(f"{value:.1f}" for value in first.position)
         size = "" if first.diameter_mm is None else f", {first.diameter_mm:.1f} mm"
         line += f", {above} of at least {threshold:.3f}; the most probable, {first.probability:.3f}{size}"
-        line += f", at ({place}) mm LPS"
     return [f"{prediction.seriesuid}: {text}" for text in (line, *prediction.warnings)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import uuid
 from collections.abc import Sequence
 from functools import lru_cache
@@ -18,7 +17,6 @@ from pydicom.sr.codedict import codes
 from luna_monai import __version__
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
-from luna_monai.files import write_bytes
 from luna_monai.predictions.outputs import label_map
 from luna_monai.predictions.result import ScanPrediction, describe_findings
 from luna_monai.scans.scan import read_header
@@ -84,30 +82,28 @@ def refusal(source: ScanSource) -> str | None:
     return None
 
 
-def write_structured_report(
-    path: Path, prediction: ScanPrediction, *, anonymous: bool = False, segmented: bool = False
-) -> None:
-    """Write a Comprehensive 3D SR with a TID 1500 "Measurement Report" about the findings that people are shown.
+def make_report(prediction: ScanPrediction, anonymous: bool, segmentation: Any) -> Any:
+    """Make a Comprehensive 3D SR with a TID 1500 "Measurement Report" about the findings that people are shown.
 
     Each finding is a measurement group with its probability (122157, DCM, without unit), and, where it has an outline,
-    diameter, long and short axis (mm), volume (mm3) and mean attenuation (HU). The group refers to the segment of the
-    segmentation that is written beside the report (TID 1411), or is a point in the frame of reference (mm, LPS; TID
-    1410).
+    diameter, long and short axis (mm), volume (mm3) and mean attenuation (HU). The group refers to a segment of the
+    segmentation (TID 1411), or is a point in the frame of reference (mm, LPS; TID 1410).
 
     Args:
-        path: the file.
         prediction: of a DICOM series.
         anonymous: whether ``PATIENT_TAGS`` are left empty instead of those of the CT.
-        segmented: whether :func:`write_segmentation` writes the outlines of the same prediction.
+        segmentation: what :func:`make_segmentation` made of the same prediction; None without.
+
+    Returns:
+        The object.
 
     Raises:
-        LunaError: as :func:`read_slices`, and when the file cannot be written.
+        LunaError: as :func:`read_slices`.
 
     Reference:
         DICOM PS3.16, TID 1500 "Measurement Report".
     """
     slices = read_slices(prediction.dicom_files, prediction.source, anonymous=anonymous)
-    segmentation = _segmentation(prediction, anonymous) if segmented else None
     rows = enumerate(describe_findings(prediction)[: prediction.shown], start=1)
     groups = [_group(prediction, slices, segmentation, number, row) for number, row in rows]
     if not groups:  # TID 1500 needs one
@@ -126,7 +122,7 @@ def write_structured_report(
     for comment in (*prediction.warnings, shown, "Research software. Not for clinical use."):
         item = sr.TextContentItem(codes.DCM.Comment, comment, sr.RelationshipTypeValues.CONTAINS)
         report[0].ContentSequence.append(item)
-    dataset = sr.Comprehensive3DSR(
+    return sr.Comprehensive3DSR(
         evidence=slices if segmentation is None else [*slices, segmentation],
         content=report,
         series_number=1000,
@@ -136,34 +132,24 @@ def write_structured_report(
         specific_character_set="ISO_IR 192",
         **_equipment(prediction, "report"),
     )
-    _save(dataset, path)
 
 
-def write_segmentation(path: Path, prediction: ScanPrediction, *, anonymous: bool = False, **_: Any) -> bool:
-    """Write the outlines of the findings that people are shown as a binary DICOM segmentation.
+@lru_cache(maxsize=1)  # the report refers to it
+def make_segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
+    """Make a binary DICOM segmentation of the outlines of the findings that people are shown.
 
     Segments are numbered from 1 without gaps, as DICOM wants; their label says which finding it is.
 
     Args:
-        path: the file.
         prediction: of a DICOM series.
         anonymous: whether ``PATIENT_TAGS`` are left empty instead of those of the CT.
 
     Returns:
-        False where no finding has an outline: a segmentation without segments is not DICOM, and none is written.
+        The object; None where no finding has an outline: a segmentation without segments is not DICOM.
 
     Raises:
-        LunaError: as :func:`read_slices`, and when the file cannot be written.
+        LunaError: as :func:`read_slices`.
     """
-    dataset = _segmentation(prediction, anonymous)
-    if dataset is not None:
-        _save(dataset, path)
-    return dataset is not None
-
-
-@lru_cache(maxsize=1)  # the report refers to it
-def _segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
-    """Make the segmentation of a scan; None without an outline."""
     slices = read_slices(prediction.dicom_files, prediction.source, anonymous=anonymous)
     labels = sitk.GetArrayFromImage(label_map(prediction))
     # Most slices have no outline; highdicom need not look at them.
@@ -250,9 +236,3 @@ def _group(
         return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=reference, **facts)
     point = sr.ImageRegion3D(sr.GraphicTypeValues3D.POINT, np.array([row["position"]]), slices[0].FrameOfReferenceUID)
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=point, **facts)
-
-
-def _save(dataset: Dataset, path: Path) -> None:
-    buffer = io.BytesIO()
-    dataset.save_as(buffer)
-    write_bytes(path, buffer.getvalue())

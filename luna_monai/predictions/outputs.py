@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
@@ -133,12 +134,33 @@ def write_volume(path: Path, image: sitk.Image) -> None:
         files.write_bytes(path, whole.read_bytes())
 
 
-def write_dicom(path: Path, prediction: ScanPrediction, **options: Any) -> bool | None:
-    """Write a structured report or a segmentation; see ``luna_monai.predictions.dicom_objects``."""
+def write_dicom(path: Path, prediction: ScanPrediction, *, anonymous: bool = False, segmented: bool = False) -> bool:
+    """Write a structured report, or a segmentation (``.seg.dcm``), which the report refers to where it is written too.
+
+    Args:
+        path: the file.
+        prediction: of a DICOM series.
+        anonymous: whether the patient's and the study's tags are left empty instead of those of the CT.
+        segmented: whether the segmentation is written too.
+
+    Returns:
+        False where there is no outline to write a segmentation of.
+
+    Raises:
+        LunaError: when the scan is no complete DICOM series, or the file cannot be written.
+    """
     dicom_objects = importlib.import_module("luna_monai.predictions.dicom_objects")  # highdicom is an extra
-    is_segmentation = ending_of(path) == ".seg.dcm"
-    write = dicom_objects.write_segmentation if is_segmentation else dicom_objects.write_structured_report
-    return write(path, prediction, **options)  # type: ignore[no-any-return]
+    is_report = ending_of(path) == ".dcm"
+    dataset = None
+    if segmented or not is_report:
+        dataset = dicom_objects.make_segmentation(prediction, anonymous)
+    if is_report:
+        dataset = dicom_objects.make_report(prediction, anonymous, dataset)
+    if dataset is not None:
+        buffer = io.BytesIO()
+        dataset.save_as(buffer)
+        files.write_bytes(path, buffer.getvalue())
+    return dataset is not None
 
 
 #: By the ending of the file's name, of which the longest that fits counts: the function that writes it, and whether it

@@ -16,7 +16,7 @@ from luna_monai.detection.findings import SIZES, Finding
 from luna_monai.errors import LunaError
 from luna_monai.files import sha256_of
 from luna_monai.metrics.calibration import Calibration
-from luna_monai.networks.runtimes import exported_metadata
+from luna_monai.networks.weights import exported_metadata
 from luna_monai.scans.geometry import Geometry
 from luna_monai.share import bundle_dir
 

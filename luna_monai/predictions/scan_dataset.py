@@ -124,11 +124,10 @@ class ScanDataset(torch.utils.data.Dataset):
         outside = ((index < 0) | (index >= geometry.shape)).any(axis=1)
         if outside.any():
             row = int(outside.argmax())
-            line, place = cast(int, table.index[row]) + 2, ", ".join(f"{value:g}" for value in given[row])
+            place, line = given[row].tolist(), cast(int, table.index[row]) + 2
             raise LunaError(
-                f"{self.candidates}, line {line}: ({place}) in {self.coordinates} is voxel z,y,x {index[row].tolist()}"
-                f", outside of scan {scan.seriesuid} with {geometry.shape} voxels; correct it, or choose coordinates: "
-                f"{', '.join(systems)}"
+                f"{self.candidates}, line {line}: {place} in {self.coordinates} is voxel {index[row].tolist()}, "
+                f"outside of scan {scan.seriesuid}; correct it, or its coordinates: {', '.join(systems)}"
             )
         return systems[self.coordinates]
 

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from ignite.engine import Engine, Events
-from monai.utils import CommonKeys
+from monai.utils import CommonKeys, evenly_divisible_all_gather
 
 from luna_monai.data import DatasetScans
 from luna_monai.data.tables import COORDINATES, read_findings
 from luna_monai.errors import LunaError
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, evaluate_froc, evaluated_scans
 from luna_monai.metrics.per_class import per_class_metrics
-from luna_monai.metrics.records import gather_records
 
 logger = logging.getLogger(__name__)
 
 #: Names in ``engine.state.metrics``: the CPM, and the sensitivity at each of LUNA16's rates of false positives.
 FROC_METRICS = ("cpm", *(f"sensitivity/{rate:g}" for rate in FALSE_POSITIVES_PER_SCAN))
+
+#: Columns of the table, in this order, and their types.
+RECORD_COLUMNS = {"row": torch.int64, "class": torch.int64, "probability": torch.float32, "loss": torch.float32}
 
 _LOSS_EVERY = 50  # iterations: reading the loss waits for the GPU
 
@@ -71,6 +73,27 @@ class CandidateMetrics:
         engine.state.records = frame
         engine.state.metrics.update(per_class_metrics(frame["class"], frame["probability"], frame["loss"]))
         engine.state.metrics.setdefault(name, math.nan)  # one of FROC_METRICS, which come later, in validation only
+
+
+def gather_records(batches: Sequence[tuple[torch.Tensor, ...]]) -> pd.DataFrame:
+    """Copy records to the host, those of all processes where training is distributed.
+
+    Every process has to call this, and every process gets the whole table.
+
+    Args:
+        batches: of each batch the row in the candidate table, class, probability of class 1 and loss, each (N,).
+
+    Returns:
+        ``row`` and ``class`` (int64), ``probability`` and ``loss`` (float32): in order of arrival, those of one process
+        after those of another.
+    """
+    columns = zip(*(batches or [(torch.empty(0),) * len(RECORD_COLUMNS)]), strict=True)
+    return pd.DataFrame(
+        {
+            name: evenly_divisible_all_gather(torch.cat(values).to(dtype), concat=True).cpu().numpy()
+            for (name, dtype), values in zip(RECORD_COLUMNS.items(), columns, strict=True)
+        }
+    )
 
 
 def key_metric(name: str, loss_function: Callable) -> dict[str, CandidateMetrics]:

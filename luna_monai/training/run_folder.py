@@ -157,12 +157,8 @@ class RunFolder:
             logger.info(text, self.run_state.best_epoch, epochs, *values)
         else:
             logger.info("No best epoch: the validation metrics are undefined")
-        for title, name in (
-            ("Weights:     ", MODEL),
-            ("Metrics:     ", METRICS),
-            ("Predictions: ", f"{PREDICTIONS}/val.csv"),
-            ("Plots:       tensorboard --logdir ", "runs"),
-        ):
+        titles = ("Weights:     ", "Metrics:     ", "Predictions: ", "Plots:       tensorboard --logdir ")
+        for title, name in zip(titles, (MODEL, METRICS, f"{PREDICTIONS}/val.csv", "runs"), strict=True):
             if (self.output_dir / name).exists():
                 logger.info("%s%s", title, self.output_dir / name)
         os.close(self._lock)

@@ -29,7 +29,6 @@ from luna_monai.training.run_state import RunState
 logger = logging.getLogger(__name__)
 
 _PARAMS_AT_ONCE = 100  # MLflow takes no more
-_LONGEST_PARAM = 6000  # characters, as above
 
 
 @dataclass(eq=False)
@@ -76,7 +75,6 @@ class MLflowTracking:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _start(self, engine: Engine) -> None:
-        """Open the MLflow run of this run, a new one where there is none, and record the configuration."""
         try:
             self._open()
         except Exception as error:  # MLflow's own, those of its database and those of its HTTP client
@@ -99,7 +97,7 @@ class MLflowTracking:
         known = self.client.get_run(names["mlflow_run"]).data.params
         values = {"cache_fingerprint": self.cache.fingerprint, **pd.json_normalize(dict(self.config), sep="/").iloc[0]}
         params = [
-            self.mlflow.entities.Param(key, str(value)[:_LONGEST_PARAM])
+            self.mlflow.entities.Param(key, str(value))
             for key, value in values.items()
             if not isinstance(value, list) and key not in known
         ]

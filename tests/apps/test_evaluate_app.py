@@ -182,7 +182,7 @@ def test_mistakes_get_one_clear_line(run, tmp_path, capsys):
     (tmp_path / "metadata.json").write_text("{")
     here = ["--dataset-dir", run.parent / "luna", "--cache-dir", "null", "--output-dir", tmp_path / "results"]
     for arguments, message in (
-        ([tmp_path / "empty"], f"{tmp_path}/empty: no config.yaml in this folder, so it is not the folder of a run"),
+        ([tmp_path / "empty"], f"{tmp_path}/empty/config.yaml: No such file or directory"),
         # Whatever else is wrong: the default dataset_dir is not there.
         ([tmp_path / "nowhere"], f"{tmp_path}/nowhere: no such file or folder"),
         ([tmp_path / "nowhere.pt", *here], f"{tmp_path}/nowhere.pt: no such file"),

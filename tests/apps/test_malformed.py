@@ -128,7 +128,6 @@ def test_settings_of_prediction(given, expected):
         ("optimiser: {_target_: torch.optim.SGD}", "'optimiser' is not a key of the configuration"),
         ("optimizer: {lr: 0.01}", "optimizer: .* replaces the whole section"),
         ("nothing#here: 1", "overlay.yaml: 'nothing#here' is not a key of the configuration"),
-        ("+nothing: [1]", r"overlay.yaml: '\+nothing' is not a key of the configuration"),
         ("rate: 1e-2\noptimizer#lr: '@rate'", None),  # a new key that something refers to
         ("mine: ['$print(1)']", None),  # steps of a run
     ],

@@ -11,8 +11,7 @@ from sklearn.metrics import roc_curve
 
 from luna_monai.data.tables import COORDINATES
 from luna_monai.files import write_json
-from luna_monai.metrics.findings import match_findings
-from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans, match_findings
 from luna_monai.tables import read_table
 
 FINDING = [*COORDINATES, "diameter_mm"]
@@ -241,7 +240,7 @@ def test_undefined_and_extreme_cases_are_values_not_crashes(tmp_path):
     assert nothing.threshold_at(8) == np.inf
 
 
-def test_bootstrap_depends_on_the_seed_alone_and_narrows_around_certainty():
+def test_bootstrap_repeats_itself_and_narrows_around_certainty():
     submission = table([(f"s{n}", 0, 0, 0, 0.5 + n / 100) for n in range(20)], "probability")
     nodules = submission.drop(columns="probability").assign(diameter_mm=6.0)
     uids = [f"s{n}" for n in range(20)]
@@ -249,11 +248,8 @@ def test_bootstrap_depends_on_the_seed_alone_and_narrows_around_certainty():
     assert certain["lower"].min() == certain["upper"].max() == 1.0
     half = nodules.copy()
     half.loc[::2, "coordX"] = 99.0
-    first, again, other = (
-        evaluate_froc(submission, half, None, uids, bootstrap=50, seed=seed).interval for seed in (1, 1, 2)
-    )
+    first, again = (evaluate_froc(submission, half, None, uids, bootstrap=50).interval for _ in range(2))
     pd.testing.assert_frame_equal(first, again)
-    assert (first["mean"] != other["mean"]).any()
     assert first.loc["cpm", "lower"] < first.loc["cpm", "mean"] < first.loc["cpm", "upper"]
 
 

@@ -12,10 +12,10 @@ from luna_monai.metrics.calibration import (
     cross_fit_calibration,
     fit_calibration,
     log_odds_of_probability,
+    operating_points,
     reliability,
 )
 from luna_monai.metrics.froc import evaluate_froc
-from luna_monai.metrics.operating_points import operating_points
 from luna_monai.metrics.per_class import per_class_metrics
 
 NAN = math.nan

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from luna_monai.metrics.operating_points import operating_points
+from luna_monai.metrics.calibration import operating_points
 
 
 def measured(probability, is_nodule, scans, threshold):

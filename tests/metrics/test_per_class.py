@@ -8,7 +8,7 @@ import torch
 from sklearn.metrics import f1_score
 
 from luna_monai.metrics.per_class import METRIC_NAMES, per_class_metrics
-from luna_monai.metrics.records import gather_records
+from luna_monai.training.metrics import gather_records
 
 
 def test_values_by_hand():

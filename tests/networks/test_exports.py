@@ -14,7 +14,7 @@ from luna_monai.data import CandidateDataset, SeriesCache, read_candidates, seri
 from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel, load_network
 from luna_monai.networks.exports import FORMATS, compare_networks, export_network
-from luna_monai.networks.runtimes import exported_metadata
+from luna_monai.networks.weights import exported_metadata
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
 FORMS = list(FORMATS)

@@ -13,7 +13,7 @@ from highdicom.sr import GraphicTypeValues3D, srread
 from pydicom.sr.codedict import codes
 
 from luna_monai.errors import LunaError
-from luna_monai.predictions import write_segmentation, write_structured_report
+from luna_monai.predictions import write_dicom
 from luna_monai.predictions.dicom_objects import PATIENT_TAGS
 from luna_monai.predictions.outputs import check_outputs
 
@@ -34,7 +34,7 @@ def prediction(dicom_series, geometry):
 
 def test_positions_sizes_and_probabilities_read_back(prediction, tmp_path):
     path = tmp_path / "new" / "report.dcm"
-    write_structured_report(path, prediction)
+    write_dicom(path, prediction)
     report = srread(path)
     assert isinstance(report, hd.sr.Comprehensive3DSR)
     groups = report.content.get_planar_roi_measurement_groups(graphic_type=GraphicTypeValues3D.POINT)
@@ -68,8 +68,8 @@ def test_positions_sizes_and_probabilities_read_back(prediction, tmp_path):
 
 
 def test_the_segmentation_has_the_outlines_and_the_report_refers_to_it(prediction, geometry, tmp_path):
-    write_structured_report(tmp_path / "a.dcm", prediction, segmented=True)
-    assert write_segmentation(tmp_path / "a.seg.dcm", prediction)
+    write_dicom(tmp_path / "a.dcm", prediction, segmented=True)
+    assert write_dicom(tmp_path / "a.seg.dcm", prediction)
     segmentation = hd.seg.segread(tmp_path / "a.seg.dcm")
     assert list(segmentation.segment_numbers) == [1]
     assert segmentation.get_segment_description(1).SegmentLabel == "Finding 1"
@@ -90,8 +90,8 @@ def test_the_segmentation_has_the_outlines_and_the_report_refers_to_it(predictio
 @pytest.mark.parametrize("anonymous", [False, True])
 def test_patient_tags(prediction, tmp_path, anonymous):
     """An archive files the objects with the CT; on request they name nobody."""
-    write_structured_report(tmp_path / "a.dcm", prediction, anonymous=anonymous)
-    write_segmentation(tmp_path / "a.seg.dcm", prediction, anonymous=anonymous)
+    write_dicom(tmp_path / "a.dcm", prediction, anonymous=anonymous)
+    write_dicom(tmp_path / "a.seg.dcm", prediction, anonymous=anonymous)
     for path in tmp_path.glob("*.dcm"):
         written = pydicom.dcmread(path)
         found = {tag: str(written.get(tag) or "") for tag in IDENTIFYING}
@@ -111,9 +111,9 @@ def test_dciodvfy_finds_no_error(prediction, tmp_path, case):
         pytest.skip("dciodvfy is not installed (Debian: dicom3tools)")
     if case == "no finding":
         prediction = dataclasses.replace(prediction, findings=(), shown=0)
-    write_structured_report(tmp_path / "a.dcm", prediction, segmented=case == "segmented")
+    write_dicom(tmp_path / "a.dcm", prediction, segmented=case == "segmented")
     if case == "segmented":
-        write_segmentation(tmp_path / "a.seg.dcm", prediction)
+        write_dicom(tmp_path / "a.seg.dcm", prediction)
     for path in tmp_path.glob("*.dcm"):
         done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, timeout=60, check=False)
         assert [line for line in done.stderr.splitlines() if line.startswith("Error")] == []
@@ -121,13 +121,13 @@ def test_dciodvfy_finds_no_error(prediction, tmp_path, case):
 
 def test_no_findings(prediction, tmp_path):
     nothing = dataclasses.replace(prediction, shown=0)
-    write_structured_report(tmp_path / "a.dcm", nothing, segmented=True)
+    write_dicom(tmp_path / "a.dcm", nothing, segmented=True)
     report = srread(tmp_path / "a.dcm")
     assert report.content.get_planar_roi_measurement_groups() == []
     (group,) = report.content.get_image_measurement_groups()
     (measurement,) = group.get_measurements()
     assert (measurement.name.meaning, measurement.value) == ("Number of findings", 0)
-    assert not write_segmentation(tmp_path / "a.seg.dcm", nothing)
+    assert not write_dicom(tmp_path / "a.seg.dcm", nothing)
     assert [path.name for path in tmp_path.glob("*.dcm")] == ["a.dcm"]
 
 
@@ -149,15 +149,15 @@ def without(keyword, value=None):
 )
 def test_series_that_cannot_be_referred_to(prediction, tmp_path, change, message):
     change(prediction.dicom_files[5])
-    for write in (write_structured_report, write_segmentation):
+    for name in ("a.dcm", "a.seg.dcm"):
         with pytest.raises(LunaError, match=message):
-            write(tmp_path / "a.dcm", prediction)
-    assert not (tmp_path / "a.dcm").exists()
+            write_dicom(tmp_path / name, prediction)
+    assert not list(tmp_path.glob("*.dcm"))
 
 
 def test_what_is_not_dicom_is_refused(geometry, tmp_path):
     with pytest.raises(LunaError, match=r"scan\.mhd: .*DICOM slices, and this scan has none"):
-        write_structured_report(tmp_path / "report.dcm", make_prediction(geometry, INDICES, PROBABILITIES))
+        write_dicom(tmp_path / "report.dcm", make_prediction(geometry, INDICES, PROBABILITIES))
 
 
 def test_without_highdicom(tmp_path, monkeypatch):

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from luna_monai.errors import find_luna_error
 from luna_monai.networks import LunaModel
-from luna_monai.training import PrepareCandidateBatch, data_parallel, processes
+from luna_monai.training import PrepareCandidateBatch, processes
+from luna_monai.training.processes import data_parallel
 from luna_monai.transforms import RandAugmentCandidates
 
 ELSEWHERE = torch.device("meta")

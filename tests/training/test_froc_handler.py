@@ -12,7 +12,8 @@ from ignite.engine import Engine
 
 from luna_monai.data import DatasetScans
 from luna_monai.errors import LunaError
-from luna_monai.metrics import evaluate_froc, per_class_metrics
+from luna_monai.metrics.froc import evaluate_froc
+from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.training import FROC_METRICS, ConsoleHandler, FrocMetrics
 
 HEADER = "seriesuid,coordX,coordY,coordZ,diameter_mm\n"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from luna_monai.errors import LunaError
-from luna_monai.training import (
+from luna_monai.training.processes import (
     data_parallel,
     evaluation_sampler,
     gather_objects,

@@ -1,11 +1,11 @@
-"""Tests of luna_monai.training.progress."""
+"""Tests of luna_monai.training.logs."""
 
 import logging
 
 import pytest
 from ignite.engine import Engine
 
-from luna_monai.training import ProgressHandler, enumerate_with_estimate, progress
+from luna_monai.training import ProgressHandler, enumerate_with_estimate, logs
 
 
 class Clock:
@@ -21,8 +21,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     """Stop the clock at noon, local time."""
-    clock = Clock(progress.datetime(2018, 2, 28, 12, 0, 0).timestamp())
-    monkeypatch.setattr(progress, "time", clock)
+    clock = Clock(logs.datetime(2018, 2, 28, 12, 0, 0).timestamp())
+    monkeypatch.setattr(logs, "time", clock)
     return clock
 
 

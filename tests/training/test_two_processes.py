@@ -9,8 +9,8 @@ import torch
 import torch.multiprocessing
 from ignite.engine import Engine
 
-from luna_monai.metrics.records import gather_records
 from luna_monai.training import AutocastInferer, BroadcastBuffers
+from luna_monai.training.metrics import gather_records
 
 
 def work(rank, folder):
