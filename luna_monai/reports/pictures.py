@@ -70,18 +70,17 @@ def draw_stacks(
             return slices[:, ::-1] if axis else slices  # the head is up
 
         slices, height = cut(gray), spacing[2] if axis else pixel
-        colors = heat_colors(cut(warm)[..., ::2])
         stacks.append(
             {
                 "name": name,
                 "letters": letters,
-                "source": image_address(slices.reshape(-1, PIXELS)),
+                "source": image_address(np.concatenate(slices)),
                 "middle": reach,
                 "positions": middle + np.outer(offsets * between, np.eye(3)[2 - axis]),
                 "step": between,
                 "height": slices.shape[1] * height,
                 "outline": _outline(cut(mask), height),
-                "heat": image_address(colors.reshape(-1, *colors.shape[2:])) if warm.any() else "",
+                "heat": image_address(np.concatenate(heat_colors(cut(warm)[..., ::2]))) if warm.any() else "",
             }
         )
     return stacks

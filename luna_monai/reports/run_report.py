@@ -51,22 +51,20 @@ def build_report(folder: Path, dataset_dir: str | Path | None = None, threshold:
         threshold: a candidate is called a nodule when its probability is strictly above it.
 
     Returns:
-        An HTML document without any reference to something outside it. Where the network's output is NaN it shows
-        that, the training and the configuration alone; without the dataset, no FROC curve and no pictures.
+        An HTML document without any reference to something outside it; without the dataset, it has no FROC curve and
+        no pictures.
 
     Raises:
-        LunaError: when a file of the run is missing or damaged, or a given ``dataset_dir`` has no annotations.
+        LunaError: when a file of the run is missing or damaged, as predictions of a training that diverged are, or a
+            given ``dataset_dir`` has no annotations.
     """
     metrics = read_metrics(folder / METRICS)
     training, validation = (read_predictions(folder / PREDICTIONS / f"{split}.csv") for split in ("trn", "val"))
     config = _read_config(folder / CONFIG)
-    epoch = best_epoch(metrics, validation)
-    sections: list[dict[str, Any]] = [{"title": "Training", "charts": _training_charts(metrics, epoch)}]
-    notes = []
+    epoch, notes = best_epoch(metrics, validation), []
     verdict, tiles = _summarize(validation, threshold)
     charts = _ranking_charts(validation)
-    shared = set(validation["seriesuid"]) & set(training["seriesuid"])
-    if shared:
+    if shared := set(validation["seriesuid"]) & set(training["seriesuid"]):
         notes.append(
             f"{len(shared):,} of {validation['seriesuid'].nunique():,} validation scans are also trained on, as in "
             "the book's split: the results are better than they would be on new patients, and FROC counts nodules "
@@ -85,7 +83,8 @@ def build_report(folder: Path, dataset_dir: str | Path | None = None, threshold:
         notes.append("The dataset is missing, so there is no FROC curve. Give its folder with --dataset-dir.")
     missed, alarms = worst_candidates(validation, threshold)
     cases = _cases(pd.concat([missed, alarms]), annotations, scans)
-    sections += [
+    sections = [
+        {"title": "Training", "charts": _training_charts(metrics, epoch)},
         {"title": "Ranking", "charts": charts},
         {"title": "Diameter", "table": diameter_table(validation, threshold)},
         {"title": "Missed nodules", "cases": [cases[row] for row in missed.index]},

@@ -84,7 +84,7 @@ def real_crops(luna16_mini):
         ClipIntensityRanged(keys="image", a_min=-1000, a_max=1000),
     ]
     dataset = CandidateDataset(candidates, SeriesCache(series_items(candidates, luna16_mini), transforms, None))
-    return dataset.__getitems__(range(16)).stacked["image"].float()
+    return dataset.read(range(16))["image"].float()
 
 
 @pytest.mark.parametrize("form", FORMS)
