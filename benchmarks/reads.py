@@ -14,7 +14,7 @@ from common import open_cache, seconds, show, write_dataset
 from monai.data import DataLoader, PersistentDataset
 from monai.data.utils import json_hashing
 
-from luna_monai.data import CandidateDataset, CandidateLoader, Precache, collate_candidates
+from luna_monai.data import CandidateDataset, CandidateLoader, Precache
 
 
 class FirstUse:
@@ -78,7 +78,7 @@ def main() -> None:
                 monai, DataLoader, batch_size, workers, **more
             )
         work["luna-monai's dataset, worker processes", batch_size, 2] = loader(
-            ours, DataLoader, batch_size, 2, collate_fn=collate_candidates, persistent_workers=True
+            ours, DataLoader, batch_size, 2, persistent_workers=True
         )
     work["luna-monai, cache_dir: null", 32, 0] = loader(direct, CandidateLoader, 32, 0)
     rates: dict[tuple[str, int, int], list[float]] = {name: [] for name in work}

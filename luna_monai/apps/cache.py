@@ -64,9 +64,9 @@ class LunaCacheApp(BundleApp):
 
 
 def _unused(caches: list[Any]) -> dict[Path, str]:
-    from luna_monai.data.cache import take_inventory
+    from luna_monai.data.cache_files import take_inventory
 
-    needed, unused = take_inventory(caches)
+    needed, unused = take_inventory(caches[0].cache_dir, [cache.names for cache in caches])
     size = readable_size(sum(path.stat().st_size for path in needed))
     logger.info("%s: %d files in use, %s", caches[0].cache_dir, len(needed), size)
     logger.info(

@@ -7,23 +7,10 @@ __all__, __getattr__ = lazy_exports(
     {
         "cache": ["SeriesCache", "series_items"],
         "candidates": ["DatasetScans", "read_candidates", "subset_of"],
-        "datasets": [
-            "CandidateBatch",
-            "CandidateDataset",
-            "CandidateLoader",
-            "LunaDataset",
-            "collate_candidates",
-            "scan_list",
-        ],
+        "datasets": ["CandidateDataset", "CandidateLoader", "LunaDataset", "scan_list"],
         "doctor": ["Finding", "examine_dataset"],
         "precache": ["Precache", "available_cores"],
         "samplers": ["BalancedSampler"],
-        "splits": [
-            "check_split",
-            "folds_of",
-            "read_patients",
-            "split_by_stride",
-            "split_by_subset",
-        ],
+        "splits": ["check_split", "folds_of", "read_patients", "split_by_stride", "split_by_subset"],
     },
 )

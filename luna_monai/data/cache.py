@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,14 @@ import torch
 from monai.data import PersistentDataset
 from monai.transforms import RandomizableTrait, Transform
 
-from luna_monai.data.cache_files import (
-    apply,
-    build_series,
-    cached_files,
-    hash_of,
-    open_mapped,
-    series_hashing,
-    transform_hashing,
-)
+from luna_monai.data.cache_files import apply, build_series, hash_of, open_mapped, series_hashing, transform_hashing
 from luna_monai.data.candidates import DatasetScans
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
-from luna_monai.files import abandoned_files, file_name_of
+from luna_monai.files import file_name_of
 from luna_monai.transforms import candidate_size
 
 logger = logging.getLogger(__name__)
-
-_LOADED_SCANS = 4  # without a cache: a compressed CT is kept in memory, up to 400 MB
 
 
 def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScans) -> list[dict[str, Any]]:
@@ -59,13 +50,13 @@ def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScan
     items = []
     for seriesuid, rows in candidates.groupby("seriesuid", sort=False).indices.items():
         header = scans[str(seriesuid)]
-        statuses = {path.relative_to(scans.dataset_dir).as_posix(): path.stat() for path in header.files}
+        files = [(path.relative_to(scans.dataset_dir).as_posix(), path.stat()) for path in header.files]
         items.append(
             {
                 "seriesuid": str(seriesuid),
                 "image": header,
-                "files": [(path, status.st_size, status.st_mtime_ns) for path, status in statuses.items()],
-                "changed_ns": max(status.st_ctime_ns for status in statuses.values()),
+                "files": [(path, status.st_size, status.st_mtime_ns) for path, status in files],
+                "changed_ns": max(status.st_ctime_ns for _, status in files),
                 "center_xyz": points[rows],
                 "row": candidates.index[rows].to_numpy(),
             }
@@ -94,33 +85,25 @@ class SeriesCache(PersistentDataset):
     """
 
     def __init__(
-        self,
-        data: Sequence[dict[str, Any]],
-        transform: Sequence[Callable] | Callable,
-        cache_dir: str | Path | None,
+        self, data: Sequence[dict[str, Any]], transform: Sequence[Callable] | Callable, cache_dir: str | Path | None
     ) -> None:
         try:
-            super().__init__(
-                data=data,
-                transform=transform,
-                cache_dir=cache_dir,
-                hash_func=series_hashing,
-                hash_transform=transform_hashing,
-            )
+            super().__init__(data, transform, cache_dir, hash_func=series_hashing, hash_transform=transform_hashing)
         except (OSError, ValueError) as error:
             raise LunaError(f"{cache_dir}: cannot be used as cache folder ({error}); choose another") from None
         # Flattening makes a Compose, and that draws random seeds: once is enough.
-        self.steps = list(self.transform.flatten().transforms)
-        for step in self.steps:
-            if isinstance(step, RandomizableTrait) or not isinstance(step, Transform):
-                raise LunaError(f"{type(step).__name__}: only MONAI's deterministic transforms can be cached")
+        self.steps = steps = list(self.transform.flatten().transforms)
+        if wrong := [
+            step for step in self.steps if isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
+        ]:
+            raise LunaError(f"{type(wrong[0]).__name__}: only MONAI's deterministic transforms can be cached")
         self.spatial_size = candidate_size(self.steps)
-        self.names = [
-            f"{file_name_of(item['seriesuid'])}.{series_hashing(item).decode()}.{self.transform_hash}.pt"
-            for item in data
-        ]
+        ends = [f".{series_hashing(item).decode()}.{self.transform_hash}.pt" for item in data]
+        self.names = [file_name_of(item["seriesuid"]) + end for item, end in zip(data, ends, strict=True)]
         self._open: dict[int, dict[str, Any]] = {}
-        self._scans: dict[int, dict[str, Any]] = {}
+        # Without a folder scans stay open; of those that take memory, up to 400 MB each, the last ones.
+        all_mapped = all(item["image"].is_mapped for item in data)
+        self._scan = lru_cache(None if all_mapped else 4)(lambda index: apply(steps[:1], data[index]))
         # Threads may come for the same file, and it must not be made twice at the same time.
         self._lock = threading.Lock()
 
@@ -217,16 +200,9 @@ class SeriesCache(PersistentDataset):
 
     def _cut(self, index: int, positions: np.ndarray | slice) -> dict[str, Any]:
         """Cut some candidates of a series, its CT staying open."""
-        item = self.data[index]
         with self._lock:
-            scan = self._scans.get(index)
-            if scan is None:
-                scan = apply(self.steps[:1], item)
-                loaded = [each for each, other in self._scans.items() if not other["image"].meta["mapped"]]
-                if not scan["image"].meta["mapped"] and len(loaded) >= _LOADED_SCANS:
-                    del self._scans[loaded[0]]
-                self._scans[index] = scan
-        return apply(self.steps[1:], {**scan, "center_xyz": item["center_xyz"][positions]})
+            scan = self._scan(index)
+        return apply(self.steps[1:], {**scan, "center_xyz": self.data[index]["center_xyz"][positions]})
 
 
 def _is_shorter(path: Path, size: int) -> bool:
@@ -235,26 +211,3 @@ def _is_shorter(path: Path, size: int) -> bool:
         return os.stat(path).st_size < size  # noqa: PTH116 - pathlib takes twice the time, once a series and batch
     except OSError:  # removed: its content stays mapped
         return False
-
-
-def take_inventory(caches: Sequence[SeriesCache]) -> tuple[list[Path], dict[Path, str]]:
-    """Compare a cache folder with the configurations that use it.
-
-    Args:
-        caches: a cache for each configuration, all in one folder.
-
-    Returns:
-        The files that at least one configuration reads; and other files of these series, and temporary files of
-        processes that have ended, each with the reason. Files of other series are passed over.
-    """
-    folder, names = caches[0].cache_dir, {name for cache in caches for name in cache.names}
-    transforms_of = {name.rsplit(".", 3)[0]: cache.transform_hash for cache in reversed(caches) for name in cache.names}
-    needed, unneeded = [], {}
-    for path in cached_files(folder):
-        series, _, transforms, _ = path.name.rsplit(".", 3)
-        if path.name in names:
-            needed.append(path)
-        elif series in transforms_of:
-            is_same = transforms == transforms_of[series]
-            unneeded[path] = "the CT or its candidates have changed" if is_same else "made by other transforms"
-    return needed, unneeded | dict.fromkeys(abandoned_files(folder), "left by a killed process")

@@ -12,6 +12,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 
 from luna_monai.errors import LunaError
-from luna_monai.files import write_tensors
+from luna_monai.files import abandoned_files, write_tensors
 
 _FORMAT = b"4"  # of the files; another number gives every file another name
 _NAME = re.compile(r"[^.].*\.[0-9a-f]{16}\.[0-9a-f]{16}\.pt")
@@ -77,16 +78,7 @@ def cached_files(folder: Path) -> list[Path]:
 
 def apply(steps: Sequence[Callable], data: dict[str, Any]) -> dict[str, Any]:
     """Apply transforms one after the other: a Compose takes longer to start than cutting a few candidates does."""
-    seriesuid = data["seriesuid"]
-    for step in steps:
-        try:
-            data = step(data)
-        except (LunaError, MemoryError):
-            raise
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-            raise LunaError(f"series {seriesuid}: {type(step).__name__} fails ({reason})") from error
-    return data
+    return reduce(lambda done, step: step(done), steps, data)
 
 
 def build_series(path: Path, item: dict[str, Any], steps: Sequence[Callable]) -> None:
@@ -122,8 +114,6 @@ def open_mapped(path: Path) -> dict[str, Any]:
         entry: dict[str, Any] = torch.load(path, mmap=True, weights_only=True)
         image, center_irc = entry["image"], entry["center_irc"]
         found = entry["name"], image.dtype, image.ndim, *image.shape[:2], *center_irc.shape
-    except FileNotFoundError:
-        raise
     except Exception as error:  # torch, zip and pickle raise many kinds
         raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())[:120]) from None
     if found != (path.name, torch.int16, 5, len(image), 1, len(image), 3):
@@ -144,3 +134,27 @@ def find_damage(path: Path) -> str | None:
     except (ValueError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         return " ".join(str(error).split())[:120]
     return None if broken is None else f"the checksum of {Path(broken).name!r} inside it is wrong"
+
+
+def take_inventory(folder: Path, names: Sequence[Sequence[str]]) -> tuple[list[Path], dict[Path, str]]:
+    """Compare a cache folder with the configurations that use it.
+
+    Args:
+        folder: of the cache.
+        names: of the files that each configuration needs.
+
+    Returns:
+        The files that at least one configuration reads; and other files of these series, and temporary files of
+        processes that have ended, each with the reason. Files of other series are passed over.
+    """
+    wanted = {name for each in names for name in each}
+    transforms_of = {name.rsplit(".", 3)[0]: name.rsplit(".", 2)[1] for each in reversed(names) for name in each}
+    needed, unneeded = [], {}
+    for path in cached_files(folder):
+        series, _, transforms, _ = path.name.rsplit(".", 3)
+        if path.name in wanted:
+            needed.append(path)
+        elif series in transforms_of:
+            is_same = transforms == transforms_of[series]
+            unneeded[path] = "the CT or its candidates have changed" if is_same else "made by other transforms"
+    return needed, unneeded | dict.fromkeys(abandoned_files(folder), "left by a killed process")

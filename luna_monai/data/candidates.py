@@ -101,29 +101,24 @@ def read_candidates(
         raise LunaError(f"{dataset_dir}: no {' or '.join(names)} in this folder; it is one of LUNA16's tables")
     annotations = read_table(dataset_dir / ANNOTATIONS, [*COORDINATES, "diameter_mm"], allowed=ALLOWED)
     candidates = read_table(path, [*COORDINATES, "class"], allowed=ALLOWED)
-    if candidates.empty:
-        raise LunaError(f"{path}: a header line and no candidates")
     candidates["class"] = candidates["class"].astype(int)
 
     on_disk = candidates["seriesuid"].isin(list(scans.paths))
-    series, absent = candidates["seriesuid"].nunique(), candidates.loc[~on_disk, "seriesuid"].nunique()
-    if absent == series:
+    if not on_disk.any():
         found = f"found {len(scans.paths)} scans in {dataset_dir}/subset*/*.mhd"
-        raise LunaError(f"{path}: none of its {series} series has a CT on disk; {found}")
-    if absent:
+        raise LunaError(f"{path}: none of its {candidates['seriesuid'].nunique()} series has a CT on disk; {found}")
+    if not on_disk.all():
         logger.info(
-            "%s: %d of %d candidates dropped, because the CTs of %d of %d series are not in %s",
-            *(path.name, (~on_disk).sum(), len(candidates), absent, series, dataset_dir),
+            "%s: %d of %d candidates dropped, because the CTs of %d series are not in %s",
+            *(path.name, (~on_disk).sum(), len(on_disk), candidates.loc[~on_disk, "seriesuid"].nunique(), dataset_dir),
         )
         candidates = candidates[on_disk].reset_index(drop=True)
     candidates["diameter_mm"] = _match_diameters(candidates, annotations)
-    outside = outside_of(candidates, scans)
-    if outside:
-        listed = "; ".join([*outside.values()][:5]) + (f"; and {len(outside) - 5} more" if len(outside) > 5 else "")
+    if outside := outside_of(candidates, scans):
+        found = f"{path}: {len(outside)} candidates lie outside their CT: {'; '.join([*outside.values()][:5])}"
         if outside_volume == "error":
-            advice = "correct the table, or set outside_volume=drop to leave them out"
-            raise LunaError(f"{path}: {len(outside)} candidates lie outside their CT: {listed}; {advice}")
-        logger.info("%s: %d candidates dropped, because they lie outside their CT: %s", path.name, len(outside), listed)
+            raise LunaError(f"{found}; correct the table, or set outside_volume=drop to leave them out")
+        logger.info("%s; they are dropped", found)
         candidates = candidates.drop(index=list(outside)).reset_index(drop=True)
 
     series_rank = pd.factorize(candidates["seriesuid"], sort=True)[0]
@@ -135,16 +130,11 @@ def read_candidates(
     return table
 
 
-def _match_diameters(candidates: pd.DataFrame, annotations: pd.DataFrame) -> np.ndarray:
-    diameters = np.zeros(len(candidates))
-    points, rows_of_series = candidates[COORDINATES].to_numpy(), candidates.groupby("seriesuid").indices
-    for seriesuid, nodules in annotations.groupby("seriesuid"):
-        rows = rows_of_series.get(seriesuid, np.empty(0, dtype=int))
-        distances = np.abs(points[rows, None, :] - nodules[COORDINATES].to_numpy())
-        nodule_diameters = nodules["diameter_mm"].to_numpy()
-        close = (distances <= nodule_diameters[:, None] / 4).all(axis=2)
-        diameters[rows] = np.where(close.any(axis=1), nodule_diameters[close.argmax(axis=1)], 0.0)
-    return diameters
+def _match_diameters(candidates: pd.DataFrame, annotations: pd.DataFrame) -> pd.Series:
+    pairs = annotations.merge(candidates.reset_index(names="row"), on="seriesuid")  # in the order of the annotations
+    offsets = pairs[[f"{axis}_x" for axis in COORDINATES]].to_numpy() - pairs[[f"{axis}_y" for axis in COORDINATES]]
+    is_near = (np.abs(offsets) <= pairs[["diameter_mm"]].to_numpy() / 4).all(axis=1)
+    return pairs[is_near].drop_duplicates("row").set_index("row")["diameter_mm"].reindex(candidates.index, fill_value=0)
 
 
 def outside_of(table: pd.DataFrame, scans: Mapping[str, ScanHeader]) -> dict[int, str]:

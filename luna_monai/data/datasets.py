@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from monai.data import DataLoader
-from monai.transforms import MapTransform
 from torch.utils.data import DistributedSampler
 
 from luna_monai.data.cache import SeriesCache, series_items
@@ -21,32 +20,6 @@ from luna_monai.data.splits import split_by_stride
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
-
-
-class CandidateBatch(Sequence):
-    """Several candidates, read at once.
-
-    To a collate function it is the list of dicts that it expects; :func:`collate_candidates` takes the stacked
-    tensors as they are, without copying each candidate once more.
-
-    Args:
-        stacked: the candidates' values, stacked: tensors whose first axis is the candidate, or lists.
-    """
-
-    def __init__(self, stacked: dict[str, Any]) -> None:
-        self.stacked = stacked
-
-    def __len__(self) -> int:
-        return len(self.stacked["row"])
-
-    def __getitem__(self, index: Any) -> Any:
-        item = {key: value[index] for key, value in self.stacked.items()}
-        return item | {"label": int(item["label"]), "row": int(item["row"])}
-
-
-def collate_candidates(batch: CandidateBatch) -> dict[str, Any]:
-    """Collate function for a DataLoader over a :class:`CandidateDataset`: the batch is stacked already."""
-    return batch.stacked
 
 
 def scan_list(cache: SeriesCache, candidates: pd.DataFrame) -> list[dict[str, Any]]:
@@ -80,8 +53,10 @@ class CandidateDataset(torch.utils.data.Dataset):
     def __init__(self, candidates: pd.DataFrame, cache: SeriesCache, data: Sequence[dict[str, Any]] = ()) -> None:
         self.cache = cache
         self.data = data
-        places = pd.concat([pd.DataFrame({"series": n, "row": item["row"]}) for n, item in enumerate(cache.data)])
-        places = places.rename_axis("position").reset_index().set_index("row").reindex(candidates.index)
+        series = np.repeat(np.arange(len(cache.data)), [len(item["row"]) for item in cache.data])
+        places = pd.DataFrame({"series": series}, index=np.concatenate([item["row"] for item in cache.data]))
+        places["position"] = places.groupby("series").cumcount()
+        places = places.reindex(candidates.index)
         if places.isna().any(axis=None):
             raise LunaError("the candidates are not part of the table that the cache was made for")
         self.row = candidates.index.to_numpy(copy=True)
@@ -94,29 +69,31 @@ class CandidateDataset(torch.utils.data.Dataset):
         return len(self.row)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.__getitems__([index])[0]
+        item = {key: value[0] for key, value in self.read([index]).items()}
+        return item | {"label": int(item["label"]), "row": int(item["row"])}
 
-    def __getitems__(self, indices: Sequence[int]) -> CandidateBatch:
-        """Read several candidates at once; PyTorch's loaders ask this of a dataset that has it.
+    def read(self, indices: Sequence[int]) -> dict[str, Any]:
+        """Read several candidates at once.
+
+        Returns:
+            The values of an item, stacked: tensors whose first axis is the candidate, ``seriesuid`` a list.
 
         Raises:
             LunaError: when a series cannot be read.
         """
         chosen = np.asarray(indices)
         image, center_irc = self.cache.read(self._series[chosen], self._position[chosen])
-        return CandidateBatch(
-            {
-                "image": image,
-                "label": torch.from_numpy(self.label[chosen]),
-                "seriesuid": [self._seriesuid[number] for number in self._series[chosen].tolist()],
-                "center_irc": center_irc,
-                "center_xyz": torch.from_numpy(self.center_xyz[chosen]),
-                "row": torch.from_numpy(self.row[chosen]),
-            }
-        )
+        return {
+            "image": image,
+            "label": torch.from_numpy(self.label[chosen]),
+            "seriesuid": [self._seriesuid[number] for number in self._series[chosen].tolist()],
+            "center_irc": center_irc,
+            "center_xyz": torch.from_numpy(self.center_xyz[chosen]),
+            "row": torch.from_numpy(self.row[chosen]),
+        }
 
 
-class LunaDataset(torch.utils.data.Dataset):
+class LunaDataset(CandidateDataset):
     """The dataset of the book (chapter 10.5), for its readers: the candidates of a LUNA16 folder as tuples.
 
     Item ``i`` is ``(candidate_t, pos_t, series_uid, center_irc)``: float32 (1, 32, 48, 48) in HU clipped to
@@ -145,25 +122,21 @@ class LunaDataset(torch.utils.data.Dataset):
     ) -> None:
         scans = DatasetScans(dataset_dir)
         candidates = read_candidates(scans)
-        steps: list[MapTransform] = [LoadScand("image", orientation=None), CropCandidatesd("image", (32, 48, 48))]
-        cache = SeriesCache(
-            series_items(candidates, scans), [*steps, ClipIntensityRanged("image", -1000, 1000)], cache_dir
-        )
+        steps = [
+            LoadScand("image", None),
+            CropCandidatesd("image", (32, 48, 48)),
+            ClipIntensityRanged("image", -1000, 1000),
+        ]
         part = candidates if series_uid is None else candidates[candidates["seriesuid"] == series_uid]
-        if val_stride > 0:
+        if val_stride > 0 or is_val_set:
             part = split_by_stride(part, val_stride)[1 if is_val_set else 0]
-        elif is_val_set:
-            raise LunaError("is_val_set needs a val_stride of at least 1")
         if part.empty:
             raise LunaError(f"{dataset_dir}: no candidates" + (f" of {series_uid}" if series_uid else ""))
+        super().__init__(part, SeriesCache(series_items(candidates, scans), steps, cache_dir))
         self.candidates = part
-        self._dataset = CandidateDataset(part, cache)
 
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, str, torch.Tensor]:
-        item = self._dataset[index]
+    def __getitem__(self, index: int) -> Any:
+        item = super().__getitem__(index)
         label = torch.tensor([1 - item["label"], item["label"]])
         return item["image"].float(), label, item["seriesuid"], item["center_irc"]
 
@@ -178,32 +151,24 @@ class CandidateLoader(DataLoader):
         dataset: the candidates.
         num_workers: threads that read ahead, a batch each; 0 reads a batch when it is needed, which is enough where
             the network runs on the CPU.
-        pin_memory: put batches into pinned memory, which a GPU can copy from directly.
         shuffle: without a sampler, give each epoch a random order, which depends on ``seed`` and the epoch alone:
             MONAI's trainers tell the sampler the epoch, and a resumed run goes on with the same orders.
         seed: of the order.
-        kwargs: as for ``torch.utils.data.DataLoader``, except what concerns worker processes.
+        kwargs: as for ``torch.utils.data.DataLoader``, such as ``batch_size`` and ``pin_memory``, except what concerns
+            worker processes.
     """
 
     def __init__(
-        self,
-        dataset: CandidateDataset,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-        shuffle: bool | None = None,
-        seed: int = 0,
-        **kwargs: Any,
+        self, dataset: CandidateDataset, num_workers: int = 0, shuffle: bool | None = None, seed: int = 0, **kwargs: Any
     ) -> None:
         if shuffle and kwargs.get("sampler") is None and kwargs.get("batch_sampler") is None:
             kwargs["sampler"] = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=True, seed=seed)
             shuffle = None
         # A generator of its own: reading data must not move the global one, or a resumed run would draw other numbers.
         kwargs.setdefault("generator", torch.Generator())
-        super().__init__(dataset, pin_memory=pin_memory, shuffle=shuffle, collate_fn=collate_candidates, **kwargs)
+        super().__init__(dataset, shuffle=shuffle, **kwargs)
         if self.drop_last and len(self) == 0:
-            raise LunaError(
-                f"batch_size: {self.batch_size} is more than the samples of an epoch, and drop_last leaves no batch"
-            )
+            raise LunaError(f"batch_size: {self.batch_size} is more than the samples of an epoch, with drop_last")
         self.num_workers = num_workers
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -225,7 +190,7 @@ class CandidateLoader(DataLoader):
             pool.shutdown(cancel_futures=True)
 
     def _read(self, indices: Sequence[int], pin: bool) -> dict[str, Any]:
-        batch = self.collate_fn(self.dataset.__getitems__(indices))
+        batch = self.dataset.read(indices)
         if not pin:
             return batch
         return {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}

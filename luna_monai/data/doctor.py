@@ -16,12 +16,10 @@ from tqdm import tqdm
 from luna_monai.data.candidates import ALLOWED, CANDIDATE_FILES, outside_of
 from luna_monai.data.tables import ANNOTATIONS, COORDINATES, EXCLUDED, WITHOUT_EXCLUDED
 from luna_monai.errors import LunaError
-from luna_monai.scans import ScanHeader, read_header, read_scan, voxels_sha256
+from luna_monai.scans import ScanHeader, read_header, read_scan
 from luna_monai.tables import read_table
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
-#: The block that is cut around a candidate, z, y, x; a smaller scan has no place for it.
-BLOCK = (32, 48, 48)
 #: HU of air and lung, and the smallest part of a chest CT that they make up; in LUNA16 it is a third and more.
 AIR_HU = (-1100, -600)
 AIR_FRACTION = 0.02
@@ -62,9 +60,11 @@ def examine_dataset(dataset_dir: str | Path, *, deep: bool = False, num_workers:
     headers: dict[str, ScanHeader] = {}
     findings = [*_files(dataset_dir, headers), *_tables(dataset_dir, headers)]
     if deep:
-        findings += _voxels(headers, num_workers)
-    order = (ERROR, WARNING, INFORMATION)
-    return sorted(findings, key=lambda finding: order.index(finding.severity))
+        with ThreadPoolExecutor(max(1, num_workers)) as pool:  # decompression and NumPy let other threads run
+            read = pool.map(_voxels, headers.values())
+            for found in tqdm(read, "reading voxels", len(headers), unit="scan", disable=None):
+                findings += found
+    return sorted(findings, key=lambda finding: (ERROR, WARNING, INFORMATION).index(finding.severity))
 
 
 def _files(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
@@ -73,23 +73,16 @@ def _files(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Findin
         name = path.relative_to(dataset_dir).as_posix()
         if path.suffix in (".raw", ".zraw") and not path.with_suffix(".mhd").exists():
             yield Finding(ERROR, "a voxel file without a header: copy its .mhd again, or remove it", name)
-        if path.suffix != ".mhd":
-            continue
-        if not re.fullmatch(r"subset\d/[^/]+", name):
+        elif path.suffix == ".mhd" and not re.fullmatch(r"subset\d/[^/]+", name):
             yield Finding(ERROR, "a CT outside subset0 … subset9: move it there", name)
-            continue
-        try:
-            header = read_header(path)
-        except LunaError as error:
-            yield Finding(ERROR, "a CT that cannot be read", str(error))
-            continue
-        if path.stem in headers:
+        elif path.suffix == ".mhd" and path.stem in headers:
             other = headers[path.stem].path.relative_to(dataset_dir)
             yield Finding(ERROR, "a series in two subsets: remove one of the copies", f"{name} and {other}")
-        headers[path.stem] = header
-        if np.any(np.less(header.geometry.shape, BLOCK)):
-            found = f"{name}: {header.geometry.shape} voxels (z, y, x), the crop has {BLOCK}"
-            yield Finding(ERROR, "a CT smaller than the crop around a candidate: remove it", found)
+        elif path.suffix == ".mhd":
+            try:
+                headers[path.stem] = read_header(path)
+            except LunaError as error:
+                yield Finding(ERROR, "a CT that cannot be read", str(error))
     if not headers:
         yield Finding(ERROR, "no CT was found: unpack LUNA16's subset*.zip here", f"{dataset_dir}/subset*/*.mhd")
 
@@ -99,76 +92,47 @@ def _tables(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Findi
     counts = Counter(header.path.parent.name for header in headers.values())
     found = [", ".join(f"{count} CTs in {subset}" for subset, count in sorted(counts.items()))]
     candidates_file = next((name for name in CANDIDATE_FILES if (dataset_dir / name).is_file()), CANDIDATE_FILES[0])
-    tables = {}
-    for name, column in ((candidates_file, "class"), (ANNOTATIONS, "diameter_mm"), (EXCLUDED, None)):
+    for name, column in ((candidates_file, ["class"]), (ANNOTATIONS, ["diameter_mm"]), (EXCLUDED, [])):
         if name == EXCLUDED and not (dataset_dir / name).exists():
             yield Finding(WARNING, "a table is missing", WITHOUT_EXCLUDED)
             continue
         try:
-            table = read_table(dataset_dir / name, [*COORDINATES, *([column] if column else [])], allowed=ALLOWED)
+            table = read_table(dataset_dir / name, [*COORDINATES, *column], allowed=ALLOWED)
         except LunaError as error:
             yield Finding(ERROR, "a table that cannot be read: correct the line, or copy it again", str(error))
             continue
         found.append(f"{len(table)} rows in {name}")
         if column:  # as published, the excluded findings repeat some and have four outside their CTs, without harm
-            tables[column] = table[table["seriesuid"].isin(list(headers))]
-            yield from _rows(name, table, tables[column], headers)
+            yield from _rows(name, table, headers)
     kind = "LUNA16 has 89 CTs in each of subset0 … subset7, 88 in subset8 and subset9"
     yield Finding(INFORMATION, kind, "; ".join(found))
-    if len(tables) == 2:
-        yield from _nodules(tables["class"], tables["diameter_mm"], headers)
 
 
-def _rows(name: str, table: pd.DataFrame, here: pd.DataFrame, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
+def _rows(name: str, table: pd.DataFrame, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
+    here = table[table["seriesuid"].isin(list(headers))]
     if len(here) < len(table):
         found = f"{name}: {len(table) - len(here)} of {len(table)} rows"
         yield Finding(INFORMATION if len(here) else ERROR, "rows of series without a CT, which training omits", found)
     kind = "a position outside its CT: correct the row, or set outside_volume=drop"
     yield from (Finding(ERROR, kind, f"{name}: {text}") for text in outside_of(here, headers).values())
-    twice = table[table.duplicated(["seriesuid", *COORDINATES])]
-    for uid, *position in twice[["seriesuid", *COORDINATES]].drop_duplicates().to_numpy().tolist():
-        found = f"{name}: {uid} at ({', '.join(f'{value:g}' for value in position)}) mm"
+    for row in table[table.duplicated(["seriesuid", *COORDINATES])].itertuples():
+        found = f"{name}: {row.seriesuid} at ({row.coordX:g}, {row.coordY:g}, {row.coordZ:g}) mm"
         yield Finding(WARNING, "several rows of one place: remove all but one", found)
 
 
-def _nodules(candidates: pd.DataFrame, annotations: pd.DataFrame, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
-    for seriesuid in sorted(headers.keys() - set(candidates["seriesuid"])):
-        yield Finding(WARNING, "a CT without candidates is never used: check the candidate table", seriesuid)
-    pairs = annotations.reset_index().merge(candidates[candidates["class"] == 1], on="seriesuid")
-    offsets = pairs[[f"{axis}_x" for axis in COORDINATES]].to_numpy() - pairs[[f"{axis}_y" for axis in COORDINATES]]
-    hit = pairs.loc[np.linalg.norm(offsets, axis=1) <= pairs["diameter_mm"] / 2, "index"]
-    for nodule in annotations.drop(index=hit).itertuples():
-        kind = "a nodule without a candidate of class 1 within its radius cannot be learned or detected"
-        yield Finding(WARNING, kind, f"{nodule.seriesuid}: {nodule.diameter_mm:.1f} mm")
-
-
-def _voxels(headers: dict[str, ScanHeader], num_workers: int) -> Iterator[Finding]:
-    """Read each scan as training does, and look at its HU."""
-    same: dict[str, str] = {}
-    with ThreadPoolExecutor(max(1, num_workers)) as pool:  # decompression and NumPy let other threads run
-        read = tqdm(
-            pool.map(_examine_voxels, headers.values()), "reading voxels", len(headers), unit="scan", disable=None
-        )
-        for seriesuid, (digest, findings) in zip(headers, read, strict=True):
-            yield from findings
-            if digest and same.setdefault(digest, seriesuid) != seriesuid:
-                kind = "the same voxels under two names, which may be in training and validation: remove one"
-                yield Finding(ERROR, kind, f"{seriesuid} and {same[digest]}")
-
-
-def _examine_voxels(header: ScanHeader) -> tuple[str, list[Finding]]:
+def _voxels(header: ScanHeader) -> list[Finding]:
+    """Read a scan as training does, and look at its HU."""
     try:
         scan = read_scan(header)
     except LunaError as error:
-        return "", [Finding(ERROR, "a CT that cannot be read", str(error))]
+        return [Finding(ERROR, "a CT that cannot be read", str(error))]
     findings = [Finding(WARNING, "an unusual CT", f"{scan.seriesuid}: {warning}") for warning in scan.warnings]
     air = np.mean([np.mean((layer >= AIR_HU[0]) & (layer <= AIR_HU[1])) for layer in scan.voxels])
     if air < AIR_FRACTION:
-        found = f"{scan.seriesuid}: {air:.1%} of the voxels are air or lung"
         kind = "voxels that are not in HU: convert the CT again, with slope and intercept"
-        findings.append(Finding(ERROR, kind, found))
+        findings.append(Finding(ERROR, kind, f"{scan.seriesuid}: {air:.1%} of the voxels are air or lung"))
     if empty := [z for z, layer in enumerate(scan.voxels) if layer.min() == layer.max()]:
-        found = f"{scan.seriesuid}: {len(empty)} slices, the first is z = {empty[0]}"
         kind = "slices that hold a single value, as after an interrupted copy: copy the CT again"
+        found = f"{scan.seriesuid}: {len(empty)} slices, the first is z = {empty[0]}"
         findings.append(Finding(ERROR if not scan.voxels[empty].all() else WARNING, kind, found))
-    return voxels_sha256(scan.voxels), findings
+    return findings

@@ -82,9 +82,8 @@ class Precache:
 
     def worker_bytes(self, series: Iterable[int]) -> int:
         """Estimate the most memory that one worker needs beside its libraries: a CT and its candidates."""
-        headers = {index: self.cache.data[index]["image"] for index in series}
-        sizes = {index: 0 if header.is_mapped else header.nbytes for index, header in headers.items()}
-        return max(size + self.cache.bytes_needed([index]) for index, size in sizes.items())
+        headers = [(index, self.cache.data[index]["image"]) for index in series]
+        return max(self.cache.bytes_needed([i]) + (0 if header.is_mapped else header.nbytes) for i, header in headers)
 
     def show_plan(self) -> list[int]:
         """Log what is there and what is to do, and check that there is room for it.
@@ -93,7 +92,7 @@ class Precache:
             The series that are to do.
 
         Raises:
-            LunaError: when the cache has no folder or it cannot be written, or disk or memory are too small.
+            LunaError: when the cache has no folder, or disk or memory are too small.
         """
         folder, series, total = self.cache.cache_dir, self.missing(), len(self.series)
         if folder is None:
@@ -106,11 +105,8 @@ class Precache:
         workers = max(min(self.num_workers, len(series)), 1)
         memory, available = workers * self.worker_bytes(series), psutil.virtual_memory().available
         size, room = readable_size(needed), readable_size(free)
-        logger.info(
-            "cache: %d series to cut: %s candidates, %s; %s free", len(series), f"{self._count(series):,}", size, room
-        )
-        if not os.access(folder, os.W_OK):
-            raise LunaError(f"{folder}: {len(series)} series are missing, and the folder cannot be written")
+        candidates = sum(len(self.cache.data[index]["center_xyz"]) for index in series)
+        logger.info("cache: %d series to cut: %s candidates, %s; %s free", len(series), f"{candidates:,}", size, room)
         if needed > free:
             raise LunaError(f"{folder}: the cache needs {size}, the disk has {room} free; choose another cache_dir")
         if memory > available:
@@ -132,7 +128,7 @@ class Precache:
             logger.info("cache: none (cache_dir is null); candidates are cut from the CTs as they are needed")
             return 0
         remove_abandoned(folder)
-        series, start = self.show_plan(), time.perf_counter()
+        series = self.show_plan()
         finished: Iterable[Any] = self._build(series) if series else []
         if series and self.progress is not None:
             finished = self.progress(finished, "cache", len(series))
@@ -143,12 +139,6 @@ class Precache:
             raise LunaError(f"{folder}: a worker was killed; {advice}") from None
         finally:
             remove_abandoned(folder)
-        seconds, count = time.perf_counter() - start, self._count(series)
-        if series:
-            logger.info(
-                "cache: %s candidates of %d series in %s, %s candidates/s",
-                *(f"{count:,}", len(series), timedelta(seconds=round(seconds)), f"{count / seconds:,.0f}"),
-            )
         if self.wait is not None:
             self.wait()
         return len(series)
@@ -174,10 +164,6 @@ class Precache:
         finally:
             # After an error, and after Ctrl-C, each worker completes what it writes.
             pool.shutdown(cancel_futures=True)
-
-    def _count(self, series: Iterable[int]) -> int:
-        """Count the candidates of some series."""
-        return sum(len(self.cache.data[index]["center_xyz"]) for index in series)
 
 
 def _start_worker() -> None:

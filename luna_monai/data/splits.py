@@ -89,11 +89,10 @@ def folds_of(
     Raises:
         LunaError: when a scan is not in the folder, or its patient is unknown.
     """
-    paths = DatasetScans.of(dataset_dir).paths
-    uids = candidates["seriesuid"]
-    folds = uids.map({seriesuid: subset_of(path) for seriesuid, path in paths.items()})
+    scans, uids = DatasetScans.of(dataset_dir), candidates["seriesuid"]
+    folds = uids.map({seriesuid: subset_of(path) for seriesuid, path in scans.paths.items()})
     if folds.isna().any():
-        raise LunaError(f"{dataset_dir}: no CT of series {uids[folds.isna()].iloc[0]}; give its dataset_dir")
+        raise LunaError(f"{scans.dataset_dir}: no CT of series {uids[folds.isna()].iloc[0]}; give its dataset_dir")
     if patients_file is None:
         return folds
     patients = uids.map(read_patients(patients_file))
@@ -142,9 +141,8 @@ def check_split(training: pd.DataFrame, validation: pd.DataFrame, allow_shared_s
         raise LunaError(f"{len(both)} candidates are both for training and validation, the first in row {both[0]}")
     validation_scans = validation["seriesuid"].unique()
     shared = sorted(set(validation_scans) & set(training["seriesuid"].unique()))
-    if not shared:
-        return
     leak = f"{len(shared)} of {len(validation_scans)} validation scans have candidates in the training part too"
-    if not allow_shared_scans:
+    if shared and not allow_shared_scans:
         raise LunaError(f"{leak}, such as {shared[0]}; split by subset, or set allow_shared_scans=true")
-    logger.warning("This split leaks: %s, so validation looks better than it is", leak)
+    if shared:
+        logger.warning("This split leaks: %s, so validation looks better than it is", leak)

@@ -14,10 +14,7 @@ logger = logging.getLogger(__name__)
 ANNOTATIONS = "annotations.csv"
 EXCLUDED = "annotations_excluded.csv"
 #: Warning of all commands that evaluate FROC without the excluded findings.
-WITHOUT_EXCLUDED = (
-    f"no {EXCLUDED}: candidates on its findings count as false positives, so sensitivities and CPM are lower than "
-    "LUNA16 computes them"
-)
+WITHOUT_EXCLUDED = f"no {EXCLUDED}: candidates on its findings count as false positives, so CPM is lower than LUNA16's"
 COORDINATES = ["coordX", "coordY", "coordZ"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,8 +35,6 @@ SIZES = {
     "mean_hu": 0,
     "pleura_distance_mm": 1,
 }
-Attenuation = Literal["solid", "part-solid", "ground-glass"]
-Side = Literal["left", "right"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,8 +52,8 @@ class Finding:
         short_axis_mm: longest diameter perpendicular to it in the same slice.
         volume_mm3: volume of the outline.
         mean_hu: mean of the voxels in the outline, HU.
-        attenuation: a description of the density, not a diagnosis.
-        lung: the side of the body, as the patient sees it.
+        attenuation: solid, part-solid or ground-glass: a description of the density, not a diagnosis.
+        lung: left or right, as the patient sees it.
         pleura_distance_mm: shortest distance between the outline, or the position, and the surface of the lungs,
             to about 2 mm.
         outline: bool (z, y, x), a box around the structure in the grid of the scan.
@@ -70,8 +68,8 @@ class Finding:
     short_axis_mm: float | None = None
     volume_mm3: float | None = None
     mean_hu: float | None = None
-    attenuation: Attenuation | None = None
-    lung: Side | None = None
+    attenuation: str | None = None
+    lung: str | None = None
     pleura_distance_mm: float | None = None
     outline: NDArray[np.bool_] | None = None
     outline_start: tuple[int, int, int] | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import SimpleITK as sitk
@@ -117,7 +116,7 @@ class Lungs:
             return None
         return max(0.0, float(self._surface.query(points)[0].min()) - MASK_SPACING / 2)
 
-    def side(self, position: np.ndarray) -> Literal["left", "right"] | None:
+    def side(self, position: np.ndarray) -> str | None:
         """Tell in which lung a position (x, y, z) is, or which one is nearer; None where only one lung is seen."""
         if self._sides is None:
             return None
@@ -143,10 +142,10 @@ class Lungs:
     def _sides(self) -> list[KDTree] | None:
         coarse = self.mask[::COARSE, ::COARSE, ::COARSE]
         for _ in range(EROSIONS):
-            labels, count = ndimage.label(coarse)
+            labels, _ = ndimage.label(coarse)
             sizes = np.bincount(labels.ravel(), minlength=3)[1:]
             second, first = np.argsort(sizes)[-2:]
-            if count > 1 and sizes[second] >= SMALLER_LUNG * sizes[first]:
+            if sizes[second] >= max(1, SMALLER_LUNG * sizes[first]):
                 lungs = [self.geometry.index_to_world(COARSE * np.argwhere(labels == 1 + k)) for k in (first, second)]
                 # LPS: x grows towards the patient's left.
                 return [KDTree(lung) for lung in sorted(lungs, key=lambda points: float(points[:, 0].mean()))]

@@ -229,7 +229,7 @@ class ScanPredictions:
             shown=min(self.max_findings, sum(finding.probability >= self._threshold for finding in findings)),
             grid=grid,
             warnings=tuple(batch["warnings"]),
-            dicom_files=scan.files if scan.format == "DICOM" else (),
+            dicom_files=scan.files if scan.path.is_dir() else (),
             voxels_sha256=batch["voxels_sha256"],
         )
 

@@ -64,12 +64,11 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any)
     for prediction in predictions:
         scan = {name: getattr(prediction.geometry, name) for name in ("size", "spacing", "origin", "direction")}
         scan |= {name: getattr(prediction, name) for name in ("seriesuid", "voxels_sha256", "proposed", "warnings")}
-        table, positions = prediction.candidates, prediction.candidates[COORDINATES].to_numpy()
-        candidates = table[["probability", "probability_calibrated"]].to_dict("records")
-        voxels = nearest_voxels(prediction.geometry, positions)
-        for candidate, position, voxel in zip(candidates, positions, voxels, strict=True):
-            candidate |= {"position": position, "voxel": voxel}
-        scan |= {"candidates": candidates, "findings": describe_findings(prediction)}
+        positions = prediction.candidates[COORDINATES].to_numpy()
+        candidates = prediction.candidates[["probability", "probability_calibrated"]].assign(
+            position=list(positions), voxel=list(nearest_voxels(prediction.geometry, positions))
+        )
+        scan |= {"candidates": candidates.to_dict("records"), "findings": describe_findings(prediction)}
         scans.append(scan | {"findings_shown": prediction.shown})
     files.write_json(path, {"format": "luna-monai predictions", "model": facts, "scans": scans}, indent=1)
 

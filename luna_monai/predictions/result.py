@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from luna_monai.data.tables import COORDINATES
-from luna_monai.detection.findings import SIZES, Finding
+from luna_monai.detection.findings import Finding
 from luna_monai.errors import LunaError
 from luna_monai.files import sha256_of
 from luna_monai.metrics.calibration import Calibration
@@ -145,13 +145,11 @@ def describe_findings(prediction: ScanPrediction) -> list[dict[str, Any]]:
     calibrated = prediction.candidates["probability_calibrated"].to_numpy()
     return [
         {
-            "position": list(finding.position),
+            **{name: value for name, value in vars(finding).items() if name not in ("outline", "outline_start")},
             "voxel": voxel,
-            "probability": finding.probability,
             "probability_calibrated": None if np.isnan(value := calibrated[finding.candidates[0]]) else float(value),
-            **{name: getattr(finding, name) for name in (*SIZES, "attenuation", "lung")},
             "candidates": len(finding.candidates),
-            "candidate_indices": list(finding.candidates),
+            "candidate_indices": finding.candidates,
         }
         for finding, voxel in zip(prediction.findings, voxels.tolist(), strict=True)
     ]

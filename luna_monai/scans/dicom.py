@@ -18,8 +18,6 @@ from luna_monai.scans.header import ScanHeader
 
 #: How much the distance of two slices may differ from the usual one, as a part of it.
 SLICE_STEP_TOLERANCE = 0.1
-#: Half of a scan cannot be denser than this, in HU: most of it is air and soft tissue.
-IMPOSSIBLE_MEDIAN = 1500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +31,10 @@ class DicomHeader(ScanHeader):
     slices: tuple[Slice, ...]
 
     def read_voxels(self) -> np.ndarray:
-        """Read the voxels in HU, see :meth:`ScanHeader.read_voxels`.
-
-        Photometric interpretation says how stored values are shown, not what they mean, so ``MONOCHROME1`` does not
-        change a HU. Where the HU would then be those of no body, the writer has inverted the values.
-        """
-        middle = self.slices[len(self.slices) // 2]
-        invert = middle.is_inverted and float(np.median(middle.read())) > IMPOSSIBLE_MEDIAN
+        """Read the voxels in HU, see :meth:`ScanHeader.read_voxels`."""
         volume: np.ndarray = np.empty(self.geometry.shape, np.int16)
         for number, one in enumerate(self.slices):
-            values = one.read(invert=invert)
+            values = one.read()
             with np.errstate(invalid="ignore"):  # of values beyond the range
                 if volume.dtype == np.int16 and (values.astype(np.int16) != values).any():
                     volume = volume.astype(np.float32)
@@ -75,8 +67,9 @@ def read_dicom_header(folder: Path, seriesuid: str | None = None) -> DicomHeader
             series.setdefault(uid, []).append(file)
         else:
             others[uid] = "localizer" if is_ct else file.sop_class.name
-    # A single slice is a scan where there is no other.
-    volumes = {uid: files for uid, files in series.items() if _is_volume(files)} or series
+    places = {uid: {file.text("ImagePositionPatient") for file in files} for uid, files in series.items()}
+    # A single slice, or file of many slices, is a scan where there is no other.
+    volumes = {uid: files for uid, files in series.items() if len(places[uid]) > 1} or series
     if seriesuid is None and len(volumes) == 1:
         (seriesuid,) = volumes
     if seriesuid not in series:
@@ -91,22 +84,8 @@ def read_dicom_header(folder: Path, seriesuid: str | None = None) -> DicomHeader
     files = _without_copies(series[seriesuid], warnings)
     slices = _without_strays(folder, [Slice.check(file) for file in files], warnings)
     return DicomHeader(
-        format="DICOM",
-        path=folder,
-        seriesuid=seriesuid,
-        dtype=np.dtype(np.int16),
-        **_stack(folder, slices),
-        warnings=tuple(warnings),
+        path=folder, seriesuid=seriesuid, dtype=np.dtype(np.int16), **_stack(folder, slices), warnings=tuple(warnings)
     )
-
-
-def holds_dicom(folder: Path) -> bool:
-    """Tell whether a folder, or a folder in it, holds a file that says it is DICOM (part 10)."""
-    for file in _files(folder):
-        with file.open("rb") as stream:
-            if stream.read(132)[128:] == b"DICM":
-                return True
-    return False
 
 
 def series_of_file(path: Path) -> str:
@@ -130,16 +109,11 @@ def _files(folder: Path) -> Iterator[Path]:
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
-        real = os.path.realpath(parent)
-        if real in seen:
+        if (real := os.path.realpath(parent)) in seen:
             folders.clear()
         else:
             seen.add(real)
             yield from (path for name in sorted(names) if (path := Path(parent, name)).is_file())
-
-
-def _is_volume(files: list[DicomFile]) -> bool:
-    return files[0].is_multi_frame or len({file.text("ImagePositionPatient") for file in files}) > 1
 
 
 def _without_copies(files: list[DicomFile], warnings: list[str]) -> list[DicomFile]:

@@ -12,25 +12,16 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import SimpleITK as sitk
+from pydicom import uid
 from pydicom.multival import MultiValue
-from pydicom.uid import (
-    UID,
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    ExplicitVRBigEndian,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    LegacyConvertedEnhancedCTImageStorage,
-)
 
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.itk import itk_reader
 from luna_monai.scans.voxels import AIR, LARGEST
 
-#: CTs with all slices in one file.
-MULTI_FRAME_CT = (EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
-CTS = (CTImageStorage, *MULTI_FRAME_CT)
+#: The last two have all slices in one file.
+CTS = (uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage)
 #: How files begin that hold DICOM without the header of the standard's part 10: with group 2 or 8.
 BARE_DICOM = (b"\2\0", b"\10\0")
 #: Tags by which the images of several volumes in one series differ, in the order in which they are tried.
@@ -91,14 +82,14 @@ class DicomFile:
         return values
 
     @property
-    def sop_class(self) -> UID:
+    def sop_class(self) -> uid.UID:
         """What kind of DICOM object it is."""
-        return UID(self.text("SOPClassUID") or str(self.tags.file_meta.get("MediaStorageSOPClassUID", "")))
+        return uid.UID(self.text("SOPClassUID") or str(self.tags.file_meta.get("MediaStorageSOPClassUID", "")))
 
     @property
     def is_multi_frame(self) -> bool:
         """Whether it holds many slices."""
-        return self.sop_class in MULTI_FRAME_CT or self.text("NumberOfFrames") not in ("", "0", "1")
+        return self.sop_class in CTS[1:] or self.text("NumberOfFrames") not in ("", "0", "1")
 
 
 def read_dicom_file(path: Path) -> DicomFile | None:
@@ -187,13 +178,13 @@ class Slice:
         geometry = Geometry.from_header(
             (columns, rows, 1), (column_step, row_step, 1), position, axes, source=file.path
         )
-        syntax = UID(str(file.tags.file_meta.get("TransferSyntaxUID", ImplicitVRLittleEndian)))
+        syntax = uid.UID(str(file.tags.file_meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian)))
         kind = "u" if file.text("PixelRepresentation") in ("", "0") else "i"
-        dtype = np.dtype(f"{'>' if syntax == ExplicitVRBigEndian else '<'}{kind}{int(allocated) // 8}")
+        dtype = np.dtype(f"{'>' if syntax == uid.ExplicitVRBigEndian else '<'}{kind}{int(allocated) // 8}")
         padding = [file.numbers(keyword) for keyword in _PADDING if file.text(keyword)]
         (slope,), (intercept,) = file.numbers("RescaleSlope", 1, "1"), file.numbers("RescaleIntercept", 1, "0")
-        is_native = syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
-        offset = file.offset + (8 if syntax == ImplicitVRLittleEndian else 12)  # after the tag, type and length
+        is_native = syntax in (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
+        offset = file.offset + (8 if syntax == uid.ImplicitVRLittleEndian else 12)  # after the tag, type and length
         needed = int(rows * columns) * dtype.itemsize if is_native else 1
         if slope == 0 or file.path.stat().st_size - offset < needed:
             reason = "its RescaleSlope is 0" if slope == 0 else "it is truncated"
@@ -202,19 +193,11 @@ class Slice:
         ends = np.array(padding, dtype=np.int64).astype(dtype).ravel().tolist()
         return cls(file, geometry, dtype, int(bits), slope, intercept, ends, offset if is_native else None)
 
-    @property
-    def is_inverted(self) -> bool:
-        """Whether low values are shown white."""
-        return self.file.text("PhotometricInterpretation") == "MONOCHROME1"
-
-    def _inverted(self, stored: np.ndarray) -> np.ndarray:
-        return (-1 if self.dtype.kind == "i" else 2**self.bits - 1) - stored
-
-    def read(self, *, invert: bool = False) -> np.ndarray:
+    def read(self) -> np.ndarray:
         """Read the pixels.
 
-        Args:
-            invert: whether the stored values count from the other end.
+        Photometric interpretation says how stored values are shown, not what they mean, so ``MONOCHROME1`` does not
+        change a HU.
 
         Returns:
             HU (y, x), float64. Padding is air.
@@ -226,16 +209,18 @@ class Slice:
         raw = self._decoded() if self.offset is None else np.memmap(path, self.dtype, "r", self.offset, shape)
         spare = self.dtype.itemsize * 8 - self.bits  # bits above those stored may hold an overlay
         stored = np.asarray((raw << spare) >> spare).astype(np.int64)
-        values = (self._inverted(stored) if invert else stored) * self.slope + self.intercept
+        values = stored * self.slope + self.intercept
         if self.padding:
             values[(raw >= min(self.padding)) & (raw <= max(self.padding))] = AIR
         return values
 
     def _decoded(self) -> np.ndarray:
         """Decompress with ITK, which rescales and inverts the values, and undo that."""
-        syntax = UID(self.file.tags.file_meta.TransferSyntaxUID).name
+        syntax = uid.UID(self.file.tags.file_meta.TransferSyntaxUID).name
         advice = f"its pixels ({syntax}) are damaged or cannot be decoded: convert the series to uncompressed DICOM"
         with itk_reader(self.file.path, "GDCMImageIO", advice) as reader:
             values = sitk.GetArrayFromImage(reader.Execute()).astype(float).reshape(self.geometry.shape[1:])
         stored = np.rint((values - self.intercept) / self.slope)
-        return (self._inverted(stored) if self.is_inverted else stored).astype(self.dtype.newbyteorder("="))
+        if self.file.text("PhotometricInterpretation") == "MONOCHROME1":
+            stored = (-1 if self.dtype.kind == "i" else 2**self.bits - 1) - stored
+        return stored.astype(self.dtype.newbyteorder("="))

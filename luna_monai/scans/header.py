@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,10 @@ from luna_monai.scans.voxels import LARGEST, MAX_COMPRESSION, inflate_voxels
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScanHeader(ABC):
+class ScanHeader:
     """A scan whose header has been read and checked, and whose voxels have not been read.
 
     Attributes:
-        format: name of the format.
         path: the file, or the folder of a DICOM series.
         seriesuid: Series Instance UID of a DICOM series; else the name of the file without its ending.
         geometry: size, position and orientation of the voxels in the file.
@@ -30,7 +28,6 @@ class ScanHeader(ABC):
         intercept: HU of such a voxel of value 0.
     """
 
-    format: str
     path: Path
     seriesuid: str
     geometry: Geometry
@@ -50,7 +47,6 @@ class ScanHeader(ABC):
         """Bytes of all voxels, uncompressed."""
         return math.prod(self.geometry.size) * self.dtype.itemsize
 
-    @abstractmethod
     def read_voxels(self) -> np.ndarray:
         """Read or map the voxels.
 
@@ -60,6 +56,7 @@ class ScanHeader(ABC):
         Raises:
             LunaError: when the voxels are missing, damaged or truncated.
         """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,13 +9,12 @@ Format: https://itk.org/Wiki/ITK/MetaIO/Documentation
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.header import FileHeader
-from luna_monai.scans.sources import scan_name
 
 _BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG_LONG": 8}
 _SIGNS = {"": "i", "U": "u"}
@@ -24,18 +23,18 @@ DTYPES |= {"MET_FLOAT": "f4", "MET_DOUBLE": "f8"}
 #: Fields that must have one of these values.
 _ALLOWED = {"NDims": ["3"], "ElementNumberOfChannels": ["1"], "BinaryData": ["True"], "ElementType": [*DTYPES]}
 _ALIAS = {"Rotation": "TransformMatrix", "Orientation": "TransformMatrix", "Position": "Offset", "Origin": "Offset"}
-#: No header is longer; a file that goes on without ``ElementDataFile`` is something else.
-MAX_HEADER_BYTES = 65536
+#: No line is longer; a file with a longer one is something else.
+MAX_LINE_BYTES = 4096
 
 
-def read_header(path: Path) -> FileHeader:
+def read_fields(path: Path) -> dict[str, Any]:
     """Read the header of a MetaImage; the voxels need not be there.
 
     Args:
         path: ``.mhd`` or ``.mha`` file.
 
     Returns:
-        The header.
+        The fields of a :class:`~luna_monai.scans.header.FileHeader` but for its path and name.
 
     Raises:
         LunaError: when the file is no MetaImage header, or describes something else than a scan of one number per
@@ -77,33 +76,27 @@ def read_header(path: Path) -> FileHeader:
     (compressed_bytes,), (offset,) = numbers("CompressedDataSize", 1, int), numbers("HeaderSize", 1, int)
     if offset < 0 and files[-1].is_file():  # the voxels are the last bytes of the file
         offset = max(files[-1].stat().st_size - int(np.prod(geometry.size)) * dtype.itemsize, 0)
-    return FileHeader(
-        format="MetaImage",
-        path=path,
-        seriesuid=scan_name(path),
-        geometry=geometry,
-        dtype=dtype,
-        files=files,
-        offset=end if is_local else offset,
-        compressed=flag("CompressedData"),
-        compressed_bytes=compressed_bytes or None,
-        exact=True,
-    )
+    return {
+        "geometry": geometry,
+        "dtype": dtype,
+        "files": files,
+        "offset": end if is_local else offset,
+        "compressed": flag("CompressedData"),
+        "compressed_bytes": compressed_bytes or None,
+        "exact": True,
+    }
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:
     """Read the fields of a header up to the last one, and tell how many bytes these are."""
     fields = {"ElementNumberOfChannels": "1", "CompressedDataSize": "0", "HeaderSize": "0"}
     fields["TransformMatrix"] = "1 0 0 0 1 0 0 0 1"
-    end = 0
     with path.open("rb") as stream:
-        content = stream.read(MAX_HEADER_BYTES)
-    for line in content.splitlines(keepends=True):
-        end += len(line)
-        name, separator, value = (part.strip() for part in line.decode("utf-8", "replace").partition("="))
-        fields[_ALIAS.get(name, name)] = value
-        if name == "ElementDataFile":
-            return fields, end
-        if name and not separator:
-            break
+        while line := stream.readline(MAX_LINE_BYTES).decode("utf-8", "replace"):
+            name, separator, value = (part.strip() for part in line.partition("="))
+            fields[_ALIAS.get(name, name)] = value
+            if name == "ElementDataFile":
+                return fields, stream.tell()
+            if name and not separator:
+                break
     raise LunaError(f"{path}: not a MetaImage header, or it is damaged; copy the scan from its source again")

@@ -10,6 +10,7 @@ import logging
 import math
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from nibabel.affines import apply_affine, voxel_sizes
@@ -20,8 +21,6 @@ from nibabel.wrapstruct import WrapStructError
 
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.header import FileHeader
-from luna_monai.scans.sources import scan_name
 from luna_monai.scans.voxels import CHUNK_BYTES, GZIP_MAGIC, ZLIB_OR_GZIP
 
 #: The longer of the two versions' headers; extensions are skipped.
@@ -34,14 +33,14 @@ AGREEMENT = 0.1
 MM = {1: 1000.0, 3: 0.001}
 
 
-def read_header(path: Path) -> FileHeader:
+def read_fields(path: Path) -> dict[str, Any]:
     """Read the header of a NIfTI file.
 
     Args:
         path: ``.nii`` or ``.nii.gz`` file.
 
     Returns:
-        The header.
+        The fields of a :class:`~luna_monai.scans.header.FileHeader` but for its path and name.
 
     Raises:
         LunaError: when it is not a NIfTI file, is damaged or truncated, or is not one volume of one number per voxel.
@@ -57,7 +56,22 @@ def read_header(path: Path) -> FileHeader:
         header = kind(block[: kind.sizeof_hdr], check=False)
         header.check_fix(logging.Logger("remarks of nibabel", level=logging.CRITICAL + 1), error_level=ERROR_LEVEL)
         dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
-        geometry = _geometry(path, header, warnings)
+        sizes = [int(size) for size in header.get_data_shape()]
+        while len(sizes) > 3 and sizes[-1] == 1:
+            sizes.pop()
+        mm = MM.get(int(header["xyzt_units"]) & 7, 1.0)
+        affine = np.diag([-1, -1, 1, 1]) @ header.get_best_affine() * mm  # RAS to LPS
+        spacing = voxel_sizes(affine)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            geometry = Geometry.from_header(sizes, spacing, affine[:3, 3], affine[:3, :3] / spacing, source=path)
+        if header["sform_code"] > 0 and header["qform_code"] > 0:
+            corners = np.array(list(np.ndindex(2, 2, 2))) * np.subtract(sizes, 1)
+            by_sform, by_qform = (apply_affine(form, corners) for form in (header.get_sform(), header.get_qform()))
+            distance = mm * np.linalg.norm(by_sform - by_qform, axis=1).max()
+            if not distance <= AGREEMENT * spacing.min():
+                warnings.append(f"sform and qform disagree by up to {distance:.1f} mm; the sform is used")
+        elif header["sform_code"] <= 0 and header["qform_code"] <= 0:
+            warnings.append("the header does not say where the scan is in the patient (sform and qform have code 0)")
     except (HeaderDataError, WrapStructError, ValueError, OverflowError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise LunaError(f"{path}: not a NIfTI file, or its header is damaged ({reason}); copy it again") from error
@@ -65,37 +79,14 @@ def read_header(path: Path) -> FileHeader:
         raise LunaError(f"{path}: a scan has one number per voxel, found type {dtype} (vox_offset {offset})")
     scaling = (float(header["scl_slope"]), float(header["scl_inter"]))
     slope, intercept = (value if math.isfinite(value) else 0.0 for value in scaling)
-    return FileHeader(
-        format="NIfTI",
-        path=path,
-        seriesuid=scan_name(path),
-        geometry=geometry,
-        dtype=dtype,
-        files=(path,),
-        warnings=tuple(warnings),
-        offset=0 if compressed else offset,
-        compressed=compressed,
-        skip=offset,
-        slope=slope or 1.0,  # 0 is the standard's sign for "stored values are HU"
-        intercept=intercept if slope else 0.0,
-    )
-
-
-def _geometry(path: Path, header: Nifti1Header, warnings: list[str]) -> Geometry:
-    sizes = [int(size) for size in header.get_data_shape()]
-    while len(sizes) > 3 and sizes[-1] == 1:
-        sizes.pop()
-    mm = MM.get(int(header["xyzt_units"]) & 7, 1.0)
-    affine = np.diag([-1, -1, 1, 1]) @ header.get_best_affine() * mm  # RAS to LPS
-    spacing = voxel_sizes(affine)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        geometry = Geometry.from_header(sizes, spacing, affine[:3, 3], affine[:3, :3] / spacing, source=path)
-    if header["sform_code"] > 0 and header["qform_code"] > 0:
-        corners = np.array(list(np.ndindex(2, 2, 2))) * np.subtract(sizes, 1)
-        by_sform, by_qform = (apply_affine(form, corners) for form in (header.get_sform(), header.get_qform()))
-        distance = mm * np.linalg.norm(by_sform - by_qform, axis=1).max()
-        if not distance <= AGREEMENT * spacing.min():
-            warnings.append(f"sform and qform disagree by up to {distance:.1f} mm; the sform is used")
-    elif header["sform_code"] <= 0 and header["qform_code"] <= 0:
-        warnings.append("the header does not say where the scan is in the patient (sform and qform have code 0)")
-    return geometry
+    return {
+        "geometry": geometry,
+        "dtype": dtype,
+        "files": (path,),
+        "warnings": tuple(warnings),
+        "offset": 0 if compressed else offset,
+        "compressed": compressed,
+        "skip": offset,
+        "slope": slope or 1.0,  # 0 is the standard's sign for "stored values are HU"
+        "intercept": intercept if slope else 0.0,
+    }

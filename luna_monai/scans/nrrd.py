@@ -6,26 +6,25 @@ ITK reads the header. Voxels are read here, because ITK does not compare gzip's 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import SimpleITK as sitk
 
 from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.header import FileHeader
 from luna_monai.scans.itk import itk_reader
-from luna_monai.scans.sources import scan_name
 
 ENCODINGS = {"raw": False, "gzip": True, "gz": True}
 
 
-def read_header(path: Path) -> FileHeader:
+def read_fields(path: Path) -> dict[str, Any]:
     """Read the header of an NRRD file.
 
     Args:
         path: ``.nrrd`` file.
 
     Returns:
-        The header.
+        The fields of a :class:`~luna_monai.scans.header.FileHeader` but for its path and name.
 
     Raises:
         LunaError: when the header cannot be read, its voxels are in another file, encoded otherwise than raw or gzip,
@@ -45,15 +44,12 @@ def read_header(path: Path) -> FileHeader:
     if reader.GetNumberOfComponents() != 1:
         raise LunaError(f"{path}: a scan has one number per voxel, found {reader.GetNumberOfComponents()}")
     dtype = sitk.GetArrayFromImage(sitk.Image([1] * 3, reader.GetPixelID())).dtype
-    return FileHeader(
-        format="NRRD",
-        path=path,
-        seriesuid=scan_name(path),
-        geometry=Geometry.from_header(
+    return {
+        "geometry": Geometry.from_header(
             reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection(), source=path
         ),
-        dtype=dtype.newbyteorder(">" if fields.get("endian") == "big" else "<"),
-        files=(path,),
-        offset=offset,
-        compressed=ENCODINGS[encoding],
-    )
+        "dtype": dtype.newbyteorder(">" if fields.get("endian") == "big" else "<"),
+        "files": (path,),
+        "offset": offset,
+        "compressed": ENCODINGS[encoding],
+    }

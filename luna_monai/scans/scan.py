@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ import psutil
 from luna_monai.errors import LunaError
 from luna_monai.files import readable_size
 from luna_monai.scans.geometry import Geometry, orient
-from luna_monai.scans.header import ScanHeader
-from luna_monai.scans.sources import READERS, ScanSource, suffix_of
+from luna_monai.scans.header import FileHeader, ScanHeader
+from luna_monai.scans.sources import READERS, ScanSource, scan_name, suffix_of
 from luna_monai.scans.voxels import as_hounsfield
 
 
@@ -29,14 +29,12 @@ class Scan:
             mapped and take no memory.
         geometry: of ``voxels``; differs from ``header.geometry`` where the axes were turned.
         warnings: what is unusual about the scan.
-        is_mapped: whether the voxels lie in the file and take no memory.
     """
 
     header: ScanHeader
     voxels: np.ndarray
     geometry: Geometry
     warnings: tuple[str, ...]
-    is_mapped: bool
 
     @property
     def seriesuid(self) -> str:
@@ -78,9 +76,10 @@ def read_header(source: str | Path | ScanSource) -> ScanHeader:
     if suffix is None:
         raise LunaError(f"{path}: unknown kind of file; known are {', '.join(READERS)} and folders of DICOM slices")
     with _one_line(path):
-        header = importlib.import_module(f"luna_monai.scans.{READERS[suffix]}").read_header(path)
+        fields = importlib.import_module(f"luna_monai.scans.{READERS[suffix]}").read_fields(path)
+        header = FileHeader(path=path, seriesuid=source.seriesuid or scan_name(path), **fields)
         header.check()
-    return header if source.seriesuid is None else replace(header, seriesuid=source.seriesuid)
+    return header
 
 
 def read_scan(source: str | Path | ScanSource | ScanHeader, orientation: str | None = "LPS") -> Scan:
@@ -104,11 +103,10 @@ def read_scan(source: str | Path | ScanSource | ScanHeader, orientation: str | N
         needed = f"{readable_size(header.nbytes)} of memory, {readable_size(available)} are available"
         raise LunaError(f"{header.path}: {found} need {needed}; check the header")
     with _one_line(header.path):
-        stored = header.read_voxels()
-    voxels, not_finite = as_hounsfield(stored, header.slope, header.intercept)
+        voxels, not_finite = as_hounsfield(header.read_voxels(), header.slope, header.intercept)
     geometry, warnings = header.geometry, header.warnings
     if not_finite:
         warnings = (*warnings, f"{not_finite} voxels are not finite numbers; they count as air")
     if orientation is not None:
         voxels, geometry = orient(voxels, geometry, orientation)
-    return Scan(header, voxels, geometry, warnings, header.is_mapped and voxels is stored)
+    return Scan(header, voxels, geometry, warnings)

@@ -28,9 +28,8 @@ class ScanSource:
 def suffix_of(path: Path) -> str | None:
     """Find which of ``SUFFIXES`` a file has; None for hidden files, such as the ``._NAME`` that macOS leaves behind."""
     name = path.name.lower()
-    if name.startswith("."):
-        return None
-    return max((suffix for suffix in SUFFIXES if name.endswith(suffix)), key=len, default=None)
+    found = (suffix for suffix in SUFFIXES if name.endswith(suffix) and not name.startswith("."))
+    return max(found, key=len, default=None)
 
 
 def scan_name(path: Path) -> str:
@@ -85,10 +84,6 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
         sources = [ScanSource(file) for file in sorted(path.iterdir()) if suffix_of(file)]
         if not sources:
             return [ScanSource(path, seriesuid)]
-        from luna_monai.scans.dicom import holds_dicom
-
-        if holds_dicom(path):
-            raise LunaError(f"{path}: DICOM and {sources[0].path.name} are in one folder; name the one that is meant")
     elif not path.exists():
         raise LunaError(f"{path}: no such file or folder; a scan is one of {', '.join(SUFFIXES)}, or DICOM")
     elif path.name.lower().endswith(".csv"):
@@ -103,8 +98,8 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
         sources = [ScanSource(path.parent, found)]
     if seriesuid is not None:
         sources = [source for source in sources if seriesuid in (source.seriesuid, scan_name(source.path))]
-        if not sources:
-            raise LunaError(f"{path}: no scan of series {seriesuid} in it")
+    if not sources:
+        raise LunaError(f"{path}: no scan{'' if seriesuid is None else f' of series {seriesuid}'} in it")
     return sources
 
 
@@ -112,9 +107,4 @@ def _read_list(path: Path) -> list[ScanSource]:
     from luna_monai.tables import read_table  # pandas takes half a second
 
     table = read_table(path, [], text=["path"], optional=["seriesuid"]).reindex(columns=["path", "seriesuid"])
-    if table.empty:
-        raise LunaError(f"{path}: a header line and no scans")
-    if table.duplicated().any():
-        name = table.loc[table.duplicated(), "path"].iloc[0]
-        raise LunaError(f"{path}: {name} is listed more than once; remove all but one")
     return [ScanSource(path.parent / file, uid if isinstance(uid, str) else None) for file, uid in table.to_numpy()]

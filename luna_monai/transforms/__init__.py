@@ -1,18 +1,13 @@
 """Transforms, each as an array class and its dictionary wrapper."""
 
-from luna_monai.transforms.augment import RandAugmentCandidates, resample_candidates
-from luna_monai.transforms.crop import CropCandidates, CropCandidatesd, candidate_size
-from luna_monai.transforms.intensity import ClipIntensityRange, ClipIntensityRanged
-from luna_monai.transforms.load import LoadScan, LoadScand
+from luna_monai.lazy import lazy_exports
 
-__all__ = [
-    "ClipIntensityRange",
-    "ClipIntensityRanged",
-    "CropCandidates",
-    "CropCandidatesd",
-    "LoadScan",
-    "LoadScand",
-    "RandAugmentCandidates",
-    "candidate_size",
-    "resample_candidates",
-]
+__all__, __getattr__ = lazy_exports(
+    __name__,
+    {
+        "augment": ["RandAugmentCandidates", "resample_candidates"],
+        "crop": ["CropCandidates", "CropCandidatesd", "candidate_size"],
+        "intensity": ["ClipIntensityRange", "ClipIntensityRanged"],
+        "load": ["LoadScan", "LoadScand"],
+    },
+)

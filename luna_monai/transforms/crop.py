@@ -10,12 +10,13 @@ import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
+from numpy.typing import ArrayLike
 
 from luna_monai.errors import LunaError
 
 
-def window_start(center: int, size: int, available: int) -> int:
-    """Find where the window around a voxel begins along one axis, as the book does (chapter 10.4).
+def window_start(center: ArrayLike, size: ArrayLike, available: ArrayLike) -> np.ndarray:
+    """Find where the window around a voxel begins, as the book does (chapter 10.4), along one axis or several.
 
     Args:
         center: index of the voxel.
@@ -23,9 +24,10 @@ def window_start(center: int, size: int, available: int) -> int:
         available: voxels of the volume, at least ``size``.
 
     Returns:
-        Index of the first voxel: ``int(round(center - size / 2))`` with Python's rounding, moved inside the volume.
+        Index of the first voxel, int64: ``center - size / 2``, halves rounded to even, moved inside the volume.
     """
-    return min(max(int(round(center - size / 2)), 0), available - size)  # noqa: RUF046
+    start = np.round(np.subtract(center, np.divide(size, 2)))
+    return np.clip(start, 0, np.subtract(available, size)).astype(np.int64)
 
 
 class CropCandidates(Transform):
@@ -56,61 +58,51 @@ class CropCandidates(Transform):
             LunaError: when the volume is smaller than a block, or a center lies outside of it.
         """
         source = getattr(img, "meta", {}).get("filename_or_obj", "volume")
-        shape = tuple(img.shape[1:])
-        if any(have < need for have, need in zip(shape, self.spatial_size, strict=True)):
+        shape, centers = tuple(img.shape[1:]), np.asarray(roi_centers).reshape(-1, 3)
+        if np.less(shape, self.spatial_size).any():
             found, wanted = (" x ".join(map(str, each)) for each in (shape, self.spatial_size))
             raise LunaError(f"{source}: {found} voxels (z,y,x) are too few for candidates of {wanted}")
+        outside = ((centers < 0) | (centers >= shape)).any(axis=1)
+        if outside.any():
+            center = tuple(centers[outside][0].tolist())
+            raise LunaError(f"{source}: voxel {center} (z,y,x) lies outside the volume of {shape} voxels")
         volume = (img.as_tensor() if isinstance(img, MetaTensor) else img).numpy()
         # NumPy asks for huge pages and torch does not: most of the time here goes into touching new memory.
-        blocks = np.empty((len(roi_centers), volume.shape[0], *self.spatial_size), dtype=volume.dtype)
-        for block, center in zip(blocks, np.asarray(roi_centers).tolist(), strict=True):
-            if any(not 0 <= index < have for index, have in zip(center, shape, strict=True)):
-                raise LunaError(f"{source}: voxel {tuple(center)} (z,y,x) lies outside the volume of {shape} voxels")
-            window = [slice(None)]
-            for index, size, have in zip(center, self.spatial_size, shape, strict=True):
-                start = window_start(index, size, have)
-                window.append(slice(start, start + size))
-            block[...] = volume[tuple(window)]
+        blocks = np.empty((len(centers), volume.shape[0], *self.spatial_size), dtype=volume.dtype)
+        depth, height, width = self.spatial_size
+        starts = window_start(centers, self.spatial_size, shape).tolist()
+        for block, (z, y, x) in zip(blocks, starts, strict=True):
+            block[...] = volume[:, z : z + depth, y : y + height, x : x + width]
         return torch.from_numpy(blocks)
 
 
 class CropCandidatesd(MapTransform):
     """Cut all candidates of a series out of its CT: dictionary wrapper of :class:`CropCandidates`.
 
-    Adds the candidates' voxel indices. The points are removed.
+    The candidates' centers, ``center_xyz``, (n, 3), world x,y,z in mm (LPS), are replaced by their voxel indices,
+    ``center_irc``, (n, 3), z,y,x ("IRC" in the book).
 
     Args:
         keys: key of the CT, a MetaTensor (1, z, y, x) as :class:`~luna_monai.transforms.LoadScand` loads it.
         spatial_size: size of the blocks in voxels, (z, y, x).
-        point_key: key of the candidates' centers, (n, 3), world x,y,z in mm (LPS).
-        center_key: key under which the voxel indices of the centers are put, (n, 3), z,y,x ("IRC" in the book).
         allow_missing_keys: do not raise an error if a key is missing.
     """
 
-    def __init__(
-        self,
-        keys: KeysCollection,
-        spatial_size: Sequence[int],
-        point_key: str = "center_xyz",
-        center_key: str = "center_irc",
-        allow_missing_keys: bool = False,
-    ) -> None:
+    def __init__(self, keys: KeysCollection, spatial_size: Sequence[int], allow_missing_keys: bool = False) -> None:
         super().__init__(keys, allow_missing_keys)
         self.cropper = CropCandidates(spatial_size)
-        self.point_key = point_key
-        self.center_key = center_key
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Replace each CT by its (n, 1, *spatial_size) blocks."""
         d = dict(data)
-        points = np.asarray(d.pop(self.point_key), dtype=float).reshape(-1, 3)
+        points = np.asarray(d.pop("center_xyz"), dtype=float).reshape(-1, 3)
         for key in self.key_iterator(d):
             # The geometry that the scan was loaded with: numbers in an affine are rounded differently.
             image, geometry = d[key], getattr(d[key], "meta", {}).get("geometry")
             if geometry is None or not np.allclose(image.affine.numpy(), geometry.affine_ras_zyx):
                 raise LunaError(f"{key}: not as LoadScand loads a scan; cut candidates before it is resampled")
             centers = geometry.world_to_index(points)
-            d[self.center_key] = torch.from_numpy(centers)
+            d["center_irc"] = torch.from_numpy(centers)
             d[key] = self.cropper(image, centers)
         return d
 

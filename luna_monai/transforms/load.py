@@ -36,18 +36,13 @@ class LoadScan(Transform):
 
         Returns:
             (1, z, y, x) in HU, int16, int32 or float32, with ``affine`` (z, y, x indices to RAS mm); ``meta`` holds the
-            :class:`~luna_monai.scans.Geometry` as ``geometry`` and, as ``mapped``, whether the voxels take no memory.
+            :class:`~luna_monai.scans.Geometry` as ``geometry``.
 
         Raises:
             LunaError: when the scan is missing or damaged.
         """
         scan = read_scan(source, self.orientation)
-        meta = {
-            "filename_or_obj": str(scan.header.path),
-            "space": "RAS",
-            "geometry": scan.geometry,
-            "mapped": scan.is_mapped,
-        }
+        meta = {"filename_or_obj": str(scan.header.path), "space": "RAS", "geometry": scan.geometry}
         return MetaTensor(torch.from_numpy(scan.voxels)[None], affine=scan.geometry.affine_ras_zyx, meta=meta)
 
 

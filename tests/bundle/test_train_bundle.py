@@ -54,7 +54,7 @@ def test_golden_logits_of_all_samples(book_run, golden):
     logits, rows = [], []
     for part in (dataset, book_run.parser.get_parsed_content("validate#dataset")):
         for start in range(0, len(part), 64):
-            batch = part.__getitems__(range(start, min(start + 64, len(part)))).stacked
+            batch = part.read(range(start, min(start + 64, len(part))))
             image, _ = prepare_batch(batch, "cpu")
             with torch.no_grad():
                 logits.append(network(image).numpy())

@@ -267,8 +267,8 @@ def test_a_disk_whose_clock_is_late_is_no_error(make_dataset, tmp_path):
     dataset = open_dataset(folder, tmp_path / "cache")
     for item in dataset.cache.data:
         item["changed_ns"] += 3600 * 10**9
-    batch = dataset.__getitems__(range(36)).stacked["image"]
-    assert torch.equal(batch, dataset.__getitems__(range(36)).stacked["image"])
+    batch = dataset.read(range(36))["image"]
+    assert torch.equal(batch, dataset.read(range(36))["image"])
 
 
 def test_file_truncated_within_an_epoch_is_cut_again(make_dataset, tmp_path, caplog):

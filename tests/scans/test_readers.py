@@ -15,7 +15,7 @@ import torch
 
 from luna_monai.errors import LunaError
 from luna_monai.scans import ScanSource, read_header, read_scan
-from luna_monai.scans.metaimage import read_header as read_metaimage_header
+from luna_monai.scans.metaimage import read_fields
 from luna_monai.transforms import LoadScan
 
 IDENTITY = (1.0, 0, 0, 0, 1, 0, 0, 0, 1)
@@ -84,7 +84,10 @@ def test_every_format_gives_the_same_scan(
     np.testing.assert_array_equal(scan.voxels, sitk.GetArrayFromImage(image))
     assert read_header(path).geometry == geometry
     assert scan.warnings == ()
-    assert scan.is_mapped == (name in ("a.mhd", "c.nii")) or name in ("b.mha", "d.nrrd")  # as their headers are long
+    assert scan.header.is_mapped == (name in ("a.mhd", "c.nii")) or name in (
+        "b.mha",
+        "d.nrrd",
+    )  # as their headers are long
     corners = [[0, 0, 0], [11, 15, 19], [11, 0, 0], [0, 15, 0]]
     world = [image.TransformIndexToPhysicalPoint(corner[::-1]) for corner in corners]
     np.testing.assert_allclose(geometry.index_to_world(np.array(corners)), world, atol=1e-4)
@@ -137,7 +140,7 @@ def test_uncompressed_voxels_are_mapped_and_the_file_is_safe(tmp_path: Path) -> 
     before = raw.read_bytes()
     raw.chmod(0o444)
     scan = read_scan(path)
-    assert scan.is_mapped
+    assert scan.header.is_mapped
     tensor = torch.from_numpy(scan.voxels)
     tensor += 1
     assert raw.read_bytes() == before
@@ -501,7 +504,7 @@ def test_all_headers_of_luna16_in_a_second(shared_data: Path, tmp_path: Path) ->
     paths = sorted(tmp_path.rglob("*.mhd"))
     assert len(paths) == 888
     start = time.process_time()
-    geometries = [read_metaimage_header(path).geometry for path in paths]
+    geometries = [read_fields(path)["geometry"] for path in paths]
     assert time.process_time() - start < 2
     shown = sitk.ProcessObject.GetGlobalWarningDisplay()
     sitk.ProcessObject.SetGlobalWarningDisplay(False)

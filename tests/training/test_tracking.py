@@ -108,7 +108,7 @@ def test_a_failed_run_is_marked(train, open_store, monkeypatch, capsys):
     def fail(*_):
         raise LunaError("scan.mhd: gone")
 
-    monkeypatch.setattr("luna_monai.data.datasets.CandidateDataset.__getitems__", fail)
+    monkeypatch.setattr("luna_monai.data.datasets.CandidateDataset.read", fail)
     assert train("--epochs", "1") == 1
     assert "scan.mhd: gone" in capsys.readouterr().err
     assert [run.info.status for run in open_store()[1]] == ["FAILED"]
