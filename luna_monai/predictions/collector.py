@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,6 @@ class ScanPredictions:
     outputs: str | Sequence[str] | None
     scans: Sequence[ScanSource]
     proposed: bool
-    _: KW_ONLY
     threshold: float | None = None
     max_findings: int = 20
     output_dir: str | Path = "."
@@ -129,9 +128,7 @@ class ScanPredictions:
         # A DICOM series without a name has that of its header.
         names = [scan.seriesuid or scan_name(scan.path) for scan in self.scans if scan.seriesuid or scan.path.is_file()]
         if twice := sorted(name for name in set(names) if names.count(name) > 1):
-            raise LunaError(
-                f"two scans with the name {twice[0]}; list them with different names in a column 'seriesuid'"
-            )
+            raise LunaError(f"two scans with the name {twice[0]}; list them with names of their own, as 'seriesuid'")
         others = [*(path for path in self._paths if not is_dicom(path)), self.explanation, self.page, self.froc]
         if any(map(is_dicom, self._paths)):
             from luna_monai.predictions.dicom_objects import refusal

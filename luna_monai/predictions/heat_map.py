@@ -62,9 +62,7 @@ class CandidateExplainer:
         for name in target_layers:
             # The layers of a scripted network take no hooks.
             if isinstance(layers.get(name), (type(None), torch.jit.ScriptModule)):
-                raise LunaError(
-                    f"--explain needs the layer {name!r} of LunaModel; these weights are an exported network"
-                )
+                raise LunaError(f"--explain needs the layer {name!r} of LunaModel; these weights are exported")
         # Log-odds: the logit of a nodule less that of none. A copy, because hooks stay in a network.
         difference = nn.Linear(2, 1, bias=False)
         difference.weight.data = torch.tensor([[-1.0, 1.0]])

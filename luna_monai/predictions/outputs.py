@@ -150,9 +150,7 @@ def write_dicom(path: Path, prediction: ScanPrediction, *, anonymous: bool = Fal
     """
     dicom_objects = importlib.import_module("luna_monai.predictions.dicom_objects")  # highdicom is an extra
     is_report = ending_of(path) == ".dcm"
-    dataset = None
-    if segmented or not is_report:
-        dataset = dicom_objects.make_segmentation(prediction, anonymous)
+    dataset = dicom_objects.make_segmentation(prediction, anonymous) if segmented or not is_report else None
     if is_report:
         dataset = dicom_objects.make_report(prediction, anonymous, dataset)
     if dataset is not None:
@@ -209,9 +207,7 @@ def check_file(path: Path, endings: Iterable[str] = FORMATS) -> None:
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise LunaError(
-            f"{path}: cannot be written, because {folder} cannot be written to ({error.strerror})"
-        ) from None
+        raise LunaError(f"{path}: {folder} cannot be written to ({error.strerror})") from None
 
 
 def check_outputs(paths: Sequence[Path], scans: int) -> None:
