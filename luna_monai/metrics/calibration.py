@@ -63,14 +63,10 @@ def log_odds_of_probability(probability: ArrayLike) -> _FloatArray:
     Raises:
         LunaError: when a value is undefined or outside 0..1.
     """
-    return np.asarray(logit(np.clip(_checked(probability), _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)))
-
-
-def _checked(probability: ArrayLike) -> _FloatArray:
     values = np.asarray(probability, dtype=float)
     if (wrong := ~((values >= 0) & (values <= 1))).any():
         raise LunaError(f"a probability must be between 0 and 1, found {values[wrong].flat[0]}")
-    return values
+    return np.asarray(logit(np.clip(values, _PROBABILITY_MARGIN, 1 - _PROBABILITY_MARGIN)))
 
 
 def fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike) -> Calibration:
@@ -104,16 +100,13 @@ def fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike) -> Calibration:
     return Calibration(1 / slope, float(intercept), prevalence)
 
 
-def cross_fit_calibration(
-    log_odds: ArrayLike, is_nodule: ArrayLike, seriesuid: ArrayLike, *, folds: int = 5
-) -> tuple[_FloatArray, int]:
-    """Calibrate each scan by a fit on other scans, as new scans will be.
+def cross_fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike, seriesuid: ArrayLike) -> tuple[_FloatArray, int]:
+    """Calibrate each scan by a fit on other scans, as new scans will be: in 5 folds, or as many as scans allow.
 
     Args:
         log_odds: of each candidate, shape (n,).
         is_nodule: its class, 0 or 1, shape (n,).
         seriesuid: its scan, shape (n,).
-        folds: number of parts; fewer where fewer scans have a nodule.
 
     Returns:
         The calibrated probabilities, shape (n,), and the number of folds.
@@ -125,7 +118,7 @@ def cross_fit_calibration(
 
     log_odds, target = np.asarray(log_odds, dtype=float), np.asarray(is_nodule, dtype=bool)
     scan = np.asarray(seriesuid)
-    folds = min(folds, len(np.unique(scan[target])), len(np.unique(scan[~target])))
+    folds = min(5, len(np.unique(scan[target])), len(np.unique(scan[~target])))
     if folds < 2:
         raise LunaError("a cross-fitted calibration needs two scans with nodules")
     probability = np.empty(len(log_odds))
@@ -144,36 +137,23 @@ def reliability(probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10)
 
     Returns:
         For JSON, and for each bin that is not empty a list: ``count`` (of candidates), ``mean_probability``
-        (predicted), ``positive_share`` (observed share of nodules), ``lower`` and ``upper`` (its 95 % Wilson interval).
-        Over all: ``expected_calibration_error`` (mean of the differences of these two, weighted by ``count``) and
-        ``brier_score`` (mean squared difference of probability and class).
+        (predicted) and ``positive_share`` (observed share of nodules). Over all: ``expected_calibration_error`` (mean
+        of the differences of these two, weighted by ``count``) and ``brier_score`` (mean squared difference of
+        probability and class).
     """
-    from sklearn.calibration import calibration_curve
-
-    probability, target = _checked(probability), np.asarray(is_nodule, dtype=bool)
-    share, mean = calibration_curve(target, probability, n_bins=bins)
-    # The same bins again, because calibration_curve does not return the counts.
-    edges = np.linspace(0, 1, bins + 1)
-    _, count = np.unique(np.searchsorted(edges[1:-1], probability), return_counts=True)
-    lower, upper = wilson_interval(np.rint(share * count), count)
+    values = pd.DataFrame(
+        {"mean_probability": np.asarray(probability, float), "positive_share": np.asarray(is_nodule, float)}
+    )
+    predicted, observed = values["mean_probability"], values["positive_share"]
+    groups = values.groupby(np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], predicted))
+    means, count = groups.mean(), groups.size()
+    differences = (means["positive_share"] - means["mean_probability"]).abs()
     return {
         "count": count.tolist(),
-        "mean_probability": mean.tolist(),
-        "positive_share": share.tolist(),
-        "lower": lower,
-        "upper": upper,
-        "expected_calibration_error": float(np.average(np.abs(share - mean), weights=count)),
-        "brier_score": float(np.mean((probability - target) ** 2)),
+        **{str(name): values.tolist() for name, values in means.items()},
+        "expected_calibration_error": float(np.average(differences, weights=count)),
+        "brier_score": float(((predicted - observed) ** 2).mean()),
     }
-
-
-def wilson_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[list[float], list[float]]:
-    """Return lower and upper ends of the 95 % intervals of shares (Wilson 1927), for one-dimensional counts above 0."""
-    from scipy.stats import binomtest
-
-    pairs = zip(np.asarray(successes, dtype=int).tolist(), np.asarray(trials, dtype=int).tolist(), strict=True)
-    ends = [binomtest(*pair).proportion_ci(method="wilson") for pair in pairs]
-    return [float(each.low) for each in ends], [float(each.high) for each in ends]
 
 
 def calibration_summary(probability: ArrayLike, is_nodule: ArrayLike, seriesuid: ArrayLike) -> dict[str, Any]:

@@ -96,15 +96,6 @@ class FrocResult:
         """Number of annotated nodules in them."""
         return self.counts["total_number_of_nodules"]
 
-    def threshold_at(self, false_positives_per_scan: float) -> float:
-        """Find the threshold of the highest sensitivity that keeps to a rate of false positives.
-
-        Returns:
-            The probability from which on (inclusive) candidates count; infinite when the rate admits none.
-        """
-        last = np.searchsorted(self.curve["false_positives_per_scan"], false_positives_per_scan, side="right") - 1
-        return float(self.curve["threshold"].iloc[last])
-
     def summary(self) -> str:
         """Say in words how many nodules are found at which rate of false positives."""
         if not self.nodules:

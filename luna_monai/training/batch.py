@@ -18,16 +18,14 @@ logger = logging.getLogger(__name__)
 class PrepareCandidateBatch:
     """The ``prepare_batch`` of the engines: copies int16 to the device, converts to float32 and augments there.
 
-    Half the bytes of float32 are copied, and whole batches are augmented where the network runs.
+    Half the bytes of float32 are copied, and whole batches are augmented where the network runs. The memory layout
+    ``torch.channels_last_3d`` makes 3D convolutions more than twice as fast on CPUs.
 
     Args:
         augmentation: takes and returns a float batch (N, 1, 32, 48, 48) in HU; none when None.
-        memory_format: memory layout of the network's input. ``torch.channels_last_3d`` makes 3D convolutions more than
-            twice as fast on CPUs.
     """
 
     augmentation: Callable[[torch.Tensor], torch.Tensor] | None = None
-    memory_format: torch.memory_format = torch.channels_last_3d
 
     def __call__(
         self,
@@ -49,7 +47,7 @@ class PrepareCandidateBatch:
         """
         image = batchdata["image"].to(device, non_blocking=non_blocking)
         label = batchdata["label"].to(device, non_blocking=non_blocking)
-        image = image.to(torch.float32, memory_format=self.memory_format, **kwargs)
+        image = image.to(torch.float32, memory_format=torch.channels_last_3d, **kwargs)
         if self.augmentation is not None:
             image = self.augmentation(image)
         return image, label

@@ -19,8 +19,6 @@ from luna_monai.training.run_folder import write_predictions
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.json"
-CALIBRATION = "calibration.json"
 ERROR = "expected_calibration_error"
 
 
@@ -65,15 +63,15 @@ class EvaluationFolder:
         write_submission(folder / "submission.csv", in_order.join(self.candidates, on="row"))
         seriesuid = records["row"].map(self.candidates["seriesuid"])
         counts = {"scans": seriesuid.nunique(), "candidates": len(records)}
-        write_json(folder / METRICS, {**self.source, **counts, "metrics": engine.state.metrics})
-        (folder / CALIBRATION).unlink(missing_ok=True)  # of an earlier evaluation
+        write_json(folder / "metrics.json", {**self.source, **counts, "metrics": engine.state.metrics})
+        (folder / "calibration.json").unlink(missing_ok=True)  # of an earlier evaluation
         if self.calibrate:
             try:
                 content = calibration_summary(records["probability"], records["class"], seriesuid)
             except LunaError as error:
                 logger.warning("No calibration and no thresholds: %s", error)
             else:
-                write_json(folder / CALIBRATION, content)
+                write_json(folder / "calibration.json", content)
                 _log_calibration(content)
         logger.info("Results: %s", folder)
 

@@ -61,17 +61,8 @@ def local_device() -> torch.device:
 
     Returns:
         The GPU with the number of this process on its machine, or the CPU where there are no GPUs.
-
-    Raises:
-        LunaError: when the machine has fewer GPUs than processes.
     """
-    gpus, process = torch.cuda.device_count(), launched()
-    if gpus == 0:
-        return torch.device("cpu")
-    if process.local_rank >= gpus:
-        found = f"{process.local_world_size} processes on a machine with {gpus} GPUs"
-        raise LunaError(f"{found}: each needs one of its own; start torchrun with --nproc-per-node {gpus}")
-    return torch.device("cuda", process.local_rank)
+    return torch.device("cuda", launched().local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def start_processes(device: torch.device) -> None:
@@ -150,8 +141,7 @@ def share_of_batch(batch_size: int) -> int:
     """
     processes = launched().world_size
     if batch_size % processes:
-        advice = f"set it to a multiple of {processes}, such as {-(-batch_size // processes) * processes}"
-        raise LunaError(f"batch_size {batch_size} cannot be divided evenly among {processes} processes; {advice}")
+        raise LunaError(f"batch_size {batch_size} must be a multiple of the number of processes, {processes}")
     return batch_size // processes
 
 

@@ -24,7 +24,7 @@ from monai.engines import Evaluator
 from monai.handlers import LrScheduleHandler, ValidationHandler
 
 from luna_monai.data.tables import COORDINATES
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.files import lock, remove_abandoned, write_bytes, write_errors, write_table, write_tensors
 from luna_monai.training.checkpoint import CHECKPOINT, PREVIOUS_CHECKPOINT, restore_checkpoint, save_checkpoint
 from luna_monai.training.run_files import CONFIG, METRICS, PREDICTION_COLUMNS, PREDICTIONS
@@ -202,9 +202,8 @@ class LrSchedule(LrScheduleHandler):
         """Step."""
         try:
             super().__call__(engine)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # of its own settings
-            reason = f"{type(self.lr_scheduler).__name__}: {type(error).__name__}: {error}"
-            raise LunaError(f"lr_scheduler: {reason}") from error
+        except Exception as error:  # of its own settings
+            raise LunaError(f"lr_scheduler: {type(self.lr_scheduler).__name__}: {reason_of(error)}") from error
 
 
 def engines_of_epoch(trainer: Engine, validator: Engine) -> dict[str, Engine]:

@@ -55,7 +55,7 @@ def test_without_torchrun_there_is_one_process():
 def test_a_batch_is_that_of_all_processes(torchrun):
     torchrun(world_size=4)
     assert share_of_batch(32) == 8
-    with pytest.raises(LunaError, match=r"batch_size 30 cannot be divided evenly among 4 processes; .* such as 32"):
+    with pytest.raises(LunaError, match="batch_size 30 must be a multiple of the number of processes, 4"):
         share_of_batch(30)
 
 
@@ -87,7 +87,7 @@ def test_more_processes_than_validation_samples(torchrun):
 
 @pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (4, "cuda:3")])
 def test_each_process_has_a_gpu_of_its_own(torchrun, monkeypatch, gpus, device):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     torchrun(rank=11, world_size=16, local_rank=3, local_world_size=8)
     assert local_device() == torch.device(device)
 
@@ -143,10 +143,3 @@ def test_nobody_waits_for_a_process_that_has_ended():
         for process in processes:
             process.kill()
             process.join()
-
-
-def test_more_processes_than_gpus(torchrun, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    torchrun(rank=2, world_size=3, local_rank=2, local_world_size=3)
-    with pytest.raises(LunaError, match=r"3 processes on a machine with 2 GPUs: .* --nproc-per-node 2"):
-        local_device()

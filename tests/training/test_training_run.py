@@ -383,7 +383,7 @@ def test_a_schedule_that_needs_a_metric_is_refused_before_training(make_run, tmp
 
 def test_a_schedule_that_cannot_step_is_one_line(make_run, tmp_path):
     run = make_run(tmp_path, scheduler=lambda it: torch.optim.lr_scheduler.StepLR(it, step_size=0))
-    with pytest.raises(LunaError, match="lr_scheduler: StepLR: ZeroDivisionError: integer modulo by zero"):
+    with pytest.raises(LunaError, match="lr_scheduler: StepLR: integer modulo by zero"):
         run.trainer.run()
 
 
