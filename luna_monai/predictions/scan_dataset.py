@@ -33,7 +33,7 @@ THICKEST_SLICES = 2.5
 class ScanDataset(torch.utils.data.Dataset):
     """Scans with their candidates, one an item.
 
-    Item ``i`` is a dict with ``number``, which is ``i``; ``image``, (1, z, y, x) in HU, int16, int32 or float32, its
+    Item ``i`` is a dict with ``number``, which is ``i``; ``image``, (1, z, y, x) in HU, int16 or float32, its
     axes turned to LPS as in training and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``;
     ``centers``, int64 (n, 3), the candidates' voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``lungs``, the
     :class:`~luna_monai.detection.lungs.Lungs`; ``header``, the :class:`~luna_monai.scans.ScanHeader`;

@@ -77,7 +77,7 @@ def epoch_figure(metrics: pd.DataFrame, columns: Sequence[str], best_epoch: int 
     for split, style in (("trn", ".--"), ("val", ".-")):
         rows = metrics[metrics["split"] == split]
         for color, column in zip(COLORS, columns, strict=False):
-            label = f"{short_name(column)}, {split}"
+            label = f"{column.rpartition('/')[2]}, {split}"
             axes.plot(rows["epoch"], rows[column], style, color=color, label=label)
     if best_epoch is not None:
         axes.axvline(best_epoch, linestyle=":", color="gray")
@@ -86,11 +86,6 @@ def epoch_figure(metrics: pd.DataFrame, columns: Sequence[str], best_epoch: int 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(fontsize=9)
     return figure
-
-
-def short_name(column: str) -> str:
-    """Give the name of a quantity among those of one chart: ``loss/pos`` is ``pos``."""
-    return column.rpartition("/")[2].replace("_", " ")
 
 
 def _new_axes(xlabel: str = "", ylabel: str = "", title: str = "") -> tuple[Figure, Axes]:

@@ -128,15 +128,10 @@ def chart(figure: Figure, title: str, text: str) -> dict[str, str]:
 
 
 def _training_charts(metrics: pd.DataFrame, epoch: int | None) -> list[dict[str, str]]:
-    charts = []
-    shown = metrics[(metrics["split"] == "val") & ((metrics["epoch"] == epoch) | (epoch is None))].tail(1)
+    charts, text = [], f"Dashed is training, solid validation. Best epoch: {show(epoch)}."
     for title, all_columns in _EPOCH_CHARTS.items():
         columns = [column for column in all_columns if column in metrics]
         if metrics[columns].notna().any(axis=None):
-            values = ", ".join(
-                f"{figures.short_name(str(name))} {show(value)}" for name, value in shown[columns].max().items()
-            )
-            text = f"Validation in {'the last' if epoch is None else 'the best'} epoch: {values}."
             charts.append(chart(figures.epoch_figure(metrics, columns, epoch), title, text))
     return charts
 
@@ -146,11 +141,9 @@ def _ranking_charts(validation: pd.DataFrame) -> list[dict[str, str]]:
     is_nodule = validation["class"].to_numpy()
     if is_nodule.all() or not is_nodule.any():
         return []
-    roc, precision_recall = figures.ranking_figures(is_nodule, validation["probability"].to_numpy())
-    return [
-        chart(roc, "ROC, by candidate", "Chance is the diagonal."),
-        chart(precision_recall, "Precision and recall, by candidate", "Chance is the share of nodules."),
-    ]
+    drawn = figures.ranking_figures(is_nodule, validation["probability"].to_numpy())
+    titles = ("ROC, by candidate", "Precision and recall, by candidate")
+    return [chart(figure, title, "Chance is dashed.") for figure, title in zip(drawn, titles, strict=True)]
 
 
 def _summarize(validation: pd.DataFrame, threshold: float) -> tuple[str, list[tuple[str, str, str]]]:

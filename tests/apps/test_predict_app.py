@@ -286,8 +286,8 @@ def test_outputs(tmp_path, weights, voxels, geometry):
     points = write_points(tmp_path / "points.csv", geometry, seriesuid="1.2.3")
     outputs = [tmp_path / "new" / name for name in ("a.csv", "b.json", "c.mrk.json", "d-{seriesuid}.json")]
     arguments = [word for output in outputs for word in ("--output", output)]
-    # Positional arguments may stand anywhere.
-    LunaPredictApp(["batch_size=4", *arguments, tmp_path / "1.2.3.mhd", "--weights", weights, "precision=float32",
+    # Overrides may stand between options.
+    LunaPredictApp([*arguments, tmp_path / "1.2.3.mhd", "batch_size=4", "--weights", weights, "precision=float32",
                     "--candidates", points]).main()  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         "a.csv",
