@@ -59,7 +59,7 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any)
     """
     model = predictions[0].model
     facts = {name: getattr(model, name) for name in ("name", "sha256", "version", "thresholds")}
-    facts["calibration"] = None if model.calibration is None else model.calibration.to_dict()
+    facts["calibration"] = None if model.calibration is None else vars(model.calibration)
     scans = []
     for prediction in predictions:
         scan = {name: getattr(prediction.geometry, name) for name in ("size", "spacing", "origin", "direction")}
