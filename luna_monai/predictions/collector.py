@@ -213,8 +213,7 @@ class ScanPredictions:
         if self.model.calibration is not None:
             table["probability_calibrated"] = self.model.calibration.apply(log_odds_of_logits(logits.numpy()))
         table = table.sort_values("probability", ascending=False, kind="stable", ignore_index=True)[list(COLUMNS)]
-        points, probability = table[COORDINATES].to_numpy(dtype=float), table["probability"].to_numpy()
-        findings = find_findings(voxels, grid, points, probability, batch["lungs"])
+        findings = find_findings(voxels, grid, table[COORDINATES], table["probability"], batch["lungs"])
         return ScanPrediction(
             seriesuid=scan.seriesuid,
             source=scan.path,
@@ -242,11 +241,10 @@ class ScanPredictions:
 
 
 def summary_lines(prediction: ScanPrediction, threshold: float) -> list[str]:
-    """Describe the result of a scan in lines: candidates, findings, the most probable one, and each warning."""
+    """Describe the result of a scan in lines: candidates, findings, the highest probability, and each warning."""
     kind = "proposed" if prediction.proposed else "given"
     line = f"{len(prediction.candidates)} candidates {kind}, {len(prediction.findings)} findings"
-    for first in prediction.findings[:1]:
+    if prediction.findings:
         above = sum(finding.probability >= threshold for finding in prediction.findings)
-        size = "" if first.diameter_mm is None else f", {first.diameter_mm:.1f} mm"
-        line += f", {above} of at least {threshold:.3f}; the most probable, {first.probability:.3f}{size}"
+        line += f", {above} of at least {threshold:.3f}; the highest {prediction.findings[0].probability:.3f}"
     return [f"{prediction.seriesuid}: {text}" for text in (line, *prediction.warnings)]

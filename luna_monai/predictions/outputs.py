@@ -62,14 +62,13 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any)
     facts["calibration"] = None if model.calibration is None else vars(model.calibration)
     scans = []
     for prediction in predictions:
-        scan = {name: getattr(prediction.geometry, name) for name in ("size", "spacing", "origin", "direction")}
-        scan |= {name: getattr(prediction, name) for name in ("seriesuid", "voxels_sha256", "proposed", "warnings")}
+        scan = {name: getattr(prediction, name) for name in ("seriesuid", "voxels_sha256", "proposed", "warnings")}
         positions = prediction.candidates[COORDINATES].to_numpy()
         candidates = prediction.candidates[["probability", "probability_calibrated"]].assign(
             position=list(positions), voxel=list(nearest_voxels(prediction.geometry, positions))
         )
         scan |= {"candidates": candidates.to_dict("records"), "findings": describe_findings(prediction)}
-        scans.append(scan | {"findings_shown": prediction.shown})
+        scans.append(vars(prediction.geometry) | scan | {"findings_shown": prediction.shown})
     files.write_json(path, {"format": "luna-monai predictions", "model": facts, "scans": scans}, indent=1)
 
 
