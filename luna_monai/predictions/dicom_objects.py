@@ -154,9 +154,8 @@ def make_segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
     kept = np.flatnonzero(labels.any(axis=(1, 2)))
     if len(kept) == 0:
         return None
-    numbers = np.flatnonzero(np.bincount(labels[kept].ravel()))[1:]
-    segment_of = np.zeros(numbers[-1] + 1, dtype=labels.dtype)
-    segment_of[numbers] = np.arange(1, len(numbers) + 1)
+    used = np.bincount(labels[kept].ravel()) > 0
+    segment_of = (np.cumsum(used) - 1).astype(labels.dtype)
     algorithm = hd.AlgorithmIdentificationSequence(
         name="luna-monai", family=codes.DCM.ArtificialIntelligence, version=__version__
     )
@@ -172,7 +171,7 @@ def make_segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
             tracking_id=f"Finding {number}",
             anatomic_regions=[codes.SCT.Lung],
         )
-        for segment, number in enumerate(numbers, start=1)
+        for segment, number in enumerate(np.flatnonzero(used)[1:], start=1)
     ]
     return hd.seg.Segmentation(
         source_images=[slices[index] for index in kept],

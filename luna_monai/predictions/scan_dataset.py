@@ -84,8 +84,9 @@ class ScanDataset(torch.utils.data.Dataset):
     def _load(self, scan: Scan) -> dict[str, Any]:
         voxels, geometry, warnings = scan.voxels, scan.geometry, list(scan.warnings)
         if geometry.spacing[2] > THICKEST_SLICES * 1.01:
-            apart = f"{geometry.spacing[2]:.3g} mm apart, the model was made for at most {THICKEST_SLICES:g} mm"
-            warnings.append(f"slices are {apart}")
+            warnings.append(
+                f"slices are {geometry.spacing[2]:.3g} mm apart, more than the model's {THICKEST_SLICES:g} mm"
+            )
         lungs = find_lungs(voxels, geometry)
         if self.examine is not None:
             warnings += self.examine(voxels, geometry, lungs)
