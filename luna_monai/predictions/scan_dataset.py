@@ -83,10 +83,9 @@ class ScanDataset(torch.utils.data.Dataset):
 
     def _load(self, scan: Scan) -> dict[str, Any]:
         voxels, geometry, warnings = scan.voxels, scan.geometry, list(scan.warnings)
-        if geometry.spacing[2] > THICKEST_SLICES * 1.01:
-            warnings.append(
-                f"slices are {geometry.spacing[2]:.3g} mm apart, more than the model's {THICKEST_SLICES:g} mm"
-            )
+        apart = geometry.spacing[2]
+        if apart > THICKEST_SLICES * 1.01:
+            warnings.append(f"slices are {apart:.3g} mm apart, more than the {THICKEST_SLICES:g} mm of LUNA16's scans")
         lungs = find_lungs(voxels, geometry)
         if self.examine is not None:
             warnings += self.examine(voxels, geometry, lungs)

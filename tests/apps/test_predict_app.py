@@ -273,7 +273,7 @@ def test_a_scan_smaller_than_a_crop(tmp_path, predict, voxels, geometry):
     first, second = ([one["probability"] for one in content["scans"][0]["candidates"]] for content in contents)
     np.testing.assert_allclose(first, second, atol=1e-5)
     thick, padded = contents[0]["scans"][0]["warnings"]
-    assert thick == "slices are 5 mm apart, more than the model's 2.5 mm"
+    assert thick == "slices are 5 mm apart, more than the 2.5 mm of LUNA16's scans"
     assert padded.startswith("the scan (10 x 60 x 56 voxels z, y, x) is smaller than the crop")
     assert contents[1]["scans"][0]["warnings"] == [thick]
     voxels_found = sorted(one["voxel"] for one in contents[0]["scans"][0]["candidates"])
