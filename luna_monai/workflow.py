@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from luna_monai.errors import LunaError, reason_of, unwrapped_luna_errors
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.lazy import deferred_imports
 from luna_monai.literals import leaves_and_sections, literals, text_of
 from luna_monai.settings import checked, is_code, nearest
@@ -185,15 +185,10 @@ def load_workflow(
 
 
 def run_workflow(workflow: ConfigWorkflow) -> None:
-    """Make what a configuration describes, run it and clean up.
-
-    Raises:
-        LunaError: for bad data or configuration.
-    """
-    with unwrapped_luna_errors():
-        workflow.initialize()
-        workflow.run()
-        workflow.finalize()
+    """Make what a configuration describes, run it and clean up."""
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
 
 
 def run_config(run: Path, overlays: Sequence[str]) -> str:

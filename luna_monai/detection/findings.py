@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
@@ -76,11 +76,7 @@ class Finding:
 
 
 def find_findings(
-    voxels: np.ndarray,
-    geometry: Geometry,
-    points: np.ndarray,
-    probabilities: Sequence[float] | np.ndarray,
-    lungs: Lungs | None = None,
+    voxels: np.ndarray, geometry: Geometry, points: ArrayLike, probabilities: ArrayLike, lungs: Lungs | None = None
 ) -> list[Finding]:
     """Turn the candidates of a scan into findings.
 

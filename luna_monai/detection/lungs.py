@@ -66,11 +66,6 @@ class Lungs:
     airy: BoolArray
     geometry: Geometry
 
-    @property
-    def volume_ml(self) -> float:
-        """Volume of the airy part, ml."""
-        return VOXEL_ML * float(self.airy.sum())
-
     @cached_property
     def mask(self) -> BoolArray:
         """The lungs with small vessels and nodules inside them: holes of axial slices that reach no edge are filled."""
@@ -197,7 +192,7 @@ def chest_warnings(volume: np.ndarray, geometry: Geometry, lungs: Lungs | None =
         A sentence; none for a CT of the chest.
     """
     lungs = lungs or find_lungs(volume, geometry)
-    lung_ml, tissue = lungs.volume_ml, float(np.mean(lungs.hu > TISSUE_HU))
+    lung_ml, tissue = VOXEL_ML * float(lungs.airy.sum()), float(np.mean(lungs.hu > TISSUE_HU))
     body = lungs.hu.size - int(np.sum(~lungs.airy & (lungs.hu < AIRY_HU)))
     share = float(lungs.airy.sum()) / max(body, 1)
     if (

@@ -8,7 +8,6 @@ validation data; neither changes the order of the candidates.
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,10 +45,6 @@ class Calibration:
     def apply(self, log_odds: ArrayLike) -> _FloatArray:
         """Turn log-odds of any shape into calibrated probabilities of a nodule."""
         return np.asarray(expit(np.asarray(log_odds, dtype=float) / self.temperature + self.intercept))
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Return the attributes for JSON."""
-        return dataclasses.asdict(self)
 
 
 def log_odds_of_logits(logits: ArrayLike) -> _FloatArray:
@@ -195,7 +190,7 @@ def calibration_summary(probability: ArrayLike, is_nodule: ArrayLike, seriesuid:
     points["calibrated_threshold"] = np.where(points["threshold"] < 0, points["threshold"], on_calibrated_scale)
     return {
         "fitted_on": {"scans": scans, "candidates": len(target), "nodule_candidates": int(target.sum())},
-        "calibration": calibration.to_dict(),
+        "calibration": dict(vars(calibration)),
         "reliability": {"raw": reliability(probability, target), "calibrated": calibrated, "folds": folds},
         "thresholds": {
             kind: rows.drop(columns="kind").to_dict("records") for kind, rows in points.groupby("kind", sort=False)

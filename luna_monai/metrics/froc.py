@@ -75,7 +75,6 @@ class FrocResult:
             ``upper`` end of the 95 % interval, of the sensitivity at each of the seven rates and, in row ``cpm``, of
             the CPM.
         samples: number of bootstrap samples.
-        matches: the candidates and nodules behind the counts.
     """
 
     counts: dict[str, int]
@@ -84,7 +83,6 @@ class FrocResult:
     curve: pd.DataFrame
     interval: pd.DataFrame | None
     samples: int
-    matches: FindingMatches
 
     @property
     def scans(self) -> int:
@@ -213,7 +211,7 @@ def evaluate_froc(
     }
     curve = _corners(*counts(np.ones(scans)), np.insert(probability[ends], 0, math.inf), scans, nodules)
     interval = _bootstrap(sensitivity_of, scans, bootstrap) if bootstrap else None
-    return FrocResult(summary, sensitivity, float(sensitivity.mean()), curve, interval, bootstrap, matches)
+    return FrocResult(summary, sensitivity, float(sensitivity.mean()), curve, interval, bootstrap)
 
 
 def _corners(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,6 @@ class ScanPredictions:
     outputs: str | Sequence[str] | None
     scans: Sequence[ScanSource]
     proposed: bool
-    _: KW_ONLY
     threshold: float | None = None
     max_findings: int = 20
     output_dir: str | Path = "."
@@ -129,9 +128,7 @@ class ScanPredictions:
         # A DICOM series without a name has that of its header.
         names = [scan.seriesuid or scan_name(scan.path) for scan in self.scans if scan.seriesuid or scan.path.is_file()]
         if twice := sorted(name for name in set(names) if names.count(name) > 1):
-            raise LunaError(
-                f"two scans with the name {twice[0]}; list them with different names in a column 'seriesuid'"
-            )
+            raise LunaError(f"two scans with the name {twice[0]}; list them with names of their own, as 'seriesuid'")
         others = [*(path for path in self._paths if not is_dicom(path)), self.explanation, self.page, self.froc]
         if any(map(is_dicom, self._paths)):
             from luna_monai.predictions.dicom_objects import refusal
@@ -216,8 +213,7 @@ class ScanPredictions:
         if self.model.calibration is not None:
             table["probability_calibrated"] = self.model.calibration.apply(log_odds_of_logits(logits.numpy()))
         table = table.sort_values("probability", ascending=False, kind="stable", ignore_index=True)[list(COLUMNS)]
-        points, probability = table[COORDINATES].to_numpy(dtype=float), table["probability"].to_numpy()
-        findings = find_findings(voxels, grid, points, probability, batch["lungs"])
+        findings = find_findings(voxels, grid, table[COORDINATES], table["probability"], batch["lungs"])
         return ScanPrediction(
             seriesuid=scan.seriesuid,
             source=scan.path,
@@ -245,11 +241,10 @@ class ScanPredictions:
 
 
 def summary_lines(prediction: ScanPrediction, threshold: float) -> list[str]:
-    """Describe the result of a scan in lines: candidates, findings, the most probable one, and each warning."""
+    """Describe the result of a scan in lines: candidates, findings, the highest probability, and each warning."""
     kind = "proposed" if prediction.proposed else "given"
     line = f"{len(prediction.candidates)} candidates {kind}, {len(prediction.findings)} findings"
-    for first in prediction.findings[:1]:
+    if prediction.findings:
         above = sum(finding.probability >= threshold for finding in prediction.findings)
-        size = "" if first.diameter_mm is None else f", {first.diameter_mm:.1f} mm"
-        line += f", {above} of at least {threshold:.3f}; the most probable, {first.probability:.3f}{size}"
+        line += f", {above} of at least {threshold:.3f}; the highest {prediction.findings[0].probability:.3f}"
     return [f"{prediction.seriesuid}: {text}" for text in (line, *prediction.warnings)]

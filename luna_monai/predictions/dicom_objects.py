@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -57,8 +56,7 @@ def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False)
     """
     if not files:
         raise LunaError(
-            f"{source}: a DICOM report or segmentation refers to DICOM slices, and this scan has none; choose .csv, "
-            ".json, .mrk.json or .nii.gz"
+            f"{source}: a DICOM object refers to DICOM slices, and this scan has none; choose .json or .nii"
         )
     slices: list[Dataset] = []
     for path in files:
@@ -105,13 +103,13 @@ def make_report(prediction: ScanPrediction, anonymous: bool, segmentation: Any) 
     """
     slices = read_slices(prediction.dicom_files, prediction.source, anonymous=anonymous)
     rows = enumerate(describe_findings(prediction)[: prediction.shown], start=1)
-    groups = [_group(prediction, slices, segmentation, number, row) for number, row in rows]
+    groups = [_group(slices, segmentation, f"Finding {number}", row) for number, row in rows]
     if not groups:  # TID 1500 needs one
         name = sr.CodedConcept("number-of-findings", PRIVATE_SCHEME, "Number of findings")
-        tracking = sr.TrackingIdentifier(_uid(prediction, "no finding"), "Findings")
+        tracking = sr.TrackingIdentifier(identifier="Findings")
         measurements = [sr.Measurement(name, 0, codes.UCUM.NoUnits)]
         groups = [sr.MeasurementsAndQualitativeEvaluations(tracking, measurements=measurements)]
-    observer = sr.DeviceObserverIdentifyingAttributes(_uid(prediction, "device"), "luna-monai")
+    observer = sr.DeviceObserverIdentifyingAttributes(hd.UID(), "luna-monai")
     context = sr.ObserverContext(codes.DCM.Device, observer)
     report = sr.MeasurementReport(
         observation_context=sr.ObservationContext(observer_device_context=context),
@@ -130,7 +128,7 @@ def make_report(prediction: ScanPrediction, anonymous: bool, segmentation: Any) 
         content_qualification=hd.ContentQualificationValues.RESEARCH,
         is_complete=True,
         specific_character_set="ISO_IR 192",
-        **_equipment(prediction, "report"),
+        **_equipment(prediction),
     )
 
 
@@ -156,9 +154,8 @@ def make_segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
     kept = np.flatnonzero(labels.any(axis=(1, 2)))
     if len(kept) == 0:
         return None
-    numbers = np.flatnonzero(np.bincount(labels[kept].ravel()))[1:]
-    segment_of = np.zeros(numbers[-1] + 1, dtype=labels.dtype)
-    segment_of[numbers] = np.arange(1, len(numbers) + 1)
+    used = np.bincount(labels[kept].ravel()) > 0
+    segment_of = (np.cumsum(used) - 1).astype(labels.dtype)
     algorithm = hd.AlgorithmIdentificationSequence(
         name="luna-monai", family=codes.DCM.ArtificialIntelligence, version=__version__
     )
@@ -170,11 +167,11 @@ def make_segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
             segmented_property_type=codes.SCT.Nodule,
             algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
             algorithm_identification=algorithm,
-            tracking_uid=_uid(prediction, f"finding {number}"),
+            tracking_uid=hd.UID(),
             tracking_id=f"Finding {number}",
             anatomic_regions=[codes.SCT.Lung],
         )
-        for segment, number in enumerate(numbers, start=1)
+        for segment, number in enumerate(np.flatnonzero(used)[1:], start=1)
     ]
     return hd.seg.Segmentation(
         source_images=[slices[index] for index in kept],
@@ -184,18 +181,15 @@ def make_segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
         series_number=1001,
         series_description="Lung nodule outlines",
         content_label="FINDINGS",
-        **_equipment(prediction, "segmentation"),
+        **_equipment(prediction),
     )
 
 
-def _uid(prediction: ScanPrediction, name: str) -> Any:
-    return hd.UID.from_uuid(str(uuid.uuid5(prediction.run, name)))
-
-
-def _equipment(prediction: ScanPrediction, kind: str) -> dict[str, Any]:
+def _equipment(prediction: ScanPrediction) -> dict[str, Any]:
+    """Say which new series and object it is, and what has made it."""
     return {
-        "series_instance_uid": _uid(prediction, f"{kind} series"),
-        "sop_instance_uid": _uid(prediction, kind),
+        "series_instance_uid": hd.UID(),
+        "sop_instance_uid": hd.UID(),
         "instance_number": 1,
         "manufacturer": "luna-monai",
         "manufacturer_model_name": prediction.model.name[:64],
@@ -204,10 +198,10 @@ def _equipment(prediction: ScanPrediction, kind: str) -> dict[str, Any]:
     }
 
 
-def _group(
-    prediction: ScanPrediction, slices: Sequence[Dataset], segmentation: Any, number: int, row: dict[str, Any]
-) -> Any:
+def _group(slices: Sequence[Dataset], segmentation: Any, name: str, row: dict[str, Any]) -> Any:
     """Make the measurement group of a finding."""
+    segments = segmentation.get_segment_numbers(tracking_id=name) if segmentation else []
+    uid = segmentation.get_segment_description(segments[0]).tracking_uid if segments else hd.UID()
     nearest = slices[row["voxel"][0]]
     image = sr.SourceImageForMeasurement(nearest.SOPClassUID, nearest.SOPInstanceUID)
     values = {
@@ -220,19 +214,19 @@ def _group(
     }
     side = {"left": codes.SCT.Left, "right": codes.SCT.Right}.get(row["lung"])
     facts = {
-        "tracking_identifier": sr.TrackingIdentifier(_uid(prediction, f"finding {number}"), f"Finding {number}"),
+        "tracking_identifier": sr.TrackingIdentifier(uid, name),
         "finding_type": codes.SCT.Nodule,
         "finding_sites": [sr.FindingSite(codes.SCT.Lung, laterality=side)],
         "measurements": [
-            sr.Measurement(name, row[key], unit, referenced_images=[image])
-            for key, (name, unit) in values.items()
+            sr.Measurement(quantity, row[key], unit, referenced_images=[image])
+            for key, (quantity, unit) in values.items()
             if row[key] is not None
         ],
     }
-    for segment in segmentation.get_segment_numbers(tracking_id=f"Finding {number}") if segmentation else ():
+    if segments:
         series = sr.SourceSeriesForSegmentation(slices[0].SeriesInstanceUID)
         uids = (segmentation.SOPClassUID, segmentation.SOPInstanceUID)
-        reference = sr.ReferencedSegment(*uids, segment, source_series=series)
+        reference = sr.ReferencedSegment(*uids, segments[0], source_series=series)
         return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=reference, **facts)
     point = sr.ImageRegion3D(sr.GraphicTypeValues3D.POINT, np.array([row["position"]]), slices[0].FrameOfReferenceUID)
     return sr.PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=point, **facts)

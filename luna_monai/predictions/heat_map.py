@@ -62,9 +62,7 @@ class CandidateExplainer:
         for name in target_layers:
             # The layers of a scripted network take no hooks.
             if isinstance(layers.get(name), (type(None), torch.jit.ScriptModule)):
-                raise LunaError(
-                    f"--explain needs the layer {name!r} of LunaModel; these weights are an exported network"
-                )
+                raise LunaError(f"--explain needs the layer {name!r} of LunaModel; these weights are exported")
         # Log-odds: the logit of a nodule less that of none. A copy, because hooks stay in a network.
         difference = nn.Linear(2, 1, bias=False)
         difference.weight.data = torch.tensor([[-1.0, 1.0]])
@@ -80,13 +78,14 @@ class CandidateExplainer:
         Returns:
             (n, z, y, x), float32 on the CPU: 0 without evidence of a nodule, 1 at the strongest of each candidate.
         """
-        if len(image) == 0:
-            return torch.zeros((0, *image.shape[2:]))
-        batch = image.to(self.device, torch.float32)
-        with torch.enable_grad():
-            maps = torch.stack([cam(batch, class_idx=0)[:, 0].detach() for cam in self._cams])
-        # Each by its own strength first, because the product of small numbers underflows.
-        return _by_strongest(_by_strongest(maps).prod(dim=0).pow(1 / len(maps))).cpu()
+        heat = [torch.zeros((0, *image.shape[2:]))]
+        for candidate in image:
+            batch = candidate[None].to(self.device, torch.float32)
+            with torch.enable_grad():
+                maps = torch.stack([cam(batch, class_idx=0)[:, 0].detach() for cam in self._cams])
+            # Each by its own strength first, because the product of small numbers underflows.
+            heat.append(_by_strongest(_by_strongest(maps).prod(dim=0).pow(1 / len(maps))).cpu())
+        return torch.cat(heat)
 
 
 def _by_strongest(maps: torch.Tensor) -> torch.Tensor:

@@ -44,12 +44,7 @@ class CandidateInferer(Inferer):
     inferer: Inferer = field(default_factory=SimpleInferer)
 
     def __call__(
-        self,
-        inputs: torch.Tensor,
-        network: Callable[..., torch.Tensor],
-        *args: Any,
-        centers: torch.Tensor | None = None,
-        **kwargs: Any,
+        self, inputs: torch.Tensor, network: Callable, *args: Any, centers: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
         """Classify all candidates of a scan, or a batch of candidates that are cut out already.
 

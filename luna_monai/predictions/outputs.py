@@ -59,17 +59,16 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any)
     """
     model = predictions[0].model
     facts = {name: getattr(model, name) for name in ("name", "sha256", "version", "thresholds")}
-    facts["calibration"] = None if model.calibration is None else model.calibration.to_dict()
+    facts["calibration"] = None if model.calibration is None else vars(model.calibration)
     scans = []
     for prediction in predictions:
-        scan = {name: getattr(prediction.geometry, name) for name in ("size", "spacing", "origin", "direction")}
-        scan |= {name: getattr(prediction, name) for name in ("seriesuid", "voxels_sha256", "proposed", "warnings")}
+        scan = {name: getattr(prediction, name) for name in ("seriesuid", "voxels_sha256", "proposed", "warnings")}
         positions = prediction.candidates[COORDINATES].to_numpy()
         candidates = prediction.candidates[["probability", "probability_calibrated"]].assign(
             position=list(positions), voxel=list(nearest_voxels(prediction.geometry, positions))
         )
         scan |= {"candidates": candidates.to_dict("records"), "findings": describe_findings(prediction)}
-        scans.append(scan | {"findings_shown": prediction.shown})
+        scans.append(vars(prediction.geometry) | scan | {"findings_shown": prediction.shown})
     files.write_json(path, {"format": "luna-monai predictions", "model": facts, "scans": scans}, indent=1)
 
 
@@ -150,9 +149,7 @@ def write_dicom(path: Path, prediction: ScanPrediction, *, anonymous: bool = Fal
     """
     dicom_objects = importlib.import_module("luna_monai.predictions.dicom_objects")  # highdicom is an extra
     is_report = ending_of(path) == ".dcm"
-    dataset = None
-    if segmented or not is_report:
-        dataset = dicom_objects.make_segmentation(prediction, anonymous)
+    dataset = dicom_objects.make_segmentation(prediction, anonymous) if segmented or not is_report else None
     if is_report:
         dataset = dicom_objects.make_report(prediction, anonymous, dataset)
     if dataset is not None:
@@ -209,9 +206,7 @@ def check_file(path: Path, endings: Iterable[str] = FORMATS) -> None:
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise LunaError(
-            f"{path}: cannot be written, because {folder} cannot be written to ({error.strerror})"
-        ) from None
+        raise LunaError(f"{path}: {folder} cannot be written to ({error.strerror})") from None
 
 
 def check_outputs(paths: Sequence[Path], scans: int) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,6 @@ class ScanPrediction:
         warnings: about the scan, such as that it does not look like a chest CT.
         dicom_files: the slices in the order of the volume, where the scan is a DICOM series.
         voxels_sha256: fingerprint of the scan's HU.
-        run: makes the UIDs of DICOM objects, which refer to each other.
     """
 
     seriesuid: str
@@ -127,7 +125,6 @@ class ScanPrediction:
     warnings: tuple[str, ...] = ()
     dicom_files: tuple[Path, ...] = ()
     voxels_sha256: str = ""
-    run: uuid.UUID = field(default_factory=uuid.uuid4)
 
 
 def describe_findings(prediction: ScanPrediction) -> list[dict[str, Any]]:

@@ -33,7 +33,7 @@ THICKEST_SLICES = 2.5
 class ScanDataset(torch.utils.data.Dataset):
     """Scans with their candidates, one an item.
 
-    Item ``i`` is a dict with ``number``, which is ``i``; ``image``, (1, z, y, x) in HU, int16, int32 or float32, its
+    Item ``i`` is a dict with ``number``, which is ``i``; ``image``, (1, z, y, x) in HU, int16 or float32, its
     axes turned to LPS as in training and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``;
     ``centers``, int64 (n, 3), the candidates' voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``lungs``, the
     :class:`~luna_monai.detection.lungs.Lungs`; ``header``, the :class:`~luna_monai.scans.ScanHeader`;
@@ -83,11 +83,9 @@ class ScanDataset(torch.utils.data.Dataset):
 
     def _load(self, scan: Scan) -> dict[str, Any]:
         voxels, geometry, warnings = scan.voxels, scan.geometry, list(scan.warnings)
-        if geometry.spacing[2] > THICKEST_SLICES * 1.01:
-            warnings.append(
-                f"slices are {geometry.spacing[2]:.3g} mm apart, more than in the scans that the model was made for "
-                f"(at most {THICKEST_SLICES:g} mm)"
-            )
+        apart = geometry.spacing[2]
+        if apart > THICKEST_SLICES * 1.01:
+            warnings.append(f"slices are {apart:.3g} mm apart, more than the {THICKEST_SLICES:g} mm of LUNA16's scans")
         lungs = find_lungs(voxels, geometry)
         if self.examine is not None:
             warnings += self.examine(voxels, geometry, lungs)

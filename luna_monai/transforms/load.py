@@ -35,7 +35,7 @@ class LoadScan(Transform):
             source: its path, where it is, or its header, which is then not read again.
 
         Returns:
-            (1, z, y, x) in HU, int16, int32 or float32, with ``affine`` (z, y, x indices to RAS mm); ``meta`` holds the
+            (1, z, y, x) in HU, int16 or float32, with ``affine`` (z, y, x indices to RAS mm); ``meta`` holds the
             :class:`~luna_monai.scans.Geometry` as ``geometry``.
 
         Raises:

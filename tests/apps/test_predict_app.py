@@ -273,7 +273,7 @@ def test_a_scan_smaller_than_a_crop(tmp_path, predict, voxels, geometry):
     first, second = ([one["probability"] for one in content["scans"][0]["candidates"]] for content in contents)
     np.testing.assert_allclose(first, second, atol=1e-5)
     thick, padded = contents[0]["scans"][0]["warnings"]
-    assert thick.startswith("slices are 5 mm apart, more than in the scans that the model was made for")
+    assert thick == "slices are 5 mm apart, more than the 2.5 mm of LUNA16's scans"
     assert padded.startswith("the scan (10 x 60 x 56 voxels z, y, x) is smaller than the crop")
     assert contents[1]["scans"][0]["warnings"] == [thick]
     voxels_found = sorted(one["voxel"] for one in contents[0]["scans"][0]["candidates"])
@@ -286,9 +286,9 @@ def test_outputs(tmp_path, weights, voxels, geometry):
     points = write_points(tmp_path / "points.csv", geometry, seriesuid="1.2.3")
     outputs = [tmp_path / "new" / name for name in ("a.csv", "b.json", "c.mrk.json", "d-{seriesuid}.json")]
     arguments = [word for output in outputs for word in ("--output", output)]
-    # Overrides may stand between options.
-    LunaPredictApp([*arguments, tmp_path / "1.2.3.mhd", "batch_size=4", "--weights", weights, "precision=float32",
-                    "--candidates", points]).main()  # fmt: skip
+    # Positional arguments may stand between options.
+    arguments = [*arguments, tmp_path / "1.2.3.mhd", "batch_size=4", "--weights", weights, "precision=float32"]
+    LunaPredictApp([*arguments, "--candidates", points]).main()
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         "a.csv",
         "b.json",
@@ -818,7 +818,7 @@ def test_mistaken_commands(place, tmp_path, weights, geometry, capfd):
         ([place / "a.mhd", "--output", tmp_path / "folder.json"], r"folder\.json: a folder; an output is a file"),
         (
             [place / "a.mhd", "--output", place / "a.mhd" / "x.csv"],
-            r"x\.csv: cannot be written, because .*a\.mhd cannot be written to \(Not a directory\)",
+            r"x\.csv: .*a\.mhd cannot be written to \(Not a directory\)",
         ),
         ([place / "a.mhd", "--output", "x.csv", "--output", "x.csv"], r"x\.csv: named twice as an output"),
         (
@@ -838,7 +838,7 @@ def test_mistaken_commands(place, tmp_path, weights, geometry, capfd):
             r"max_findings: -1 is less than the minimum of 1",
         ),
         ([place / "list.csv", "--output", "x.dcm"], r"x\.dcm: holds one scan, and there are 2"),
-        ([place / "twice.csv", "--output", "x.csv"], r"two scans with the name a; list them with different names"),
+        ([place / "twice.csv", "--output", "x.csv"], r"two scans with the name a; list them with names of their own"),
         ([place / "a.mhd", "--report", "x.pdf"], r"x\.pdf: the name of this file must end with \.html"),
         (
             [place / "a.mhd", "--report", "x.html", "report_findings=-1"],

@@ -83,7 +83,7 @@ def test_a_chest_has_no_warning(chest: np.ndarray) -> None:
 def test_lungs_are_found_without_gas_and_the_room(chest: np.ndarray) -> None:
     lungs = find_lungs(chest, geometry_of(chest))
     wanted = 2 * 4 / 3 * np.pi * 120 * 75 * 55 / 1000
-    assert lungs.volume_ml == pytest.approx(wanted, rel=0.03)
+    assert lungs.airy.sum() * 0.008 == pytest.approx(wanted, rel=0.03)
     assert np.median(lungs.hu[lungs.airy]) == pytest.approx(-840, abs=10)
     for position, inside in {
         (170, 165, 120): True,

@@ -190,8 +190,9 @@ def test_nodule_outranks_excluded_finding_and_scans_without_candidates_count():
     assert of(result, "true_positives", "false_negatives", "false_positives") == (1, 1, 1)
     assert of(result, "ignored_candidates_on_excluded_findings", "ignored_double_detections") == (0, 1)
     assert result.sensitivity.tolist() == [0.0, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
-    assert result.matches.nodules["probability"].fillna(-1).tolist() == [0.7, -1.0]
-    assert result.matches.candidates["outcome"].tolist() == ["hit", "hit", "false_positive"]
+    matches = match_findings(submission, nodule, excluded, ["a", "b", "c", "d"])
+    assert matches.nodules["probability"].fillna(-1).tolist() == [0.7, -1.0]
+    assert matches.candidates["outcome"].tolist() == ["hit", "hit", "false_positive"]
 
 
 def test_distance_of_exactly_the_radius_is_a_miss():

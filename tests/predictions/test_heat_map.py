@@ -98,7 +98,7 @@ def test_the_network_stays_as_it_was():
 
 
 def test_a_missing_layer():
-    with pytest.raises(LunaError, match=r"needs the layer 'block1\.relu2' of LunaModel; these weights are an exported"):
+    with pytest.raises(LunaError, match=r"needs the layer 'block1\.relu2' of LunaModel; these weights are exported"):
         CandidateExplainer(torch.nn.Flatten())
 
 
