@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locale
+import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,6 +28,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # The log handler of absl closes the stream that was standard error when it was made, as soon as a bundle configures
 # logging. Here that would be the file that pytest captures into.
 absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
+
+# To import these takes longer than what most processes do: those of the method "forkserver" find it done.
+multiprocessing.set_forkserver_preload(
+    ["luna_monai.workflow", "luna_monai.training", "monai.engines", "torch._dynamo", "torch.utils.tensorboard"]
+)
 
 
 @pytest.fixture(autouse=True)

@@ -1,13 +1,16 @@
 """The benchmarks run from beginning to end; what they measure on a busy machine says nothing."""
 
 import json
+import multiprocessing
 import os
 import re
+import runpy
 import shutil
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="module")
@@ -18,20 +21,29 @@ def folder(tmp_path_factory):
     shutil.rmtree(folder)
 
 
+def run_script(script: Path, options: list[str], folder: Path) -> None:
+    """Make this process what ``python SCRIPT OPTIONS`` is, with its output in files of the folder."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    sys.argv = [str(script), *options]
+    sys.path[:0] = [str(script.parent), str(script.parents[1])]
+    runpy.run_path(str(script), run_name="__main__")
+
+
 @pytest.fixture
 def run(repository, folder):
     def run(name: str, *options: object) -> str:
-        done = subprocess.run(
-            [sys.executable, str(repository / "benchmarks" / name), *map(str, options)],
-            cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)},
-            capture_output=True,
-            text=True,
-            check=False,
+        process = multiprocessing.get_context("forkserver").Process(
+            target=run_script, args=(repository / "benchmarks" / name, [*map(str, options)], folder)
         )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert "Traceback" not in done.stderr
-        return done.stdout
+        process.start()
+        process.join()
+        errors = (folder / "stderr").read_text()
+        assert process.exitcode == 0, errors[-3000:]
+        assert "Traceback" not in errors
+        return (folder / "stdout").read_text()
 
     return run
 

@@ -61,7 +61,9 @@ def run_in_a_fork(job):
 
 def main():
     """Run all jobs, one after another."""
-    import torch.utils.tensorboard  # noqa: F401 - the only module that a training imports on its way
+    # What a training imports on its way: the optimizer takes a second of each process to import torch's compiler.
+    import torch._dynamo
+    import torch.utils.tensorboard  # noqa: F401
 
     for job in json.loads(Path(sys.argv[1]).read_text()):
         print(f"job {job}", flush=True)  # noqa: T201 - the log is shown when a test fails

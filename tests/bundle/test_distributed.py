@@ -46,15 +46,13 @@ def folder(write_dataset, tmp_path_factory):
         job("two", 2, **same),
         job("one", 0, TRAIN, **same),
         job("odd", 2, samples_per_epoch=17, max_epochs=1, precision="auto", **same),
-        job("whole", 2, max_epochs=3),
+        job("whole", 2),
         job("resumed", 2, max_epochs=1),
         job("resumed", 2, max_epochs=2, resume=True),
         job("resumed", 0, max_epochs=3, resume=True),
-        job("resumed", 2, max_epochs=4, resume=True),
         job("book", 2, max_epochs=1, network_def={"_target_": "luna_monai.networks.LunaModel"}),
         job("compiled", 2, compile=True, max_epochs=1, **same, **quickly_compiled),
-        job("evaluated-by-two", 2, recorded, "evaluating", weights=str(folder / "two" / "model.pt")),
-        job("evaluated-by-one", 0, recorded, "evaluating", weights=str(folder / "two" / "model.pt")),
+        job("evaluated", 2, recorded, "evaluating", weights=str(folder / "two" / "model.pt")),
     ]
     (folder / "jobs.json").write_text(json.dumps(jobs))
     done = subprocess.run(
@@ -135,21 +133,20 @@ def test_the_cache_is_filled_by_both(folder):
 
 def test_a_resumed_run_is_the_uninterrupted_one(folder):
     whole, resumed = metrics(folder / "whole"), metrics(folder / "resumed")
-    pd.testing.assert_frame_equal(resumed[:4], whole[:4])
+    assert len(whole) == 4
+    pd.testing.assert_frame_equal(resumed[:4], whole)
 
 
 def test_resuming_with_another_number_of_processes(folder):
     table = metrics(folder / "resumed")
-    assert table["epoch"].tolist() == [1, 1, 2, 2, 3, 3, 4, 4]
-    assert table["samples"].tolist() == [18, 18, 36, 36, 54, 54, 72, 72]
+    assert table["epoch"].tolist() == [1, 1, 2, 2, 3, 3]
+    assert table["samples"].tolist() == [18, 18, 36, 36, 54, 54]
     checkpoint = torch.load(folder / "resumed" / "checkpoint.pt", weights_only=True)
-    assert (checkpoint["epoch"], checkpoint["iteration"]) == (4, 12)
-    assert checkpoint["state"]["run_state"]["samples"] == 72
+    assert (checkpoint["epoch"], checkpoint["iteration"]) == (3, 9)
+    assert checkpoint["state"]["run_state"]["samples"] == 54
 
 
 def test_evaluation(folder):
-    tables = [pd.read_csv(folder / f"evaluated-by-{name}" / "predictions.csv") for name in ("two", "one")]
-    best = pd.read_csv(folder / "two" / "predictions" / "val.csv")
+    table, best = (pd.read_csv(folder / name) for name in ("evaluated/predictions.csv", "two/predictions/val.csv"))
     assert len(best) == 21
-    for table in tables:
-        pd.testing.assert_frame_equal(table, best, rtol=0, atol=1e-5)
+    pd.testing.assert_frame_equal(table, best, rtol=0, atol=1e-5)

@@ -49,7 +49,9 @@ def train(overrides, kill_in_epoch):
 
 def main():
     """Run all jobs, one after another, and exit with 1 when one did not end as it should."""
-    import torch.utils.tensorboard  # noqa: F401 - the only module that a training imports on its way
+    # What a training imports on its way: the optimizer takes a second of each process to import torch's compiler.
+    import torch._dynamo
+    import torch.utils.tensorboard  # noqa: F401
 
     jobs = json.loads(Path(sys.argv[1]).read_text())
     make_workflow(jobs[0]["overrides"]).initialize()

@@ -132,7 +132,7 @@ def test_nobody_waits_for_a_process_that_has_ended():
         port = free.getsockname()[1]
     environment = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     environment |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
     ended = context.Event()
     processes = [context.Process(target=leave, args=(rank, environment, ended)) for rank in range(2)]
     try:

@@ -45,7 +45,7 @@ def work(rank, folder):
 def folder(tmp_path_factory):
     """Run the work in two processes and return the folder with what they got."""
     folder = tmp_path_factory.mktemp("two_processes")
-    torch.multiprocessing.spawn(work, (str(folder),), nprocs=2)
+    torch.multiprocessing.start_processes(work, (str(folder),), nprocs=2, start_method="forkserver")
     return folder
 
 
