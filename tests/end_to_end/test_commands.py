@@ -83,7 +83,7 @@ def test_a_fault_in_a_worker_ends_the_bundle_at_once(repository, make_dataset, t
 def test_bundle_from_the_root_of_the_repository(repository, luna16_mini, tmp_path):
     result = run(
         *(sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "bundle/configs/train.yaml"),
-        *("--dataset_dir", "../shared/data/luna16_mini", "--fold", 1, "--max_epochs", 1, "--samples_per_epoch", 32),
+        *("--dataset_dir", "../shared/data/luna16_mini", "--fold", 1, "--max_epochs", 1, "--samples_per_epoch", 8),
         *("--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"),
         cwd=repository,
     )

@@ -31,7 +31,7 @@ if __name__ == "__main__":
     small = ["--epochs", "1", "samples_per_epoch=8", "batch_size=8"]
     for command in (
         ["synth", "luna", *size, "--slices", "48", "--num-workers", "1"],
-        ["precache", *folders, "--num-workers", "2"],
+        ["precache", *folders, "--num-workers", "1"],
         ["train", *folders, "--output-dir", "run", *small],
         ["report", "run"],
         ["predict", "luna", "--candidates", "luna/candidates.csv", "--output", "scans.json", "--report", "page.html"],
