@@ -98,7 +98,7 @@ def _in_reach(setting: Setting, points: Points) -> NDArray[np.bool_]:
 def _fissure_points(setting: Setting) -> Points:
     # The oblique fissure runs near this plane; candidates only need its neighbourhood.
     points = setting.thorax.grid.points_where(setting.thorax.lung < -8)
-    rise = points[:, 2] - (0.41 * setting.body.height + 0.95 * points[:, 1])
+    rise = points[:, 2] - (0.41 * setting.thorax.body.height + 0.95 * points[:, 1])
     return points[np.abs(rise) < 5]
 
 
