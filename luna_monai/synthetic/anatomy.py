@@ -196,7 +196,7 @@ def _bones(position: Position, plain: Position, cavity: FloatArray, body: Body) 
     x, y, z = position
     around = np.arctan2(np.abs(x), y)
     phase = (z + body.rib_drop * (1 - np.cos(around)) / 2) / body.rib_distance
-    height = (phase - np.rint(phase)) * body.rib_distance
+    height = np.asarray((phase - np.rint(phase)) * body.rib_distance, dtype=np.float32)
     ratio = np.sqrt(((cavity - 5.5) / 3.6) ** 2 + (height / 6.5) ** 2 + 1e-4)
     # In front the bone gives way to cartilage.
     ribs = np.maximum((ratio - 1) * 4.2, (around - 2.45) * 40)

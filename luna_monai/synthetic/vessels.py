@@ -130,7 +130,7 @@ def airways_beside(arteries: Branches, leaf_radius: float, exponent: float) -> B
     Returns:
         The airways; their radius is that of the lumen.
     """
-    lumen = 0.85 * leaf_radius * arteries.leaves ** (1 / exponent)
+    lumen = np.asarray(0.85 * leaf_radius * arteries.leaves ** (1 / exponent), dtype=np.float64)
     way = arteries.end - arteries.start
     way = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-6)
     beside = np.array([0.0, -0.55, 0.83]) - way * (way @ np.array([0.0, -0.55, 0.83]))[:, None]
