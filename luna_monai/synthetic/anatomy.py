@@ -109,11 +109,9 @@ class Thorax:
 
     def normal(self, points: Points) -> Points:
         """Return the unit vectors (n, 3), (x, y, z), that point out of the lung at ``points`` (n, 3), mm."""
+        depth = functools.partial(self.grid.value_at, self.lung)
         steps = np.eye(3) * 1.5 * self.grid.step[0]
-        ahead, behind = (
-            np.stack([self.grid.value_at(self.lung, points + step) for step in way], axis=1) for way in (steps, -steps)
-        )
-        normal = ahead - behind
+        normal = np.stack([depth(points + step) - depth(points - step) for step in steps], axis=1)
         return normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-6)
 
 

@@ -181,8 +181,7 @@ def choose_candidates(
         LunaError: when nodules leave no room for negatives.
     """
     hits = np.repeat(nodules, 1 + (rng.random(len(nodules)) < _SECOND_HITS), axis=0)
-    offset = np.clip(rng.normal(0, 0.08, (len(hits), 3)), -0.24, 0.24) * hits[:, 3:]
-    positives = hits[:, :3] + offset
+    positives = hits[:, :3] + np.clip(rng.normal(0, 0.08, (len(hits), 3)), -0.24, 0.24) * hits[:, 3:]
     positives = positives[setting.slices.contains(positives)][:count]
     missing = count - len(positives)
 
@@ -198,8 +197,7 @@ def choose_candidates(
         picked = picked + rng.normal(0, 1.0, picked.shape)
         clear = setting.slices.contains(picked)
         for finding in avoid:
-            reach = max(float(finding[3]), 2.0) / 2 + 5.0
-            clear &= np.linalg.norm(picked - finding[:3], axis=1) > reach
+            clear &= np.linalg.norm(picked - finding[:3], axis=1) > max(float(finding[3]), 2.0) / 2 + 5.0
         chosen.append(picked[clear][:missing])
         missing -= len(chosen[-1])
     if missing > 0:

@@ -197,9 +197,8 @@ def paint_nodule(rng: np.random.Generator, canvas: Canvas, center: Points, nodul
     if nodule.shape is not None:  # a shape nearly fills its cube
         reach = r * (_SHAPE_POINTS + 2) / float(_shapes()["diameter_points"][nodule.shape])
     block, position = canvas.around(center, reach + 3 + nodule.halo)
-    x, y, z = position
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32)
-    turned = [t[0] * x + t[1] * y + t[2] * z for t in turn]
+    turned = [t[0] * position[0] + t[1] * position[1] + t[2] * position[2] for t in turn]
     surface = _ball(rng, nodule, turned) if nodule.shape is None else _outlined(rng, nodule, turned)
     size = 4 * np.array(surface.shape) * np.abs(canvas.grid.step[::-1])
     cells = np.clip(np.rint(size / (2 * r) / 3), 2, 30).astype(int)

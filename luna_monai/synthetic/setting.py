@@ -88,11 +88,7 @@ def draw_acquisition(rng: np.random.Generator, in_plane: int, slices: int | None
     return Acquisition(
         shape=(slices or round(coverage / slice_spacing), in_plane, in_plane),
         spacing=(in_plane_spacing, in_plane_spacing, slice_spacing),
-        center=(
-            float(rng.normal(*_CENTER_X_MM)),
-            float(rng.normal(*center_y)),
-            float(rng.normal(*_FIRST_SLICE_MM)) + coverage / 2,
-        ),
+        center=(rng.normal(*_CENTER_X_MM), rng.normal(*center_y), rng.normal(*_FIRST_SLICE_MM) + coverage / 2),
         flipped=bool(rng.random() < _FLIPPED_SHARE),
         oversampling=2 if slice_spacing > 1.3 else 1,
         sigma=float(rng.uniform(0.35, 0.5) if sharp else rng.uniform(0.45, 0.7)),

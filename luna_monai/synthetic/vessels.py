@@ -63,8 +63,7 @@ class Branches:
 
 def join(parts: list[Branches]) -> Branches:
     """Return all branches of ``parts`` as one."""
-    names = list(Branches.__dataclass_fields__)
-    return Branches(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return Branches(*(np.concatenate([getattr(p, name) for p in parts]) for name in Branches.__dataclass_fields__))
 
 
 def grow_tree(rng: np.random.Generator, root: Points, leaves: Points, leaf_radius: float, exponent: float) -> Branches:
@@ -169,28 +168,11 @@ def draw_tubes(rng: np.random.Generator, setting: Setting) -> Tubes:
     Returns:
         The vessels and airways.
     """
-    vessels, airways = _grow(rng, setting)
-    blood, walls, lumen = (np.zeros(setting.fine.shape, dtype=np.float32) for _ in range(3))
-    sigma, grid = setting.acquisition.sigma, setting.fine
-    points, radii, _ = vessels.sample(0.7)
-    paint_tubes(blood, grid, points, np.minimum(radii, 7.0), sigma)
-    everything = join([airways, _central_airways(setting.thorax.body.height)])
-    points, radii, branch = everything.sample(0.7)
-    paint_tubes(walls, grid, points, 1.12 * radii + 0.25, sigma)
-    # Mucus fills a few airways.
-    plugged = (rng.random(len(everything.leaves)) < 0.04) & (everything.leaves > 1)
-    open_points = ~plugged[branch]
-    paint_tubes(lumen, grid, points[open_points], radii[open_points], sigma)
-    return Tubes(vessels, airways, blood, walls, lumen)
-
-
-def _grow(rng: np.random.Generator, setting: Setting) -> tuple[Branches, Branches]:
-    """Grow arteries and veins from both hila, and airways beside the arteries."""
     thorax, height = setting.thorax, setting.thorax.body.height
     inner = thorax.grid.points_where(thorax.lung < -4)
     leaf_radius, exponent, volume_per_leaf = rng.uniform(0.36, 0.50), rng.uniform(2.7, 3.1), rng.uniform(450, 900)
     trees: list[Branches] = []
-    airways: list[Branches] = []
+    beside: list[Branches] = []
     for side in (-1.0, 1.0):
         points = inner[np.sign(inner[:, 0]) == side]
         count = max(int(len(points) * thorax.grid.step[0] ** 3 / volume_per_leaf), 2)
@@ -198,8 +180,20 @@ def _grow(rng: np.random.Generator, setting: Setting) -> tuple[Branches, Branche
             leaves = points[rng.integers(0, len(points), count)] + rng.uniform(-1.2, 1.2, (count, 3))
             trees.append(grow_tree(rng, np.array(root), leaves, leaf_radius, exponent))
         arteries, airway_leaf_radius = trees[-2], leaf_radius * rng.uniform(0.75, 0.95)
-        airways.append(airways_beside(arteries.where(arteries.leaves >= 90), airway_leaf_radius, exponent))
-    return join(trees), join(airways)
+        beside.append(airways_beside(arteries.where(arteries.leaves >= 90), airway_leaf_radius, exponent))
+    vessels, airways = join(trees), join(beside)
+
+    blood, walls, lumen = (np.zeros(setting.fine.shape, dtype=np.float32) for _ in range(3))
+    sigma, grid = setting.acquisition.sigma, setting.fine
+    points, radii, _ = vessels.sample(0.7)
+    paint_tubes(blood, grid, points, np.minimum(radii, 7.0), sigma)
+    everything = join([airways, _central_airways(height)])
+    points, radii, branch = everything.sample(0.7)
+    paint_tubes(walls, grid, points, 1.12 * radii + 0.25, sigma)
+    # Mucus fills a few airways.
+    open_points = ((rng.random(len(everything.leaves)) >= 0.04) | (everything.leaves <= 1))[branch]
+    paint_tubes(lumen, grid, points[open_points], radii[open_points], sigma)
+    return Tubes(vessels, airways, blood, walls, lumen)
 
 
 def _central_airways(height: float) -> Branches:
