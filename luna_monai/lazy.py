@@ -17,6 +17,7 @@ RARELY_USED = {
     "matplotlib": ["pyplot"],
     "mlflow": ["entities", "exceptions"],
     "mlflow.exceptions": ["MlflowException"],
+    "requests": ["get"],
     "scipy.optimize": ["linear_sum_assignment"],
     "scipy.signal": ["hilbert", "iirnotch"],
     "scipy.sparse.linalg": ["cg", "spsolve"],

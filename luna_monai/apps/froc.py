@@ -42,7 +42,10 @@ class LunaFrocApp(App):
         excluded = read_finding_table(arguments.excluded) if arguments.excluded else None
         if excluded is None:
             logger.warning("%s", WITHOUT_EXCLUDED)
-        result = evaluate_froc(submission, annotations, excluded, seriesuids, bootstrap=arguments.bootstrap)
+        try:
+            result = evaluate_froc(submission, annotations, excluded, seriesuids, bootstrap=arguments.bootstrap)
+        except LunaError as error:  # of its rows
+            raise LunaError(f"{arguments.submission}: {error}") from None
         logger.info("%s", format_froc(result))
         name = Path(arguments.submission).name
         if arguments.json:

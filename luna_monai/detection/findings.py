@@ -24,7 +24,7 @@ LITTLE_SOLID, MOSTLY_SOLID = 0.1, 0.7
 #: Candidates up to this distance from an outline belong to it, mm.
 MARGIN_MM = 2.0
 #: How many findings are outlined at most, and how probable they are at least.
-MAX_OUTLINES, MIN_PROBABILITY = 50, 0.01
+MAX_OUTLINES, MIN_PROBABILITY = 30, 0.01
 
 #: Measurements of a finding that are numbers, with the digits that people are shown.
 SIZES = {

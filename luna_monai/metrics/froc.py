@@ -258,9 +258,7 @@ def match_findings(
         number = int(wrong.to_numpy().argmax())
         uid, value = submission[["seriesuid", "probability"]].iloc[number]
         rule = f"expected a probability from 0 to 1 in one of the {len(seriesuids)} scans to evaluate"
-        raise LunaError(
-            f"submission: {rule}, found {value} in {uid} in data row {number + 1} ({wrong.sum():,} such rows)"
-        )
+        raise LunaError(f"{rule}, found {value} in {uid} in data row {number + 1} ({wrong.sum():,} such rows)")
     # The number of candidates at least as probable is that of the cap at most.
     rank = submission.groupby("seriesuid")["probability"].rank(ascending=False, method="max")
     kept = submission.loc[rank <= MAX_CANDIDATES_PER_SCAN, ["seriesuid", *COORDINATES, "probability"]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 #: What chapter 11 logs.
 BOOK_METRICS = ("loss/all", "loss/neg", "loss/pos", "correct/all", "correct/neg", "correct/pos")
@@ -35,6 +34,9 @@ def per_class_metrics(label: Any, probability: Any, loss: Any, threshold: float 
         percentages of a class without samples, precision when nothing is called positive, and areas when a class is
         absent or a probability is not finite.
     """
+    # Prediction imports this module, and has no use for scikit-learn.
+    from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
     probability, loss = np.asarray(probability, dtype=float), np.asarray(loss, dtype=float)
     positive, called = np.asarray(label) == 1, probability > threshold
     correct = called == positive

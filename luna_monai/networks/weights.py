@@ -45,8 +45,8 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     if not isinstance(content, Mapping) or not content or not all(map(torch.is_tensor, content.values())):
         raise LunaError(f"{path}: holds no weights but a {type(content).__name__}; {_FORMS}")
     for name, values in content.items():
-        if not values.isfinite().all():
-            raise LunaError(f"{path}: {name} holds NaN or infinite values; use weights from before training diverged")
+        if values.is_complex() or not values.isfinite().all():
+            raise LunaError(f"{path}: {name} holds values that are not finite real numbers; use an earlier checkpoint")
     return {str(name): value for name, value in content.items()}
 
 

@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 from luna_monai.errors import LunaError
 from luna_monai.synthetic.nodules import draw_micronodule, draw_nodule, paint_nodule
 from luna_monai.synthetic.painting import Canvas
+from luna_monai.synthetic.sampling import Points
 from luna_monai.synthetic.setting import Setting
 from luna_monai.synthetic.vessels import Tubes
-
-Points = NDArray[np.float64]
 
 #: Where nodules sit, as shares, under the names of what :func:`collect_places` gives.
 PLACE_SHARES = {
@@ -66,6 +65,9 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
     taken = rng.random(len(points)) < np.clip(radii / 3, 0, 1)
     vessel, small_vessel = points[taken], points[radii < 2]
     in_lung = grid.value_at(lung, tubes.vessels.end) < 4
+    # The oblique fissure runs near this plane; candidates only need its neighbourhood.
+    inner = grid.points_where(lung < -8)
+    rise = inner[:, 2] - (0.41 * thorax.body.height + 0.95 * inner[:, 1])
     pools = {
         "branching": tubes.vessels.end[branching & in_lung],
         "vessel": vessel[grid.value_at(lung, vessel) < 4],
@@ -75,7 +77,7 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
         "rib": grid.points_where(surface & (thorax.bone < 6)),
         "mediastinum": grid.points_where(surface & (cavity < -14) & (diaphragm > 10)),
         "diaphragm": grid.points_where(surface & (np.abs(diaphragm) < 2)),
-        "fissure": _fissure_points(setting),
+        "fissure": inner[np.abs(rise) < 5],
         "lung": grid.points_where(lung < -5),
         "body": grid.points_where((lung > 8) & (thorax.skin < 0)),
         "gas": grid.points_where((lung > 4) & (thorax.skin < -5) & (thorax.soft_hu < -200)),
@@ -95,30 +97,19 @@ def _in_reach(setting: Setting, points: Points) -> NDArray[np.bool_]:
     return np.all((index >= margin) & (index <= np.array(setting.slices.shape) - 1 - margin), axis=1)
 
 
-def _fissure_points(setting: Setting) -> Points:
-    # The oblique fissure runs near this plane; candidates only need its neighbourhood.
-    points = setting.thorax.grid.points_where(setting.thorax.lung < -8)
-    rise = points[:, 2] - (0.41 * setting.body.height + 0.95 * points[:, 1])
-    return points[np.abs(rise) < 5]
-
-
-def _place(
-    rng: np.random.Generator, setting: Setting, place: str, radius: float, places: dict[str, Points]
-) -> Points | None:
-    """Choose a nodule's position (3,), or None when the view has no such place."""
-    thorax = setting.thorax
-    points = places[place]
-    points = points[setting.slices.contains(points, min(radius, 6.0))]
+def _place(rng: np.random.Generator, setting: Setting, place: str, radius: float, places: dict[str, Points]) -> Points:
+    """Choose a nodule's position (1, 3), or none (0, 3) when the view has no such place."""
+    points = places[place][setting.slices.contains(places[place], min(radius, 6.0))]
     if len(points) == 0:
-        return None
-    point = points[rng.integers(len(points))] + rng.uniform(-1.2, 1.2, 3)
+        return points
+    point = points[[rng.integers(len(points))]] + rng.uniform(-1.2, 1.2, 3)
     if place in _ON_SURFACE:
         # From broad contact to a touch.
-        return np.asarray(point - thorax.normal(point[None])[0] * radius * rng.uniform(0.25, 1.05))
-    if place in ("small vessel", "bronchus"):
+        point -= setting.thorax.normal(point) * radius * rng.uniform(0.25, 1.05)
+    elif place in ("small vessel", "bronchus"):
         way = rng.normal(size=3)
-        return np.asarray(point + way / np.linalg.norm(way) * radius * rng.uniform(0.0, 1.0))
-    return np.asarray(point)
+        point += way / np.linalg.norm(way) * radius * rng.uniform(0.0, 1.0)
+    return point
 
 
 def paint_nodules(
@@ -144,31 +135,27 @@ def paint_nodules(
     """
     wanted = rng.poisson(mean_nodules)
     doubtful, tiny = rng.poisson(1.0 * in_view), rng.poisson(8.0 * in_view)
-    rows: list[list[float]] = []
-    kinds: list[str] = []
+    found, labels = np.zeros((0, 4)), np.array([], dtype=object)
     names, shares = list(PLACE_SHARES), list(PLACE_SHARES.values())
     drawn = [(label, draw_nodule(rng)) for label in ["nodule"] * wanted + ["doubtful"] * doubtful]
     drawn.sort(key=lambda pair: -pair[1].radius)  # the largest first, as long as there is room
     for label, nodule in drawn + [("tiny", draw_micronodule(rng)) for _ in range(tiny)]:
         for _ in range(20):
             center = _place(rng, setting, str(rng.choice(names, p=shares)), nodule.radius, places)
-            if center is None or not _in_reach(setting, center[None])[0]:
+            fits = setting.thorax.grid.value_at(setting.thorax.lung, center) <= 0.3 * nodule.radius
+            if not np.any(fits & _in_reach(setting, center)):
                 continue
-            if float(setting.thorax.grid.value_at(setting.thorax.lung, center[None])[0]) > 0.3 * nodule.radius:
-                continue
-            taken = np.array(rows).reshape(-1, 4)
-            gap = np.linalg.norm(taken[:, :3] - center, axis=1) - np.maximum(taken[:, 3], 3) / 2
+            gap = np.linalg.norm(found[:, :3] - center, axis=1) - np.maximum(found[:, 3], 3) / 2
             if np.all(gap > nodule.radius + 3):
-                row = paint_nodule(rng, canvas, center, nodule)
+                row = paint_nodule(rng, canvas, center[0], nodule)
                 # What the wall hides is no nodule to be found.
                 hidden = row[3] < nodule.radius or not _in_reach(setting, row[None, :3])[0]
-                rows.append(list(row))
-                kinds.append("doubtful" if hidden and label == "nodule" else label)
+                found = np.vstack([found, row])
+                labels = np.append(labels, "doubtful" if hidden and label == "nodule" else label)
                 break
     tries = [_place(rng, setting, str(rng.choice(names, p=shares)), draw_nodule(rng).radius, places) for _ in range(60)]
-    places["nodule"] = np.array([point for point in tries if point is not None]).reshape(-1, 3)
-    places["nodule"] = places["nodule"][_in_reach(setting, places["nodule"])]
-    found, labels = np.array(rows).reshape(-1, 4), np.array(kinds, dtype=object)
+    points = np.concatenate(tries)
+    places["nodule"] = points[_in_reach(setting, points)]
     other = found[labels != "nodule"]
     other[labels[labels != "nodule"] == "tiny", 3] = -1.0
     return found[labels == "nodule"], other
@@ -194,15 +181,14 @@ def choose_candidates(
         LunaError: when nodules leave no room for negatives.
     """
     hits = np.repeat(nodules, 1 + (rng.random(len(nodules)) < _SECOND_HITS), axis=0)
-    offset = np.clip(rng.normal(0, 0.08, (len(hits), 3)), -0.24, 0.24) * hits[:, 3:]
-    positives = hits[:, :3] + offset
+    positives = hits[:, :3] + np.clip(rng.normal(0, 0.08, (len(hits), 3)), -0.24, 0.24) * hits[:, 3:]
     positives = positives[setting.slices.contains(positives)][:count]
     missing = count - len(positives)
 
     avoid = np.concatenate([nodules, other])
     names = [name for name in NEGATIVE_SHARES if len(places[name])]
     shares = np.array([NEGATIVE_SHARES[name] for name in names])
-    chosen: list[Points] = []
+    chosen = [np.zeros((0, 3))]
     for _ in range(_ATTEMPTS):
         if missing <= 0:
             break
@@ -211,8 +197,7 @@ def choose_candidates(
         picked = picked + rng.normal(0, 1.0, picked.shape)
         clear = setting.slices.contains(picked)
         for finding in avoid:
-            reach = max(float(finding[3]), 2.0) / 2 + 5.0
-            clear &= np.linalg.norm(picked - finding[:3], axis=1) > reach
+            clear &= np.linalg.norm(picked - finding[:3], axis=1) > max(float(finding[3]), 2.0) / 2 + 5.0
         chosen.append(picked[clear][:missing])
         missing -= len(chosen[-1])
     if missing > 0:
@@ -220,10 +205,5 @@ def choose_candidates(
             f"no room for {missing} of {count} candidates away from {len(nodules)} nodules; "
             "ask for fewer nodules, or more voxels"
         )
-    negatives = np.concatenate(chosen) if chosen else np.zeros((0, 3))
-    return np.concatenate(
-        [
-            np.column_stack([positives, np.ones(len(positives))]),
-            np.column_stack([negatives, np.zeros(len(negatives))]),
-        ]
-    )
+    classes = np.arange(count) < len(positives)
+    return np.column_stack([np.concatenate([positives, *chosen]), classes])

@@ -201,8 +201,6 @@ def _write_tables(path: Path, written: list[_Written]) -> None:
     ):
         table = pd.DataFrame(np.concatenate(rows), columns=["coordX", "coordY", "coordZ", column])
         table.insert(0, "seriesuid", np.repeat(uids, [len(part) for part in rows]))
-        content = table.astype({"class": int} if column == "class" else {})
-        text = content.to_csv(index=False, float_format="%.10g", lineterminator="\n")
-        write_bytes(path / name, text.encode())
+        write_bytes(path / name, table.to_csv(index=False, float_format="%.10g", lineterminator="\n").encode())
         counts.append(len(table))
     logger.info("%s: %d scans, %d nodules, %d candidates", path, len(written), counts[0], counts[2])

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from luna_monai.synthetic.anatomy import Thorax
 from luna_monai.synthetic.painting import Canvas
-from luna_monai.synthetic.sampling import smooth_noise
+from luna_monai.synthetic.sampling import Points, smooth_noise
 
 
-def paint_plaque(
-    rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], normal: NDArray[np.float64]
-) -> None:
+def paint_plaque(rng: np.random.Generator, canvas: Canvas, center: Points, normal: Points) -> None:
     """Paint a pleural thickening: broad on the wall, with edges that run out flat.
 
     Args:
@@ -32,13 +29,7 @@ def paint_plaque(
 
 
 def paint_sheet(
-    rng: np.random.Generator,
-    canvas: Canvas,
-    center: NDArray[np.float64],
-    normal: NDArray[np.float64],
-    reach: tuple[float, float],
-    thickness: float,
-    hu: float,
+    rng: np.random.Generator, canvas: Canvas, center: Points, normal: Points, size: tuple[float, ...], hu: float
 ) -> None:
     """Paint a bent sheet or, when one reach is short, a band: scars and plates of collapsed lung.
 
@@ -47,22 +38,22 @@ def paint_sheet(
         canvas: where to paint.
         center: its middle (3,), (x, y, z) in mm.
         normal: unit vector out of the lung (3,); the sheet stands on the lung's surface.
-        reach: half its size along ``normal`` and across, mm.
-        thickness: half of it, mm.
+        size: half of its reach along ``normal`` and across, and of its thickness, mm.
         hu: of the tissue.
     """
-    block, position = canvas.around(center, max(reach) + 3)
+    along_normal, across, thickness = size
+    block, position = canvas.around(center, max(along_normal, across) + 3)
     frame = np.linalg.qr(np.column_stack([normal + rng.normal(0, 0.25, 3), rng.normal(size=(3, 2))]))[0].T
     along = [f[0] * position[0] + f[1] * position[1] + f[2] * position[2] for f in frame.astype(np.float32)]
     wave = smooth_noise(rng, canvas.volume[block].shape, (3, 3, 3))
     bent = along[2] + np.float32(2.0) * wave
-    outline = np.maximum(np.abs(along[0]) - reach[0], np.abs(along[1]) - reach[1]) + 2 * wave
+    outline = np.maximum(np.abs(along[0]) - along_normal, np.abs(along[1]) - across) + 2 * wave
     uneven = thickness * (1 + 0.5 * smooth_noise(rng, canvas.volume[block].shape, (5, 5, 5)))
     distance = np.maximum(np.abs(bent) - uneven, outline).astype(np.float32)
     canvas.fill(block, distance, hu)
 
 
-def paint_patch(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], radius: float) -> None:
+def paint_patch(rng: np.random.Generator, canvas: Canvas, center: Points, radius: float) -> None:
     """Paint an ill-defined patch: an infiltrate or lung that is not fully open.
 
     Args:
@@ -81,7 +72,7 @@ def paint_patch(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.flo
     canvas.blend(block, share.astype(np.float32), float(rng.uniform(-650, 20)))
 
 
-def paint_blob(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], radius: float, hu: float) -> None:
+def paint_blob(rng: np.random.Generator, canvas: Canvas, center: Points, radius: float, hu: float) -> None:
     """Paint an oval blob: a lymph node.
 
     Args:
@@ -99,8 +90,8 @@ def paint_blob(rng: np.random.Generator, canvas: Canvas, center: NDArray[np.floa
 
 
 def paint_lookalikes(
-    rng: np.random.Generator, canvas: Canvas, thorax: Thorax, surfaces: dict[str, NDArray[np.float64]], amount: float
-) -> NDArray[np.float64]:
+    rng: np.random.Generator, canvas: Canvas, thorax: Thorax, surfaces: dict[str, Points], amount: float
+) -> Points:
     """Paint a scan's lookalikes.
 
     Args:
@@ -113,14 +104,13 @@ def paint_lookalikes(
     Returns:
         Their positions (n, 3), (x, y, z) in mm.
     """
-    placed: list[NDArray[np.float64]] = []
+    placed: list[Points] = []
 
-    def pick(pool: str, mean: float) -> NDArray[np.float64]:
+    def pick(pool: str, mean: float) -> Points:
         points = surfaces[pool]
         count = rng.poisson(mean * amount) if len(points) else 0
-        chosen = points[rng.integers(0, max(len(points), 1), count)]
-        placed.append(chosen)
-        return chosen
+        placed.append(points[rng.integers(0, max(len(points), 1), count)])
+        return placed[-1]
 
     for center in pick("wall", 14):
         paint_plaque(rng, canvas, center, thorax.normal(center[None])[0])
@@ -133,9 +123,8 @@ def paint_lookalikes(
         for center in pick(pool, mean):
             normal = thorax.normal(center[None])[0]
             inner = center - normal * rng.uniform(*depth)
-            reach = (float(rng.uniform(*along)), float(rng.uniform(*across)))
-            hu = float(rng.uniform(-300, 40))
-            paint_sheet(rng, canvas, inner, normal, reach, float(rng.uniform(0.4, thick)), hu)
+            reach, hu = (rng.uniform(*along), rng.uniform(*across)), rng.uniform(-300, 40)
+            paint_sheet(rng, canvas, inner, normal, (*reach, rng.uniform(0.4, thick)), hu)
     for pool, mean in (("wall", 4), ("lung", 3)):
         for center in pick(pool, mean):
             inner = center - thorax.normal(center[None])[0] * rng.uniform(0, 8)
@@ -150,4 +139,4 @@ def paint_lookalikes(
             radius = float(rng.uniform(*radii))
             behind = center + thorax.normal(center[None])[0] * radius * rng.uniform(0.55, 1.1)
             paint_blob(rng, canvas, behind, radius, float(rng.choice(densities)))
-    return np.concatenate(placed) if placed else np.zeros((0, 3))
+    return np.concatenate(placed)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from luna_monai.synthetic.painting import Block, Canvas, paint_tubes, share_inside
-from luna_monai.synthetic.sampling import FloatArray, Grid, smooth_noise
+from luna_monai.synthetic.sampling import FloatArray, Grid, Points, smooth_noise
 from luna_monai.synthetic.vessels import Branches
 
 # Diameters are about even over their logarithm. LUNA16 has few large nodules, and a network that is trained on few of
@@ -154,8 +154,7 @@ def _ball(rng: np.random.Generator, nodule: Nodule, turned: list[FloatArray]) ->
 def _outlined(rng: np.random.Generator, nodule: Nodule, turned: list[FloatArray]) -> FloatArray:
     """Distance to the surface of an outlined shape, mm, negative inside."""
     shapes = _shapes()
-    mask = np.unpackbits(shapes["mask"][nodule.shape]).reshape((_SHAPE_POINTS,) * 3).astype(bool)
-    mask = np.pad(mask, 5)
+    mask = np.pad(np.unpackbits(shapes["mask"][nodule.shape]).reshape((_SHAPE_POINTS,) * 3).astype(bool), 5)
     depth = ndimage.distance_transform_edt(~mask) - ndimage.distance_transform_edt(mask)
     depth = ndimage.gaussian_filter(depth, 0.8).astype(np.float32)
     step = 2 * nodule.radius / float(shapes["diameter_points"][nodule.shape])
@@ -165,31 +164,23 @@ def _outlined(rng: np.random.Generator, nodule: Nodule, turned: list[FloatArray]
     return ndimage.map_coordinates(depth, index, order=1, mode="nearest") * np.float32(step)
 
 
-def _rays(
-    rng: np.random.Generator, count: int, start: float, length: NDArray[np.float64], radius: NDArray[np.float64]
-) -> Branches:
-    """Draw ``count`` bent, tapering tubes that radiate from ``start`` mm off the center."""
-    way = rng.normal(size=(count, 3))
+def _cover(
+    rng: np.random.Generator, canvas: Canvas, block: Block, center: Points, start: float, length: Points, radius: Points
+) -> FloatArray:
+    """Share of the block's voxels that bent, tapering tubes fill, which radiate from ``start`` mm off the center."""
+    way = rng.normal(size=(len(length), 3))
     way /= np.linalg.norm(way, axis=1, keepdims=True)
-    bend = rng.normal(0, 0.06, (count, 3)) * length[:, None]
+    bend = rng.normal(0, 0.06, way.shape) * length[:, None]
     end = way * (start + length)[:, None]
-    return Branches(way * start, end, bend, radius, 0.25 * radius, np.ones(count, dtype=np.int64))
-
-
-def _cover(canvas: Canvas, block: Block, center: NDArray[np.float64], tubes: Branches) -> FloatArray:
-    """Share of each of the block's voxels that ``tubes``, positions relative to ``center``, fill."""
-    grid = canvas.grid
-    cover = np.zeros(tuple(s.stop - s.start for s in block), dtype=np.float32)
-    first = [start + step * s.start for start, step, s in zip(grid.start, grid.step, block[::-1], strict=True)]
-    part = Grid((first[0], first[1], first[2]), grid.step, (cover.shape[0], cover.shape[1], cover.shape[2]))
+    tubes = Branches(way * start, end, bend, radius, 0.25 * radius, np.ones(len(length), dtype=np.int64))
     points, radii, _ = tubes.sample(0.5)
-    paint_tubes(cover, part, points + center, radii, canvas.sigma)
+    cover = np.zeros(canvas.volume[block].shape, dtype=np.float32)
+    first = tuple(float(canvas.grid.axis(dimension)[s.start]) for dimension, s in enumerate(block[::-1]))
+    paint_tubes(cover, Grid(first, canvas.grid.step, cover.shape), points + center, radii, canvas.sigma)
     return cover
 
 
-def paint_nodule(
-    rng: np.random.Generator, canvas: Canvas, center: NDArray[np.float64], nodule: Nodule
-) -> NDArray[np.float64]:
+def paint_nodule(rng: np.random.Generator, canvas: Canvas, center: Points, nodule: Nodule) -> Points:
     """Paint a nodule.
 
     Args:
@@ -201,21 +192,18 @@ def paint_nodule(
     Returns:
         What can be told from the tissue around it: center (x, y, z) and diameter of a ball of the same volume, mm (4,).
     """
-    r, grid, sigma = nodule.radius, canvas.grid, canvas.sigma
+    r, sigma = nodule.radius, canvas.sigma
     reach = 1.8 * r
     if nodule.shape is not None:  # a shape nearly fills its cube
         reach = r * (_SHAPE_POINTS + 2) / float(_shapes()["diameter_points"][nodule.shape])
     block, position = canvas.around(center, reach + 3 + nodule.halo)
-    x, y, z = position
     turn = np.linalg.qr(rng.normal(size=(3, 3)))[0].astype(np.float32)
-    turned = [t[0] * x + t[1] * y + t[2] * z for t in turn]
+    turned = [t[0] * position[0] + t[1] * position[1] + t[2] * position[2] for t in turn]
     surface = _ball(rng, nodule, turned) if nodule.shape is None else _outlined(rng, nodule, turned)
-    cells = [
-        int(np.clip(round(4 * (s.stop - s.start) * abs(step) / (2 * r) / 3), 2, 30))
-        for s, step in zip(block, grid.step[::-1], strict=True)
-    ]
-    roughness = smooth_noise(rng, surface.shape, (cells[0], cells[1], cells[2]))
-    roughness += 0.5 * smooth_noise(rng, surface.shape, (2 * cells[0], 2 * cells[1], 2 * cells[2]))
+    size = 4 * np.array(surface.shape) * np.abs(canvas.grid.step[::-1])
+    cells = np.clip(np.rint(size / (2 * r) / 3), 2, 30).astype(int)
+    roughness = smooth_noise(rng, surface.shape, cells)
+    roughness += 0.5 * smooth_noise(rng, surface.shape, 2 * cells)
     body = surface - np.float32(r * nodule.roughness) * roughness
     blur = float(np.hypot(sigma, nodule.blur))
     there = canvas.volume[block]
@@ -224,7 +212,7 @@ def paint_nodule(
 
     hu: FloatArray | float = nodule.density_hu + 20 * roughness
     if nodule.kind != SOLID:
-        hu = nodule.glass_hu + 45 * smooth_noise(rng, body.shape, (cells[0] * 3, cells[1] * 3, cells[2] * 3))
+        hu = nodule.glass_hu + 45 * smooth_noise(rng, body.shape, 3 * cells)
     if nodule.halo:
         canvas.blend(block, share_inside(body - np.float32(nodule.halo / 2), nodule.halo / 2), nodule.glass_hu)
     canvas.blend(block, filled, hu)
@@ -236,7 +224,7 @@ def paint_nodule(
             length = 0.3 * r + rng.uniform(1.0, longest, count)
             radius = rng.uniform(0.4, thickest, count)
             around, _ = canvas.around(center, 0.8 * r + float(length.max()) + 2)
-            share = _cover(canvas, around, center, _rays(rng, count, 0.8 * r, length, radius))
+            share = _cover(rng, canvas, around, center, 0.8 * r, length, radius)
             canvas.blend(around, share, nodule.density_hu - (250 if nodule.kind == GROUND_GLASS else 0))
     if nodule.calcium_hu is not None:
         inner = share_inside(body + np.float32((1 - nodule.calcium) * r), sigma)
@@ -250,26 +238,15 @@ def paint_nodule(
         air = share_inside(np.maximum(hole, body + np.float32(rng.uniform(0.6, 1.5))).astype(np.float32), sigma)
     if nodule.bronchi:
         length = rng.uniform(0.6, 1.6, nodule.bronchi) * r
-        tubes = _rays(rng, nodule.bronchi, 0.1 * r, length, rng.uniform(0.7, 1.6, nodule.bronchi))
-        air = np.maximum(air, _cover(canvas, block, center, tubes))
+        radius = rng.uniform(0.7, 1.6, nodule.bronchi)
+        air = np.maximum(air, _cover(rng, canvas, block, center, 0.1 * r, length, radius))
     if nodule.bubbles:
-        start, length = float(rng.uniform(0.1, 0.8)) * r, np.full(nodule.bubbles, 0.2)
-        tubes = _rays(rng, nodule.bubbles, start, length, rng.uniform(0.5, 0.7 + 0.16 * r, nodule.bubbles))
-        air = np.maximum(air, _cover(canvas, block, center, tubes))
+        start, length = rng.uniform(0.1, 0.8) * r, np.full(nodule.bubbles, 0.2)
+        radius = rng.uniform(0.5, 0.7 + 0.16 * r, nodule.bubbles)
+        air = np.maximum(air, _cover(rng, canvas, block, center, start, length, radius))
     there += np.minimum(np.float32(-930) - there, 0) * air
-    return _measure((filled * empty).astype(np.float32), position, center, abs(float(np.prod(grid.step))))
-
-
-def _measure(
-    seen: FloatArray, position: tuple[FloatArray, ...], center: NDArray[np.float64], voxel: float
-) -> NDArray[np.float64]:
-    """Center and equivalent diameter (4,) of what is ``seen``, shares of voxels of ``voxel`` cubic mm."""
+    seen = (filled * empty).astype(np.float32)
     total = float(seen.sum())
     offset = [float((seen * p).sum()) / max(total, 1e-6) for p in position]
-    diameter = 2 * (3 * total * voxel / (4 * np.pi)) ** (1 / 3)
+    diameter = 2 * (3 * total * abs(float(np.prod(canvas.grid.step))) / (4 * np.pi)) ** (1 / 3)
     return np.array([*(center + offset), np.clip(diameter, 3.0, 33.0)])
-
-
-def soften(volume: FloatArray, kernel: tuple[float, ...]) -> FloatArray:
-    """Average neighbouring slices with ``kernel``, as slices that are thicker than their distance do."""
-    return np.asarray(ndimage.convolve1d(volume, np.asarray(kernel, dtype=np.float32), axis=0, mode="nearest"))

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
-from luna_monai.synthetic.sampling import FloatArray, Grid
+from luna_monai.synthetic.sampling import FloatArray, Grid, Points
 
-Block: TypeAlias = tuple[slice, slice, slice]
+Block: TypeAlias = tuple[slice, ...]
 
 _TABLE_STEP = 0.1
 _TABLE_RADII = np.arange(0, 4 + _TABLE_STEP, _TABLE_STEP)
@@ -36,9 +35,7 @@ def tube_profile() -> FloatArray:
     return np.asarray(stats.ncx2.cdf(radius**2, 2, np.maximum(distance, 1e-3) ** 2), dtype=np.float32)
 
 
-def paint_tubes(
-    cover: FloatArray, grid: Grid, points: NDArray[np.float64], radii: NDArray[np.float64], sigma: float
-) -> None:
+def paint_tubes(cover: FloatArray, grid: Grid, points: Points, radii: Points, sigma: float) -> None:
     """Paint tubes, given by dense points on their axes, into a map of shares.
 
     Args:
@@ -67,12 +64,11 @@ def paint_tubes(
             rest = ((index - base) * step).astype(np.float32)
             # Few distinct offsets a direction: compute each once, then spread them to the whole neighbourhood.
             lines = [np.arange(-h, h + 1) for h in half]
-            away = [
-                (n * np.float32(s) - rest[:, d, None]) ** 2 for d, (n, s) in enumerate(zip(lines, step, strict=True))
-            ]
-            voxel = [base[:, d, None] + lines[d] for d in range(3)]
+            forms = np.where(np.eye(3, dtype=bool), 2 * half + 1, 1).tolist()
+            away = [((lines[d] * np.float32(step[d]) - rest[:, d, None]) ** 2).reshape(-1, *forms[d]) for d in range(3)]
+            voxel = [(base[:, d, None] + lines[d]).reshape(-1, *forms[d]) for d in range(3)]
             inside = [(voxel[d] >= 0) & (voxel[d] < cover.shape[d]) for d in range(3)]
-            squared = away[0][:, :, None, None] + away[1][:, None, :, None] + away[2][:, None, None, :]
+            squared = away[0] + away[1] + away[2]
             relative = (radii[chunk] / sigma).astype(np.float32)
             # Beyond the table's largest radius an edge looks the same, so distance is counted from the edge.
             row = np.minimum(np.rint(relative / _TABLE_STEP).astype(np.int64), top)
@@ -84,11 +80,8 @@ def paint_tubes(
             value = table[lookup]
             used = value > 0.02
             if not all(part.all() for part in inside):
-                used &= inside[0][:, :, None, None] & inside[1][:, None, :, None] & inside[2][:, None, None, :]
-            plane, line = cover.shape[1] * cover.shape[2], cover.shape[2]
-            target = (
-                (voxel[0] * plane)[:, :, None, None] + (voxel[1] * line)[:, None, :, None] + voxel[2][:, None, None, :]
-            )
+                used &= inside[0] & inside[1] & inside[2]
+            target = voxel[0] * (cover.shape[1] * cover.shape[2]) + voxel[1] * cover.shape[2] + voxel[2]
             np.maximum.at(flat, target[used], value[used])
 
 
@@ -106,9 +99,7 @@ class Canvas:
     grid: Grid
     sigma: float
 
-    def around(
-        self, center: NDArray[np.float64], reach: float
-    ) -> tuple[Block, tuple[FloatArray, FloatArray, FloatArray]]:
+    def around(self, center: Points, reach: float) -> tuple[Block, tuple[FloatArray, ...]]:
         """Find the voxels around a point, or those next to it when none is within reach.
 
         Args:
@@ -119,15 +110,10 @@ class Canvas:
             The block of voxels as slices (z, y, x), and the distance of its voxels from the center along x (1, 1, nx),
             y (1, ny, 1) and z (nz, 1, 1), mm.
         """
-        slices, relative = [], []
-        for dimension in range(3):
-            axis = self.grid.axis(dimension) - center[dimension]
-            inside = np.flatnonzero(np.abs(axis) <= max(reach, float(np.abs(axis).min())))
-            slices.append(slice(int(inside[0]), int(inside[-1]) + 1))
-            shape = [1, 1, 1]
-            shape[2 - dimension] = len(inside)
-            relative.append(axis[inside].astype(np.float32).reshape(shape))
-        return (slices[2], slices[1], slices[0]), (relative[0], relative[1], relative[2])
+        axes = [self.grid.axis(dimension) - center[dimension] for dimension in (2, 1, 0)]
+        inside = [np.flatnonzero(np.abs(axis) <= max(reach, float(np.abs(axis).min()))) for axis in axes]
+        z, y, x = np.ix_(*(axis[near].astype(np.float32) for axis, near in zip(axes, inside, strict=True)))
+        return tuple(slice(int(near[0]), int(near[-1]) + 1) for near in inside), (x, y, z)
 
     def blend(self, block: Block, share: FloatArray, hu: FloatArray | float) -> None:
         """Paint tissue of ``hu`` HU, which fills ``share`` of each voxel, where it is denser than what is there."""
@@ -144,7 +130,7 @@ def share_inside(distance: FloatArray, sigma: float) -> FloatArray:
     return np.clip(0.5 - distance / np.float32(2.5 * sigma), 0, 1)
 
 
-def tile_slices(tile: FloatArray, shape: tuple[int, int, int]) -> Iterator[FloatArray]:
+def tile_slices(tile: FloatArray, shape: tuple[int, ...]) -> Iterator[FloatArray]:
     """Repeat a periodic block to a larger volume, one slice at a time.
 
     Args:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
+Points = NDArray[np.float64]
+Vector = tuple[float, ...]
 
 
-def cubic_weights(positions: NDArray[np.float64], size: int) -> FloatArray:
+def cubic_weights(positions: Points, size: int) -> FloatArray:
     """Weights of Catmull-Rom interpolation, as a matrix that a field is multiplied with.
 
     Args:
@@ -35,23 +38,7 @@ def cubic_weights(positions: NDArray[np.float64], size: int) -> FloatArray:
     return weights.astype(np.float32)
 
 
-def resize(field: FloatArray, shape: tuple[int, int, int]) -> FloatArray:
-    """Interpolate a small 3D field to a larger grid that spans the same box.
-
-    Args:
-        field: values (z, y, x).
-        shape: points of the larger grid (z, y, x).
-
-    Returns:
-        The field on the larger grid.
-    """
-    for axis, size in enumerate(shape):
-        weights = cubic_weights(np.linspace(0, field.shape[axis] - 1, size), field.shape[axis])
-        field = np.moveaxis(np.tensordot(weights, field, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(field, dtype=np.float32)
-
-
-def smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], cells: tuple[int, int, int]) -> FloatArray:
+def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], cells: Iterable[int]) -> FloatArray:
     """Draw smooth noise of about unit variance.
 
     Args:
@@ -62,8 +49,11 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], cells: t
     Returns:
         Noise (z, y, x).
     """
-    coarse = rng.standard_normal([max(cell, 1) + 1 for cell in cells], dtype=np.float32)
-    return resize(coarse * np.float32(1.25), shape)
+    field = rng.standard_normal([max(cell, 1) + 1 for cell in cells], dtype=np.float32) * np.float32(1.25)
+    for axis, size in enumerate(shape):
+        weights = cubic_weights(np.linspace(0, field.shape[axis] - 1, size), field.shape[axis])
+        field = np.moveaxis(np.tensordot(weights, field, axes=(1, axis)), 0, axis)
+    return np.ascontiguousarray(field, dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -76,49 +66,48 @@ class Grid:
         shape: points (z, y, x).
     """
 
-    start: tuple[float, float, float]
-    step: tuple[float, float, float]
-    shape: tuple[int, int, int]
+    start: Vector
+    step: Vector
+    shape: tuple[int, ...]
 
-    def axis(self, dimension: int) -> NDArray[np.float64]:
+    def axis(self, dimension: int) -> Points:
         """Return the positions of the points along x (0), y (1) or z (2), mm."""
         return self.start[dimension] + self.step[dimension] * np.arange(self.shape[2 - dimension], dtype=np.float64)
 
     def axes(self) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return x (1, 1, nx), y (1, ny, 1) and z (nz, 1, 1), mm."""
-        x, y, z = (self.axis(dimension).astype(np.float32) for dimension in range(3))
-        return x[None, None, :], y[None, :, None], z[:, None, None]
+        z, y, x = np.ix_(*(self.axis(dimension).astype(np.float32) for dimension in (2, 1, 0)))
+        return x, y, z
 
     @property
-    def box(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def box(self) -> tuple[Points, Points]:
         """Lowest and highest position of a point (x, y, z), mm."""
         ends = np.array([self.axis(dimension)[[0, -1]] for dimension in range(3)])
         return ends.min(axis=1), ends.max(axis=1)
 
-    def points_where(self, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def points_where(self, mask: NDArray[np.bool_]) -> Points:
         """Return the positions (n, 3) of a mask's points as (x, y, z), mm."""
         return np.argwhere(mask)[:, ::-1] * np.asarray(self.step) + np.asarray(self.start)
 
-    def to_index(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    def to_index(self, points: Points) -> Points:
         """Turn positions (n, 3), (x, y, z) in mm, into fractional indices (z, y, x)."""
-        index: NDArray[np.float64] = (points - np.asarray(self.start)) / np.asarray(self.step)
-        return index[:, ::-1]
+        return np.asarray((points - np.asarray(self.start)) / np.asarray(self.step))[:, ::-1]
 
-    def value_at(self, field: FloatArray, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    def value_at(self, field: FloatArray, points: Points) -> Points:
         """Return a field's value at the grid point nearest to each of ``points`` (n, 3), (x, y, z) in mm."""
         index = np.clip(np.rint(self.to_index(points)).astype(int), 0, np.asarray(self.shape) - 1)
         return field[index[:, 0], index[:, 1], index[:, 2]].astype(np.float64)
 
-    def contains(self, points: NDArray[np.float64], margin: float = 0.0) -> NDArray[np.bool_]:
+    def contains(self, points: Points, margin: float = 0.0) -> NDArray[np.bool_]:
         """Tell which of ``points`` (n, 3), (x, y, z) in mm, lie at least ``margin`` mm inside the grid's box."""
         low, high = self.box
         return np.all((points >= low + margin) & (points <= high - margin), axis=1)
 
     @classmethod
-    def covering(cls, low: NDArray[np.float64], high: NDArray[np.float64], step: float) -> Grid:
+    def covering(cls, low: Points, high: Points, step: float) -> Grid:
         """Return a grid of ``step`` mm over the box from ``low`` to ``high`` (x, y, z), mm."""
         nx, ny, nz = (np.ceil((high - low) / step).astype(int) + 1).tolist()
-        return cls((float(low[0]), float(low[1]), float(low[2])), (step, step, step), (nz, ny, nx))
+        return cls(tuple(low.tolist()), (step, step, step), (nz, ny, nx))
 
 
 class SliceSampler:

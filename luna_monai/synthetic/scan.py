@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from luna_monai.synthetic.candidates import Points, choose_candidates, collect_places, paint_nodules
+from luna_monai.synthetic.candidates import choose_candidates, collect_places, paint_nodules
 from luna_monai.synthetic.lookalikes import paint_lookalikes
 from luna_monai.synthetic.painting import Canvas
+from luna_monai.synthetic.sampling import Points, Vector
 from luna_monai.synthetic.setting import draw_setting
 from luna_monai.synthetic.tissue import compose, scan_volume
 from luna_monai.synthetic.vessels import draw_tubes
@@ -48,9 +49,9 @@ class SyntheticScan:
     """
 
     voxels: NDArray[np.int16]
-    spacing: tuple[float, float, float]
-    origin: tuple[float, float, float]
-    direction: tuple[float, float, float]
+    spacing: Vector
+    origin: Vector
+    direction: Vector
     annotations: Points
     excluded: Points
     candidates: Points
@@ -68,29 +69,24 @@ def generate_scan(seed: np.random.SeedSequence, options: ScanOptions) -> Synthet
     """
     # A product of matrices may differ in its last bits when another number of threads computes it.
     with threadpool_limits(limits=1, user_api="blas"):
-        return _generate(np.random.default_rng(seed), options)
-
-
-def _generate(rng: np.random.Generator, options: ScanOptions) -> SyntheticScan:
-    setting = draw_setting(rng, options.in_plane, options.slices)
-    acquisition, thorax = setting.acquisition, setting.thorax
-    tubes = draw_tubes(rng, setting)
-    volume = compose(rng, setting, tubes)
-    places = collect_places(rng, setting, tubes)
-    canvas = Canvas(volume, setting.fine, acquisition.sigma)
-    in_view = float(np.mean(setting.fine.contains(thorax.grid.points_where(thorax.lung < 0))))
-    findings = paint_lookalikes(rng, canvas, thorax, places, in_view)
-    places["finding"] = findings
-    nodules, other = paint_nodules(rng, setting, canvas, places, options.nodules, in_view)
-    candidates = choose_candidates(rng, setting, places, options.candidates, nodules, other)
-    excluded = np.concatenate([other, np.column_stack([findings, np.full(len(findings), -1.0)])])
-    origin = setting.to_world(np.array([setting.slices.start]))[0]
-    return SyntheticScan(
-        voxels=scan_volume(rng, setting, volume),
-        spacing=acquisition.spacing,
-        origin=(float(origin[0]), float(origin[1]), float(origin[2])),
-        direction=acquisition.direction,
-        annotations=setting.to_world(nodules),
-        excluded=setting.to_world(excluded[setting.slices.contains(excluded[:, :3])]),
-        candidates=setting.to_world(candidates),
-    )
+        rng = np.random.default_rng(seed)
+        setting = draw_setting(rng, options.in_plane, options.slices)
+        acquisition, thorax = setting.acquisition, setting.thorax
+        tubes = draw_tubes(rng, setting)
+        volume = compose(rng, setting, tubes)
+        places = collect_places(rng, setting, tubes)
+        canvas = Canvas(volume, setting.fine, acquisition.sigma)
+        in_view = float(np.mean(setting.fine.contains(thorax.grid.points_where(thorax.lung < 0))))
+        findings = places["finding"] = paint_lookalikes(rng, canvas, thorax, places, in_view)
+        nodules, other = paint_nodules(rng, setting, canvas, places, options.nodules, in_view)
+        candidates = choose_candidates(rng, setting, places, options.candidates, nodules, other)
+        excluded = np.concatenate([other, np.column_stack([findings, np.full(len(findings), -1.0)])])
+        return SyntheticScan(
+            voxels=scan_volume(rng, setting, volume),
+            spacing=acquisition.spacing,
+            origin=tuple(setting.to_world(np.array([setting.slices.start]))[0].tolist()),
+            direction=acquisition.direction,
+            annotations=setting.to_world(nodules),
+            excluded=setting.to_world(excluded[setting.slices.contains(excluded[:, :3])]),
+            candidates=setting.to_world(candidates),
+        )

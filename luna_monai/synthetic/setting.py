@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from luna_monai.synthetic.anatomy import Body, Thorax, build_thorax, draw_body
-from luna_monai.synthetic.sampling import Grid
+from luna_monai.synthetic.anatomy import Thorax, build_thorax, draw_body
+from luna_monai.synthetic.sampling import Grid, Points, Vector
 
 # Measured on LUNA16's 888 headers. In-plane spacing is the reconstruction diameter over 512 voxels: 0.46 to 0.98 mm,
 # median 0.70 mm.
@@ -49,8 +48,8 @@ class Acquisition:
     """
 
     shape: tuple[int, int, int]
-    spacing: tuple[float, float, float]
-    center: tuple[float, float, float]
+    spacing: Vector
+    center: Vector
     flipped: bool
     oversampling: int
     sigma: float
@@ -62,7 +61,7 @@ class Acquisition:
     padding_hu: int
 
     @property
-    def direction(self) -> tuple[float, float, float]:
+    def direction(self) -> Vector:
         """Signs of the x, y and z axis: the diagonal of the direction cosines."""
         return (-1.0, -1.0, 1.0) if self.flipped else (1.0, 1.0, 1.0)
 
@@ -89,11 +88,7 @@ def draw_acquisition(rng: np.random.Generator, in_plane: int, slices: int | None
     return Acquisition(
         shape=(slices or round(coverage / slice_spacing), in_plane, in_plane),
         spacing=(in_plane_spacing, in_plane_spacing, slice_spacing),
-        center=(
-            float(rng.normal(*_CENTER_X_MM)),
-            float(rng.normal(*center_y)),
-            float(rng.normal(*_FIRST_SLICE_MM)) + coverage / 2,
-        ),
+        center=(rng.normal(*_CENTER_X_MM), rng.normal(*center_y), rng.normal(*_FIRST_SLICE_MM) + coverage / 2),
         flipped=bool(rng.random() < _FLIPPED_SHARE),
         oversampling=2 if slice_spacing > 1.3 else 1,
         sigma=float(rng.uniform(0.35, 0.5) if sharp else rng.uniform(0.45, 0.7)),
@@ -117,7 +112,6 @@ class Setting:
 
     Args:
         acquisition: grid and image quality.
-        body: the patient's proportions.
         center: position of the volume's centre in the patient (x, y, z), mm.
         slices: the voxels of the finished scan.
         fine: the voxels to paint: as ``slices``, or several thinner ones for each.
@@ -125,8 +119,7 @@ class Setting:
     """
 
     acquisition: Acquisition
-    body: Body
-    center: tuple[float, float, float]
+    center: Vector
     slices: Grid
     fine: Grid
     thorax: Thorax
@@ -136,7 +129,7 @@ class Setting:
         """Whether the field of view holds the whole body, as a circle, instead of a part of a lung."""
         return self.acquisition.shape[2] >= _WHOLE_THORAX_VOXELS
 
-    def to_world(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    def to_world(self, rows: Points) -> Points:
         """Move the positions in the first three columns (n, 3 or more) from the patient's mm to world coordinates."""
         moved = rows.copy()
         moved[:, :3] += np.asarray(self.acquisition.center) - np.asarray(self.center)
@@ -164,27 +157,20 @@ def draw_setting(rng: np.random.Generator, in_plane: int, slices: int | None) ->
     z = body.height / 2 + rng.uniform(-20, 15)
     if slices is not None:
         z = rng.uniform(0.2, 0.8) * body.height
-    center = (float(x), float(y), float(z))
+    center = (x, y, z)
     fine = _voxel_grid(acquisition, center, acquisition.oversampling)
-    thorax = build_thorax(rng, body, _coarse_grid(fine, body))
-    return Setting(acquisition, body, center, _voxel_grid(acquisition, center, 1), fine, thorax)
-
-
-def _voxel_grid(acquisition: Acquisition, center: tuple[float, float, float], oversampling: int) -> Grid:
-    """Return the voxels of a scan, or thinner ones to paint."""
-    spacing, sign = acquisition.spacing, acquisition.direction
-    nz, ny, nx = acquisition.shape
-    shape = (nz * oversampling, ny, nx)
-    step = (sign[0] * spacing[0], sign[1] * spacing[1], spacing[2] / oversampling)
-    x, y, z = (c - s * (n - 1) / 2 for c, s, n in zip(center, step, shape[::-1], strict=True))
-    return Grid((x, y, z), step, shape)
-
-
-def _coarse_grid(voxels: Grid, body: Body) -> Grid:
-    """Cover the voxels, and the whole lungs because vessels grow from what they supply."""
-    low, high = voxels.box
-    low, high = low - _COARSE_MM, high + _COARSE_MM
-    # Whole steps from the voxels on.
+    # The anatomy covers the voxels in whole steps, and all of the lungs because vessels grow from what they supply.
+    low, high = fine.box[0] - _COARSE_MM, fine.box[1] + _COARSE_MM
     high = low + _COARSE_MM * np.ceil((high - low) / _COARSE_MM)
     low = np.minimum(low, [-body.width - 12, -body.depth - 12, -12])
-    return Grid.covering(low, np.maximum(high, [body.width + 12, body.depth + 26, body.height + 8]), _COARSE_MM)
+    high = np.maximum(high, [body.width + 12, body.depth + 26, body.height + 8])
+    thorax = build_thorax(rng, body, Grid.covering(low, high, _COARSE_MM))
+    return Setting(acquisition, center, _voxel_grid(acquisition, center, 1), fine, thorax)
+
+
+def _voxel_grid(acquisition: Acquisition, center: Vector, oversampling: int) -> Grid:
+    """Return the voxels of a scan, or thinner ones to paint."""
+    spacing, sign = acquisition.spacing, acquisition.direction
+    shape = (acquisition.shape[0] * oversampling, *acquisition.shape[1:])
+    step = (sign[0] * spacing[0], sign[1] * spacing[1], spacing[2] / oversampling)
+    return Grid(tuple(c - s * (n - 1) / 2 for c, s, n in zip(center, step, shape[::-1], strict=True)), step, shape)

@@ -6,16 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage
 
-from luna_monai.synthetic.nodules import soften
 from luna_monai.synthetic.painting import share_inside, tile_slices
-from luna_monai.synthetic.sampling import FloatArray, SliceSampler, smooth_noise
+from luna_monai.synthetic.sampling import FloatArray, SliceSampler, Vector, smooth_noise
 from luna_monai.synthetic.setting import Setting
 from luna_monai.synthetic.vessels import Tubes
 
 _TILE = (40, 192, 192)
 
 
-def _frequencies(step: tuple[float, float, float]) -> tuple[FloatArray, FloatArray]:
+def _frequencies(step: Vector) -> tuple[FloatArray, FloatArray]:
     """In-plane and axial frequencies of a tile's real FFT, cycles per mm, for voxels of ``step`` (x, y, z) mm."""
     z, y = fft.fftfreq(_TILE[0], abs(step[2])), fft.fftfreq(_TILE[1], abs(step[1]))
     x = fft.rfftfreq(_TILE[2], abs(step[0]))
@@ -31,7 +30,7 @@ def _filtered(rng: np.random.Generator, gain: FloatArray) -> FloatArray:
 
 
 def scanner_noise(
-    rng: np.random.Generator, step: tuple[float, float, float], cutoff: float, thickness: float, streaks: float = 0.0
+    rng: np.random.Generator, step: Vector, cutoff: float, thickness: float, streaks: float = 0.0
 ) -> FloatArray:
     """Draw noise as filtered back-projection leaves it.
 
@@ -59,7 +58,7 @@ def scanner_noise(
 
 
 def lung_texture(
-    rng: np.random.Generator, step: tuple[float, float, float], fine_hu: float, coarse_hu: float, emphysema: float
+    rng: np.random.Generator, step: Vector, fine_hu: float, coarse_hu: float, emphysema: float
 ) -> FloatArray:
     """Draw the texture of the parenchyma: small vessels below resolution, lobules, and holes of emphysema.
 
@@ -94,26 +93,22 @@ def compose(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> FloatAr
     Returns:
         HU of the fine voxels (z, y, x), without noise.
     """
-    body, thorax, grid = setting.body, setting.thorax, setting.fine
+    thorax, body, grid = setting.thorax, setting.thorax.body, setting.fine
     sigma = np.float32(setting.acquisition.sigma)
     sampler = SliceSampler(thorax.grid, grid)
-    y, x = grid.axis(1).astype(np.float32)[:, None], grid.axis(0).astype(np.float32)[None, :]
-    z_axis = grid.axis(2)
-    down = -1.0 if setting.acquisition.flipped else 1.0
+    y, x = np.meshgrid(grid.axis(1).astype(np.float32), grid.axis(0).astype(np.float32), indexing="ij")
+    z_axis, down = grid.axis(2), setting.acquisition.direction[1]
     mean_hu, gradient = rng.uniform(-895, -810), rng.uniform(0.25, 1.2)
-    gravity = (mean_hu + down * gradient * y).astype(np.float32)
-    dependent = np.float32(rng.uniform(0, 160)) * np.clip(down * y / body.depth, 0, 1)
+    gravity = (mean_hu + down * gradient * y).ravel()
+    dependent = np.float32(rng.uniform(0, 160)) * np.clip(down * y / body.depth, 0, 1).ravel()
     emphysema = float(rng.uniform(0.1, 0.9)) if rng.random() < 0.2 else 0.0
     tile = lung_texture(rng, grid.step, float(rng.uniform(8, 22)), float(rng.uniform(6, 18)), emphysema)
-    fissures, fissure_hu = _fissures(rng, setting), float(rng.uniform(40, 220))
+    fissures, fissure_hu = _fissures(rng, body.height, y, x), float(rng.uniform(40, 220))
     marrow, cortex = np.float32(rng.uniform(120, 280)), np.float32(rng.uniform(450, 900))
     wall_hu, blood_hu = np.float32(rng.uniform(-20, 40)), np.float32(body.contrast_hu)
     table = _table(rng, setting)
 
     volume = np.empty(grid.shape, dtype=np.float32)
-    plane = (grid.shape[1], grid.shape[2])
-    gravity, dependent = (np.broadcast_to(part, plane).ravel() for part in (gravity, dependent))
-    side_of = np.broadcast_to(np.sign(x), plane).ravel()
     for z, texture in enumerate(tile_slices(tile, grid.shape)):
         distance = sampler.slice(thorax.lung, z).ravel()
         hu = volume[z].reshape(-1)
@@ -123,12 +118,9 @@ def compose(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> FloatAr
         depth = distance[where]
         lung = gravity[where] + texture.ravel()[where]
         lung += dependent[where] * np.exp(np.clip(depth, -60, 0) / 9)
-        for height, slope, side, lower in fissures:
-            rise = np.float32(z_axis[z]) - height.ravel()[where]
-            near = (np.abs(rise) < 3 * np.hypot(1, slope)) & (side_of[where] == side)
-            if lower is not None:
-                near &= (lower < height).ravel()[where]
-            part = np.flatnonzero(near)
+        for height, slope, allowed in fissures:
+            rise = np.float32(z_axis[z]) - height[where]
+            part = np.flatnonzero((np.abs(rise) < 3 * np.hypot(1, slope)) & allowed[where])
             squared = (rise[part] / np.float32(np.hypot(1, slope) * (0.35 + sigma))) ** 2
             lung[part] += np.float32(fissure_hu) * np.exp(-0.5 * squared)
         hu[where] += (np.maximum(lung, -995) - hu[where]) * share_inside(depth, float(sigma))
@@ -148,30 +140,29 @@ def compose(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> FloatAr
     return volume
 
 
-def _fissures(rng: np.random.Generator, setting: Setting) -> list[tuple[FloatArray, float, float, FloatArray | None]]:
-    """Height of the fissures over each (y, x), mm, with their slope, side and, if any, lower limit."""
-    body, grid = setting.body, setting.fine
-    y, x = grid.axis(1).astype(np.float32)[:, None], grid.axis(0).astype(np.float32)[None, :]
-    result: list[tuple[FloatArray, float, float, FloatArray | None]] = []
+def _fissures(
+    rng: np.random.Generator, lung_height: float, y: FloatArray, x: FloatArray
+) -> list[tuple[FloatArray, float, NDArray[np.bool_]]]:
+    """Height of the fissures over each (y, x), mm, with their slope and whether they run there."""
+    result = []
     for side in (-1.0, 1.0):
-        slope = float(rng.uniform(0.7, 1.2))
-        bend = 7 * smooth_noise(rng, (1, y.shape[0], x.shape[1]), (1, 4, 4))[0]
-        oblique = (rng.uniform(0.36, 0.46) * body.height + slope * y + bend).astype(np.float32)
-        result.append((oblique, slope, side, None))
+        slope = rng.uniform(0.7, 1.2)
+        bend = 7 * smooth_noise(rng, (1, *y.shape), (1, 4, 4))[0]
+        oblique = rng.uniform(0.36, 0.46) * lung_height + slope * y + bend
+        result.append((oblique.ravel(), slope, (np.sign(x) == side).ravel()))
         if side < 0 and rng.random() < 0.8:
-            bend = 8 * smooth_noise(rng, (1, y.shape[0], x.shape[1]), (1, 3, 3))[0]
-            horizontal = (rng.uniform(0.44, 0.54) * body.height + 0.15 * (y + 30) + bend).astype(np.float32)
-            result.append((horizontal, 0.15, side, oblique))
+            bend = 8 * smooth_noise(rng, (1, *y.shape), (1, 3, 3))[0]
+            horizontal = rng.uniform(0.44, 0.54) * lung_height + 0.15 * (y + 30) + bend
+            result.append((horizontal.ravel(), 0.15, ((np.sign(x) == side) & (oblique < horizontal)).ravel()))
     return result
 
 
 def _table(rng: np.random.Generator, setting: Setting) -> FloatArray:
     """HU (y, x) of the table below the patient; very low elsewhere."""
-    grid = setting.fine
     # The table is where gravity points to, whichever way the patient lies.
-    down = -1.0 if setting.acquisition.flipped else 1.0
-    y, x = down * grid.axis(1)[:, None], grid.axis(0)[None, :]
-    depth = setting.body.depth + 27 + 0.8 * setting.body.fat + 8 * down
+    body, down = setting.thorax.body, setting.acquisition.direction[1]
+    y, x = down * setting.fine.axis(1)[:, None], setting.fine.axis(0)[None, :]
+    depth = body.depth + 27 + 0.8 * body.fat + 8 * down
     top = depth + rng.uniform(6, 14) - x**2 * rng.uniform(0.0004, 0.0012)
     bottom = top + rng.uniform(22, 40)
     hu = np.full((y.shape[0], x.shape[1]), -3000.0)
@@ -193,18 +184,16 @@ def scan_volume(rng: np.random.Generator, setting: Setting, volume: FloatArray) 
     """
     acquisition = setting.acquisition
     fine = acquisition.oversampling
-    if fine == 2:
+    if fine == 2 or acquisition.thick_slices:
         # A slice sees a little of its neighbours too.
-        volume = soften(volume, (0.15, 0.7, 0.15))
-    elif acquisition.thick_slices:
-        volume = soften(volume, (0.25, 0.5, 0.25))
+        kernel = (0.15, 0.7, 0.15) if fine == 2 else (0.25, 0.5, 0.25)
+        volume = ndimage.convolve1d(volume, np.asarray(kernel, dtype=np.float32), axis=0, mode="nearest")
     thickness = max(acquisition.spacing[2], 1.0) * (1.6 if acquisition.thick_slices else 1.0)
     tile = scanner_noise(rng, acquisition.spacing, acquisition.noise_cutoff, thickness, acquisition.streaks)
-    z_axis, height = setting.slices.axis(2), setting.body.height
-    outside = None
-    if setting.whole_thorax:
-        radius = np.hypot(*np.ogrid[-1 : 1 : acquisition.shape[1] * 1j, -1 : 1 : acquisition.shape[2] * 1j])
-        outside = np.nonzero(radius > 1)
+    z_axis, height = setting.slices.axis(2), setting.thorax.body.height
+    radius = np.hypot(*np.ogrid[-1 : 1 : acquisition.shape[1] * 1j, -1 : 1 : acquisition.shape[2] * 1j])
+    outside = np.nonzero((radius > 1) & setting.whole_thorax)
+    lowest = acquisition.padding_hu if setting.whole_thorax else -1024
     voxels = np.empty(acquisition.shape, dtype=np.int16)
     for z, noise in enumerate(tile_slices(tile, acquisition.shape)):
         hu = volume[z * fine : (z + 1) * fine].mean(axis=0) if fine > 1 else volume[z]
@@ -213,9 +202,6 @@ def scan_volume(rng: np.random.Generator, setting: Setting, volume: FloatArray) 
         shoulders = 1 + 1.2 * np.clip(z_axis[z] / height - 0.85, 0, 0.4)
         amount = np.float32(acquisition.noise_hu * shoulders) * (0.65 + 0.35 * np.clip((hu + 900) / 800, 0, 1))
         hu = np.rint(hu + amount * noise)
-        if outside is not None:
-            hu[outside] = acquisition.padding_hu
-            voxels[z] = np.clip(hu, acquisition.padding_hu, 3071)
-        else:
-            voxels[z] = np.clip(hu, -1024, 3071)
+        hu[outside] = lowest
+        voxels[z] = np.clip(hu, lowest, 3071)
     return voxels

@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luna_monai.synthetic.painting import paint_tubes
-from luna_monai.synthetic.sampling import FloatArray
+from luna_monai.synthetic.sampling import FloatArray, Points
 from luna_monai.synthetic.setting import Setting
-
-Points = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -34,28 +32,25 @@ class Branches:
     start: Points
     end: Points
     bend: Points
-    start_radius: NDArray[np.float64]
-    end_radius: NDArray[np.float64]
+    start_radius: Points
+    end_radius: Points
     leaves: NDArray[np.int64]
 
     def where(self, mask: NDArray[np.bool_]) -> Branches:
         """Return the branches that ``mask`` (n,) selects."""
         return Branches(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
 
-    def sample(
-        self, step: float, step_per_radius: float = 0.5
-    ) -> tuple[Points, NDArray[np.float64], NDArray[np.int64]]:
+    def sample(self, step: float) -> tuple[Points, Points, NDArray[np.int64]]:
         """Walk along all branches.
 
         Args:
-            step: distance of the samples on thin branches, mm.
-            step_per_radius: distance on thick ones, in radii.
+            step: distance of the samples on thin branches, mm; half a radius on thick ones.
 
         Returns:
             Positions (m, 3), radii (m,), mm, and the branch that each belongs to (m,).
         """
         length = np.linalg.norm(self.end - self.start, axis=1)
-        distance = np.maximum(step, step_per_radius * np.minimum(self.start_radius, self.end_radius))
+        distance = np.maximum(step, 0.5 * np.minimum(self.start_radius, self.end_radius))
         counts = np.maximum(np.ceil(length / distance).astype(int), 1) + 1
         branch = np.repeat(np.arange(len(length)), counts)
         first = np.repeat(np.cumsum(counts) - counts, counts)
@@ -68,17 +63,10 @@ class Branches:
 
 def join(parts: list[Branches]) -> Branches:
     """Return all branches of ``parts`` as one."""
-    names = list(Branches.__dataclass_fields__)
-    return Branches(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+    return Branches(*(np.concatenate([getattr(p, name) for p in parts]) for name in Branches.__dataclass_fields__))
 
 
-def grow_tree(
-    rng: np.random.Generator,
-    root: Points,
-    leaves: Points,
-    leaf_radius: float,
-    exponent: float,
-) -> Branches:
+def grow_tree(rng: np.random.Generator, root: Points, leaves: Points, leaf_radius: float, exponent: float) -> Branches:
     """Grow a tree from a root to all its leaves.
 
     Args:
@@ -141,23 +129,14 @@ def airways_beside(arteries: Branches, leaf_radius: float, exponent: float) -> B
     Returns:
         The airways; their radius is that of the lumen.
     """
-    lumen = 0.85 * leaf_radius * arteries.leaves ** (1 / exponent)
+    lumen = np.asarray(0.85 * leaf_radius * arteries.leaves ** (1 / exponent), dtype=np.float64)
     way = arteries.end - arteries.start
     way = way / np.maximum(np.linalg.norm(way, axis=1, keepdims=True), 1e-6)
     beside = np.array([0.0, -0.55, 0.83]) - way * (way @ np.array([0.0, -0.55, 0.83]))[:, None]
     beside /= np.maximum(np.linalg.norm(beside, axis=1, keepdims=True), 0.3)
-
-    def shifted(ends: Points, radius: NDArray[np.float64]) -> Points:
-        return ends + beside * (1.3 * radius + lumen)[:, None]
-
-    return Branches(
-        shifted(arteries.start, arteries.start_radius),
-        shifted(arteries.end, arteries.end_radius),
-        arteries.bend,
-        np.asarray(lumen * 1.05, dtype=np.float64),
-        np.asarray(lumen * 0.95, dtype=np.float64),
-        arteries.leaves,
-    )
+    start = arteries.start + beside * (1.3 * arteries.start_radius + lumen)[:, None]
+    end = arteries.end + beside * (1.3 * arteries.end_radius + lumen)[:, None]
+    return Branches(start, end, arteries.bend, lumen * 1.05, lumen * 0.95, arteries.leaves)
 
 
 @dataclass(frozen=True)
@@ -189,43 +168,32 @@ def draw_tubes(rng: np.random.Generator, setting: Setting) -> Tubes:
     Returns:
         The vessels and airways.
     """
-    vessels, airways = _grow(rng, setting)
+    thorax, height = setting.thorax, setting.thorax.body.height
+    inner = thorax.grid.points_where(thorax.lung < -4)
+    leaf_radius, exponent, volume_per_leaf = rng.uniform(0.36, 0.50), rng.uniform(2.7, 3.1), rng.uniform(450, 900)
+    trees: list[Branches] = []
+    beside: list[Branches] = []
+    for side in (-1.0, 1.0):
+        points = inner[np.sign(inner[:, 0]) == side]
+        count = max(int(len(points) * thorax.grid.step[0] ** 3 / volume_per_leaf), 2)
+        for root in ([side * 30, 0, 0.55 * height], [side * 24, -9, 0.47 * height]):
+            leaves = points[rng.integers(0, len(points), count)] + rng.uniform(-1.2, 1.2, (count, 3))
+            trees.append(grow_tree(rng, np.array(root), leaves, leaf_radius, exponent))
+        arteries, airway_leaf_radius = trees[-2], leaf_radius * rng.uniform(0.75, 0.95)
+        beside.append(airways_beside(arteries.where(arteries.leaves >= 90), airway_leaf_radius, exponent))
+    vessels, airways = join(trees), join(beside)
+
     blood, walls, lumen = (np.zeros(setting.fine.shape, dtype=np.float32) for _ in range(3))
     sigma, grid = setting.acquisition.sigma, setting.fine
     points, radii, _ = vessels.sample(0.7)
     paint_tubes(blood, grid, points, np.minimum(radii, 7.0), sigma)
-    everything = join([airways, _central_airways(setting.body.height)])
+    everything = join([airways, _central_airways(height)])
     points, radii, branch = everything.sample(0.7)
     paint_tubes(walls, grid, points, 1.12 * radii + 0.25, sigma)
     # Mucus fills a few airways.
-    plugged = (rng.random(len(everything.leaves)) < 0.04) & (everything.leaves > 1)
-    open_points = ~plugged[branch]
+    open_points = ((rng.random(len(everything.leaves)) >= 0.04) | (everything.leaves <= 1))[branch]
     paint_tubes(lumen, grid, points[open_points], radii[open_points], sigma)
     return Tubes(vessels, airways, blood, walls, lumen)
-
-
-def _grow(rng: np.random.Generator, setting: Setting) -> tuple[Branches, Branches]:
-    """Grow arteries and veins from both hila, and airways beside the arteries."""
-    body, thorax = setting.body, setting.thorax
-    inner = thorax.grid.points_where(thorax.lung < -4)
-    leaf_radius, exponent = float(rng.uniform(0.36, 0.50)), float(rng.uniform(2.7, 3.1))
-    volume_per_leaf = float(rng.uniform(450, 900))
-    blood, airways = [], []
-    for side in (-1.0, 1.0):
-        points = inner[np.sign(inner[:, 0]) == side]
-        count = max(int(len(points) * thorax.grid.step[0] ** 3 / volume_per_leaf), 2)
-        roots = (
-            np.array([side * 30, 0, 0.55 * body.height]),
-            np.array([side * 24, -9, 0.47 * body.height]),
-        )
-        trees = []
-        for root in roots:
-            leaves = points[rng.integers(0, len(points), count)] + rng.uniform(-1.2, 1.2, (count, 3))
-            trees.append(grow_tree(rng, root, leaves, leaf_radius, exponent))
-        blood += trees
-        airway_leaf_radius = leaf_radius * float(rng.uniform(0.75, 0.95))
-        airways.append(airways_beside(trees[0].where(trees[0].leaves >= 90), airway_leaf_radius, exponent))
-    return join(blood), join(airways)
 
 
 def _central_airways(height: float) -> Branches:

@@ -51,6 +51,10 @@ def read_predictions(path: Path) -> pd.DataFrame:
     Raises:
         LunaError: when the file is missing or damaged, or has no candidate.
     """
+    if not path.is_file():
+        raise LunaError(
+            f"{path}: no such file; a run writes it at a best epoch, and has none where all metrics are NaN"
+        )
     numbers = [name for name in PREDICTION_COLUMNS if name != "seriesuid"]
     probable = (lambda values: values.between(0, 1), "between 0 and 1")
     table = read_table(path, numbers, allowed={"class": ALLOWED["class"], "probability": probable})

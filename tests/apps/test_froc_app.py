@@ -69,7 +69,10 @@ def test_without_bootstrap_and_excluded_findings(files, caplog):
         (HEADER + "a,0,0,0,\n", "submission.csv, line 2: 'probability' must be a number, found nothing"),
         (HEADER + "a,0,0,0,nan\n", "submission.csv, line 2: 'probability' must be a number"),
         (HEADER + "a,0,zero,0,0.5\n", "submission.csv, line 2: 'coordY' must be a number, found 'zero'"),
-        (HEADER + "a,0,0,0,1.01\n", "submission: expected a probability from 0 to 1 in one of the 2 scans to evaluate"),
+        (
+            HEADER + "a,0,0,0,1.01\n",
+            "submission.csv: expected a probability from 0 to 1 in one of the 2 scans to evaluate",
+        ),
         (HEADER + "a,0,0,0,0.5\nc,0,0,0,0.5\n", "found 0.5 in c in data row 2 (1 such rows)"),
         (None, "submission.csv: no such file"),
     ],

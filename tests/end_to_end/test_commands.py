@@ -183,9 +183,9 @@ def test_what_needs_no_network_does_not_wait_for_torch(module, tmp_path):
 def test_lazy_names_are_all_there():
     import luna_monai.apps
     import luna_monai.data
-    import luna_monai.metrics
+    import luna_monai.training
 
-    for package in (luna_monai.apps, luna_monai.data, luna_monai.metrics):
+    for package in (luna_monai.apps, luna_monai.data, luna_monai.training):
         assert all(getattr(package, name) is not None for name in package.__all__)
         with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
             package.nothing  # noqa: B018
