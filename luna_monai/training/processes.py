@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import warnings
@@ -180,7 +181,9 @@ def data_parallel(network: torch.nn.Module, device: torch.device) -> torch.nn.Mo
     # Of one input channel there are several sets of strides for the same layout, and the warning takes them for two.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides", category=UserWarning)
     # On GPUs the buffers are the same everywhere already.
-    return DistributedDataParallel(network, device_ids=[device] if gpu else None, forward_sync_buffers=not gpu)
+    names = inspect.signature(DistributedDataParallel).parameters
+    sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # before PyTorch 2.13
+    return DistributedDataParallel(network, device_ids=[device] if gpu else None, **{sync: not gpu})
 
 
 @dataclass(eq=False)

@@ -799,7 +799,7 @@ def test_damaged_weights(place, tmp_path, capfd):
         ("gone.pt", r"gone\.pt: no such file"),
         ("garbage.pt", r"garbage\.pt: cannot be read as weights"),
         ("linear.pt", r"linear\.pt: weights of another network"),
-        ("nan.pt", r"nan\.pt: head_linear\.bias holds NaN"),
+        ("nan.pt", r"nan\.pt: head_linear\.bias holds values that are not finite"),
     ):
         refused(message, capfd, place / "a.mhd", "--candidates", place / "points.csv", "--weights", tmp_path / name)
 

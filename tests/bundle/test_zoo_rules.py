@@ -177,7 +177,6 @@ def run_command(words, **options):
 
 # MONAI says of every configuration that it may run code; torch's exporter warns about torch.
 @pytest.mark.filterwarnings("ignore:parsing config_file:UserWarning", "ignore:.*LeafSpec:FutureWarning")
-@pytest.mark.filterwarnings("ignore:You are using the legacy TorchScript-based ONNX:DeprecationWarning")  # before 2.9
 def test_documented_commands(copied_bundle, sqlite_uri):
     text = (copied_bundle / "docs" / "README.md").read_text()
     commands = [
