@@ -183,7 +183,8 @@ def data_parallel(network: torch.nn.Module, device: torch.device) -> torch.nn.Mo
     # On GPUs the buffers are the same everywhere already.
     names = inspect.signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # before PyTorch 2.13
-    return DistributedDataParallel(network, device_ids=[device] if gpu else None, **{sync: not gpu})
+    options: dict[str, Any] = {"device_ids": [device] if gpu else None, sync: not gpu}
+    return DistributedDataParallel(network, **options)
 
 
 @dataclass(eq=False)
