@@ -216,6 +216,8 @@ def _set_aside_previous_run(output_dir: Path) -> None:
     found = [output_dir / name for name in RESULTS if (output_dir / name).exists()]
     if found:
         previous = output_dir / f"previous-{datetime.now().strftime(TIME_FORMAT)}"
+        while previous.exists():  # of a run that ended within this second
+            previous = previous.with_name(f"{previous.name}-2")
         with write_errors(previous):
             previous.mkdir()
             for path in found:

@@ -409,6 +409,14 @@ def test_a_folder_in_use(make_run, tmp_path):
     make_run(tmp_path).trainer.run()  # the lock of a process that was killed is free
 
 
+def test_earlier_runs_of_one_second_are_kept_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "TIME_FORMAT", "now")
+    for content in ("one", "two", "three"):
+        (tmp_path / "model.pt").write_text(content)
+        run_folder._set_aside_previous_run(tmp_path)
+    assert sorted(path.read_text() for path in tmp_path.glob("previous-*/*")) == ["one", "three", "two"]
+
+
 def test_temporary_files_of_killed_runs(make_run, tmp_path):
     (tmp_path / "predictions").mkdir()
     own = [tmp_path / ".model.pt.0123abcd.luna.tmp", tmp_path / "predictions" / ".val.csv.0123abcd.luna.tmp"]
