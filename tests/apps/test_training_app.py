@@ -21,13 +21,15 @@ def arguments(make_dataset, tmp_path):
 
 
 def test_book_options(arguments, tmp_path):
-    app = LunaTrainingApp([*arguments, "--epochs=1", "--tb-prefix=p2ch11", "my-comment", "optimizer#lr=0.5", "fold=1"])
+    app = LunaTrainingApp([*arguments, "--epochs=1", "--tb-prefix=p2ch11", "für-mich", "optimizer#lr=0.5", "fold=1"])
     assert app.main() == 0
+    assert (tmp_path / "run" / "config.yaml").read_bytes().isascii()  # MONAI reads it in the encoding of the system
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert (config["batch_size"], config["max_epochs"], config["fold"]) == (8, 1, 1)
+    assert config["comment"] == "für-mich"
     assert config["optimizer"]["lr"] == 0.5
     names = sorted(path.name for path in (tmp_path / "run" / "runs" / "p2ch11").iterdir())
-    assert [name[20:] for name in names] == ["trn_cls-my-comment", "val_cls-my-comment"]
+    assert [name[20:] for name in names] == ["trn_cls-für-mich", "val_cls-für-mich"]
 
 
 def test_default_fold_is_the_first_that_has_scans(make_dataset, tmp_path, capfd):
