@@ -49,7 +49,7 @@ class LunaCrossvalApp(BundleApp):
         folder, given = Path(self.cli_args.folder), self.given()
         for key in given.keys() & {"fold", "resume", "output_dir", "finetune"}:
             raise LunaError(f"{key}={given[key]}: crossval sets this key itself, for each fold; leave it out")
-        get = self.load("training", given | {"fold": 0}).parser.get_parsed_content
+        get = self.load("training", given).parser.get_parsed_content
         candidates, scans = get("candidates"), get("scans")
         folds = folds_of(candidates, scans, get("patients_file"))
         present = sorted(folds.unique().tolist())

@@ -37,7 +37,7 @@ def split_by_stride(candidates: pd.DataFrame, val_stride: int) -> tuple[pd.DataF
 
 def split_by_subset(
     candidates: pd.DataFrame,
-    fold: int,
+    fold: int | None,
     patients_file: str | Path | None = None,
     dataset_dir: str | Path | DatasetScans | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -45,14 +45,15 @@ def split_by_subset(
 
     Args:
         candidates: the table of :func:`~luna_monai.data.read_candidates`.
-        fold: the subset to validate on; all others are for training.
+        fold: the subset to validate on; all others are for training. When None, the first that has candidates.
         patients_file: keep the scans of one patient together, see :func:`read_patients`: all of them count to the
             lowest of their subsets, so that each scan is still validated in exactly one fold.
         dataset_dir: the LUNA16 dataset folder of the table; when None, the one that ``read_candidates`` has noted in
             ``candidates.attrs``, which pandas keeps in selections but not in a merge.
 
     Returns:
-        Training and validation part, each with its rows' index in ``candidates``.
+        Training and validation part, each with its rows' index in ``candidates``, the latter with ``fold`` in its
+        ``attrs``.
 
     Raises:
         LunaError: when the fold has no candidates with a CT on disk, no other subset has, the patient of a scan is
@@ -64,13 +65,17 @@ def split_by_subset(
     scans = DatasetScans.of(dataset_dir)
     folds = folds_of(candidates, scans, patients_file)
     present = sorted(folds.unique())
+    fold = int(present[0]) if fold is None else fold
     if fold not in present:
         found = f"folds with scans: {', '.join(map(str, present))}"
         raise LunaError(f"fold {fold}: no scan with candidates in {scans.dataset_dir}/subset{fold}; {found}")
     if len(present) == 1:
         advice = "add another subset, or split by candidates with configs/book_ch11.yaml"
         raise LunaError(f"fold {fold}: {scans.dataset_dir} has scans in subset{fold} only; {advice}")
-    return candidates[folds != fold], candidates[folds == fold]
+    logger.info("Validation on subset %d", fold)
+    training, validation = candidates[folds != fold], candidates[folds == fold]
+    validation.attrs["fold"] = fold
+    return training, validation
 
 
 def folds_of(

@@ -57,9 +57,10 @@ def write_dataset(
 ) -> Path:
     """Write synthetic chest CTs as a LUNA16 dataset folder.
 
-    The folder holds ``subset0`` … with ``UID.mhd`` and ``UID.raw`` (scans take turns over at most ten subsets, two or
-    more in each), ``annotations.csv``, ``annotations_excluded.csv``, ``candidates.csv`` and ``seriesuids.csv``. A scan
-    gets its name when it is complete, and the tables are written last: a folder that has them is whole.
+    The folder holds ``subset0`` … with ``UID.mhd`` and ``UID.raw`` (scans take turns over two to ten subsets, two or
+    more in each if there are enough), ``annotations.csv``, ``annotations_excluded.csv``, ``candidates.csv`` and
+    ``seriesuids.csv``. A scan gets its name when it is complete, and the tables are written last: a folder that has
+    them is whole.
 
     Voxel spacing, position and direction are distributed as in LUNA16. With fewer than 400 voxels in-plane the scan is
     a targeted reconstruction: the same spacing, but only a part of one lung and what surrounds it.
@@ -95,7 +96,7 @@ def write_dataset(
     counts = {part: scans - whole_thoraxes, whole: whole_thoraxes}
     _prepare_folder(path, sum(n * 2 * it.in_plane**2 * (it.slices or _MEAN_SLICES) for it, n in counts.items()))
     options = [option for option, count in counts.items() for _ in range(count)]
-    subsets = min(10, max(1, scans // 2))
+    subsets = min(10, max(2, scans // 2))  # one to validate on and one to train on at least
     folders = [path / f"subset{number % subsets}" for number in range(scans)]
     seeds = np.random.SeedSequence(seed).spawn(scans)
     began = reported = time.monotonic()

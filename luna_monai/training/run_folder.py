@@ -128,8 +128,8 @@ class RunFolder:
         elif first:
             _set_aside_previous_run(self.output_dir)
         if first:
-            text = yaml.safe_dump(dict(self.config), sort_keys=False, allow_unicode=True)
-            write_bytes(self.output_dir / CONFIG, text.encode())
+            # In ASCII, because MONAI reads configurations in the encoding of the system, not always UTF-8.
+            write_bytes(self.output_dir / CONFIG, yaml.safe_dump(dict(self.config), sort_keys=False).encode())
         self._started = True
 
     def _write(self, engine: Engine) -> None:

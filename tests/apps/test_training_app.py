@@ -1,12 +1,13 @@
 """The application has the book's options and ours, and answers mistakes with one clear line."""
 
 import re
+import shutil
 
 import pandas as pd
 import pytest
 import yaml
 
-from luna_monai.apps import LunaTrainingApp
+from luna_monai.apps import LunaEvaluateApp, LunaTrainingApp
 from luna_monai.apps.cli import main, run_app
 from luna_monai.errors import LunaError
 
@@ -20,13 +21,36 @@ def arguments(make_dataset, tmp_path):
 
 
 def test_book_options(arguments, tmp_path):
-    app = LunaTrainingApp([*arguments, "--epochs=1", "--tb-prefix=p2ch11", "my-comment", "optimizer#lr=0.5", "fold=1"])
+    app = LunaTrainingApp([*arguments, "--epochs=1", "--tb-prefix=p2ch11", "für-mich", "optimizer#lr=0.5", "fold=1"])
     assert app.main() == 0
+    assert (tmp_path / "run" / "config.yaml").read_bytes().isascii()  # MONAI reads it in the encoding of the system
     config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert (config["batch_size"], config["max_epochs"], config["fold"]) == (8, 1, 1)
+    assert config["comment"] == "für-mich"
     assert config["optimizer"]["lr"] == 0.5
     names = sorted(path.name for path in (tmp_path / "run" / "runs" / "p2ch11").iterdir())
-    assert [name[20:] for name in names] == ["trn_cls-my-comment", "val_cls-my-comment"]
+    assert [name[20:] for name in names] == ["trn_cls-für-mich", "val_cls-für-mich"]
+
+
+def test_default_fold_is_the_first_that_has_scans(make_dataset, tmp_path, capfd):
+    """A folder of some subsets, as most people download, needs no option; the run records the fold that was chosen."""
+    folder = make_dataset(scans=4, candidates=12)
+    for subset in (0, 2):
+        shutil.rmtree(folder / f"subset{subset}")
+    arguments = ["--dataset-dir", folder, "--cache-dir", tmp_path / "cache", "--output-dir", tmp_path / "run"]
+    assert LunaTrainingApp([*arguments, "--epochs", 1]).main() == 0
+    assert "Validation on subset 1\n" in capfd.readouterr().out
+    assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["fold"] == 1
+    predictions = pd.read_csv(tmp_path / "run" / "predictions" / "val.csv")
+    assert predictions["seriesuid"].unique().tolist() == ["1.2.3.1"]
+    LunaTrainingApp([*arguments, "--epochs", 2, "--resume", "--fold", 1]).main()
+    # Data that comes later does not turn what was trained on into validation data, nor the other way round.
+    shutil.copytree(make_dataset(scans=1, candidates=12, name="more") / "subset0", folder / "subset0")
+    assert LunaEvaluateApp([tmp_path / "run"]).main() == 0
+    evaluated = pd.read_csv(tmp_path / "run" / "evaluation" / "predictions.csv")
+    assert evaluated["seriesuid"].unique().tolist() == ["1.2.3.1"]
+    with pytest.raises(LunaError, match=r"fold 2: no scan with candidates in .*; folds with scans: 0, 1, 3"):
+        LunaTrainingApp([*arguments, "--fold", 2]).main()
 
 
 def test_experiment_by_name_and_null(arguments, tmp_path):

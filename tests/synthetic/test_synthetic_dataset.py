@@ -108,7 +108,7 @@ def test_the_last_scans_are_whole_thoraxes(small_dataset, tmp_path):
     part, whole = (folder / "seriesuids.csv").read_text().split()
     first = f"subset0/{part}.raw"
     assert digests(folder)[first] == digests(small_dataset)[first]
-    header = (folder / "subset0" / f"{whole}.mhd").read_text()
+    header = (folder / "subset1" / f"{whole}.mhd").read_text()
     slices = int(re.search(r"DimSize = 512 512 (\d+)", header)[1])
     assert slices > 100
     assert pd.read_csv(folder / "candidates.csv")["seriesuid"].value_counts().to_dict() == {part: 25, whole: 75}
