@@ -51,7 +51,9 @@ def folder(write_dataset, tmp_path_factory):
         job("resumed", 0, max_epochs=3, resume=True),
         job(
             *("odd", 2),
-            **{"max_epochs": 1, "samples_per_epoch": 17, "precision": "auto"},
+            max_epochs=1,
+            samples_per_epoch=17,
+            precision="auto",
             network_def={"_target_": "luna_monai.networks.LunaModel", "conv_channels": 2},
         ),
         job("compiled", 2, compile=True, max_epochs=1, **same, **quickly_compiled),

@@ -28,9 +28,6 @@ def test_run_everything(notebook, tmp_path):
     for name, value in SMALLER.items():
         settings.source, changed = re.subn(rf"^{name} = \d+", f"{name} = {value}", settings.source, flags=re.MULTILINE)
         assert changed == 1, name
-    synthesis = notebook.cells[3]
-    synthesis.source, changed = re.subn("--in-plane=192", "--in-plane=96", synthesis.source)
-    assert changed == 1
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = outputs_of(notebook)
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 3
