@@ -50,7 +50,8 @@ def folder(write_dataset, tmp_path_factory):
         job("resumed", 2, max_epochs=2, resume=True),
         job("resumed", 0, max_epochs=3, resume=True),
         job(
-            *("odd", 2),
+            "odd",
+            2,
             max_epochs=1,
             samples_per_epoch=17,
             precision="auto",
