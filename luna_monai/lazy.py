@@ -8,6 +8,7 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -77,8 +78,9 @@ class _StandIn(ModuleType):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        # MONAI takes what has no file for an empty folder.
+        # MONAI takes what has no file for an empty folder; torch's compiler asks packages for their spec.
         self.__file__ = name
+        self.__spec__ = ModuleSpec(name, None) if "." in name else importlib.util.find_spec(name)
 
     def __getattr__(self, name: str) -> Any:
         if name == "__path__":
