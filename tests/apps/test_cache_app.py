@@ -1,5 +1,7 @@
 """``luna-monai cache`` as a user runs it."""
 
+import re
+
 import pytest
 
 from luna_monai.apps.cache import LunaCacheApp, LunaPrecacheApp
@@ -65,7 +67,7 @@ def test_gc_removes_what_no_configuration_needs(filled, tmp_path, capsys):
     capsys.readouterr()
     assert run_app(LunaCacheApp, ["gc", *options]) == 0
     text = capsys.readouterr().out
-    assert text.count(": ScaleIntensityRanged.a_max 400 -> 1000, ScaleIntensityRanged.b_max") == 3
+    assert len(re.findall(r": \w+\.a_max 400 -> 1000\n", text)) == 3
     assert "unused: 3 files" in text
     assert set(cached_files(cache_dir)) == everything
     other = cache_dir / f"9.9.{'0' * 16}.{'1' * 16}.pt"
