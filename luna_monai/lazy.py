@@ -8,7 +8,6 @@ import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
@@ -79,8 +78,7 @@ class _StandIn(ModuleType):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         # MONAI takes what has no file for an empty folder; torch's compiler asks packages for their spec.
-        self.__file__ = name
-        self.__spec__ = ModuleSpec(name, None) if "." in name else importlib.util.find_spec(name)
+        self.__file__, self.__spec__ = name, importlib.util.spec_from_loader(name, None)
 
     def __getattr__(self, name: str) -> Any:
         if name == "__path__":
