@@ -1,11 +1,9 @@
-"""Takes the pictures of docs/images/ with headless Chromium, from what 'make demo' leaves and one synthetic CT.
+"""Takes the pictures of docs/images/ with headless Chromium, from what the notebook leaves.
 
-make demo
-luna-monai synth data-unversioned/demo/scan --scans 1 --nodules-per-scan 6 --candidates-per-scan 60 --seed 5
-luna-monai predict data-unversioned/demo/scan --report data-unversioned/demo/page.html \
-    --explain data-unversioned/demo/heat.nii.gz
-luna-monai report data-unversioned/demo/output
-python benchmarks/page_pictures.py data-unversioned/demo
+jupyter execute notebooks/run_everything.ipynb
+luna-monai predict notebooks/data-unversioned/notebook/scan --report notebooks/data-unversioned/notebook/page.html
+luna-monai report notebooks/data-unversioned/notebook/balanced
+python benchmarks/page_pictures.py notebooks/data-unversioned/notebook
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -31,9 +30,9 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--
 PICTURES = {
     "prediction.png": ("page.html", "", 1280, 1500, False),
     "prediction-phone.png": ("page.html", "s1f1", 390, 1200, False),
-    "report.png": ("output/report.html", "", 1280, 1500, False),
-    "report-atlas-dark.png": ("output/report.html", "false-positives", 1280, 900, True),
-    "report-phone.png": ("output/report.html", "", 390, 1200, False),
+    "report.png": ("balanced/report.html", "", 1280, 1500, False),
+    "report-atlas-dark.png": ("balanced/report.html", "false-positives", 1280, 900, True),
+    "report-phone.png": ("balanced/report.html", "", 390, 1200, False),
 }
 
 
@@ -57,8 +56,6 @@ def take(chromium: str, page: Path, anchor: str, width: int, height: int, dark: 
     with tempfile.TemporaryDirectory() as folder:
         frame, shown = Path(folder) / "frame.html", Path(folder) / "page.html"
         html = page.read_text(encoding="utf-8")
-        if width < 500:  # with attribution maps
-            html = html.replace('id="heat-shown"', 'id="heat-shown" checked')
         if anchor:  # a fragment of the address does not scroll in a frame
             html += f"<script>document.getElementById('{anchor}').scrollIntoView({{behavior: 'instant'}})</script>"
         shown.write_text(html, encoding="utf-8")
@@ -85,25 +82,28 @@ def take_tensorboard(chromium: str, runs: Path, picture: Path) -> None:
             except OSError:
                 continue
         page = f"{address}?darkMode=false#scalars&_smoothingWeight=0&tagFilter=loss%7Ccorrect%2Fpos%7Croc"
-        shoot(chromium, page, 1200, 700, picture, "--virtual-time-budget=30000")
+        shoot(chromium, page, 1200, 940, picture, "--virtual-time-budget=30000")
         process.terminate()
 
 
 def draw_crops(dataset_dir: Path, picture: Path) -> None:
-    """Draw six nodules, from large to small, and six other candidates, in three planes through the center."""
+    """Draw six nodules, from large to small, and six other candidates, 24 mm of three planes through the center."""
     dataset = lm.LunaDataset(dataset_dir)
     table = dataset.candidates
     nodules, others = (
         np.flatnonzero((table["class"] == label) & (table["diameter_mm"] >= low)) for label, low in ((1, 3), (0, 0))
     )
     chosen = [rows[int(len(rows) * (part + 0.5) / 6)] for rows in (nodules, others) for part in range(6)]
-    figure, axes = plt.subplots(3, 12, figsize=(9.6, 3.3), layout="constrained")
+    figure, axes = plt.subplots(3, 12, figsize=(9.6, 2.8), layout="constrained")
     for column, row in enumerate(chosen):
         block, _, series_uid, _ = dataset[row]
         z, y, x = lm.read_scan(next(dataset_dir.glob(f"subset*/{series_uid}.mhd"))).geometry.spacing[::-1]
-        slices = ((block[0, 16], y / x), (block[0, :, 24].flip(0), z / x), (block[0, :, :, 24].flip(0), z / y))
-        for axis, (image, aspect) in zip(axes[:, column], slices, strict=True):
-            axis.imshow(image, cmap="gray", vmin=-1000, vmax=400, aspect=aspect)
+        size = np.array(block.shape[1:]) * [z, y, x] / 2  # mm, from the center
+        planes = ((block[0, 16], 1, 2), (block[0, :, 24].flip(0), 0, 2), (block[0, :, :, 24].flip(0), 0, 1))
+        for axis, (image, down, right) in zip(axes[:, column], planes, strict=True):
+            extent = (-size[right], size[right], size[down], -size[down])
+            axis.imshow(image, cmap="gray", vmin=-1000, vmax=400, extent=extent)
+            axis.set(xlim=(-12, 12), ylim=(12, -12))
         nodule = f"nodule\n{table['diameter_mm'].iloc[row]:.0f} mm"
         axes[0, column].set_title(nodule if column < 6 else "no\nnodule", fontsize=7)
     for axis, name in zip(axes[:, 0], ("axial", "coronal", "sagittal"), strict=True):
@@ -116,14 +116,21 @@ def draw_crops(dataset_dir: Path, picture: Path) -> None:
 def main() -> None:
     """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("demo", type=Path, help="folder with luna/, output/report.html and page.html, see above")
+    parser.add_argument("notebook", type=Path, help="folder with luna/, balanced/ and page.html, see above")
+    parser.add_argument("--only", default="", help="pictures whose name begins so")
     parser.add_argument("--chromium", default="chromium", help="the browser")
     parser.add_argument("--output-dir", type=Path, default=IMAGES, help="folder of the pictures")
     arguments = parser.parse_args()
-    draw_crops(arguments.demo / "luna", arguments.output_dir / "crops.png")
-    take_tensorboard(arguments.chromium, arguments.demo / "output" / "runs", arguments.output_dir / "tensorboard.png")
+    folder, chromium = arguments.notebook, arguments.chromium
+    makers = {
+        "crops.png": lambda picture: draw_crops(folder / "luna", picture),
+        "tensorboard.png": lambda picture: take_tensorboard(chromium, folder / "balanced" / "runs", picture),
+    }
     for name, (page, *look) in PICTURES.items():
-        take(arguments.chromium, (arguments.demo / page).resolve(), *look, arguments.output_dir / name)
+        makers[name] = partial(take, chromium, (folder / page).resolve(), *look)
+    for name, make in makers.items():
+        if name.startswith(arguments.only):
+            make(arguments.output_dir / name)
 
 
 if __name__ == "__main__":

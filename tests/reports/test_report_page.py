@@ -102,7 +102,7 @@ def test_the_worst_mistakes_are_in_pictures(page, reported_run):
     assert len(alarms) == CASES
     for case, expected in zip(cases, pd.concat([missed, alarms]).itertuples(), strict=True):
         text = case["text"]
-        assert f"probability {expected.probability:.4g} loss {expected.loss:.4g}" in text
+        assert f"probability {expected.probability:#.4g} loss {show(expected.loss)}" in text
         assert f"position {expected.coordX:.1f}, {expected.coordY:.1f}, {expected.coordZ:.1f} mm" in text
         nodules = np.array([[10.0, -5.0, 20.0], [-20.0, 0.0, 35.0]])
         point = np.array([expected.coordX, expected.coordY, expected.coordZ])
