@@ -101,18 +101,17 @@ def lock(file: BinaryIO | int, *, wait: bool) -> None:
 
 
 def file_name_of(text: str) -> str:
-    """Make a name for a file that every system takes, and that no other text has.
+    """Turn a text, such as a series UID, into a part of a file name that every system takes.
 
     Args:
-        text: such as a series UID.
-
-    Returns:
-        The text itself where it consists of letters, digits, ``.``, ``_`` and ``-`` and is at most 64 long; else such
-        a text with a hash.
+        text: a character that file names cannot hold becomes ``%`` and its number, as in web addresses. From 72 bytes
+            the end is replaced by a hash. Different texts stay different.
     """
-    if re.fullmatch(r"[0-9A-Za-z_][0-9A-Za-z._-]{0,63}", text) and not text.endswith("."):
-        return text
-    return f"{re.sub(r'[^0-9A-Za-z_-]', '_', text)[:47]}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    name = re.sub(r'^\.|[. ]$|[%/\\:*?"<>|\x00-\x1f]', lambda found: f"%{ord(found[0]):02X}", text)
+    content = os.fsencode(name)
+    if len(content) < 72:
+        return name
+    return f"{content[:48].decode(errors='ignore')}-{hashlib.sha256(content).hexdigest()[:16]}"
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -248,19 +247,10 @@ def write_outputs(
     for path in paths:
         write, holds_several = FORMATS[ending_of(path)]
         for part in [[one] for one in predictions] if PLACEHOLDER in path.name else [predictions]:
-            one = path.with_name(path.name.replace(PLACEHOLDER, file_name(part[0].seriesuid)))
+            one = path.with_name(path.name.replace(PLACEHOLDER, files.file_name_of(part[0].seriesuid)))
             try:
                 if write(one, part if holds_several else part[0], **options) is not False:
                     written.append(one)
             except LunaError as error:
                 problems.append(f"{path.name} is not written: {error}")
     return written, problems
-
-
-def file_name(seriesuid: str) -> str:
-    """Turn the name of a scan into a part of a file name; different names stay different.
-
-    Args:
-        seriesuid: any text; a character that file names cannot hold becomes ``%`` and its number, as in web addresses.
-    """
-    return re.sub(r'[%/\\:*?"<>|\x00-\x1f]', lambda found: f"%{ord(found[0]):02X}", seriesuid)

@@ -21,8 +21,8 @@ CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
 
 
 def network_without_batch_statistics():
-    """Make a network whose numbers are those of one process on CPUs too."""
-    network = LunaModel()
+    """Make a small network whose numbers are those of one process on CPUs too."""
+    network = LunaModel(conv_channels=2)
     network.tail_batchnorm = torch.nn.GroupNorm(1, 1)
     return network
 

@@ -34,9 +34,9 @@ def write_scan(folder, number, rows, columns, random):
 
 @pytest.fixture
 def dataset_dir(tmp_path):
-    """Write 64 candidates to train on and 4 to validate on."""
+    """Write 36 candidates to train on and 4 to validate on."""
     folder, random = tmp_path / "luna", np.random.default_rng(0)
-    rows = write_scan(folder, 0, 2, 2, random) + write_scan(folder, 1, 8, 8, random)
+    rows = write_scan(folder, 0, 2, 2, random) + write_scan(folder, 1, 6, 6, random)
     table = pd.DataFrame(rows, columns=["seriesuid", *COORDINATES, "class"])
     table.to_csv(folder / "candidates.csv", index=False)
     nodules = table.loc[table["class"] == 1, ["seriesuid", *COORDINATES]]
@@ -58,7 +58,7 @@ def loss_curve(make_workflow, dataset_dir, tmp_path):
                 "precache_workers": 0,
                 "network_def#conv_channels": 4,
                 "train#augmentation": None,
-                "batch_size": 8,
+                "batch_size": 6,
                 "max_epochs": EPOCHS,
                 "val_interval": EPOCHS,
                 # Most of these steps are smaller than the distance from a weight of bfloat16 to the next one.
@@ -83,7 +83,6 @@ def test_the_loss_curve_in_bfloat16_is_within_the_noise_of_float32(loss_curve):
         return float(np.sqrt(np.mean((first - second) ** 2)))
 
     noise = distance(*curves)
-    highest = max(curve[-1] for curve in curves)
-    assert highest < 0.2 * min(curve[0] for curve in curves)
+    for curve in (*curves, bfloat16):
+        assert curve[-1] < 0.2 * curve[0]
     assert 0 < distance(bfloat16, curves[0]) < noise / 2
-    assert bfloat16[-1] < highest

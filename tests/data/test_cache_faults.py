@@ -282,11 +282,11 @@ def test_odd_paths_and_a_tiny_folder_for_temporary_files(make_dataset, tmp_path,
     assert len(cached_files(cache_dir)) == 3
 
 
-def test_spawned_workers_read_the_same(make_dataset, tmp_path):
+def test_workers_that_inherit_nothing_read_the_same(make_dataset, tmp_path):
     dataset = open_dataset(make_dataset(), tmp_path / "cache")
     Precache(dataset.cache).run()
     here = next(iter(CandidateLoader(dataset, batch_size=20)))
-    plain = torch.utils.data.DataLoader(dataset, batch_size=20, num_workers=1, multiprocessing_context="spawn")
+    plain = torch.utils.data.DataLoader(dataset, batch_size=20, num_workers=1, multiprocessing_context="forkserver")
     spawned = next(iter(plain))
     torch.testing.assert_close(spawned["image"], here["image"])
     assert spawned["seriesuid"] == here["seriesuid"]

@@ -58,54 +58,36 @@ class Kill(Transform):
 """
 
 
-@pytest.mark.parametrize(("fault", "message"), [("no voxels", ".raw"), ("a killed worker", "a worker was killed")])
-def test_a_fault_in_a_worker_ends_the_bundle_at_once(repository, make_dataset, tmp_path, fault, message):
-    dataset_dir = make_dataset(scans=4)
+def test_a_fault_in_a_worker_ends_the_bundle_at_once_from_any_folder(repository, make_dataset, tmp_path):
     (tmp_path / "kill.py").write_text(KILL)
     (tmp_path / "overlay.yaml").write_text("+train#deterministic_transforms: [{_target_: kill.Kill}]")
-    overlays = [tmp_path / "overlay.yaml"] if fault == "a killed worker" else []
-    if not overlays:
-        next(dataset_dir.glob("subset2/*.raw")).unlink()
-    files = [str(path) for path in (repository / "bundle" / "configs" / "train.yaml", *overlays)]
+    files = [str(path) for path in (repository / "bundle" / "configs" / "train.yaml", tmp_path / "overlay.yaml")]
     result = run(
         *(sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", files),
-        *("--dataset_dir", dataset_dir, "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"),
+        *("--dataset_dir", make_dataset(), "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"),
         *("--precache_workers", 2),
         cwd=tmp_path,
         PYTHONPATH=f"{repository}{os.pathsep}{tmp_path}",
     )
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert message in result.stderr.splitlines()[-1]
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "a worker was killed" in last
     assert not (tmp_path / "run").exists()
 
 
-def test_bundle_from_the_root_of_the_repository(repository, luna16_mini, tmp_path):
+def test_bundle_from_the_root_of_the_repository(repository, make_dataset, tmp_path):
     result = run(
         *(sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", "bundle/configs/train.yaml"),
-        *("--dataset_dir", "../shared/data/luna16_mini", "--fold", 1, "--max_epochs", 1, "--samples_per_epoch", 8),
+        *("--dataset_dir", os.path.relpath(make_dataset(), repository), "--fold", 1),
+        *("--max_epochs", 1, "--samples_per_epoch", 8, "--batch_size", 8),
         *("--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"),
         cwd=repository,
     )
     assert_no_warning(result)
     assert_run_folder(tmp_path / "run")
     assert "E1 val_pos" in result.stdout
-
-
-def test_bundle_from_elsewhere_stops_with_one_line(repository, make_dataset, tmp_path):
-    result = run(
-        *(sys.executable, "-m", "monai.bundle", "run", "training"),
-        *("--config_file", repository / "bundle" / "configs" / "train.yaml"),
-        *("--dataset_dir", make_dataset(), "--cache_dir", tmp_path / "cache", "--output_dir", tmp_path / "run"),
-        *("--fold", 8),
-        cwd=tmp_path,
-    )
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("error: fold 8: no scan with candidates in")
-    assert last.endswith("folds with scans: 0, 1, 2")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +108,7 @@ def wheel_site(repository, tmp_path_factory):
     return folder / "site"
 
 
-def test_wheel_trains_from_any_folder(wheel_site, make_dataset, tmp_path):
+def test_wheel_trains_from_any_folder(repository, wheel_site, make_dataset, tmp_path):
     where = run(
         sys.executable, "-c", "import luna_monai; print(luna_monai.__file__)", cwd=tmp_path, PYTHONPATH=str(wheel_site)
     )
@@ -139,15 +121,12 @@ def test_wheel_trains_from_any_folder(wheel_site, make_dataset, tmp_path):
     )
     assert_no_warning(result)
     assert (tmp_path / "run" / "model.pt").is_file()
-    bundle = run(
-        *(sys.executable, "-m", "monai.bundle", "run", "precache"),
-        *("--config_file", wheel_site / "luna_monai" / "_share" / "bundle" / "configs" / "train.yaml"),
-        *("--dataset_dir", tmp_path / "luna", "--cache_dir", "cache"),
-        cwd=tmp_path,
-        PYTHONPATH=str(wheel_site),
-    )
-    assert_no_warning(bundle)
-    assert len(list((tmp_path / "cache").glob("*.pt"))) == 3
+    # What MONAI finds in it is the repository's.
+    share = wheel_site / "luna_monai" / "_share"
+    shipped = {path.relative_to(share).as_posix(): path for path in share.rglob("*") if path.is_file()}
+    assert all(path.read_bytes() == (repository / name).read_bytes() for name, path in shipped.items())
+    for name in ("configs/train.yaml", "configs/metadata.json", "configs/logging.conf", "models/model.pt"):
+        assert f"bundle/{name}" in shipped
 
 
 def test_help_is_quick_and_lists_every_command(tmp_path):

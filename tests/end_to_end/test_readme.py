@@ -100,7 +100,7 @@ def run(words, folder):
             words = [*words, "--bootstrap", "10"]
         if words[1] == "synth":
             words = [*words[:2], str(folder / "new" / words[2]), *words[3:]]
-            words += ["--scans", "2", "--candidates-per-scan", "10", "--in-plane", "96", "--slices", "60"]
+            words += ["--scans", "2", "--candidates-per-scan", "10", "--in-plane", "96", "--slices", "48"]
             words += ["--whole-thoraxes", "0"]
         if words[1] in ("train", "crossval"):
             words = [*words, "max_epochs=1", "batch_size=8"]
@@ -154,7 +154,7 @@ def test_demo(repository, workplace, capsys):
     for line in lines:
         words = shlex.split(line.removeprefix(".venv/bin/"))
         if words[1] == "synth":
-            small = ["--scans", "6", "--candidates-per-scan", "12", "--in-plane", "96", "--slices", "60"]
+            small = ["--scans", "6", "--candidates-per-scan", "12", "--in-plane", "96", "--slices", "48"]
             assert main([*words[1:], *small, "--num-workers", "0"]) == 0
         else:
             run(words, workplace)

@@ -11,9 +11,10 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 
 from luna_monai.errors import LunaError
+from luna_monai.files import file_name_of
 from luna_monai.networks import LunaModel
 from luna_monai.predictions import CandidateInferer, write_outputs
-from luna_monai.predictions.outputs import check_outputs, file_name
+from luna_monai.predictions.outputs import check_outputs
 
 from .conftest import make_prediction
 
@@ -73,7 +74,11 @@ def test_names_that_no_file_can_have_stay_different(prediction, tmp_path):
     assert len({path.name for path in tmp_path.iterdir()}) == len(files) == len(names)
     for path, name in zip(files, names, strict=True):
         assert json.loads(path.read_text())["scans"][0]["seriesuid"] == name
-    assert [file_name(name) for name in ("a/b", "a%2Fb", "1.2.3", "ä ö")] == ["a%2Fb", "a%252Fb", "1.2.3", "ä ö"]
+    assert [file_name_of(name) for name in ("a/b", "a%2Fb", "1.2.3", "ä ö")] == ["a%2Fb", "a%252Fb", "1.2.3", "ä ö"]
+    assert [file_name_of(name) for name in (".a.b.", "a ", "..")] == ["%2Ea.b%2E", "a%20", "%2E%2E"]
+    long = [file_name_of("ä" * 300 + end) for end in "ab"]
+    assert long[0] != long[1]
+    assert all(name.startswith("ää") and len(name.encode()) < 72 for name in long)
 
 
 def test_an_output_that_cannot_be_written_costs_no_other(prediction, tmp_path):
