@@ -82,7 +82,7 @@ def take_tensorboard(chromium: str, runs: Path, picture: Path) -> None:
             except OSError:
                 continue
         page = f"{address}?darkMode=false#scalars&_smoothingWeight=0&tagFilter=loss%7Ccorrect%2Fpos%7Croc"
-        shoot(chromium, page, 1200, 940, picture, "--virtual-time-budget=30000")
+        shoot(chromium, page, 1200, 1000, picture, "--virtual-time-budget=30000")
         process.terminate()
 
 

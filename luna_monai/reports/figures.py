@@ -85,7 +85,7 @@ def epoch_figure(metrics: pd.DataFrame, columns: Sequence[str], best_epoch: int 
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_position((0.17, 0.15, 0.8, 0.67))  # the legend is above, where it covers no line
-    axes.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return figure
 
 
