@@ -14,11 +14,12 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from luna_monai.apps.cli import App, command_class, run_app
 from luna_monai.errors import LunaError
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
+
+    from luna_monai.apps.cli import App
 
 
 def is_launched() -> bool:
@@ -100,6 +101,8 @@ def main() -> int:
         The exit status.
     """
     from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    from luna_monai.apps.cli import command_class, run_app
 
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     command, *arguments = sys.argv[1:]

@@ -25,7 +25,7 @@ ROOMS = [
 #: Modules at the root that every room may use.
 ROOT = {"__version__", "errors", "extras", "files", "lazy", "literals", "share", "tables"}
 #: Modules at the root that run the bundle for commands.
-RUN = {"bundle_app", "settings", "torchrun", "workflow"}
+RUN = {"settings", "torchrun", "workflow"}
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if "_share" not in path.parts]
 
 

@@ -1,6 +1,9 @@
-"""One module a command. Each command is also a class here: ``LunaTrainingApp(argv).main()``, as in the book."""
+"""The commands. Each is also a class here: ``LunaTrainingApp(argv).main()``, as in the book."""
 
 from luna_monai.apps.cli import COMMANDS
 from luna_monai.lazy import lazy_exports
 
-__all__, __getattr__ = lazy_exports(__name__, {module: [name] for module, name, _ in COMMANDS.values()})
+__all__, __getattr__ = lazy_exports(
+    __name__,
+    {module: [name for other, name, _ in COMMANDS.values() if other == module] for module, _, _ in COMMANDS.values()},
+)

@@ -1,20 +1,46 @@
-"""``luna-monai cache status | verify | gc``: list the files of the cache, check them, remove unused ones."""
+"""``luna-monai precache`` fills the cache; ``luna-monai cache`` lists, checks and cleans its files."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 from pathlib import Path
-from typing import Any
 
-from luna_monai.bundle_app import BundleApp
+from luna_monai.apps.bundle_app import BundleApp
 from luna_monai.errors import LunaError
 from luna_monai.files import readable_size
 from luna_monai.literals import literal
 from luna_monai.share import configs_dir
-from luna_monai.workflow import config_files, load_workflow
+from luna_monai.workflow import config_files, given_options, load_workflow, numbers, run_workflow
 
 logger = logging.getLogger(__name__)
+
+
+class LunaPrecacheApp(BundleApp):
+    """Crop all candidates of a dataset into the cache, so that the first epoch is as fast as the others.
+
+    The command can be interrupted and run again at any time. Machines that share the folder can divide the work by
+    --shard.
+    """
+
+    name = "precache"
+    settings = (*BundleApp.settings, "precache_workers")
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's arguments."""
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--subsets", type=numbers, metavar="N,N", help="LUNA16 subsets to crop, as 0,1,2 or 0-4 (default: all)"
+        )
+        parser.add_argument("--shard", type=shard, metavar="K/N", help="crop the K-th of N parts, K from 1 to N")
+        parser.add_argument("--dry-run", action="store_true", help="only show the plan")
+
+    def run(self) -> None:
+        """Fill the cache, or show the plan."""
+        arguments = self.cli_args
+        options = {"precacher#subsets": arguments.subsets, "precacher#shard": arguments.shard}
+        run_id = "precache_plan" if arguments.dry_run else "precache"
+        run_workflow(self.load(run_id, self.given() | given_options(options)))
 
 
 class LunaCacheApp(BundleApp):
@@ -35,6 +61,9 @@ class LunaCacheApp(BundleApp):
 
     def run(self) -> int:
         """List or check the files of the cache, and remove some where ``--yes`` allows it."""
+        from luna_monai.data.cache_files import cached_files, find_damage, take_inventory
+        from luna_monai.training import enumerate_with_estimate
+
         action, given = self.cli_args.action, self.given()
         parser = self.load("precache", given).parser
         folder, dataset_dir = map(parser.get_parsed_content, ("cache_dir", "dataset_dir"))
@@ -43,14 +72,20 @@ class LunaCacheApp(BundleApp):
                 f"cache_dir {folder}: no such folder; give --cache-dir, or fill it with 'luna-monai precache'"
             )
         if action == "verify":
-            found = _damaged(Path(folder))
+            checked = enumerate_with_estimate(cached_files(Path(folder)), "verify")
+            found = {path: reason for _, path in checked if (reason := find_damage(path))}
         else:
             parsers = [parser]
             if action == "gc":
                 given |= {"cache_dir": literal(str(folder)), "dataset_dir": literal(str(dataset_dir))}
                 for overlays in ([], *([str(path)] for path in sorted(configs_dir().glob("*.yaml")))):
                     parsers.append(load_workflow("precache", config_files(overlays), given).parser)
-            found = _unused([one.get_parsed_content("cache") for one in parsers])
+            caches = [one.get_parsed_content("cache") for one in parsers]
+            needed, found = take_inventory(caches)
+            size = readable_size(sum(path.stat().st_size for path in needed))
+            logger.info("%s: %d files in use, %s", folder, len(needed), size)
+            missing, total = len(caches[0].missing()), len(caches[0].data)
+            logger.info("missing: %d of %d series; 'luna-monai precache' cuts them", missing, total)
         for path, reason in found.items():
             logger.info("%s: %s", path.name, reason)
         size = readable_size(sum(path.stat().st_size for path in found))
@@ -63,21 +98,9 @@ class LunaCacheApp(BundleApp):
         return int(action == "verify" and bool(found) and not self.cli_args.yes)
 
 
-def _unused(caches: list[Any]) -> dict[Path, str]:
-    from luna_monai.data.cache_files import take_inventory
-
-    needed, unused = take_inventory(caches[0].cache_dir, [cache.names for cache in caches])
-    size = readable_size(sum(path.stat().st_size for path in needed))
-    logger.info("%s: %d files in use, %s", caches[0].cache_dir, len(needed), size)
-    logger.info(
-        "missing: %d of %d series; 'luna-monai precache' cuts them", len(caches[0].missing()), len(caches[0].data)
-    )
-    return unused
-
-
-def _damaged(folder: Path) -> dict[Path, str]:
-    from luna_monai.data.cache_files import cached_files, find_damage
-    from luna_monai.training import enumerate_with_estimate
-
-    reasons = {path: find_damage(path) for _, path in enumerate_with_estimate(cached_files(folder), "verify")}
-    return {path: reason for path, reason in reasons.items() if reason is not None}
+def shard(text: str) -> list[int]:
+    """Turn ``3/8`` into ``[2, 8]``; the type of an argument."""
+    part, parts = map(int, text.split("/"))
+    if not 1 <= part <= parts:
+        raise ValueError(text)
+    return [part - 1, parts]

@@ -18,7 +18,7 @@ from luna_monai.errors import LunaError, find_luna_error, unwrapped_luna_errors
 COMMANDS = {
     "synth": ("synth", "LunaSynthApp", "write a synthetic LUNA16 dataset"),
     "doctor": ("doctor", "LunaDoctorApp", "check a dataset folder, and say what to do"),
-    "precache": ("precache", "LunaPrecacheApp", "crop all candidates of a dataset into the cache"),
+    "precache": ("cache", "LunaPrecacheApp", "crop all candidates of a dataset into the cache"),
     "cache": ("cache", "LunaCacheApp", "list, check and clean the files of the cache"),
     "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
     "evaluate": ("evaluate", "LunaEvaluateApp", "evaluate weights: metrics, calibration, thresholds"),

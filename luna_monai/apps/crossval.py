@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from luna_monai.bundle_app import BundleApp
+from luna_monai.apps.bundle_app import BundleApp
 from luna_monai.errors import LunaError
 from luna_monai.files import write_json
 from luna_monai.literals import literal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from luna_monai.apps.cli import App
 from luna_monai.data.doctor import ERROR, WARNING, examine_dataset
@@ -32,17 +32,14 @@ class LunaDoctorApp(App):
     def run(self) -> int:
         """Examine and report: kinds with their number and examples, errors last, where they stay on the screen."""
         arguments, kinds = self.cli_args, defaultdict(list)
-        for one in examine_dataset(arguments.dataset_dir, deep=arguments.deep, num_workers=arguments.num_workers):
+        found = examine_dataset(arguments.dataset_dir, deep=arguments.deep, num_workers=arguments.num_workers)
+        for one in found:
             kinds[one.severity, one.kind].append(one.subject)
         for (severity, kind), subjects in reversed(kinds.items()):
             logger.info("%s (%d): %s", severity.upper(), len(subjects), kind)
             for subject in subjects[:EXAMPLES]:
                 logger.info("    %s", subject)
-        errors, warnings = (
-            sum(len(subjects) for (severity, _), subjects in kinds.items() if severity == wanted)
-            for wanted in (ERROR, WARNING)
-        )
-        logger.info(
-            "%s: %d errors, %d warnings", "something is wrong" if errors else "nothing is wrong", errors, warnings
-        )
-        return int(errors > 0)
+        counts = Counter(one.severity for one in found)
+        result = "something is wrong" if counts[ERROR] else "nothing is wrong"
+        logger.info("%s: %d errors, %d warnings", result, counts[ERROR], counts[WARNING])
+        return int(counts[ERROR] > 0)

@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from luna_monai.bundle_app import BundleApp, run_and_weights
+from luna_monai.apps.bundle_app import BundleApp, run_and_weights
 from luna_monai.errors import LunaError, reason_of
 from luna_monai.files import write_json
 from luna_monai.literals import literal

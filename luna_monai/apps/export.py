@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from luna_monai.bundle_app import BundleApp, run_and_weights
+from luna_monai.apps.bundle_app import BundleApp, run_and_weights
 from luna_monai.errors import LunaError
 from luna_monai.files import sha256_of, write_bytes
 from luna_monai.share import bundle_dir

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from luna_monai.bundle_app import BundleApp
+from luna_monai.apps.bundle_app import BundleApp
 from luna_monai.literals import literal
 from luna_monai.share import bundle_dir
 from luna_monai.workflow import existing, run_workflow

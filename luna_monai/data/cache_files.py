@@ -11,7 +11,9 @@ import re
 import sys
 import zipfile
 import zlib
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
 from pathlib import Path
 from types import FunctionType
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.transforms import Transform
 
 from luna_monai.errors import LunaError
 from luna_monai.files import abandoned_files, write_tensors
@@ -93,7 +96,16 @@ def build_series(path: Path, item: dict[str, Any], steps: Sequence[Callable]) ->
         LunaError: when the CT cannot be read, a transform fails, or the file cannot be written.
     """
     made = apply(steps, item)
-    write_tensors(path, {"image": made["image"], "center_irc": made["center_irc"], "name": path.name})
+    content = {"image": made["image"], "center_irc": made["center_irc"], "name": path.name}
+    write_tensors(path, content | {"made_by": dict(ChainMap(*map(_parameters, steps)))})
+
+
+def _parameters(value: Any, name: str = "") -> dict[str, str]:
+    """Describe the parameters of a transform, and of transforms in it, for a person who asks why a file is stale."""
+    if not isinstance(value, Transform):
+        return {name: str(value).partition(" at 0x")[0]}  # without the address of an object
+    name = name.partition(".")[0] or type(value).__name__
+    return dict(ChainMap(*(_parameters(inner, f"{name}.{key}") for key, inner in vars(value).items())))
 
 
 def open_mapped(path: Path) -> dict[str, Any]:
@@ -136,25 +148,29 @@ def find_damage(path: Path) -> str | None:
     return None if broken is None else f"the checksum of {Path(broken).name!r} inside it is wrong"
 
 
-def take_inventory(folder: Path, names: Sequence[Sequence[str]]) -> tuple[list[Path], dict[Path, str]]:
+def take_inventory(caches: Sequence[Any]) -> tuple[list[Path], dict[Path, str]]:
     """Compare a cache folder with the configurations that use it.
 
     Args:
-        folder: of the cache.
-        names: of the files that each configuration needs.
+        caches: the :class:`~luna_monai.data.SeriesCache` of each configuration, all in the same folder.
 
     Returns:
         The files that at least one configuration reads; and other files of these series, and temporary files of
         processes that have ended, each with the reason. Files of other series are passed over.
     """
-    wanted = {name for each in names for name in each}
-    transforms_of = {name.rsplit(".", 3)[0]: name.rsplit(".", 2)[1] for each in reversed(names) for name in each}
-    needed, unneeded = [], {}
-    for path in cached_files(folder):
-        series, _, transforms, _ = path.name.rsplit(".", 3)
-        if path.name in wanted:
-            needed.append(path)
-        elif series in transforms_of:
-            is_same = transforms == transforms_of[series]
-            unneeded[path] = "the CT or its candidates have changed" if is_same else "made by other transforms"
-    return needed, unneeded | dict.fromkeys(abandoned_files(folder), "left by a killed process")
+    wanted = {name for cache in caches for name in cache.names}
+    series = {name.rsplit(".", 3)[0] for name in wanted}
+    files = [path for path in cached_files(caches[0].cache_dir) if path.name.rsplit(".", 3)[0] in series]
+    unneeded = {path: _why_stale(path, caches[0]) for path in files if path.name not in wanted}
+    unneeded |= dict.fromkeys(abandoned_files(caches[0].cache_dir), "left by a killed process")
+    return [path for path in files if path.name in wanted], unneeded
+
+
+def _why_stale(path: Path, cache: Any) -> str:
+    if path.name.rsplit(".", 2)[1] == cache.transform_hash:
+        return "the CT or its candidates have changed"
+    changed = ""
+    with suppress(ValueError, KeyError):  # damaged, or written by an earlier version
+        before, now = open_mapped(path)["made_by"], ChainMap(*map(_parameters, cache.steps))
+        changed = ", ".join(f"{key} {before[key]} -> {now[key]}" for key in before if before[key] != now.get(key))
+    return changed or "made by other transforms"

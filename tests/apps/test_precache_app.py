@@ -2,8 +2,8 @@
 
 import pytest
 
+from luna_monai.apps import LunaPrecacheApp
 from luna_monai.apps.cli import run_app
-from luna_monai.apps.precache import LunaPrecacheApp
 from luna_monai.data import candidates
 from luna_monai.data.cache_files import cached_files
 from luna_monai.scans import metaimage
