@@ -14,9 +14,8 @@ def show(value: Any) -> str:
     """Write a value: whole numbers with separators, other numbers with four digits, text as it is."""
     if value is None or pd.isna(value):
         return "n/a"
-    if pd.api.types.is_float(value):
-        return format(value, "#.4g" if 0 < value < 1 else ".4g")  # a probability of 0.99998 is not written as 1
-    return format(value, "," if pd.api.types.is_integer(value) else "")
+    spec = "," if pd.api.types.is_integer(value) else ".4g" if pd.api.types.is_float(value) else ""
+    return format(value, f"#{spec}" if spec == ".4g" and 0 < value < 1 else spec)  # 0.99998 is not written as 1
 
 
 def render_page(template: str, **values: Any) -> str:

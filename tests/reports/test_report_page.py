@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, precision_score, recall_sco
 from luna_monai.apps.cli import run_app
 from luna_monai.apps.report import LunaReportApp
 from luna_monai.errors import LunaError
+from luna_monai.reports.pages import show
 from luna_monai.reports.run_report import CASES
 
 VOID = {"meta", "img", "br", "path", "circle", "use", "rect", "link", "input"}
