@@ -62,6 +62,9 @@ class BookLoop:
             batch_size=batch_size,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            multiprocessing_context="forkserver"
+            if num_workers
+            else None,  # a fork of a process that uses a GPU may die
             pin_memory=self.device.type == "cuda",
         )
         self.samples = samples

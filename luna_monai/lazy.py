@@ -77,8 +77,8 @@ class _StandIn(ModuleType):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        # MONAI takes what has no file for an empty folder.
-        self.__file__ = name
+        # MONAI takes what has no file for an empty folder; torch's compiler asks packages for their spec.
+        self.__file__, self.__spec__ = name, importlib.util.spec_from_loader(name, None)
 
     def __getattr__(self, name: str) -> Any:
         if name == "__path__":

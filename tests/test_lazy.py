@@ -8,7 +8,10 @@ import sys
 from luna_monai.lazy import deferred_imports
 with deferred_imports():
     import monai.bundle
-early = {"mlflow", "matplotlib", "scipy.signal", "sklearn", "torch.distributed.fsdp"} & set(sys.modules)
+    import torch._dynamo  # MONAI imports it where torchvision is installed
+import torch
+assert torch._dynamo.utils
+early = {"mlflow", "matplotlib", "scipy.signal", "sklearn"} & set(sys.modules)
 assert not early, early
 
 from ignite.handlers.checkpoint import HAVE_ZERO, ZeroRedundancyOptimizer

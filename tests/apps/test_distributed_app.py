@@ -20,7 +20,7 @@ from luna_monai.torchrun import _reason
 
 
 @pytest.fixture
-def arguments(make_dataset, tmp_path):
+def arguments(make_dataset, tmp_path, without_gpus):
     return [
         *("--dataset-dir", str(make_dataset(scans=2, candidates=12)), "--cache-dir", str(tmp_path / "cache")),
         *("--output-dir", str(tmp_path / "run"), "--batch-size", "8"),

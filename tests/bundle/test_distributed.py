@@ -67,7 +67,8 @@ def folder(write_dataset, tmp_path_factory):
         stderr=subprocess.STDOUT,
         text=True,
         # Slurm gives the one task of a machine the local number 0, which is not that of all its processes.
-        env=os.environ | {"OMP_NUM_THREADS": "1", "SLURM_JOB_ID": "1", "SLURM_LOCALID": "0"},
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "SLURM_JOB_ID": "1", "SLURM_LOCALID": "0"},
         check=False,
     )
     (folder / "log.txt").write_text(done.stdout)
