@@ -56,10 +56,10 @@ def deferred_imports() -> Iterator[None]:
 
     Who imports one meanwhile gets a stand-in, which imports the module when it is called or asked for an attribute.
     Modules that are imported already, or not installed, are left alone. The garbage collector pauses while MONAI is
-    imported for the first time, and leaves alone what is there afterwards, because looking at all modules again and
-    again takes a quarter of the time.
+    imported for the first time, because looking at all modules again and again takes a quarter of the time.
     """
-    if "monai" not in sys.modules:
+    paused = gc.isenabled() and "monai" not in sys.modules
+    if paused:
         gc.disable()
     stand_ins: dict[str, _StandIn] = {}
     for module, names in RARELY_USED.items():
@@ -74,8 +74,7 @@ def deferred_imports() -> Iterator[None]:
         for name in stand_ins:
             if isinstance(sys.modules.get(name), _StandIn):
                 del sys.modules[name]
-        if not gc.isenabled():
-            gc.freeze()
+        if paused:
             gc.enable()
 
 
