@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import pkgutil
@@ -20,7 +21,6 @@ RARELY_USED = {
     "requests": ["get"],
     "scipy.optimize": ["linear_sum_assignment"],
     "scipy.signal": ["hilbert", "iirnotch"],
-    "scipy.sparse.linalg": ["cg", "spsolve"],
     "sklearn": ["linear_model", "metrics"],
     "sklearn.linear_model": ["LogisticRegression"],
     "sklearn.metrics": ["silhouette_score"],
@@ -55,8 +55,12 @@ def deferred_imports() -> Iterator[None]:
     """Put off the imports of ``RARELY_USED`` by whatever is imported inside the context, until they are used.
 
     Who imports one meanwhile gets a stand-in, which imports the module when it is called or asked for an attribute.
-    Modules that are imported already, or not installed, are left alone.
+    Modules that are imported already, or not installed, are left alone. The garbage collector pauses while MONAI is
+    imported for the first time, because looking at all modules again and again takes a quarter of the time.
     """
+    paused = gc.isenabled() and "monai" not in sys.modules
+    if paused:
+        gc.disable()
     stand_ins: dict[str, _StandIn] = {}
     for module, names in RARELY_USED.items():
         if module not in sys.modules and importlib.util.find_spec(module.partition(".")[0]):
@@ -70,6 +74,8 @@ def deferred_imports() -> Iterator[None]:
         for name in stand_ins:
             if isinstance(sys.modules.get(name), _StandIn):
                 del sys.modules[name]
+        if paused:
+            gc.enable()
 
 
 class _StandIn(ModuleType):

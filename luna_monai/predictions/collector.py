@@ -55,15 +55,11 @@ class DatasetFroc:
 
     def write(self, predictions: Sequence[ScanPrediction]) -> None:
         """Write the evaluation of some scans, and log the main numbers."""
-        seriesuids, results = [one.seriesuid for one in predictions], {}
-        for name in ("candidates", "findings"):
-            tables = [
-                one.candidates if name == "candidates" else findings_table(one.findings, one.seriesuid)
-                for one in predictions
-            ]
-            result = evaluate_froc(
-                pd.concat(tables)[list(SUBMISSION_COLUMNS)], self.annotations, self.excluded, seriesuids
-            )
+        results, tables = {}, {"candidates": [one.candidates for one in predictions]}
+        tables["findings"] = [findings_table(one.findings, one.seriesuid) for one in predictions]
+        for name, parts in tables.items():
+            submission = pd.concat(parts)[list(SUBMISSION_COLUMNS)]
+            result = evaluate_froc(submission, self.annotations, self.excluded, [one.seriesuid for one in predictions])
             logger.info("FROC of the %s: %s", name, result.summary())
             results[name] = result.to_dict()
         write_json(self.path, results)

@@ -55,9 +55,7 @@ def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False)
             reference they belong.
     """
     if not files:
-        raise LunaError(
-            f"{source}: a DICOM object refers to DICOM slices, and this scan has none; choose .json or .nii"
-        )
+        raise LunaError(f"{source}: DICOM objects refer to DICOM slices, and this scan has none; choose .json or .nii")
     slices: list[Dataset] = []
     for path in files:
         header = pydicom.dcmread(path, specific_tags=[*_REFERENCES, *_IMAGE_TAGS, *PATIENT_TAGS])
@@ -109,10 +107,9 @@ def make_report(prediction: ScanPrediction, anonymous: bool, segmentation: Any) 
         tracking = sr.TrackingIdentifier(identifier="Findings")
         measurements = [sr.Measurement(name, 0, codes.UCUM.NoUnits)]
         groups = [sr.MeasurementsAndQualitativeEvaluations(tracking, measurements=measurements)]
-    observer = sr.DeviceObserverIdentifyingAttributes(hd.UID(), "luna-monai")
-    context = sr.ObserverContext(codes.DCM.Device, observer)
+    device = sr.DeviceObserverIdentifyingAttributes(hd.UID(), "luna-monai")
     report = sr.MeasurementReport(
-        observation_context=sr.ObservationContext(observer_device_context=context),
+        observation_context=sr.ObservationContext(observer_device_context=sr.ObserverContext(codes.DCM.Device, device)),
         procedure_reported=sr.CodedConcept("24627-2", "LN", "CT Chest"),
         imaging_measurements=groups,
     )
@@ -224,8 +221,8 @@ def _group(slices: Sequence[Dataset], segmentation: Any, name: str, row: dict[st
         ],
     }
     if segments:
-        series = sr.SourceSeriesForSegmentation(slices[0].SeriesInstanceUID)
         uids = (segmentation.SOPClassUID, segmentation.SOPInstanceUID)
+        series = sr.SourceSeriesForSegmentation(slices[0].SeriesInstanceUID)
         reference = sr.ReferencedSegment(*uids, segments[0], source_series=series)
         return sr.VolumetricROIMeasurementsAndQualitativeEvaluations(referenced_segment=reference, **facts)
     point = sr.ImageRegion3D(sr.GraphicTypeValues3D.POINT, np.array([row["position"]]), slices[0].FrameOfReferenceUID)

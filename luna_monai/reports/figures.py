@@ -73,7 +73,7 @@ def epoch_figure(metrics: pd.DataFrame, columns: Sequence[str], best_epoch: int 
     Returns:
         The figure; losses have a logarithmic scale.
     """
-    figure, axes = _new_axes("epoch")
+    figure, axes = _new_axes("epoch", height=0.67)
     for split, style in (("trn", ".--"), ("val", ".-")):
         rows = metrics[metrics["split"] == split]
         for color, column in zip(COLORS, columns, strict=False):
@@ -84,14 +84,15 @@ def epoch_figure(metrics: pd.DataFrame, columns: Sequence[str], best_epoch: int 
     if "loss/all" in columns and (metrics[list(columns)] > 0).any(axis=None):
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize=9)
+    # Above the axes, where it covers no line.
+    axes.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
     return figure
 
 
-def _new_axes(xlabel: str = "", ylabel: str = "", title: str = "") -> tuple[Figure, Axes]:
+def _new_axes(xlabel: str = "", ylabel: str = "", title: str = "", height: float = 0.82) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 3.5))
     # Fixed margins, wide enough for the labels of logarithmic axes: a layout engine takes longer than the drawing.
-    axes = figure.add_axes((0.17, 0.15, 0.8, 0.75 if title else 0.82), xlabel=xlabel, ylabel=ylabel, title=title)
+    axes = figure.add_axes((0.17, 0.15, 0.8, 0.75 if title else height), xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(color="#d8dee6")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

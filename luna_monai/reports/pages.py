@@ -15,7 +15,7 @@ def show(value: Any) -> str:
     if value is None or pd.isna(value):
         return "n/a"
     spec = "," if pd.api.types.is_integer(value) else ".4g" if pd.api.types.is_float(value) else ""
-    return format(value, spec)
+    return format(value, f"#{spec}" if spec == ".4g" and 0 < value < 1 else spec)  # 0.99998 is not written as 1
 
 
 def render_page(template: str, **values: Any) -> str:

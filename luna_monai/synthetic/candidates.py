@@ -65,7 +65,7 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
     taken = rng.random(len(points)) < np.clip(radii / 3, 0, 1)
     vessel, small_vessel = points[taken], points[radii < 2]
     in_lung = grid.value_at(lung, tubes.vessels.end) < 4
-    # The oblique fissure runs near this plane; candidates only need its neighbourhood.
+    # The oblique fissure runs near this plane; candidates only need its neighborhood.
     inner = grid.points_where(lung < -8)
     rise = inner[:, 2] - (0.41 * thorax.body.height + 0.95 * inner[:, 1])
     pools = {
@@ -90,7 +90,7 @@ def _in_reach(setting: Setting, points: Points) -> NDArray[np.bool_]:
     """Tell which of ``points`` (n, 3) may be candidates: inside and, in a targeted scan, away from its faces.
 
     A candidate's window is moved inside the volume. The lungs of a whole thorax are far from the faces, but in a
-    targeted scan they are cut there, and windows would not be centred on their candidates.
+    targeted scan they are cut there, and windows would not be centered on their candidates.
     """
     index = setting.slices.to_index(points)
     margin = np.zeros(3) if setting.whole_thorax else np.array([8.0, 24.0, 24.0])

@@ -1,4 +1,4 @@
-"""Painting small structures into voxels, each in its own neighbourhood only."""
+"""Painting small structures into voxels, each in its own neighborhood only."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def paint_tubes(cover: FloatArray, grid: Grid, points: Points, radii: Points, si
     points, radii = points[near], radii[near]
     step = np.abs(np.asarray(grid.step[::-1]))
     reach_mm = radii + 2.2 * sigma
-    # Tubes of a similar size share one neighbourhood of voxels.
+    # Tubes of a similar size share one neighborhood of voxels.
     classes = np.ceil(np.log(np.maximum(reach_mm, 1e-3)) / 0.2).astype(int)
     flat = cover.reshape(-1)
     profile = tube_profile()
@@ -62,7 +62,7 @@ def paint_tubes(cover: FloatArray, grid: Grid, points: Points, radii: Points, si
             index = grid.to_index(points[chunk])
             base = np.rint(index).astype(np.int64)
             rest = ((index - base) * step).astype(np.float32)
-            # Few distinct offsets a direction: compute each once, then spread them to the whole neighbourhood.
+            # Few distinct offsets a direction: compute each once, then spread them to the whole neighborhood.
             lines = [np.arange(-h, h + 1) for h in half]
             forms = np.where(np.eye(3, dtype=bool), 2 * half + 1, 1).tolist()
             away = [((lines[d] * np.float32(step[d]) - rest[:, d, None]) ** 2).reshape(-1, *forms[d]) for d in range(3)]

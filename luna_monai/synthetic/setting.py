@@ -18,7 +18,7 @@ _SLICE_SPACING_MM = np.array([0.5, 0.625, 0.7, 0.75, 1.0, 1.25, 1.79999995231628
 _SLICE_SPACING_SHARE = np.array([12, 130, 30, 5, 108, 220, 67, 35, 281], dtype=np.float64)
 # Length of the scan along z: 231 to 385 mm (1st and 99th percentile), median 318 mm.
 _COVERAGE_MM = (318.0, 32.0)
-# World coordinates of the volume's centre: x close to 0; y close to 0 in 83 %, near -160 mm in 17 % (the table's
+# World coordinates of the volume's center: x close to 0; y close to 0 in 83 %, near -160 mm in 17 % (the table's
 # height is part of the coordinate there). The lowest slice is near -337 mm, with wide tails.
 _CENTER_X_MM = (-0.4, 11.0)
 _CENTER_Y_MM = ((0.0, 14.0), (-160.0, 22.0))
@@ -35,7 +35,7 @@ class Acquisition:
     Args:
         shape: voxels along (z, y, x).
         spacing: distance of voxels along (x, y, z), mm.
-        center: world position of the full scan's centre, LPS (x, y, z), mm.
+        center: world position of the full scan's center, LPS (x, y, z), mm.
         flipped: whether x and y run from left to right and from posterior to anterior.
         oversampling: fine slices that are averaged to one slice, so that thick slices show partial volumes.
         sigma: standard deviation of the in-plane point spread, mm.
@@ -43,7 +43,7 @@ class Acquisition:
         streaks: how much more of the noise runs from left to right, as at low dose; 0 for none.
         overshoot: by how much a sharp kernel exaggerates edges; 0 for none.
         noise_cutoff: spatial frequency where the kernel cuts the noise off, cycles per mm.
-        thick_slices: whether slices are thicker than their distance, so that neighbours share what they show.
+        thick_slices: whether slices are thicker than their distance, so that neighbors share what they show.
         padding_hu: value outside the reconstruction circle, HU.
     """
 
@@ -112,7 +112,7 @@ class Setting:
 
     Args:
         acquisition: grid and image quality.
-        center: position of the volume's centre in the patient (x, y, z), mm.
+        center: position of the volume's center in the patient (x, y, z), mm.
         slices: the voxels of the finished scan.
         fine: the voxels to paint: as ``slices``, or several thinner ones for each.
         thorax: the anatomy.

@@ -185,7 +185,7 @@ def scan_volume(rng: np.random.Generator, setting: Setting, volume: FloatArray) 
     acquisition = setting.acquisition
     fine = acquisition.oversampling
     if fine == 2 or acquisition.thick_slices:
-        # A slice sees a little of its neighbours too.
+        # A slice sees a little of its neighbors too.
         kernel = (0.15, 0.7, 0.15) if fine == 2 else (0.25, 0.5, 0.25)
         volume = ndimage.convolve1d(volume, np.asarray(kernel, dtype=np.float32), axis=0, mode="nearest")
     thickness = max(acquisition.spacing[2], 1.0) * (1.6 if acquisition.thick_slices else 1.0)

@@ -14,6 +14,7 @@ from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import Calibration
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
 from luna_monai.reports import PredictionPage
+from luna_monai.reports.pages import show
 from luna_monai.reports.pictures import heat_colors
 from luna_monai.reports.prediction import draw_map
 from luna_monai.scans.geometry import Geometry
@@ -82,7 +83,7 @@ def test_what_it_says(voxels, tmp_path):
     assert "Not for clinical use" in html
     assert "where 0.74% of all candidates are nodules" in html
     assert "trained on <b>synthetic</b> scans" in html
-    assert re.search(r"<td>4 false positives per scan</td><td[^>]*>0.25</td><td[^>]*>2</td>", html)
+    assert re.search(r"<td>4 false positives per scan</td><td[^>]*>0.2500</td><td[^>]*>2</td>", html)
     cards = re.findall(r"<article.*?</article>", html, re.DOTALL)
     assert len(cards) == 2
     first = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", cards[0]))
@@ -194,3 +195,13 @@ def test_names(tmp_path):
     (tmp_path / "x.html").mkdir()
     with pytest.raises(LunaError, match=r"x\.html: a folder"):
         PredictionPage(tmp_path / "x.html")
+
+
+def test_a_probability_below_one_is_not_written_as_one():
+    assert [show(value) for value in (0.99998, 0.981, 1.5e-7, 1.0, 16.1)] == [
+        "1.000",
+        "0.9810",
+        "1.500e-07",
+        "1",
+        "16.1",
+    ]

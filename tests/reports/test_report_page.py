@@ -14,6 +14,7 @@ from sklearn.metrics import average_precision_score, precision_score, recall_sco
 from luna_monai.apps.cli import run_app
 from luna_monai.apps.report import LunaReportApp
 from luna_monai.errors import LunaError
+from luna_monai.reports.pages import show
 from luna_monai.reports.run_report import CASES
 
 VOID = {"meta", "img", "br", "path", "circle", "use", "rect", "link", "input"}
@@ -102,7 +103,7 @@ def test_the_worst_mistakes_are_in_pictures(page, reported_run):
     assert len(alarms) == CASES
     for case, expected in zip(cases, pd.concat([missed, alarms]).itertuples(), strict=True):
         text = case["text"]
-        assert f"probability {expected.probability:.4g} loss {expected.loss:.4g}" in text
+        assert f"probability {expected.probability:#.4g} loss {show(expected.loss)}" in text
         assert f"position {expected.coordX:.1f}, {expected.coordY:.1f}, {expected.coordZ:.1f} mm" in text
         nodules = np.array([[10.0, -5.0, 20.0], [-20.0, 0.0, 35.0]])
         point = np.array([expected.coordX, expected.coordY, expected.coordZ])
