@@ -827,7 +827,7 @@ def test_mistaken_commands(place, tmp_path, weights, geometry, capfd):
         ),
         (
             [place / "a.mhd", "--output", "x.dcm"],
-            r"a\.mhd: .*refers to DICOM slices, and this",
+            r"a\.mhd: .*refer to DICOM slices, and this",
         ),
         (
             [place / "a.mhd", "--output", "x.csv", "--threshold", 1.5],
