@@ -1,18 +1,18 @@
-# luna-monai in a container, for the CPU or, by a build argument, for NVIDIA GPUs:
+# luna-monai in a container, for the CPU or, with a build argument, for NVIDIA GPUs:
 #
 #   docker build --tag luna-monai .
 #   docker build --tag luna-monai:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
 #   docker run --rm --volume "$PWD/scan.nii.gz:/in/scan.nii.gz:ro" --volume "$PWD/results:/out" \
 #       luna-monai predict /in --output /out/scan.json
 #
-# The first stage installs into a virtual environment, the second one has that environment and nothing else.
+# The first stage installs into a virtual environment; the second stage copies this environment.
 
 ARG PYTHON_VERSION=3.12
 
 FROM python:${PYTHON_VERSION}-slim AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
-# torch comes first and alone, so that nothing else chooses its build.
+# torch is installed first, so that no other package selects its build.
 RUN python -m venv /opt/luna-monai && \
     /opt/luna-monai/bin/pip install --no-cache-dir --index-url "${TORCH_INDEX}" torch==2.13.0
 COPY pyproject.toml constraints.txt README.md LICENSE ./

@@ -1,7 +1,7 @@
-# make demo   from a fresh clone to a trained, inspected model
-# make test   lint, types and all tests
-# make test-oldest    all tests with the oldest versions that are supported, in .venv-oldest
-# make release-check  what a release uploads, built into dist/ and checked
+# make demo   install, write synthetic CTs, train a model for a few minutes
+# make test   linter, type checker and all tests
+# make test-oldest    all tests with the oldest supported versions, in .venv-oldest
+# make release-check  build the files of a release into dist/ and check them
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,14 +15,14 @@ DEMO_CONFIG := --config synthetic --config demo
 .PHONY: help install demo test test-oldest lint release-check clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n 's/^# make/make/p' Makefile
 
 install: $(VENV)/.installed
 
-# torch comes first and alone: on its own it is the release that is pinned, with CUDA where the platform's has it.
+# torch is installed first, so that no other package selects its build. PyPI has builds with CUDA for some platforms.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "constraints.txt needs Python 3.11 or newer; 'make PYTHON=python3.12 ...' chooses one" >&2; exit 1; }
+		{ echo "constraints.txt needs Python 3.11 or newer; 'make PYTHON=python3.12 ...' selects one" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
@@ -41,11 +41,11 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-# A process a core, each with one thread: most tests wait for processes and disks rather than compute.
+# One process per core, each with one thread: most tests wait for processes and disks instead of computing.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-# Python 3.10 to 3.12 have wheels of these versions.
+# PyPI has wheels of these versions for Python 3.10 to 3.12.
 $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt torch
@@ -55,7 +55,7 @@ $(OLDEST)/.installed: pyproject.toml constraints-oldest.txt
 test-oldest: $(OLDEST)/.installed
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest --numprocesses auto --dist worksteal
 
-# The wheel that is uploaded comes from the source distribution, and is the same as that of this folder.
+# The wheel is built from the source distribution and must equal a wheel built from this folder.
 release-check: $(VENV)/.installed
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist

@@ -2,7 +2,7 @@
 
 python benchmarks/findings.py DATA_DIR [--scans N]
 
-DATA_DIR holds luna16_mini/, luna16_tables/luna16_mhd_headers.zip and real_nodules.npz; what is not there is left out.
+DATA_DIR holds luna16_mini/, luna16_tables/luna16_mhd_headers.zip and real_nodules.npz; missing parts are skipped.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ KINDS = {
 
 
 class Measured(NamedTuple):
-    """One nodule: its kind, its true diameter, and what was measured in how many seconds of the processor."""
+    """One nodule: its kind, true and measured diameter, and processor time."""
 
     kind: str
     wanted_mm: float
     found_mm: float
     seconds: float
-    held_back: bool
+    held_out: bool
 
 
 def measure(volume: np.ndarray, geometry: Geometry, lungs: Lungs, point: np.ndarray) -> tuple[float, float]:
-    """Outline the nodule at a point; its diameter (NaN without an outline) and the seconds."""
+    """Outline the nodule at a point; return its diameter (NaN without an outline) and the processor time in seconds."""
     start = time.process_time()
     outline = find_outline(volume, geometry, geometry.world_to_continuous_index(point[None])[0], lungs)
     seconds = time.process_time() - start
@@ -68,9 +68,9 @@ def measure(volume: np.ndarray, geometry: Geometry, lungs: Lungs, point: np.ndar
 
 
 def real_nodules(folder: Path) -> list[Measured]:
-    """Measure the crops of real nodules; each second scan is held back from any tuning."""
+    """Measure the crops of real nodules; every second scan is held out from tuning."""
     crops = np.load(folder / "real_nodules.npz")
-    held_back = set(sorted(set(crops["seriesuid"].tolist()))[1::2])
+    held_out = set(sorted(set(crops["seriesuid"].tolist()))[1::2])
     results = []
     with zipfile.ZipFile(folder / "luna16_tables" / "luna16_mhd_headers.zip") as headers:
         names = {Path(name).stem: name for name in headers.namelist()}
@@ -92,7 +92,7 @@ def real_nodules(folder: Path) -> list[Measured]:
                 scan, size=SIZE[::-1], origin=tuple(map(float, scan.index_to_world(start[None])[0]))
             )
             lungs = find_lungs(hu, crop)
-            results.append(Measured("real", float(diameter), *measure(hu, crop, lungs, point), str(uid) in held_back))
+            results.append(Measured("real", float(diameter), *measure(hu, crop, lungs, point), str(uid) in held_out))
     return results
 
 
@@ -155,7 +155,7 @@ def synthetic_nodules(seed: int) -> list[Measured]:
 
 
 def row(name: str, results: list[Measured]) -> list[str]:
-    """Sum up: number, without a size, median error, bias, error of nine tenths, ms of the processor."""
+    """Summarize: number, share without a size, median error, bias, 90th percentile of the error, time in ms."""
     error = np.array([result.found_mm / result.wanted_mm - 1 for result in results])
     missing = float(np.mean(np.isnan(error))) if len(error) else float("nan")
     if not np.isfinite(error).any():
@@ -166,11 +166,11 @@ def row(name: str, results: list[Measured]) -> list[str]:
     return [name, str(len(results)), *shares, f"{ms:.0f}"]
 
 
-HEADER = ["", "nodules", "without a size", "median error", "bias", "90 % below", "ms"]
+HEADER = ["", "nodules", "without a size", "median error", "bias", "90th percentile", "ms"]
 
 
 def show_sizes(results: list[Measured]) -> None:
-    """Print the tables by kind, by size and of both."""
+    """Print the tables by kind, by size and by both."""
     rows = [row(kind, [one for one in results if one.kind == kind]) for kind in KINDS]
     sizes = [min(SIZES, key=lambda size: abs(np.log(size / one.wanted_mm))) for one in results]
     sized = list(zip(results, sizes, strict=True))
@@ -185,7 +185,7 @@ def show_sizes(results: list[Measured]) -> None:
 
 
 def show_ranks(folder: Path) -> None:
-    """Print where the nodules of whole scans are among the findings."""
+    """Print the ranks of annotated nodules among the findings of whole scans."""
     network = load_network(default_weights("bundle"), LunaModel())
     annotations, rows = pd.read_csv(folder / "annotations.csv"), []
     for uid, path in find_scans(folder).items():
@@ -229,8 +229,8 @@ def main() -> None:
     if (arguments.data_dir / "real_nodules.npz").is_file():
         print("\n## Crops of real nodules\n")
         real = real_nodules(arguments.data_dir)
-        halves = {"tuned on": False, "held back": True}
-        parts = [row(name, [one for one in real if one.held_back == half]) for name, half in halves.items()]
+        halves = {"tuned on": False, "held out": True}
+        parts = [row(name, [one for one in real if one.held_out == half]) for name, half in halves.items()]
         show(HEADER, [*parts, row("all", real)])
     if arguments.scans:
         print("\n## Synthetic nodules\n")

@@ -25,7 +25,7 @@ def test_help_names_the_values_of_the_configuration(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["train", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    for line in ("candidates in a batch (default: 32,", "or null for none (default: data-"):
+    for line in ("candidates per batch (default: 32,", "or null for no cache (default: data-"):
         assert line in text
 
 
