@@ -1,4 +1,4 @@
-"""``python -m luna_monai`` is the console script ``luna-monai``."""
+"""Run the console script ``luna-monai`` as ``python -m luna_monai``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Findings in a scan with one call, from Python."""
+"""Python API: find and classify nodules in a CT scan with one call."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ class NoduleClassifier:
     Research software. Not for clinical use.
 
     Args:
-        weights: ``"bundle"`` for those that come with the package, a run's ``model.pt`` or ``checkpoint.pt``, the
-            book's ``.state``, or an exported network.
-        device: where the network runs; the GPU if there is one, else the CPU, when None.
-        flips: average over the eight flips of each candidate: better, and eight times the network's time.
+        weights: ``"bundle"`` for the weights that come with the package; or the path of a run's ``model.pt`` or
+            ``checkpoint.pt``, of a ``.state`` file of the book, or of an exported network.
+        device: where the network runs. None uses the GPU if there is one, else the CPU.
+        flips: average the logits over the eight flips of each candidate. This is more accurate, and the network takes
+            eight times as long.
 
     Raises:
         LunaError: when the weights cannot be read.
@@ -40,24 +41,24 @@ class NoduleClassifier:
         self, weights: str | Path = "bundle", *, device: str | torch.device | None = None, flips: bool = False
     ) -> None:
         path = default_weights(bundle_dir()) if str(weights) == "bundle" else weights
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.network = load_network(path, LunaModel(), flips).to(place)
-        self.inferer = CandidateInferer(_SPATIAL_SIZE, 128, place, ClipIntensityRange(-1000, 1000))
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.network = load_network(path, LunaModel(), flips).to(device)
+        self.inferer = CandidateInferer(_SPATIAL_SIZE, 128, device, ClipIntensityRange(-1000, 1000))
 
     def __call__(self, scan: str | Path, seriesuid: str | None = None) -> pd.DataFrame:
         """Find nodules in a scan.
 
         Args:
             scan: a file (``.mhd``, ``.mha``, ``.nii``, ``.nii.gz``, ``.nrrd``) or a folder of DICOM files.
-            seriesuid: which series, where there are several.
+            seriesuid: the series to read, if there are several.
 
         Returns:
-            A row for each finding, most probable first: ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (LPS, mm),
+            One row per finding, most probable first: ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (LPS, mm),
             ``probability``, ``diameter_mm`` and the other measurements of
-            :class:`~luna_monai.detection.findings.Finding`; NaN where none is known.
+            :class:`~luna_monai.detection.findings.Finding`. Measurements that are not available are NaN.
 
         Raises:
-            LunaError: when there is no such scan, several to choose from, or a damaged one.
+            LunaError: when the scan does not exist or is damaged, or when there are several and no ``seriesuid``.
         """
         sources = list_scans(scan, seriesuid)
         if len(sources) > 1:
@@ -76,19 +77,19 @@ class NoduleClassifier:
         """Classify crops.
 
         Args:
-            crops: (n, 32, 48, 48) in HU, z, y, x, the candidate in the middle.
+            crops: (n, 32, 48, 48) in HU, axes z, y, x, each with a candidate at its center.
 
         Returns:
-            (n,) float32, the probability that each is a nodule.
+            (n,) float32, the probability of a nodule in each crop.
 
         Raises:
-            LunaError: when the shape is another one, or a voxel is not finite.
+            LunaError: when the shape is different, or a voxel is not finite.
         """
         batch = torch.as_tensor(np.asarray(crops, dtype=np.float32))
         if batch.ndim != 4 or batch.shape[1:] != _SPATIAL_SIZE:
             raise LunaError(f"crops must have the shape (n, 32, 48, 48), found {tuple(batch.shape)}")
         if not bool(torch.isfinite(batch).all()):
-            raise LunaError("crops have voxels that are not finite; set them to -1000 HU, air")
+            raise LunaError("crops contain voxels that are not finite; set them to -1000 HU (air)")
         return self._probability(batch[:, None])
 
     def _probability(self, image: torch.Tensor, centers: torch.Tensor | None = None) -> np.ndarray:
@@ -97,5 +98,5 @@ class NoduleClassifier:
         return logits.softmax(dim=1)[:, 1].numpy()
 
 
-#: ``lm.load("bundle")``.
+#: Alias of :class:`NoduleClassifier`, for ``luna_monai.load("bundle")``.
 load = NoduleClassifier

@@ -1,4 +1,4 @@
-"""The exception for bad input, and its message of one line."""
+"""The exception for bad input, and its one-line message."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from types import TracebackType
 
 
 class LunaError(Exception):
-    """Bad input: the message names the file, row or key, what was found there and what to do about it."""
+    """Bad input. The message names the file, row or key, what was found there and what to do."""
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first sentence of what an exception says on one line, or its class where it says nothing."""
+    """Return the first sentence of an exception's message on one line, or its class name if the message is empty."""
     text = " ".join(str(getattr(error, "strerror", None) or error).split())
     return textwrap.shorten(text.partition(". ")[0].rstrip(":") or type(error).__name__, 300)
 
 
 def find_luna_error(error: BaseException) -> LunaError | None:
-    """Find what a user can act on behind an exception.
+    """Find the error behind an exception that a user can act on.
 
-    MONAI wraps what goes wrong inside a transform or a configured component into exceptions of its own, and a
-    DataLoader sends the text of a worker's traceback. Only explicit causes count: an exception that is raised while
-    another one is handled is a fault of its own.
+    MONAI wraps errors of transforms and configured components in its own exceptions, and a DataLoader passes on the
+    traceback of a worker as text. Only explicit causes count: an exception that is raised while another one is handled
+    is a separate error.
 
     Args:
         error: any exception.
 
     Returns:
-        The first ``LunaError`` along the chain of causes, its message free of worker tracebacks; or one about a file
-        that the system refuses, GPU memory that is used up, or a component of the configuration that cannot be made;
-        else None.
+        The first ``LunaError`` in the chain of causes, without worker tracebacks in its message; or a new one for a
+        file error of the operating system, for exhausted GPU memory, or for a component of the configuration that
+        cannot be created; else None.
     """
     current: BaseException | None = error
     while current is not None:
         if isinstance(current, LunaError):
             return LunaError(str(current).rsplit("LunaError: ", 1)[-1].strip())
-        if type(current).__name__ == "OutOfMemoryError":  # torch's, which takes a second to import
+        if type(current).__name__ == "OutOfMemoryError":  # by name, because importing torch takes a second
             reason = ". ".join(str(current).split(". ")[:3])
-            return LunaError(f"{reason}; set batch_size lower")
+            return LunaError(f"{reason}; reduce batch_size")
         if isinstance(current, OSError) and current.filename:
             return LunaError(f"{current.filename}: {current.strerror}")
         current = current.__cause__
@@ -50,7 +50,7 @@ def find_luna_error(error: BaseException) -> LunaError | None:
 
 
 def _component_error(error: BaseException) -> LunaError | None:
-    """Name the key, the class and the reason where MONAI could not make a part of a configuration."""
+    """Name the key, the class and the reason if MONAI could not create a component of a configuration."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     resolving = [frame.f_locals for frame in frames if frame.f_code.co_name == "_resolve_one_item"]
     if not resolving:
@@ -58,7 +58,7 @@ def _component_error(error: BaseException) -> LunaError | None:
     key, item = resolving[-1]["id"].replace("::", "#"), resolving[-1].get("item")
     config = getattr(item, "config", None)
     is_step = re.fullmatch(r"\w+#\d+", key) and isinstance(config, str)
-    if is_step and error.__cause__ is not None:  # a step of the run failed while it ran
+    if is_step and error.__cause__ is not None:  # the step was created, and failed when it ran
         return None
     target = f"{config['_target_']}: " if isinstance(config, dict) and "_target_" in config else ""
     reason = (isinstance(error, RuntimeError) and error.__cause__) or error
@@ -69,7 +69,7 @@ def _component_error(error: BaseException) -> LunaError | None:
 
 @contextmanager
 def unwrapped_luna_errors() -> Iterator[None]:
-    """Raise the :class:`LunaError` behind an exception that a library has wrapped; leave all others as they are."""
+    """Raise the :class:`LunaError` that a library has wrapped in another exception; do not change other exceptions."""
     try:
         yield
     except Exception as error:
@@ -80,10 +80,10 @@ def unwrapped_luna_errors() -> Iterator[None]:
 
 
 def install_one_line_errors() -> None:
-    """Make this process end with one line instead of a traceback when a :class:`LunaError` is the cause.
+    """Print one line instead of a traceback when this process ends because of a :class:`LunaError`.
 
-    ``python -m monai.bundle`` has no place where a bundle could catch its own errors, so the bundle's ``initialize``
-    step calls this. Every other exception is shown as before.
+    A bundle cannot catch its own errors under ``python -m monai.bundle``, so its ``initialize`` step calls this
+    function. All other exceptions are shown with their traceback.
     """
     previous = sys.excepthook
 

@@ -1,4 +1,4 @@
-"""Packages that are not always installed: the extras of this one."""
+"""Optional dependencies, which the extras of luna-monai install."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from luna_monai.errors import LunaError
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import a package that belongs to an extra of this one.
+    """Import an optional dependency.
 
     Args:
-        module: the package.
-        extra: the extra of luna-monai that installs it.
+        module: name of the package.
+        extra: the extra of luna-monai that installs the package.
 
     Returns:
         The package.
 
     Raises:
-        LunaError: when it is not installed.
+        LunaError: when the package is not installed.
     """
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise LunaError(f"{module} is not installed, but needed here: pip install 'luna-monai[{extra}]'") from None
+        raise LunaError(f"{module} is required but not installed: pip install 'luna-monai[{extra}]'") from None

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writing of files, and file names."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = ".luna.tmp"
-_NEW_S = 0.1  # a file as new as this may be between being made and being locked
+_NEW_S = 0.1  # a younger file may have been created but not locked yet
 
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that gets its name only when all of it is on disk.
+    """Open a file for writing that appears under its name only when it is complete.
 
-    It is written to a temporary name in the same folder (``.NAME.*.luna.tmp``), flushed to disk and renamed when the
-    block ends. When the block raises, the temporary file is removed and what was at ``path`` before stays as it was.
-    What a killed process leaves is removed by :func:`remove_abandoned`.
+    The content is written to a temporary file in the same folder (``.NAME.*.luna.tmp``), which is flushed to disk and
+    renamed when the block ends. If the block raises, the temporary file is removed, and an existing file at ``path``
+    does not change. :func:`remove_abandoned` removes temporary files of killed processes.
 
     Args:
-        path: the final name; its folder is made.
+        path: the final name; its folder is created if it is missing.
 
     Yields:
         The open file.
@@ -53,12 +53,12 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
     try:
         with temporary.open("xb") as file:
-            with suppress(OSError):  # a file system without locks
+            with suppress(OSError):  # the file system may not support locks
                 lock(file, wait=True)
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is not None:  # before the lock ends; Windows renames closed files only
+            if fcntl is not None:  # while the file is locked; Windows can rename closed files only
                 temporary.replace(path)
         if fcntl is None:
             temporary.replace(path)
@@ -67,10 +67,10 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def abandoned_files(folder: str | Path) -> list[Path]:
-    """List the temporary files of :func:`atomic_write` in a folder whose processes have ended."""
+    """List the temporary files of :func:`atomic_write` in a folder that ended processes have left behind."""
     found = []
     for path in sorted(Path(folder).glob(f".*{_TEMPORARY}")):
-        # A file that is written to is locked, by processes of other machines too; Windows does not remove open files.
+        # A process, on this or another machine, locks the file that it writes. Windows does not remove open files.
         with suppress(OSError), path.open("r+b") as file:
             lock(file, wait=False)
             if time.time() - path.stat().st_mtime > _NEW_S:
@@ -79,33 +79,36 @@ def abandoned_files(folder: str | Path) -> list[Path]:
 
 
 def remove_abandoned(folder: str | Path) -> None:
-    """Remove the temporary files of :func:`atomic_write` in a folder whose processes have ended."""
+    """Remove the temporary files of :func:`atomic_write` in a folder that ended processes have left behind."""
     for path in abandoned_files(folder):
         with suppress(OSError):
             path.unlink()
 
 
 def lock(file: BinaryIO | int, *, wait: bool) -> None:
-    """Lock an open file until it is closed, or its process ends; nothing happens on Windows.
+    """Lock an open file until it is closed or the process ends. On Windows this does nothing.
 
     Args:
         file: the file, or its descriptor.
-        wait: wait for another process that holds the lock.
+        wait: whether to wait while another process holds the lock.
 
     Raises:
-        BlockingIOError: when another process holds the lock.
-        OSError: when the file system has no locks.
+        BlockingIOError: when another process holds the lock and ``wait`` is False.
+        OSError: when the file system does not support locks.
     """
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def file_name_of(text: str) -> str:
-    """Turn a text, such as a series UID, into a part of a file name that every system takes.
+    """Turn a text, such as a series UID, into part of a file name that is valid on every operating system.
 
     Args:
-        text: a character that file names cannot hold becomes ``%`` and its number, as in web addresses. From 72 bytes
-            the end is replaced by a hash. Different texts stay different.
+        text: any text.
+
+    Returns:
+        The text, with percent-encoding for characters that file names cannot contain. If the result has 72 bytes or
+        more, a hash replaces its end. Different texts give different results.
     """
     name = re.sub(r'^\.|[. ]$|[%/\\:*?"<>|\x00-\x1f]', lambda found: f"%{ord(found[0]):02X}", text)
     content = os.fsencode(name)
@@ -116,22 +119,22 @@ def file_name_of(text: str) -> str:
 
 @contextmanager
 def write_errors(path: str | Path) -> Iterator[None]:
-    """Raise what the disk says while a file or folder is written as a :class:`LunaError` that names it."""
+    """Turn errors of the disk while a file or folder is written into a :class:`LunaError` that names the path."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        # torch's writer turns what the disk said into a RuntimeError of its own.
+        # torch.save raises a RuntimeError while it handles the error of the disk.
         disk = error.__context__ if isinstance(error.__context__, OSError) else error
         advice = "free some space, or choose another folder"
         raise LunaError(f"{path}: cannot be written ({reason_of(disk)}); {advice}") from error
 
 
 def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
-    """Write a whole file; see :func:`atomic_write`.
+    """Write a file atomically; see :func:`atomic_write`.
 
     Args:
-        path: the file; its folder is made.
-        content: what to write.
+        path: the file; its folder is created if it is missing.
+        content: the bytes to write.
 
     Raises:
         LunaError: when the disk is full or the folder cannot be written.
@@ -141,7 +144,7 @@ def write_bytes(path: str | Path, content: bytes | memoryview) -> None:
 
 
 def write_tensors(path: str | Path, content: Any) -> None:
-    """Write a whole file with ``torch.save``; see :func:`write_bytes`."""
+    """Write a file atomically with ``torch.save``; see :func:`write_bytes`."""
     import torch
 
     with write_errors(path), atomic_write(path) as file:
@@ -149,12 +152,12 @@ def write_tensors(path: str | Path, content: Any) -> None:
 
 
 def write_json(path: str | Path, content: Mapping[str, Any], *, indent: int = 4) -> None:
-    """Write a whole JSON file; see :func:`write_bytes`.
+    """Write a JSON file atomically; see :func:`write_bytes`.
 
     Args:
-        path: the file; its folder is made.
-        content: mappings, lists, NumPy scalars and arrays; NaN and infinity, which JSON does not have, become null.
-        indent: of each level, spaces.
+        path: the file; its folder is created if it is missing.
+        content: mappings, lists, NumPy scalars and arrays. NaN and infinity, which JSON does not support, become null.
+        indent: number of spaces per level.
 
     Raises:
         LunaError: when the disk is full or the folder cannot be written.
@@ -168,28 +171,28 @@ def _for_json(value: Any) -> Any:
         return {str(name): _for_json(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_for_json(each) for each in value]
-    if hasattr(value, "tolist"):  # of NumPy, which this module does without
+    if hasattr(value, "tolist"):  # NumPy scalars and arrays; this module does not import NumPy
         return _for_json(value.tolist())
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
-    """Write a whole CSV file of a table's columns, undefined values empty; see :func:`write_bytes`."""
+    """Write a table as a CSV file atomically, with empty fields for undefined values; see :func:`write_bytes`."""
     write_bytes(path, table.to_csv(index=False).encode())
 
 
 def write_submission(path: str | Path, table: pd.DataFrame) -> None:
-    """Write candidates in LUNA16's form, in the order of the table; see :func:`write_bytes`.
+    """Write candidates in LUNA16's submission format, in the order of the table; see :func:`write_bytes`.
 
     Args:
-        path: the CSV file; its folder is made.
-        table: ``SUBMISSION_COLUMNS`` and any others.
+        path: the CSV file; its folder is created if it is missing.
+        table: has the columns ``SUBMISSION_COLUMNS``; other columns are not written.
     """
     write_table(path, table[list(SUBMISSION_COLUMNS)])
 
 
 def sha256_of(path: str | Path) -> str:
-    """Compute the SHA-256 of a file, by which weights are known.
+    """Compute the SHA-256 of a file, which identifies weights.
 
     Args:
         path: the file.
@@ -205,13 +208,13 @@ def sha256_of(path: str | Path) -> str:
 
 
 def readable_size(count: float) -> str:
-    """Write a number of bytes for people.
+    """Format a number of bytes for display.
 
     Args:
-        count: bytes.
+        count: number of bytes.
 
     Returns:
-        Three digits and a unit, such as ``81.3 GB``.
+        Three significant digits and a unit, such as ``81.3 GB``.
     """
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:

@@ -1,4 +1,4 @@
-"""Packages whose names are loaded on first use: MONAI and torch take seconds to import."""
+"""Imports on first use, because MONAI and torch take seconds to import."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-#: What MONAI and ignite import, and take from it, for parts of theirs that most commands never use: half of the time of
-#: ``import monai``.
+#: Modules that MONAI and ignite import for features that most commands never use, and the names that they import from
+#: each. These imports take half of the time of ``import monai``.
 RARELY_USED = {
     "matplotlib": ["pyplot"],
     "mlflow": ["entities", "exceptions"],
@@ -31,14 +31,14 @@ RARELY_USED = {
 
 
 def lazy_exports(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[list[str], Callable[[str], Any]]:
-    """Make the ``__all__`` and the ``__getattr__`` of a package.
+    """Create the ``__all__`` and the ``__getattr__`` of a package.
 
     Args:
-        package: its name.
-        modules: the public names of each of its modules.
+        package: name of the package.
+        modules: public names of the package, by the module that defines them.
 
     Returns:
-        All names, sorted, and a function that finds one of them by importing its module.
+        All names, sorted, and a function that returns the object of a name after importing its module.
     """
     module_of = {name: module for module, names in modules.items() for name in names}
 
@@ -52,43 +52,43 @@ def lazy_exports(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[li
 
 @contextmanager
 def deferred_imports() -> Iterator[None]:
-    """Put off the imports of ``RARELY_USED`` by whatever is imported inside the context, until they are used.
+    """Defer imports of the ``RARELY_USED`` modules inside the context until they are used.
 
-    Who imports one meanwhile gets a stand-in, which imports the module when it is called or asked for an attribute.
-    Modules that are imported already, or not installed, are left alone. The garbage collector pauses while MONAI is
-    imported for the first time, because looking at all modules again and again takes a quarter of the time.
+    An import during this time receives a placeholder, which imports the module when it is called or one of its
+    attributes is read. Modules that are already imported, or not installed, are not affected. The garbage collector is
+    disabled while MONAI is imported for the first time, because its repeated scans take a quarter of the time.
     """
     paused = gc.isenabled() and "monai" not in sys.modules
     if paused:
         gc.disable()
-    stand_ins: dict[str, _StandIn] = {}
+    placeholders: dict[str, _Placeholder] = {}
     for module, names in RARELY_USED.items():
         if module not in sys.modules and importlib.util.find_spec(module.partition(".")[0]):
-            parent = stand_ins.setdefault(module, _StandIn(module))
+            parent = placeholders.setdefault(module, _Placeholder(module))
             for name in names:
-                stand_ins[f"{module}.{name}"] = vars(parent)[name] = _StandIn(f"{module}.{name}")
-    sys.modules.update(stand_ins)
+                placeholders[f"{module}.{name}"] = vars(parent)[name] = _Placeholder(f"{module}.{name}")
+    sys.modules.update(placeholders)
     try:
         yield
     finally:
-        for name in stand_ins:
-            if isinstance(sys.modules.get(name), _StandIn):
+        for name in placeholders:
+            if isinstance(sys.modules.get(name), _Placeholder):
                 del sys.modules[name]
         if paused:
             gc.enable()
 
 
-class _StandIn(ModuleType):
-    """A module, or a class or function of one, that is imported when it is used."""
+class _Placeholder(ModuleType):
+    """Placeholder for a module, or for a class or function in it, that is imported when it is used."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        # MONAI takes what has no file for an empty folder; torch's compiler asks packages for their spec.
+        # MONAI treats a module without a file as an empty folder, and torch's compiler reads the spec of packages.
         self.__file__, self.__spec__ = name, importlib.util.spec_from_loader(name, None)
 
     def __getattr__(self, name: str) -> Any:
         if name == "__path__":
-            raise AttributeError(name)  # Python asks each module for it that something is imported from
+            raise AttributeError(name)  # Python reads it whenever something is imported from a module
         return getattr(self._real(), name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -99,6 +99,6 @@ class _StandIn(ModuleType):
 
     def _real(self) -> Any:
         for name, module in list(sys.modules.items()):
-            if isinstance(module, _StandIn) and f"{self.__name__}.".startswith(f"{name}."):
+            if isinstance(module, _Placeholder) and f"{self.__name__}.".startswith(f"{name}."):
                 del sys.modules[name]
         return pkgutil.resolve_name(self.__name__)

@@ -1,4 +1,4 @@
-"""The values of a configuration, and text in it that MONAI's parser must not interpret: paths, comments and UIDs."""
+"""Values of a configuration, and literal text in it that MONAI's parser must not interpret, such as paths and UIDs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _MARKS = re.compile(r"[$@%#]")
 
 
 def literal(text: str) -> str:
-    """Write a text so that MONAI's configuration parser reads exactly this text.
+    """Escape a text so that MONAI's configuration parser reads exactly this text.
 
-    The parser evaluates texts that start with ``$``, replaces those that start with ``%`` or are an ``@key``, and turns
-    every ``#`` into ``::``. A text with one of these characters becomes an expression, a Python string in quotes that
-    has none of them.
+    The parser evaluates text that starts with ``$``, replaces text that starts with ``%`` or is an ``@key``, and turns
+    every ``#`` into ``::``. A text that contains one of these characters becomes an expression: a quoted Python string
+    in which these characters are escaped.
 
     Args:
         text: any text, such as the name of a file.
 
     Returns:
-        A value for a configuration; the text itself where nothing in it could be misread.
+        A value for a configuration; the text itself if it needs no escaping.
     """
     if not _MARKS.search(text):
         return text
@@ -29,14 +29,14 @@ def literal(text: str) -> str:
 
 
 def literals(value: Any) -> Any:
-    """Apply :func:`literal` to a text, or to each text of a list; leave other values as they are."""
+    """Apply :func:`literal` to a text, or to each text of a list; return other values unchanged."""
     if isinstance(value, list | tuple):
         return [literals(item) for item in value]
     return literal(value) if isinstance(value, str) else value
 
 
 def text_of(value: Any) -> Any:
-    """Undo :func:`literal`, without evaluating anything; leave other values, expressions too, as they are."""
+    """Undo :func:`literal` without evaluating anything; return other values, including expressions, unchanged."""
     if isinstance(value, str) and value.startswith("$"):
         try:
             text = ast.literal_eval(value[1:])
@@ -47,7 +47,7 @@ def text_of(value: Any) -> Any:
 
 
 def leaves_and_sections(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """List all parts of a configuration, each with its key; keys of nested ones are joined by ``#``."""
+    """List all values and sections of a configuration, each with its key; nested keys are joined by ``#``."""
     entries: Any = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list) else ()
     for name, item in entries:
         if name != "_meta_":

@@ -1,4 +1,4 @@
-"""The settings of a run: one schema for commands, overlays and ``python -m monai.bundle``."""
+"""Checks of a run's settings, with one schema for commands, overlays and ``python -m monai.bundle``."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from luna_monai.share import bundle_dir, schema
 if TYPE_CHECKING:
     from monai.bundle import ConfigParser
 
-# YAML 1.1 reads 1e-3 as text.
+# YAML 1.1 reads 1e-3 as a string.
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
 
 
 def check_settings(kind: str) -> Mapping[str, Any]:
-    """Check the configuration that is being resolved, for ``python -m monai.bundle run``.
+    """Check the configuration that ``python -m monai.bundle run`` is resolving.
 
-    MONAI hands an expression only what is resolved already, and ``monai.bundle run`` keeps its parser to itself, so the
-    parser is taken from the caller. Commands of this package replace this call by what :func:`checked` returns.
+    ``monai.bundle run`` gives an expression no access to the parser, so this function takes the parser from the call
+    stack. Commands of this package replace this call by the result of :func:`checked`.
 
     Args:
         kind: ``train`` or ``inference``.
@@ -36,7 +36,7 @@ def check_settings(kind: str) -> Mapping[str, Any]:
         The configuration, see :func:`checked`.
 
     Raises:
-        LunaError: for a setting that is wrong.
+        LunaError: when a setting is not valid; see :func:`checked`.
     """
     from monai.bundle import ConfigParser
 
@@ -48,19 +48,20 @@ def check_settings(kind: str) -> Mapping[str, Any]:
 
 
 def checked(parser: ConfigParser, kind: str, given: Iterable[str] | None = None) -> Mapping[str, Any]:
-    """Check a configuration before anything of it is made, and turn text into numbers, devices and nothing.
+    """Check a configuration before any component is created, and convert text to numbers, devices and None.
 
     Args:
         parser: holds the configuration, which is changed in place.
         kind: ``train`` or ``inference``.
-        given: keys that were given on the command line, which must have an effect; all changed keys must when None.
+        given: keys that were given on the command line; each must have an effect. If None, each key that differs from
+            the bundle's configuration must have an effect.
 
     Returns:
-        The configuration without metadata, ready to be written as YAML and run again; paths are absolute.
+        The configuration without metadata, which can be written as YAML and run again. Paths are absolute.
 
     Raises:
-        LunaError: for an unknown key, a value of the wrong type or range, a section that is replaced by a part of it,
-            and a given key that has no effect.
+        LunaError: for an unknown key, a value of the wrong type or range, a section that is replaced by only a part of
+            it, and a key that must have an effect and has none.
     """
     config = {key: value for key, value in parser.get().items() if key != "_meta_"}
     rules = schema(kind)["properties"]
@@ -75,25 +76,25 @@ def checked(parser: ConfigParser, kind: str, given: Iterable[str] | None = None)
     for key in rules:
         text = text_of(config.get(key))
         if rules[key].get("format") == "path" and isinstance(text, str) and not is_code(config[key]):
-            text = text.replace("::", "#") if given is None else text  # MONAI has replaced it in what it has read
+            text = text.replace("::", "#") if given is None else text  # MONAI replaces # when it reads files
             parser[key] = literal(text)
             config[key] = literal(str(Path(text).resolve()))
     return MappingProxyType(_as_recorded(config))
 
 
 def nearest(key: str, known: Iterable[str]) -> str:
-    """Write the hint about a key that does not exist."""
+    """Return a hint for an unknown key: the most similar known key, or where the keys are."""
     near = difflib.get_close_matches(key, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"the keys are in {bundle_dir() / 'configs'}"
 
 
 def is_code(value: Any) -> bool:
-    """Tell whether MONAI would evaluate, replace or look up a value."""
+    """Return whether MONAI would evaluate a value, or replace it by another one that it refers to."""
     return isinstance(value, str) and value.startswith(("$", "@", "%")) and text_of(value) == value
 
 
 def _as_recorded(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy a configuration with MONAI's own separator in it, which parsing puts there."""
+    """Copy a configuration with ``::`` in place of ``#``, as MONAI's parser stores it."""
     return json.loads(json.dumps(config, default=str).replace("#", "::"))  # type: ignore[no-any-return]
 
 
@@ -125,7 +126,7 @@ def _check_schema(config: Mapping[str, Any], kind: str, references: set[str]) ->
         if isinstance(value, float) and not math.isfinite(value):
             raise LunaError(f"{key}: {value} is not a finite number")
 
-    # A key that is not in the schema is one of the user's own, which something refers to, or a list of steps to run.
+    # A key that is not in the schema is allowed if the configuration refers to it, or if it is a list of steps to run.
     steps = {key for key, value in config.items() if isinstance(value, list) and value and all(map(is_code, value))}
     used = {f"{name}#" for name in references | steps}
     for error in Draft202012Validator(schema(kind)).iter_errors(dict(config)):
@@ -140,12 +141,12 @@ def _check_schema(config: Mapping[str, Any], kind: str, references: set[str]) ->
             part = next(iter(found), "KEY")
             advice = f"'{key}#{part}: …' in a file or {key}#{part}=… on the command line"
             raise LunaError(f"{key}: {found!s:.80} replaces the whole section; to change one value, write {advice}")
-        elif not is_code(found):  # which is known only when it is resolved
+        elif not is_code(found):  # the value of an expression is known only later
             raise LunaError(f"{key}: {error.message:.200}")
 
 
 def _check_effect(config: Mapping[str, Any], kind: str, references: set[str], given: Iterable[str] | None) -> None:
-    """Refuse changes of keys that train.yaml refers to, and this configuration does not."""
+    """Refuse changes of keys that the bundle's configuration refers to, and this configuration does not."""
     from monai.bundle import ConfigParser
 
     base, recorded = ConfigParser.load_config_file(bundle_dir() / "configs" / f"{kind}.yaml"), _as_recorded(config)

@@ -1,4 +1,4 @@
-"""Where the bundle and the experiment configurations are, in a checkout and in an installed wheel."""
+"""Locations of the bundle and the experiment configurations, in a checkout and in an installed wheel."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ def bundle_dir() -> Path:
 
 
 def configs_dir() -> Path:
-    """Return the folder of the experiments, overlays on the bundle's ``train.yaml``."""
+    """Return the folder of the experiment configurations, which are overlays on the bundle's ``train.yaml``."""
     return _share_dir() / "configs"
 
 
 @cache
 def schema(kind: str) -> Mapping[str, Any]:
-    """Read the schema of a configuration: ``train`` or ``inference``.
+    """Read the JSON schema of a configuration, ``train`` or ``inference``.
 
-    ``format`` is ``path`` or ``text`` for values that are never expressions on a command line, ``mustExist`` is true
-    for files and folders that are read, and ``mayDiffer`` for keys that do not change the results of a training.
+    The schema has additional keywords. ``format`` is ``path`` or ``text`` for values that are never expressions on a
+    command line. ``mustExist`` is true for files and folders that are read. ``mayDiffer`` is true for keys that do not
+    change the results of a training.
     """
     path = bundle_dir() / "configs" / f"{kind}.schema.json"
     return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Reading CSV tables as people have them."""
+"""Reading of CSV tables with different separators, encodings and column names."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import pandas as pd
 from luna_monai.errors import LunaError
 
 _ALIASES = {"seriesinstanceuid": "seriesuid", "series_uid": "seriesuid"}
-_EXTRA = "\0extra"  # column for fields beyond the header line
-#: pandas reads the nearest float64 by default from 3.1 on, and with this option before.
+_EXTRA = "\0extra"  # column for fields beyond those of the header line
+#: Options that make pandas read the nearest float64, which is the default from pandas 3.1 on.
 EXACTLY: dict[str, Any] = (
     {} if tuple(map(int, pd.__version__.split(".")[:2])) >= (3, 1) else {"float_precision": "round_trip"}
 )
@@ -31,22 +31,22 @@ def read_table(
     optional: Sequence[str] = (),
     allowed: Mapping[str, tuple[Callable[[pd.Series], pd.Series], str]] = MappingProxyType({}),
 ) -> pd.DataFrame:
-    """Read a CSV file with a header line and check every value that is needed.
+    """Read a CSV file with a header line and check the values of the requested columns.
 
-    Commas, semicolons or tabs separate the fields; with semicolons, numbers may have a decimal comma. Names of columns
-    may differ in case, and ``SeriesInstanceUID`` stands for ``seriesuid``. Blanks around names and text are removed.
-    The encoding is UTF-8 or Latin-1.
+    Fields are separated by commas, semicolons or tabs; with semicolons, numbers may have a decimal comma. Column names
+    are case-insensitive, and ``SeriesInstanceUID`` is read as ``seriesuid``. Whitespace around names and text is
+    removed. The encoding is UTF-8 or Latin-1.
 
     Args:
         path: the CSV file.
-        numeric: columns that must hold finite numbers; they are read as the nearest float64, as Python's ``float``
-            does.
-        text: columns that must hold non-empty text.
-        optional: columns of text that may be missing.
-        allowed: for numeric columns, which values are allowed, as a function of the column, and its description.
+        numeric: columns that must contain finite numbers, which are read as the nearest float64.
+        text: columns that must contain non-empty text.
+        optional: text columns that may be missing from the file.
+        allowed: for numeric columns, a function that tells which values of a column are allowed, and a description of
+            these values.
 
     Returns:
-        A table of ``text``, ``optional`` and ``numeric`` columns, in this order, one row per line of the file, indexed
+        The ``text``, ``optional`` and ``numeric`` columns, in this order, with one row per line of the file, indexed
         from 0.
 
     Raises:
@@ -62,15 +62,15 @@ def read_table(
     found = [name.strip() for name in next(csv.reader([header.strip("\n")], delimiter=separator))]
     wanted = {column.lower(): column for column in [*text, *numeric, *optional]}
     wanted |= {alias: wanted[name] for alias, name in _ALIASES.items() if name in wanted}
-    # Columns that nobody asks for may have any names, even the same one.
+    # Other columns may have any name, and may share one.
     names = [wanted.get(name.lower(), f"\0{place}") for place, name in enumerate(found)]
     if missing := [column for column in [*text, *numeric] if column not in names]:
         raise LunaError(
-            f"{path}: no column {', '.join(map(repr, missing))} in its header line, {','.join(found)[:200]}"
+            f"{path}: no column {', '.join(map(repr, missing))} in the header line, found {','.join(found)[:200]}"
         )
     texts = [*text, *(column for column in optional if column in names)]
     table = _parse(path, stream, line, separator, names, texts)
-    table.index += line + 1  # the index is the line's number, so blank lines go last
+    table.index += line + 1  # the index is the line number, so blank lines are removed afterwards
     table = table[table.notna().any(axis=1)]
 
     def check(wrong: pd.Series, column: str, message: str) -> None:
@@ -110,7 +110,7 @@ def _decode(path: Path) -> str:
 def _parse(
     path: Path, stream: io.StringIO, line: int, separator: str, names: Sequence[str], text: Sequence[str]
 ) -> pd.DataFrame:
-    """Read the lines after the header; a column more than it names takes what a separator at their end leaves."""
+    """Read the lines after the header; an additional column holds the fields beyond those of the header."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)

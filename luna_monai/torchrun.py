@@ -1,6 +1,6 @@
-"""``--distributed``: a command in several processes of this machine, started and watched by torchrun.
+"""``--distributed``: run a command in several processes of this machine, which torchrun starts and monitors.
 
-``python -m luna_monai.torchrun COMMAND …`` is one of these processes; torchrun runs it.
+torchrun starts each process as ``python -m luna_monai.torchrun COMMAND …``.
 """
 
 from __future__ import annotations
@@ -23,25 +23,26 @@ if TYPE_CHECKING:
 
 
 def is_launched() -> bool:
-    """Tell whether torchrun has started this process, by ``--distributed`` or by hand."""
-    return "TORCHELASTIC_RUN_ID" in os.environ  # as torch.distributed.is_torchelastic_launched, which takes a second
+    """Return whether torchrun started this process, because of ``--distributed`` or because the user ran torchrun."""
+    # The same as torch.distributed.is_torchelastic_launched, without the import, which takes a second.
+    return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def launch(app: App) -> bool:
-    """Run a command in several processes of this machine where ``--distributed`` asks for it, and wait for all.
+    """Run a command in several processes of this machine if ``--distributed`` is given, and wait for all of them.
 
-    The first one's output is shown. When one fails, torchrun ends the others.
+    Only the output of the first process is shown. If one process fails, torchrun ends the others.
 
     Args:
-        app: the command; its arguments are passed on.
+        app: the command; its arguments are passed on to the processes.
 
     Returns:
-        Whether other processes have done the work.
+        Whether the command ran in other processes. If not, the caller runs it.
 
     Raises:
-        LunaError: when a process has ended for a reason that a user can act on, or was killed.
-        RuntimeError: when one has failed otherwise; the message holds its traceback.
-        KeyboardInterrupt: when this process was told to stop.
+        LunaError: when a process was killed, or failed with an error that a user can act on.
+        RuntimeError: when a process failed with another error; the message contains its traceback.
+        KeyboardInterrupt: when this process is interrupted.
     """
     if app.cli_args.distributed is None or is_launched():
         return False
@@ -56,10 +57,10 @@ def launch(app: App) -> bool:
     processes, limit = app.cli_args.distributed or gpus, gpus or 2 * cores
     if not 1 <= processes <= limit:
         raise LunaError(
-            f"--distributed {processes}: give from 1 to {limit} processes (this machine: {gpus} GPUs, {cores} cores)"
+            f"--distributed {processes}: use from 1 to {limit} processes (this machine: {gpus} GPUs, {cores} cores)"
         )
     os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // processes, 1)))
-    # torchrun's report of a failure is a table of many lines; we say the same in one.
+    # torchrun logs a failure as a table of many lines; the exceptions below say the same in one line.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL + 1)
     with tempfile.TemporaryDirectory(prefix="luna-monai-") as logs:
         options = ["--standalone", "--nproc-per-node", str(processes), "--local-ranks-filter", "0", "--log-dir", logs]
@@ -74,13 +75,13 @@ def launch(app: App) -> bool:
 
 
 def _reason(failures: dict[int, ProcessFailure], processes: int) -> Exception:
-    """Find the cause among the failures of processes; the failure of one makes others fail."""
+    """Find the cause among the failures of processes; the failure of one process causes others to fail."""
     for rank, failure in failures.items():
-        # SIGTERM is what torchrun itself ends the others by.
+        # torchrun itself ends the other processes with SIGTERM.
         if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
             return LunaError(
                 f"process {rank + 1} of {processes} was ended by {failure.signal_name()}, and the others were stopped; "
-                "what was written before is whole. Was the memory used up?"
+                "files that were written are complete. If memory ran out, use fewer processes"
             )
     messages: list[Any] = [failure.message for failure in failures.values()]
     recorded = [message for message in messages if isinstance(message, dict)]  # by run_app
@@ -92,10 +93,10 @@ def _reason(failures: dict[int, ProcessFailure], processes: int) -> Exception:
 
 
 def main() -> int:
-    """Run a command as one of the processes that :func:`launch` has started.
+    """Run a command as one of the processes that :func:`launch` starts.
 
-    Its error is left to that process to show, in the file that torchrun has named for it. When that process is killed,
-    which leaves it no time to end the others, they end by themselves.
+    An error is written to the file that torchrun provides for it, and the launching process shows it. This process
+    ends when the launching process has ended, even if that was killed.
 
     Returns:
         The exit status.

@@ -1,4 +1,4 @@
-"""Running the bundle from a command: its arguments, its configuration files, and which code in them is trusted."""
+"""Running the bundle from a command: arguments, configuration files, and the check for untrusted code in them."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 def add_settings(parser: argparse.ArgumentParser, *keys: str, kind: str = "train") -> None:
-    """Declare an option for each of some keys of the configuration: type and help are those of the schema.
+    """Add a command-line option for each of the given configuration keys, with the type and help of the schema.
 
     Args:
-        parser: of a command.
-        keys: of the configuration.
+        parser: argument parser of a command.
+        keys: keys of the configuration.
         kind: ``train`` or ``inference``.
     """
     for key in keys:
         rules, value = schema(kind)["properties"][key], _defaults(kind)[key]
         names = {"dest": key, "help": rules["description"]}
         if not (value is None or value is False or is_code(value)):
-            names["help"] += f" (default: {value}, or as --config says)"
+            names["help"] += f" (default: {value}, or the value in --config)"
         types = [rules.get("type", "string")] if isinstance(rules.get("type", ""), str) else rules["type"]
         name = rules.get("option", key)
         metavar = rules.get("metavar", None if "enum" in rules else name.upper())
@@ -46,10 +46,10 @@ def add_settings(parser: argparse.ArgumentParser, *keys: str, kind: str = "train
 
 
 def existing(path: str) -> str:
-    """Refuse a path that is not there before anything takes time; the type of an argument.
+    """Check that a path exists before the command starts; used as the type of an argument.
 
     Raises:
-        LunaError: naming the path.
+        LunaError: when the path does not exist.
     """
     if path != "null" and not Path(path).exists():
         raise LunaError(f"{path}: no such file or folder")
@@ -69,8 +69,11 @@ def config_files(overlays: Sequence[str], kind: str = "train") -> list[str]:
         overlays: paths, or names of files in ``configs/`` with or without ``.yaml``.
         kind: ``train`` or ``inference``.
 
+    Returns:
+        The paths, the bundle's configuration first.
+
     Raises:
-        LunaError: when there is no such file.
+        LunaError: when an overlay does not exist.
     """
     files = [bundle_dir() / "configs" / f"{kind}.yaml"]
     for overlay in overlays:
@@ -78,13 +81,13 @@ def config_files(overlays: Sequence[str], kind: str = "train") -> list[str]:
         found = next(filter(Path.is_file, places), None)
         if found is None:
             names = ", ".join(sorted(path.stem for path in configs_dir().glob("*.yaml")))
-            raise LunaError(f"--config {overlay}: no such file, nor one of the experiments {names}")
+            raise LunaError(f"--config {overlay}: no such file or experiment; the experiments are {names}")
         files.append(found)
     return list(map(str, files))
 
 
 def numbers(text: str) -> list[int]:
-    """Turn ``0,2,5-7`` into ``[0, 2, 5, 6, 7]``, numbers of LUNA16's subsets; the type of an argument."""
+    """Turn ``0,2,5-7`` into ``[0, 2, 5, 6, 7]``, numbers of LUNA16's subsets; used as the type of an argument."""
     found: set[int] = set()
     for part in text.split(","):
         first, last = int(part[:1]), int(part[-1:])
@@ -95,17 +98,17 @@ def numbers(text: str) -> list[int]:
 
 
 def parse_override(text: str) -> tuple[str, Any]:
-    """Split ``key=value``, the value in YAML. Paths and free text are literal, other values may be expressions.
+    """Split ``key=value`` and parse the value as YAML. Paths and free text are literal; others may be expressions.
 
     Raises:
-        LunaError: when it is not of that form.
+        LunaError: when the text does not have this form, or the value is not valid YAML.
     """
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise LunaError(f"{text!r}: an override has the form key=value, for example fold=3")
     is_code = value.startswith(("$", "@", "%"))
     try:
-        content = value if is_code else yaml.safe_load(value)  # code is no plain YAML
+        content = value if is_code else yaml.safe_load(value)  # an expression need not be valid YAML
     except yaml.YAMLError:
         raise LunaError(f"{text!r}: the value is not valid YAML") from None
     is_text = any("format" in schema(kind)["properties"].get(key, {}) for kind in ("train", "inference"))
@@ -113,21 +116,21 @@ def parse_override(text: str) -> tuple[str, Any]:
 
 
 def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the options that were given on the command line, with ``null`` as YAML's nothing.
+    """Keep the options that were given on the command line; ``null`` becomes None.
 
     Args:
-        options: values by key of the configuration; None where the option was not given. Text is literal: MONAI's
-            parser evaluates nothing in it.
+        options: values by key of the configuration; None if the option was not given. Text is literal: MONAI's parser
+            does not evaluate it.
     """
     given = {key: value for key, value in options.items() if value not in (None, [])}
     return {key: None if value == "null" else literals(value) for key, value in given.items()}
 
 
 def given_settings(arguments: argparse.Namespace, overrides: Sequence[str] = (), kind: str = "train") -> dict[str, Any]:
-    """Collect what was given for keys of the configuration.
+    """Collect the values that were given on the command line for keys of the configuration.
 
     Args:
-        arguments: of a command; those that are named like a key are for it.
+        arguments: parsed arguments of a command; an argument that has the name of a key sets this key.
         overrides: texts of the form ``key=value``.
         kind: ``train`` or ``inference``.
 
@@ -135,7 +138,7 @@ def given_settings(arguments: argparse.Namespace, overrides: Sequence[str] = (),
         Values by key.
 
     Raises:
-        LunaError: when an override has another form.
+        LunaError: when an override does not have this form.
     """
     options = {key: value for key, value in vars(arguments).items() if key in schema(kind)["properties"]}
     return given_options(options) | dict(map(parse_override, overrides))
@@ -144,11 +147,11 @@ def given_settings(arguments: argparse.Namespace, overrides: Sequence[str] = (),
 def load_workflow(
     run_id: str, files: Sequence[str], overrides: Mapping[str, Any], kind: str = "train"
 ) -> ConfigWorkflow:
-    """Read configurations, merge them, apply overrides and check the result, without making anything yet.
+    """Read configurations, merge them, apply overrides and check the result. No component is created yet.
 
     Args:
-        run_id: ``training``, ``precache``, …
-        files: configurations, each laid over those before it.
+        run_id: key of the steps to run, such as ``training`` or ``precache``.
+        files: configuration files; each one overrides those before it.
         overrides: values by key; nested keys are joined by ``#``.
         kind: ``train`` or ``inference``.
 
@@ -156,14 +159,14 @@ def load_workflow(
         MONAI's workflow; its ``parser`` holds the configuration.
 
     Raises:
-        LunaError: for a file that cannot be read, and for all that :func:`~luna_monai.settings.checked` refuses.
+        LunaError: when a file cannot be read, or :func:`~luna_monai.settings.checked` refuses a setting.
     """
     with deferred_imports():
         from monai.bundle import ConfigWorkflow
         from monai.bundle.utils import merge_kv
 
     contents = [(file, read_config(Path(file))) for file in files]
-    # It is said for every configuration that is read, and some commands read one for each fold.
+    # MONAI logs every configuration that it reads, and some commands read one per fold.
     logging.getLogger("monai.bundle.workflows").setLevel(logging.WARNING)
     workflow = ConfigWorkflow(
         config_file=files[0],
@@ -185,27 +188,28 @@ def load_workflow(
 
 
 def run_workflow(workflow: ConfigWorkflow) -> None:
-    """Make what a configuration describes, run it and clean up."""
+    """Create the components of a configuration, run them and clean up."""
     workflow.initialize()
     workflow.run()
     workflow.finalize()
 
 
 def run_config(run: Path, overlays: Sequence[str]) -> str:
-    """Return the configuration of a run, after checking that it runs no code of its own.
+    """Return the configuration of a run, after checking that it contains no untrusted code.
 
-    A run may come from anyone, and MONAI evaluates each text that starts with ``$`` and calls each ``_target_``. Those
-    must be in the same place of the bundle's configurations, or of a file that was given with ``--config``.
+    MONAI evaluates each text that starts with ``$`` and calls each ``_target_``, and a run folder may come from an
+    untrusted source. Each of these values must have the same key in one of the bundle's configurations, or in a file
+    that was given with ``--config``.
 
     Args:
         run: folder of a run.
-        overlays: the files that were given, which are trusted.
+        overlays: files that were given with ``--config``, which are trusted.
 
     Returns:
-        The path of its ``config.yaml``.
+        The path of the run's ``config.yaml``.
 
     Raises:
-        LunaError: when it is missing or damaged, or would run other code.
+        LunaError: when ``config.yaml`` is missing or damaged, or contains other code.
     """
     path = run / "config.yaml"
     shipped = [*(bundle_dir() / "configs").glob("*.yaml"), *configs_dir().glob("*.yaml"), *map(Path, overlays)]
@@ -213,17 +217,17 @@ def run_config(run: Path, overlays: Sequence[str]) -> str:
     for key, value in _code_in(read_config(path)):
         if (key, value) not in trusted:
             raise LunaError(
-                f"{path}: {key}: {value!r} is code that does not come with luna-monai, and is not run. If you trust "
-                f"this file as you trust a program, add '--config {path}'"
+                f"{path}: {key}: {value!r} is code that is not part of luna-monai, and is not run. If you trust this "
+                f"file as you trust a program, add '--config {path}'"
             )
     return str(path)
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """Read a configuration as MONAI reads it, so that what is checked is what runs.
+    """Read a configuration with MONAI's parser, so that the checked content is the content that runs.
 
     Raises:
-        LunaError: when it cannot be read, is empty, or holds no keys.
+        LunaError: when the file cannot be read, is empty, or contains no keys.
     """
     from monai.bundle import ConfigParser
 
@@ -237,7 +241,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
 
 def _code_in(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """List what MONAI would run, each with its key; the items of a list have the key of the list."""
+    """List the code that MONAI would run, each with its key; items of a list have the key of the list."""
     if isinstance(value, Mapping):
         for name, item in value.items():
             part = str(name).removeprefix("+").replace("::", "#")

@@ -1,4 +1,4 @@
-"""CT scans: where they are, how they are read, and where their voxels lie."""
+"""CT scans: finding them, reading them, and the geometry of their voxels."""
 
 from luna_monai.lazy import lazy_exports
 

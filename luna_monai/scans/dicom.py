@@ -1,4 +1,4 @@
-"""CT series in folders of DICOM files, which may hold subfolders and other files."""
+"""Reading of CT series in folders of DICOM files, which may contain subfolders and other files."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from luna_monai.scans.dicom_slice import CTS, VOLUME_TAGS, DicomFile, Slice, rea
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.header import ScanHeader
 
-#: How much the distance of two slices may differ from the usual one, as a part of it.
+#: Largest deviation of the distance between two slices from the median distance, as a fraction of it.
 SLICE_STEP_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class DicomHeader(ScanHeader):
-    """The tags of a CT series.
+    """The header of a DICOM CT series.
 
     Attributes:
-        slices: in the order of the volume.
+        slices: the slices, in the order of the volume.
     """
 
     slices: tuple[Slice, ...]
@@ -35,7 +35,7 @@ class DicomHeader(ScanHeader):
         volume: np.ndarray = np.empty(self.geometry.shape, np.int16)
         for number, one in enumerate(self.slices):
             values = one.read()
-            with np.errstate(invalid="ignore"):  # of values beyond the range
+            with np.errstate(invalid="ignore"):  # values may exceed the range of int16
                 if volume.dtype == np.int16 and (values.astype(np.int16) != values).any():
                     volume = volume.astype(np.float32)
             volume[number] = values
@@ -43,21 +43,21 @@ class DicomHeader(ScanHeader):
 
 
 def read_dicom_header(folder: Path, seriesuid: str | None = None) -> DicomHeader:
-    """Find a CT series in a folder and the folders in it, and read its tags.
+    """Find a CT series in a folder and its subfolders, and read its tags.
 
-    Other modalities, localizers, and series whose images are all at one position (as for the timing of contrast agent)
-    are passed over.
+    Other modalities, localizers, and series whose images all have the same position (such as bolus tracking) are
+    ignored.
 
     Args:
-        folder: where to look; links are followed.
-        seriesuid: which series; needed when there are several CTs.
+        folder: the folder to search; symbolic links are followed.
+        seriesuid: the series to read; required if there are several CT series.
 
     Returns:
-        The header, its slices sorted along their normal.
+        The header, with the slices sorted along their normal.
 
     Raises:
-        LunaError: when there is no such series, or several to choose from; when a slice is damaged, missing or double,
-            or the slices are no rectangular grid.
+        LunaError: when there is no such series, or there are several and ``seriesuid`` is None; when a slice is
+            damaged, missing or duplicated, or the slices do not form a rectangular grid.
     """
     series: dict[str, list[DicomFile]] = {}
     others: dict[str, str] = {}
@@ -68,44 +68,44 @@ def read_dicom_header(folder: Path, seriesuid: str | None = None) -> DicomHeader
         else:
             others[uid] = "localizer" if is_ct else file.sop_class.name
     places = {uid: {file.text("ImagePositionPatient") for file in files} for uid, files in series.items()}
-    # A single slice, or file of many slices, is a scan where there is no other.
+    # A series with a single position, such as a single slice, counts as a scan only if there is no other.
     volumes = {uid: files for uid, files in series.items() if len(places[uid]) > 1} or series
     if seriesuid is None and len(volumes) == 1:
         (seriesuid,) = volumes
     if seriesuid not in series:
         found = ", ".join(f"{uid} ({len(files)} slices)" for uid, files in sorted(volumes.items())) or "none"
-        problem = f"series {seriesuid} is {'not a CT' if seriesuid in others else 'not there'}"
+        problem = f"series {seriesuid} {'is not a CT' if seriesuid in others else 'was not found'}"
         if seriesuid is None:
-            choose = f"{len(volumes)} CT series, choose one by its series UID (--seriesuid)"
+            choose = f"{len(volumes)} CT series; choose one by its series UID (--seriesuid)"
             problem = choose if volumes else "no DICOM slices of a CT in this folder"
         other = ", ".join(sorted(set(others.values()))) or "none"
-        raise LunaError(f"{folder}: {problem}; the CTs are: {found}; other images: {other}")
+        raise LunaError(f"{folder}: {problem}; CT series: {found}; other images: {other}")
     warnings: list[str] = []
     files = _without_copies(series[seriesuid], warnings)
-    slices = _without_strays(folder, [Slice.check(file) for file in files], warnings)
+    slices = _without_outliers(folder, [Slice.check(file) for file in files], warnings)
     return DicomHeader(
         path=folder, seriesuid=seriesuid, dtype=np.dtype(np.int16), **_stack(folder, slices), warnings=tuple(warnings)
     )
 
 
 def series_of_file(path: Path) -> str:
-    """Tell which series a file belongs to.
+    """Return the series UID of a file.
 
     Args:
         path: any file.
 
     Returns:
-        The Series Instance UID; empty where the file is not a DICOM image.
+        The Series Instance UID; empty if the file is not a DICOM image.
 
     Raises:
-        LunaError: when it is a damaged slice.
+        LunaError: when the file is a damaged DICOM slice.
     """
     file = read_dicom_file(path)
     return "" if file is None else file.text("SeriesInstanceUID")
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """List all files below a folder, sorted, each folder once however it is linked."""
+    """List all files below a folder, sorted; each folder is listed once, even if several links lead to it."""
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
@@ -117,7 +117,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _without_copies(files: list[DicomFile], warnings: list[str]) -> list[DicomFile]:
-    """Leave out files that are byte for byte the same as another one."""
+    """Remove files that are byte-for-byte copies of another file."""
     first: dict[str, DicomFile] = {}
     kept = []
     for file in files:
@@ -125,27 +125,27 @@ def _without_copies(files: list[DicomFile], warnings: list[str]) -> list[DicomFi
         if other is file or not filecmp.cmp(other.path, file.path, shallow=False):
             kept.append(file)
     if copies := [file.path.name for file in files if file not in kept]:
-        warnings.append(f"{len(copies)} files are copies of other slices and were left out, the first is {copies[0]}")
+        warnings.append(f"{len(copies)} files are copies of other slices and were ignored; the first is {copies[0]}")
     return kept
 
 
-def _without_strays(folder: Path, slices: list[Slice], warnings: list[str]) -> list[Slice]:
-    """Leave out images of another size or orientation than most of the series has, such as a scout."""
+def _without_outliers(folder: Path, slices: list[Slice], warnings: list[str]) -> list[Slice]:
+    """Remove images whose size, spacing or orientation differs from most of the series, such as a scout image."""
     kinds: dict[tuple[float, ...], list[Slice]] = {}
     for one in slices:
         numbers = (*one.geometry.size, *one.geometry.spacing, *np.ravel(one.geometry.direction))
         kinds.setdefault(tuple(np.round(numbers, 3).tolist()), []).append(one)
     most = max(kinds.values(), key=len)
-    if strays := [one.file.path.name for one in slices if one not in most]:
-        found = f"{len(strays)} of {len(slices)} images have another size, spacing or orientation than the others"
+    if outliers := [one.file.path.name for one in slices if one not in most]:
+        found = f"{len(outliers)} of {len(slices)} images have another size, spacing or orientation than the others"
         if 2 * len(most) <= len(slices):
-            raise LunaError(f"{folder}: {found}, the first is {strays[0]}; keep the images of one volume")
-        warnings.append(f"{found} and were left out, the first is {strays[0]}")
+            raise LunaError(f"{folder}: {found}, the first is {outliers[0]}; keep the images of one volume")
+        warnings.append(f"{found} and were ignored; the first is {outliers[0]}")
     return most
 
 
 def _stack(folder: Path, slices: list[Slice]) -> dict[str, Any]:
-    """Sort slices along their normal, and check that they are a rectangular grid."""
+    """Sort slices along their normal, and check that they form a rectangular grid."""
     first = slices[0].geometry
     normal = np.asarray(first.direction)[:, 2]
     slices = sorted(slices, key=lambda one: float(np.dot(one.geometry.origin, normal)))
@@ -155,8 +155,8 @@ def _stack(folder: Path, slices: list[Slice]) -> dict[str, Any]:
     if counts.min() > 1 and counts.min() == counts.max():
         values = {keyword: sorted({one.file.text(keyword) for one in slices}) for keyword in VOLUME_TAGS}
         differ = (f"{keyword} ({', '.join(found)})" for keyword, found in values.items() if len(found) == counts[0])
-        what = f"{counts[0]} images at each of {len(positions)} positions, {next(differ, 'no tag')} tells them apart"
-        raise LunaError(f"{folder}: {what}; keep one volume")
+        what = f"{counts[0]} images at each of {len(positions)} positions, which differ in {next(differ, 'no tag')}"
+        raise LunaError(f"{folder}: {what}; keep the images of one volume")
     step = 1.0
     if len(slices) > 1:
         steps = np.diff(places)
@@ -164,7 +164,7 @@ def _stack(folder: Path, slices: list[Slice]) -> dict[str, Any]:
         where = int(np.abs(steps - usual).argmax())
         if not abs(steps[where] - usual) < SLICE_STEP_TOLERANCE * usual:
             found = f"{names[where]} and {names[where + 1]} are {steps[where]:.3f} mm apart, most others {usual:.3f} mm"
-            raise LunaError(f"{folder}: slices are missing or double: {found}")
+            raise LunaError(f"{folder}: slices are missing or duplicated: {found}")
         sideways = np.abs(origins - origins[0] - np.outer(places - places[0], normal)).max()
         if sideways > min(first.spacing[:2]) / 2:
             found = f"slices are displaced sideways by up to {sideways:.2f} mm (a tilted gantry)"

@@ -1,6 +1,6 @@
-"""One DICOM file: its tags, checked one by one, and its pixels in HU.
+"""One DICOM file: its tags, which are checked, and its pixels in HU.
 
-Only what places and rescales the voxels is read; no tag that names a patient is.
+Only tags that locate and rescale the voxels are read. Tags that identify a patient are not read.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.itk import itk_reader
 from luna_monai.scans.voxels import AIR, LARGEST
 
-#: The last two have all slices in one file.
+#: SOP classes of CTs. The last two store all slices in one file.
 CTS = (uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage)
-#: How files begin that hold DICOM without the header of the standard's part 10: with group 2 or 8.
+#: First bytes of DICOM files without the preamble of part 10 of the standard: an element of group 2 or 8.
 BARE_DICOM = (b"\2\0", b"\10\0")
-#: Tags by which the images of several volumes in one series differ, in the order in which they are tried.
+#: Tags in which images of several volumes in one series may differ, in the order in which they are compared.
 VOLUME_TAGS = [
     *("TemporalPositionIdentifier", "AcquisitionNumber", "ImageType", "ConvolutionKernel"),
     *("AcquisitionTime", "ContentTime"),
@@ -44,8 +44,8 @@ class DicomFile:
 
     Attributes:
         path: the file.
-        tags: those of ``_TAGS`` that it has, and its file meta information.
-        offset: bytes before the element with the pixels.
+        tags: the tags of ``_TAGS`` that the file contains, and its file meta information.
+        offset: number of bytes before the pixel data element.
     """
 
     path: Path
@@ -53,24 +53,29 @@ class DicomFile:
     offset: int
 
     def text(self, keyword: str) -> str:
-        """Give the value of a tag as text; empty where it has none."""
+        """Return the value of a tag as text; empty if the tag is missing or has no value."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's, which name no file
+            warnings.simplefilter("ignore")  # warnings of pydicom do not name the file
             try:
                 value = self.tags.get(keyword)
-            except (ValueError, TypeError, OverflowError):  # not what the tag must be; shown as it is
+            except (ValueError, TypeError, OverflowError):  # not valid for the tag; return it undecoded
                 value = self.tags.get_item(keyword).value.decode("latin-1").strip(" \0")
-        if isinstance(value, bytes):  # implicit VR does not say whether padding has a sign
+        if isinstance(value, bytes):  # implicit VR does not define whether padding is signed
             value = int.from_bytes(value, "little")
         if isinstance(value, (MultiValue, list)):
             return "\\".join(map(str, value))
         return "" if value is None else str(value)
 
     def numbers(self, keyword: str, count: int = 1, default: str = "") -> list[float]:
-        """Give the numbers of a tag.
+        """Return the numbers in a tag.
+
+        Args:
+            keyword: the tag.
+            count: how many numbers the tag must contain.
+            default: text to use if the tag is missing.
 
         Raises:
-            LunaError: when there are not ``count`` numbers below ``LARGEST``.
+            LunaError: when the tag does not contain ``count`` numbers below ``LARGEST``.
         """
         text = self.text(keyword) or default
         try:
@@ -83,12 +88,12 @@ class DicomFile:
 
     @property
     def sop_class(self) -> uid.UID:
-        """What kind of DICOM object it is."""
+        """SOP Class UID, the type of the DICOM object."""
         return uid.UID(self.text("SOPClassUID") or str(self.tags.file_meta.get("MediaStorageSOPClassUID", "")))
 
     @property
     def is_multi_frame(self) -> bool:
-        """Whether it holds many slices."""
+        """Whether the file contains several slices."""
         return self.sop_class in CTS[1:] or self.text("NumberOfFrames") not in ("", "0", "1")
 
 
@@ -99,15 +104,15 @@ def read_dicom_file(path: Path) -> DicomFile | None:
         path: any file.
 
     Returns:
-        The file; None where it is not DICOM.
+        The file; None if it is not a DICOM file.
 
     Raises:
-        LunaError: when it cannot be read, or is named ``.dcm`` and is not DICOM.
+        LunaError: when the file cannot be read, or its suffix is ``.dcm`` and it is not a DICOM file.
     """
     is_dicom = path.suffix.lower() == ".dcm" and not path.name.startswith(".")
     try:
         with path.open("rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom's, which name no file
+            warnings.simplefilter("ignore")  # warnings of pydicom do not name the file
             head = stream.read(132)
             if head[128:] == b"DICM" or head[:2] in BARE_DICOM:
                 stream.seek(0)
@@ -117,10 +122,10 @@ def read_dicom_file(path: Path) -> DicomFile | None:
                     return file
     except OSError as error:
         raise LunaError(f"{path}: cannot be read ({error.strerror})") from error
-    except Exception:  # pydicom raises many kinds
+    except Exception:  # pydicom raises many types
         is_dicom = is_dicom or head[128:] == b"DICM"
     if is_dicom:
-        raise LunaError(f"{path}: a damaged DICOM slice; copy it again, or remove it if it is not of this scan")
+        raise LunaError(f"{path}: a damaged DICOM slice; copy it again, or remove it if it is not part of the scan")
     return None
 
 
@@ -130,13 +135,13 @@ class Slice:
 
     Attributes:
         file: the DICOM file.
-        geometry: of the slice as a volume of one, 1 mm thick.
-        dtype: of the stored values, before rescaling.
-        bits: of a stored value.
-        slope: HU in a unit of the stored values.
+        geometry: geometry of the slice, as a volume of one slice that is 1 mm thick.
+        dtype: type of the stored values, before rescaling.
+        bits: number of bits of a stored value.
+        slope: factor from stored values to HU.
         intercept: HU of the stored value 0.
-        padding: the stored values that stand for "no value here", or the two ends of their range.
-        offset: bytes before the pixels; None where they are compressed.
+        padding: stored values of pixels without data, or the two ends of their range.
+        offset: number of bytes before the pixels; None if they are compressed.
     """
 
     file: DicomFile
@@ -153,23 +158,23 @@ class Slice:
         """Check the tags of a slice.
 
         Args:
-            file: a CT.
+            file: a CT image.
 
         Returns:
             The slice.
 
         Raises:
-            LunaError: when a tag is missing, damaged or impossible, or the file is truncated.
+            LunaError: when a tag is missing, damaged or not valid for a CT, or the file is truncated.
         """
         if file.is_multi_frame:
-            raise LunaError(f"{file.path}: a multi-frame CT (all slices in one file); convert it to NIfTI")
+            raise LunaError(f"{file.path}: multi-frame CTs (all slices in one file) cannot be read; convert to NIfTI")
         if missing := [keyword for keyword in _NEEDED if not file.text(keyword)]:
-            raise LunaError(f"{file.path}: a slice without {', '.join(missing)} cannot be placed in the patient")
+            raise LunaError(f"{file.path}: missing tags: {', '.join(missing)}; export the series again")
         allocated = file.text("BitsAllocated")
         (samples,), (bits,) = file.numbers("SamplesPerPixel", 1, "1"), file.numbers("BitsStored", 1, allocated)
         if samples != 1 or allocated not in ("8", "16", "32") or not 1 <= bits <= int(allocated):
-            found = f"{samples:g} of {allocated}, {bits:g} of them stored"
-            raise LunaError(f"{file.path}: a CT has 1 sample of 8, 16 or 32 bits a pixel, found {found}")
+            found = f"{samples:g} of {allocated} bits, {bits:g} of them stored"
+            raise LunaError(f"{file.path}: a CT has 1 sample of 8, 16 or 32 bits per pixel, found {found}")
         (rows,), (columns,) = file.numbers("Rows"), file.numbers("Columns")
         row_step, column_step = file.numbers("PixelSpacing", 2)
         x, y = np.reshape(file.numbers("ImageOrientationPatient", 6), (2, 3))
@@ -184,30 +189,30 @@ class Slice:
         padding = [file.numbers(keyword) for keyword in _PADDING if file.text(keyword)]
         (slope,), (intercept,) = file.numbers("RescaleSlope", 1, "1"), file.numbers("RescaleIntercept", 1, "0")
         is_native = syntax in (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
-        offset = file.offset + (8 if syntax == uid.ImplicitVRLittleEndian else 12)  # after the tag, type and length
+        offset = file.offset + (8 if syntax == uid.ImplicitVRLittleEndian else 12)  # the header of the element
         needed = int(rows * columns) * dtype.itemsize if is_native else 1
         if slope == 0 or file.path.stat().st_size - offset < needed:
             reason = "its RescaleSlope is 0" if slope == 0 else "it is truncated"
             raise LunaError(f"{file.path}: a damaged DICOM slice ({reason}); copy it again")
-        # Writers disagree whether padding has a sign; the pixels say.
+        # Programs that write DICOM disagree on whether padding is signed; the type of the pixels decides.
         ends = np.array(padding, dtype=np.int64).astype(dtype).ravel().tolist()
         return cls(file, geometry, dtype, int(bits), slope, intercept, ends, offset if is_native else None)
 
     def read(self) -> np.ndarray:
         """Read the pixels.
 
-        Photometric interpretation says how stored values are shown, not what they mean, so ``MONOCHROME1`` does not
-        change a HU.
+        Photometric interpretation concerns the display of stored values, not their meaning, so ``MONOCHROME1`` does not
+        change the HU.
 
         Returns:
-            HU (y, x), float64. Padding is air.
+            HU (y, x), float64. Padding is set to air.
 
         Raises:
             LunaError: when the pixels are damaged.
         """
         path, shape = self.file.path, self.geometry.shape[1:]
         raw = self._decoded() if self.offset is None else np.memmap(path, self.dtype, "r", self.offset, shape)
-        spare = self.dtype.itemsize * 8 - self.bits  # bits above those stored may hold an overlay
+        spare = self.dtype.itemsize * 8 - self.bits  # the bits above may contain an overlay
         stored = np.asarray((raw << spare) >> spare).astype(np.int64)
         values = stored * self.slope + self.intercept
         if self.padding:
@@ -215,7 +220,7 @@ class Slice:
         return values
 
     def _decoded(self) -> np.ndarray:
-        """Decompress with ITK, which rescales and inverts the values, and undo that."""
+        """Decompress with ITK, and undo ITK's rescaling and inversion of the values."""
         syntax = uid.UID(self.file.tags.file_meta.TransferSyntaxUID).name
         advice = f"its pixels ({syntax}) are damaged or cannot be decoded: convert the series to uncompressed DICOM"
         with itk_reader(self.file.path, "GDCMImageIO", advice) as reader:

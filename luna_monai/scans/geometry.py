@@ -1,4 +1,4 @@
-"""Where the voxels of a scan are in the patient."""
+"""Geometry of a scan: the positions of its voxels in the patient."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 
 from luna_monai.errors import LunaError
 
-#: How far the axes of a scan may be from being perpendicular and of length 1; headers hold rounded cosines.
+#: Tolerance for axes that are not exactly perpendicular or of length 1, because headers contain rounded cosines.
 ORTHONORMAL_TOLERANCE = 1e-3
-#: Limits of what CT scanners make, with much room; what is outside is in another unit than mm, or damaged.
+#: Generous limits for the geometry of a CT. Values outside of them are damaged, or in another unit than mm.
 SPACING_MM = (0.01, 50.0)
 EXTENT_MM = 5000.0
 ORIGIN_MM = 100_000.0
@@ -18,13 +18,13 @@ ORIGIN_MM = 100_000.0
 
 @dataclass(frozen=True)
 class Geometry:
-    """Size, place and orientation of a scan, in ITK's convention: axes in the order x, y, z and LPS mm.
+    """Size, position and orientation of a scan, in ITK's convention: axis order x, y, z, and LPS positions in mm.
 
     Args:
-        size: voxels along x, y, z.
-        spacing: distance of neighboring voxel centers along the scan's own x, y, z axes, in mm.
+        size: number of voxels along x, y, z.
+        spacing: distance between neighboring voxel centers along the scan's x, y, z axes, in mm.
         origin: LPS position of the center of voxel (0, 0, 0), in mm.
-        direction: 3x3 matrix in rows; its columns are the unit vectors of the scan's x, y, z axes in LPS.
+        direction: rows of a 3x3 matrix, whose columns are the unit vectors of the scan's x, y, z axes in LPS.
     """
 
     size: tuple[int, int, int]
@@ -36,33 +36,33 @@ class Geometry:
     def from_header(
         cls, size: object, spacing: object, origin: object, direction: object, *, source: object
     ) -> Geometry:
-        """Check the values of a file's header and make a geometry of them.
+        """Create a geometry from the values of a file's header, after checking them.
 
         Args:
-            size: three whole numbers, x, y, z.
-            spacing: three numbers, mm.
-            origin: three numbers, LPS mm.
+            size: three integers, x, y, z.
+            spacing: three numbers, x, y, z, in mm.
+            origin: three numbers, x, y, z, LPS in mm.
             direction: nine numbers, the direction matrix row by row.
-            source: the file, for the message.
+            source: the file, for error messages.
 
         Returns:
             The geometry.
 
         Raises:
-            LunaError: when there are not three dimensions, a size or spacing is not positive or not that of a CT, a
-                number is not finite, or the axes are not perpendicular unit vectors.
+            LunaError: when there are not three dimensions, a value is not finite or not in the range of CTs, or the
+                axes are not perpendicular unit vectors.
         """
         sizes = tuple(int(value) for value in np.ravel(np.asarray(size)))
         if len(sizes) != 3:
             raise LunaError(f"{source}: a scan has 3 dimensions, found {len(sizes)} ({' × '.join(map(str, sizes))})")
         spacings, origins, axes = (np.ravel(np.asarray(value, dtype=float)) for value in (spacing, origin, direction))
         matrix = axes.reshape(3, 3)
-        # What is not a number fails each comparison.
+        # Comparisons with NaN are False.
         is_possible = min(sizes) >= 1 and SPACING_MM[0] <= spacings.min() and spacings.max() <= SPACING_MM[1]
         if not (is_possible and (spacings * sizes).max() <= EXTENT_MM and np.abs(origins).max() <= ORIGIN_MM):
             size_, spacing_, origin_ = (" ".join(f"{value:g}" for value in each) for each in (sizes, spacings, origins))
             found = f"found a size of {size_} voxels, a spacing of {spacing_} mm and an origin of {origin_} mm"
-            raise LunaError(f"{source}: no CT has such a geometry; check the header's values and their unit, {found}")
+            raise LunaError(f"{source}: not the geometry of a CT; check the header's values and their unit, {found}")
         if not np.allclose(matrix.T @ matrix, np.eye(3), rtol=0, atol=ORTHONORMAL_TOLERANCE):
             rule = "the axes of the scan must be perpendicular unit vectors; resample the scan onto a rectangular grid"
             raise LunaError(f"{source}: {rule}, found {' '.join(f'{value:g}' for value in axes)}")
@@ -71,13 +71,13 @@ class Geometry:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Shape (z, y, x) of the array of voxels."""
+        """Shape (z, y, x) of the voxel array."""
         x, y, z = self.size
         return z, y, x
 
     @property
     def affine_ras_zyx(self) -> np.ndarray:
-        """The (4, 4) float64 matrix from array indices (z, y, x) to RAS mm, the world of MONAI and NIfTI."""
+        """The (4, 4) float64 matrix from array indices (z, y, x) to RAS mm, the convention of MONAI and NIfTI."""
         affine = np.eye(4)
         # Columns in the order of the array's axes; the first two rows change sign from LPS to RAS.
         affine[:3, :3] = (np.asarray(self.direction) * self.spacing)[:, ::-1]
@@ -86,19 +86,19 @@ class Geometry:
         return affine
 
     def world_to_index(self, points: np.ndarray) -> np.ndarray:
-        """Find the voxels nearest to points in the patient, as the book does (chapter 10.3).
+        """Convert world positions to the indices of the nearest voxels, as the book does (chapter 10.3).
 
         Args:
             points: (n, 3) LPS positions x, y, z in mm.
 
         Returns:
-            (n, 3) int64 array indices z, y, x. Halves are rounded to the even neighbor. A point outside the scan has
-            an index outside ``shape``.
+            (n, 3) int64 array indices z, y, x. Halves are rounded to even. A point outside the scan has an index
+            outside ``shape``.
         """
         return np.round(self.world_to_continuous_index(points)).astype(np.int64)
 
     def world_to_continuous_index(self, points: np.ndarray) -> np.ndarray:
-        """Find where points in the patient are between voxel centers.
+        """Convert world positions to continuous array indices, which are integers at voxel centers.
 
         Args:
             points: (n, 3) LPS positions x, y, z in mm.
@@ -111,10 +111,10 @@ class Geometry:
         return along_axes[:, ::-1]
 
     def index_to_world(self, indices: np.ndarray) -> np.ndarray:
-        """Find where voxels, or points between voxel centers, are in the patient.
+        """Convert array indices to world positions.
 
         Args:
-            indices: (n, 3) array indices z, y, x, which may be fractions.
+            indices: (n, 3) array indices z, y, x, integers or continuous.
 
         Returns:
             (n, 3) float64 LPS positions x, y, z in mm.
@@ -124,26 +124,26 @@ class Geometry:
 
 
 def orient(voxels: np.ndarray, geometry: Geometry, orientation: str = "LPS") -> tuple[np.ndarray, Geometry]:
-    """Flip and permute the axes of a scan until they run, as nearly as possible, in the wanted directions.
+    """Flip and permute the axes of a scan, so that they point as closely as possible in the given directions.
 
-    Nothing is resampled: an oblique scan stays oblique, and every voxel keeps its value and its position.
+    Voxels are not resampled: an oblique scan stays oblique, and every voxel keeps its value and its world position.
 
     Args:
         voxels: array (z, y, x).
-        geometry: of the array.
-        orientation: where the x, y and z axes lead; ``"LPS"`` is left, posterior, superior, as in LUNA16.
+        geometry: geometry of the array.
+        orientation: directions of the x, y and z axes; ``"LPS"`` is left, posterior, superior, as in LUNA16.
 
     Returns:
-        The array, the same where its axes are right already, and its geometry.
+        The array and its geometry; both are unchanged if the axes already point in these directions.
     """
     from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
     change = ornt_transform(io_orientation(geometry.affine_ras_zyx), axcodes2ornt(tuple(reversed(orientation))))
     if np.array_equal(change, [[0, 1], [1, 1], [2, 1]]):
         return voxels, geometry
-    # The geometry is not taken from a product of affines, whose rounding moves points halfway between two voxels.
+    # The geometry is not computed as a product of affines: rounding would move points halfway between two voxels.
     old_of_new = inv_ornt_aff(change, voxels.shape)
-    turn = old_of_new[2::-1, 2::-1]  # x, y, z: a permutation with signs
+    turn = old_of_new[2::-1, 2::-1]  # a signed permutation of x, y, z
     turned = Geometry.from_header(
         np.abs(turn).T @ geometry.size,
         np.abs(turn).T @ geometry.spacing,

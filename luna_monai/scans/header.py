@@ -1,4 +1,4 @@
-"""Headers of scans, the same for all formats."""
+"""Headers of scans, common to all formats."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class ScanHeader:
 
     Attributes:
         path: the file, or the folder of a DICOM series.
-        seriesuid: Series Instance UID of a DICOM series; else the name of the file without its ending.
+        seriesuid: Series Instance UID of a DICOM series; for other formats, the file name without its suffix.
         geometry: size, position and orientation of the voxels in the file.
-        dtype: of the voxels in the file.
-        files: all files of the scan: the header first, or the DICOM slices in the order of the volume.
-        warnings: what is unusual about the scan.
-        slope: factor from the voxels that :meth:`read_voxels` gives to HU.
-        intercept: HU of such a voxel of value 0.
+        dtype: type of the voxels in the file.
+        files: all files of the scan: the header and then the voxels, or the DICOM slices in the order of the volume.
+        warnings: unusual properties of the scan.
+        slope: factor from the values of :meth:`read_voxels` to HU.
+        intercept: HU of the value 0.
     """
 
     path: Path
@@ -39,19 +39,19 @@ class ScanHeader:
 
     @property
     def is_mapped(self) -> bool:
-        """Whether the voxels are HU that are mapped in the file and take no memory."""
+        """Whether :meth:`read_voxels` maps HU from the file, which takes no memory."""
         return False
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all voxels, uncompressed."""
+        """Size of all voxels in bytes, uncompressed."""
         return math.prod(self.geometry.size) * self.dtype.itemsize
 
     def read_voxels(self) -> np.ndarray:
         """Read or map the voxels.
 
         Returns:
-            Array (z, y, x) in native byte order. Writing to it never changes the file.
+            Array (z, y, x) in native byte order. Changes of the array do not change the file.
 
         Raises:
             LunaError: when the voxels are missing, damaged or truncated.
@@ -64,11 +64,11 @@ class FileHeader(ScanHeader):
     """The header of a scan whose voxels are in one file, the last of ``files``.
 
     Attributes:
-        offset: bytes before the voxels, compressed or not.
+        offset: number of bytes before the voxels or, if they are compressed, before the compressed data.
         compressed: whether the voxels are compressed.
-        compressed_bytes: their compressed size, if the header gives it.
-        skip: bytes before the first voxel, when decompressed.
-        exact: whether nothing may follow the voxels in the file.
+        compressed_bytes: size of the compressed data, if the header gives it.
+        skip: number of decompressed bytes before the first voxel.
+        exact: whether the file must end after the voxels.
     """
 
     offset: int
@@ -79,27 +79,28 @@ class FileHeader(ScanHeader):
 
     @property
     def is_mapped(self) -> bool:
-        """Whether the voxels are uncompressed HU, aligned, in native byte order and of a type that needs no change."""
+        """Whether the voxels are uncompressed, aligned HU in native byte order, of a type that needs no conversion."""
         is_hounsfield = (self.slope, self.intercept) == (1.0, 0.0) and self.dtype in (np.int16, np.float32)
         return is_hounsfield and not self.compressed and self.dtype.isnative and self.offset % self.dtype.itemsize == 0
 
     def check(self) -> None:
-        """Compare the size of the file with what the header says, without reading it.
+        """Check the size of the voxel file and the rescaling, without reading voxels.
 
         Raises:
-            LunaError: when the file with the voxels is missing, or shorter or longer than it must be.
+            LunaError: when the voxel file is missing or does not have the size that the header requires, or when slope
+                or intercept are not those of a CT.
         """
         file = self.files[-1]
         if not file.is_file():
-            raise LunaError(f"{file}: no such file, but {self.path.name} says that its voxels are there; copy it here")
+            raise LunaError(f"{file}: no such file, but {self.path.name} refers to it; copy the scan again")
         if max(abs(self.slope), abs(self.intercept)) > LARGEST:
-            raise LunaError(f"{file}: no CT is rescaled by slope {self.slope:g} and intercept {self.intercept:g}")
+            raise LunaError(f"{file}: no CT has slope {self.slope:g}, intercept {self.intercept:g}; check the header")
         found = file.stat().st_size - self.offset
         expected = self.compressed_bytes if self.compressed else self.nbytes
         least = expected or self.nbytes // MAX_COMPRESSION
         if found < least or (self.exact and expected and found > expected):
-            reason = "truncated, or the header is that of another scan; copy the scan again"
-            raise LunaError(f"{file}: found {found} bytes of voxels, but its header says {least}: {reason}")
+            reason = "the file is truncated, or the header belongs to another scan; copy the scan again"
+            raise LunaError(f"{file}: found {found} bytes of voxels, expected {least}: {reason}")
 
     def read_voxels(self) -> np.ndarray:
         """Map or decompress the voxels, see :meth:`ScanHeader.read_voxels`."""
@@ -109,5 +110,5 @@ class FileHeader(ScanHeader):
             voxels = inflate_voxels(file, self.offset, self.skip, self.dtype, shape, exact=self.exact)
         else:
             voxels = np.memmap(file, self.dtype, mode="c", offset=self.offset, shape=shape)
-        # torch refuses voxels that do not start at a multiple of their size.
+        # torch requires that voxels start at a multiple of their size.
         return np.require(voxels, self.dtype.newbyteorder("="), "A")

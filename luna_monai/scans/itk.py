@@ -1,4 +1,4 @@
-"""SimpleITK's readers, whose errors and remarks become one line."""
+"""SimpleITK readers with one-line error messages."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ from luna_monai.errors import LunaError
 
 @contextmanager
 def itk_reader(path: Path, image_io: str, advice: str) -> Iterator[sitk.ImageFileReader]:
-    """Give a reader whose errors become one line, and whose warnings, which name no file, are not shown.
+    """Provide a SimpleITK reader. Its errors become one line; its warnings, which do not name the file, are not shown.
 
     Args:
-        path: the file that is read.
+        path: the file to read.
         image_io: ITK's name of the format.
-        advice: what to do when ITK cannot read it.
+        advice: what is wrong and what to do if ITK cannot read the file.
+
+    Yields:
+        The reader.
 
     Raises:
         LunaError: when ITK cannot read the file.

@@ -1,7 +1,7 @@
-"""MetaImage files (``.mhd`` with ``.raw`` or ``.zraw``, ``.mha``), the format LUNA16 is published in.
+"""Reading of MetaImage files (``.mhd`` with ``.raw`` or ``.zraw``, ``.mha``), the format of LUNA16.
 
-ITK reads them too, but fills what a truncated or damaged file lacks with zeros, so that half a CT goes unnoticed. Here
-the voxels are all there, or there is an error. Uncompressed voxels are mapped instead of read.
+ITK also reads this format, but fills the missing voxels of a truncated or damaged file with zeros. This module raises
+an error instead. Uncompressed voxels are memory-mapped.
 
 Format: https://itk.org/Wiki/ITK/MetaIO/Documentation
 """
@@ -20,36 +20,35 @@ _BYTES = {"CHAR": 1, "SHORT": 2, "INT": 4, "LONG_LONG": 8}
 _SIGNS = {"": "i", "U": "u"}
 DTYPES = {f"MET_{sign}{name}": f"{kind}{size}" for name, size in _BYTES.items() for sign, kind in _SIGNS.items()}
 DTYPES |= {"MET_FLOAT": "f4", "MET_DOUBLE": "f8"}
-#: Fields that must have one of these values.
+#: Allowed values of fields.
 _ALLOWED = {"NDims": ["3"], "ElementNumberOfChannels": ["1"], "BinaryData": ["True"], "ElementType": [*DTYPES]}
 _ALIAS = {"Rotation": "TransformMatrix", "Orientation": "TransformMatrix", "Position": "Offset", "Origin": "Offset"}
-#: No line is longer; a file with a longer one is something else.
+#: Longest line of a header. A file with a longer line is not a MetaImage.
 MAX_LINE_BYTES = 4096
 
 
 def read_fields(path: Path) -> dict[str, Any]:
-    """Read the header of a MetaImage; the voxels need not be there.
+    """Read the header of a MetaImage. The voxel file may be missing.
 
     Args:
         path: ``.mhd`` or ``.mha`` file.
 
     Returns:
-        The fields of a :class:`~luna_monai.scans.header.FileHeader` but for its path and name.
+        The fields of a :class:`~luna_monai.scans.header.FileHeader`, without ``path`` and ``seriesuid``.
 
     Raises:
-        LunaError: when the file is no MetaImage header, or describes something else than a scan of one number per
-            voxel.
+        LunaError: when the file is not a MetaImage header, or not that of a scan with one number per voxel.
     """
     fields, end = _read_fields(path)
 
     def numbers(name: str, count: int, kind: type = float) -> list:
-        text = fields.get(name, "")
+        raw = fields.get(name, "")
         try:
-            values = [kind(value) for value in text.split()]
+            values = [kind(value) for value in raw.split()]
         except ValueError:
             values = []
         if len(values) != count:
-            raise LunaError(f"{path}: {name} must be {count} {'whole ' * (kind is int)}numbers, found {text!r}")
+            raise LunaError(f"{path}: {name} must be {count} {'integers' if kind is int else 'numbers'}, found {raw!r}")
         return values
 
     def flag(name: str) -> bool:
@@ -62,13 +61,13 @@ def read_fields(path: Path) -> dict[str, Any]:
         numbers("DimSize", 3, int),
         numbers("ElementSpacing", 3),
         numbers("Offset", 3),
-        np.reshape(numbers("TransformMatrix", 9), (3, 3)).T,  # each triple is the direction of one axis, a column
+        np.reshape(numbers("TransformMatrix", 9), (3, 3)).T,  # each triple is the direction of one axis
         source=path,
     )
     data_file = Path(fields["ElementDataFile"])
     if data_file.is_absolute() or ".." in data_file.parts:
-        rule = "its voxels must be in the folder of the header"
-        raise LunaError(f"{path}: {rule}, found ElementDataFile = {data_file}; copy them there")
+        rule = "the voxel file must be in the folder of the header"
+        raise LunaError(f"{path}: {rule}, found ElementDataFile = {data_file}; copy it there and edit the header")
     is_local = data_file.name.upper() == "LOCAL"
     files = (path,) if is_local else (path, path.parent / data_file)
     order = ">" if flag("BinaryDataByteOrderMSB") or flag("ElementByteOrderMSB") else "<"
@@ -88,7 +87,7 @@ def read_fields(path: Path) -> dict[str, Any]:
 
 
 def _read_fields(path: Path) -> tuple[dict[str, str], int]:
-    """Read the fields of a header up to the last one, and tell how many bytes these are."""
+    """Read the fields of a header; return them and the size of the header in bytes."""
     fields = {"ElementNumberOfChannels": "1", "CompressedDataSize": "0", "HeaderSize": "0"}
     fields["TransformMatrix"] = "1 0 0 0 1 0 0 0 1"
     with path.open("rb") as stream:
@@ -99,4 +98,4 @@ def _read_fields(path: Path) -> tuple[dict[str, str], int]:
                 return fields, stream.tell()
             if name and not separator:
                 break
-    raise LunaError(f"{path}: not a MetaImage header, or it is damaged; copy the scan from its source again")
+    raise LunaError(f"{path}: not a MetaImage header, or it is damaged; copy the scan again")

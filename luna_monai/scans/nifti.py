@@ -1,7 +1,7 @@
-"""NIfTI files (``.nii``, ``.nii.gz``, version 1 and 2), read by nibabel's rules.
+"""Reading of NIfTI files (``.nii``, ``.nii.gz``, versions 1 and 2).
 
-nibabel reads the header. The voxels are read here, because nibabel maps a truncated file without an error, and holds
-a compressed one in memory twice.
+nibabel reads the header. This package reads the voxels, because nibabel maps a truncated file without an error, and
+holds a compressed file in memory twice.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from luna_monai.errors import LunaError
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.voxels import CHUNK_BYTES, GZIP_MAGIC, ZLIB_OR_GZIP
 
-#: The longer of the two versions' headers; extensions are skipped.
+#: Size of the longer header, that of version 2. Extensions are skipped.
 HEADER_BYTES = 540
-#: nibabel corrects what it finds less serious than this.
+#: nibabel raises an error for problems of this level, and corrects smaller ones.
 ERROR_LEVEL = 30
-#: Positions by the two transforms of a header that differ by a larger part of a voxel are worth a warning.
+#: Largest difference between positions from sform and qform without a warning, as a fraction of a voxel.
 AGREEMENT = 0.1
-#: mm in a unit of length by its code; most files give 2, which is mm, or nothing.
+#: Millimeters per unit of length, by the code of the unit. Most files use code 2 (mm) or 0 (unknown, read as mm).
 MM = {1: 1000.0, 3: 0.001}
 
 
@@ -40,21 +40,21 @@ def read_fields(path: Path) -> dict[str, Any]:
         path: ``.nii`` or ``.nii.gz`` file.
 
     Returns:
-        The fields of a :class:`~luna_monai.scans.header.FileHeader` but for its path and name.
+        The fields of a :class:`~luna_monai.scans.header.FileHeader`, without ``path`` and ``seriesuid``.
 
     Raises:
-        LunaError: when it is not a NIfTI file, is damaged or truncated, or is not one volume of one number per voxel.
+        LunaError: when the file is not a NIfTI file or is damaged, or is not a single volume with one number per voxel.
     """
     warnings: list[str] = []
     try:
         with path.open("rb") as stream:
             block = stream.read(CHUNK_BYTES)
-        compressed = block.startswith(GZIP_MAGIC)  # whatever its name says
+        compressed = block.startswith(GZIP_MAGIC)  # the suffix may be wrong
         if compressed:
             block = zlib.decompressobj(ZLIB_OR_GZIP).decompress(block, HEADER_BYTES)
         kind = Nifti2Header if Nifti2Header.may_contain_header(block) else Nifti1Header
         header = kind(block[: kind.sizeof_hdr], check=False)
-        header.check_fix(logging.Logger("remarks of nibabel", level=logging.CRITICAL + 1), error_level=ERROR_LEVEL)
+        header.check_fix(logging.Logger("nibabel checks", level=logging.CRITICAL + 1), error_level=ERROR_LEVEL)
         dtype, offset = header.get_data_dtype(), int(header["vox_offset"])
         sizes = [int(size) for size in header.get_data_shape()]
         while len(sizes) > 3 and sizes[-1] == 1:
@@ -71,7 +71,7 @@ def read_fields(path: Path) -> dict[str, Any]:
             if not distance <= AGREEMENT * spacing.min():
                 warnings.append(f"sform and qform disagree by up to {distance:.1f} mm; the sform is used")
         elif header["sform_code"] <= 0 and header["qform_code"] <= 0:
-            warnings.append("the header does not say where the scan is in the patient (sform and qform have code 0)")
+            warnings.append("the header gives no position in the patient (sform and qform have code 0)")
     except (HeaderDataError, WrapStructError, ValueError, OverflowError, zlib.error) as error:
         reason = " ".join(str(error).split())
         raise LunaError(f"{path}: not a NIfTI file, or its header is damaged ({reason}); copy it again") from error
@@ -87,6 +87,6 @@ def read_fields(path: Path) -> dict[str, Any]:
         "offset": 0 if compressed else offset,
         "compressed": compressed,
         "skip": offset,
-        "slope": slope or 1.0,  # 0 is the standard's sign for "stored values are HU"
+        "slope": slope or 1.0,  # by the standard, a slope of 0 means no rescaling
         "intercept": intercept if slope else 0.0,
     }

@@ -1,6 +1,6 @@
-"""NRRD files (``.nrrd``) that hold their voxels themselves.
+"""Reading of NRRD files (``.nrrd``) that contain their voxels.
 
-ITK reads the header. Voxels are read here, because ITK does not compare gzip's checksum and cannot map a file.
+ITK reads the header. This package reads the voxels, because ITK does not verify gzip's checksum and cannot map a file.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def read_fields(path: Path) -> dict[str, Any]:
         path: ``.nrrd`` file.
 
     Returns:
-        The fields of a :class:`~luna_monai.scans.header.FileHeader` but for its path and name.
+        The fields of a :class:`~luna_monai.scans.header.FileHeader`, without ``path`` and ``seriesuid``.
 
     Raises:
-        LunaError: when the header cannot be read, its voxels are in another file, encoded otherwise than raw or gzip,
-            or it is not a scan of one number per voxel.
+        LunaError: when the header cannot be read, the voxels are in another file or not encoded as raw or gzip, or the
+            scan does not have one number per voxel.
     """
     with itk_reader(path, "NrrdImageIO", "it is damaged, or not an NRRD file") as reader:
         reader.ReadImageInformation()
@@ -40,7 +40,7 @@ def read_fields(path: Path) -> dict[str, Any]:
         offset = stream.tell()
     encoding = fields.get("encoding", "")
     if encoding not in ENCODINGS or fields.keys() & {"data file", "datafile", "byte skip", "line skip"}:
-        raise LunaError(f"{path}: only raw or gzip voxels in the file itself are read; save the scan as one .nrrd")
+        raise LunaError(f"{path}: voxels must be in the file itself, as raw or gzip; save the scan as one .nrrd file")
     if reader.GetNumberOfComponents() != 1:
         raise LunaError(f"{path}: a scan has one number per voxel, found {reader.GetNumberOfComponents()}")
     dtype = sitk.GetArrayFromImage(sitk.Image([1] * 3, reader.GetPixelID())).dtype

@@ -1,4 +1,4 @@
-"""One scan and the one way to load it, for training, prediction and every check."""
+"""A scan, and the function that reads it for training, prediction and checks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from luna_monai.files import readable_size
 from luna_monai.scans.geometry import Geometry, orient
 from luna_monai.scans.header import FileHeader, ScanHeader
 from luna_monai.scans.sources import READERS, ScanSource, scan_name, suffix_of
-from luna_monai.scans.voxels import as_hounsfield
+from luna_monai.scans.voxels import AIR, as_hounsfield
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +24,11 @@ class Scan:
     """A CT in Hounsfield units.
 
     Attributes:
-        header: of the file: format, path, files, geometry and type of the voxels as they are stored.
-        voxels: array (z, y, x) in HU: int16 or float32, every value finite. Uncompressed voxels that need no change are
-            mapped and take no memory.
-        geometry: of ``voxels``; differs from ``header.geometry`` where the axes were turned.
-        warnings: what is unusual about the scan.
+        header: header of the file: path, files, and geometry and type of the stored voxels.
+        voxels: array (z, y, x) in HU, int16 or float32, all values finite. Uncompressed voxels that need no change are
+            memory-mapped.
+        geometry: geometry of ``voxels``; differs from ``header.geometry`` if axes were flipped or permuted.
+        warnings: unusual properties of the scan.
     """
 
     header: ScanHeader
@@ -38,13 +38,13 @@ class Scan:
 
     @property
     def seriesuid(self) -> str:
-        """Series Instance UID, or the name of the file where it has none."""
+        """Series Instance UID of a DICOM series; for other formats, the file name without its suffix."""
         return self.header.seriesuid
 
 
 @contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """Turn what the operating system says about a file that cannot be read into one line."""
+    """Turn an error of the operating system while a file is read into one line."""
     try:
         yield
     except OSError as error:
@@ -55,18 +55,17 @@ def read_header(source: str | Path | ScanSource) -> ScanHeader:
     """Read the header of a scan and check everything that can be checked without reading voxels.
 
     Args:
-        source: a file with one of ``SUFFIXES``, a folder of DICOM slices, or where a scan is.
+        source: a file with one of ``SUFFIXES``, a folder of DICOM slices, or a :class:`ScanSource`.
 
     Returns:
-        The header; :func:`read_scan` takes it too, and does not read it again.
+        The header. :func:`read_scan` accepts it, and does not read it again.
 
     Raises:
-        LunaError: when the scan is missing, its header is damaged or impossible, or the voxels are missing or
-            truncated.
+        LunaError: when the scan is missing, its header is damaged or not that of a CT, or voxels are missing.
     """
     source = source if isinstance(source, ScanSource) else ScanSource(Path(source))
     path, suffix = source.path, suffix_of(source.path)
-    # Each reader is imported when it is needed: SimpleITK, nibabel and pydicom take half a second each.
+    # Readers are imported when they are needed: SimpleITK, nibabel and pydicom take half a second each.
     if path.is_dir():
         from luna_monai.scans.dicom import read_dicom_header
 
@@ -74,7 +73,7 @@ def read_header(source: str | Path | ScanSource) -> ScanHeader:
     if not path.is_file():
         raise LunaError(f"{path}: no such file or folder")
     if suffix is None:
-        raise LunaError(f"{path}: unknown kind of file; known are {', '.join(READERS)} and folders of DICOM slices")
+        raise LunaError(f"{path}: unknown file type; supported: {', '.join(READERS)}, and folders of DICOM slices")
     with _one_line(path):
         fields = importlib.import_module(f"luna_monai.scans.{READERS[suffix]}").read_fields(path)
         header = FileHeader(path=path, seriesuid=source.seriesuid or scan_name(path), **fields)
@@ -83,18 +82,18 @@ def read_header(source: str | Path | ScanSource) -> ScanHeader:
 
 
 def read_scan(source: str | Path | ScanSource | ScanHeader, orientation: str | None = "LPS") -> Scan:
-    """Read a scan: mapped when it is uncompressed and nothing has to change, into memory otherwise.
+    """Read a scan. Uncompressed voxels that need no change are memory-mapped; other voxels are read into memory.
 
     Args:
-        source: a file with one of ``SUFFIXES``, a folder of DICOM slices, where a scan is, or its header.
-        orientation: where the axes of the voxels are to lead, see :func:`~luna_monai.scans.orient`; None leaves them
-            as they are in the file.
+        source: a file with one of ``SUFFIXES``, a folder of DICOM slices, a :class:`ScanSource`, or a header.
+        orientation: directions of the axes of the voxels, see :func:`~luna_monai.scans.orient`; None keeps the axes of
+            the file.
 
     Returns:
         The scan.
 
     Raises:
-        LunaError: as :func:`read_header`; and when the voxels are damaged, or do not fit into memory.
+        LunaError: as in :func:`read_header`; and when the voxels are damaged, or do not fit into memory.
     """
     header = source if isinstance(source, ScanHeader) else read_header(source)
     available = psutil.virtual_memory().available
@@ -106,7 +105,7 @@ def read_scan(source: str | Path | ScanSource | ScanHeader, orientation: str | N
         voxels, not_finite = as_hounsfield(header.read_voxels(), header.slope, header.intercept)
     geometry, warnings = header.geometry, header.warnings
     if not_finite:
-        warnings = (*warnings, f"{not_finite} voxels are not finite numbers; they count as air")
+        warnings = (*warnings, f"{not_finite} voxels are not finite; they are set to air ({AIR} HU)")
     if orientation is not None:
         voxels, geometry = orient(voxels, geometry, orientation)
     return Scan(header, voxels, geometry, warnings)

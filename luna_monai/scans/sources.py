@@ -1,4 +1,4 @@
-"""Which scans a path stands for."""
+"""Finding the scans of a path."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 
 from luna_monai.errors import LunaError
 
-#: Modules that read files, by how the names of these end.
+#: Modules that read files, by file suffix.
 READERS = {".mhd": "metaimage", ".mha": "metaimage", ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd"}
 SUFFIXES = tuple(READERS)
 
 
 @dataclass(frozen=True)
 class ScanSource:
-    """Where a scan is.
+    """The location of a scan.
 
     Attributes:
-        path: a file, or a folder with DICOM files in it.
-        seriesuid: which series of a DICOM folder; for any other scan, its name in place of the file's.
+        path: a file, or a folder that contains DICOM files.
+        seriesuid: the series to read in a DICOM folder; for other formats, the series UID to use instead of the file
+            name.
     """
 
     path: Path
@@ -26,14 +27,14 @@ class ScanSource:
 
 
 def suffix_of(path: Path) -> str | None:
-    """Find which of ``SUFFIXES`` a file has; None for hidden files, such as the ``._NAME`` that macOS leaves behind."""
+    """Return which of ``SUFFIXES`` a file has; None for other and for hidden files, such as ``._NAME`` of macOS."""
     name = path.name.lower()
     found = (suffix for suffix in SUFFIXES if name.endswith(suffix) and not name.startswith("."))
     return max(found, key=len, default=None)
 
 
 def scan_name(path: Path) -> str:
-    """Name a scan that is not a DICOM series: its file's name without the ending, in LUNA16 the series UID."""
+    """Return the file name of a scan without its suffix, which is the series UID in LUNA16."""
     return path.name[: -len(suffix_of(path) or "")] or path.name
 
 
@@ -41,17 +42,17 @@ def find_scans(dataset_dir: str | Path) -> dict[str, Path]:
     """Find the CTs of a LUNA16 dataset folder.
 
     Args:
-        dataset_dir: folder with ``subset0 … subset9``, any number of them.
+        dataset_dir: folder with ``subset0 … subset9``, or some of them.
 
     Returns:
-        The ``.mhd`` file of each series, by series UID, sorted by it.
+        The ``.mhd`` file of each series, by series UID, in sorted order.
 
     Raises:
-        LunaError: when the folder is missing, or two subsets hold the same series.
+        LunaError: when the folder is missing, or two subsets contain the same series.
     """
     dataset_dir = Path(dataset_dir)
     if not dataset_dir.is_dir():
-        raise LunaError(f"{dataset_dir}: no such folder; dataset_dir holds LUNA16's subset0 … subset9 and tables")
+        raise LunaError(f"{dataset_dir}: no such folder; dataset_dir contains LUNA16's subset0 … subset9 and tables")
     scans: dict[str, Path] = {}
     for path in sorted(dataset_dir.glob("subset*/*.mhd"), key=lambda path: path.stem):
         if suffix_of(path) is None:
@@ -63,19 +64,19 @@ def find_scans(dataset_dir: str | Path) -> dict[str, Path]:
 
 
 def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSource]:
-    """Find the scans that a path stands for; none is read yet.
+    """List the scans of a path, without reading them.
 
     Args:
-        path: a file of a scan (``SUFFIXES``), or a folder of such; a folder with DICOM files in it, or one of these
-            files; a LUNA16 dataset folder; or a CSV file with a column ``path`` of files and DICOM folders, relative
-            to its own folder, and, if wanted, ``seriesuid``.
-        seriesuid: the one scan to take of a DICOM folder, a dataset folder or a CSV file.
+        path: a scan file with one of ``SUFFIXES``, or a folder of such files; a DICOM file, or a folder that contains
+            DICOM files; a LUNA16 dataset folder; or a CSV file with a column ``path`` and an optional column
+            ``seriesuid``. The paths in it are those of files and DICOM folders, relative to the folder of the CSV file.
+        seriesuid: the scan to choose from several.
 
     Returns:
         At least one scan.
 
     Raises:
-        LunaError: when there is none.
+        LunaError: when there is no scan.
     """
     path = Path(path)
     if any(path.glob("subset*/*.mhd")):
@@ -85,7 +86,7 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
         if not sources:
             return [ScanSource(path, seriesuid)]
     elif not path.exists():
-        raise LunaError(f"{path}: no such file or folder; a scan is one of {', '.join(SUFFIXES)}, or DICOM")
+        raise LunaError(f"{path}: no such file or folder; supported: {', '.join(SUFFIXES)}, and DICOM")
     elif path.name.lower().endswith(".csv"):
         sources = _read_list(path)
     elif suffix_of(path):
@@ -94,12 +95,12 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
         from luna_monai.scans.dicom import series_of_file
 
         if not (found := series_of_file(path)):
-            raise LunaError(f"{path}: not a scan; known are {', '.join(SUFFIXES)}, DICOM, and CSV with a column 'path'")
+            raise LunaError(f"{path}: not a scan; supported: {', '.join(SUFFIXES)}, DICOM, and CSV with column 'path'")
         sources = [ScanSource(path.parent, found)]
     if seriesuid is not None:
         sources = [source for source in sources if seriesuid in (source.seriesuid, scan_name(source.path))]
     if not sources:
-        raise LunaError(f"{path}: no scan{'' if seriesuid is None else f' of series {seriesuid}'} in it")
+        raise LunaError(f"{path}: contains no scan{'' if seriesuid is None else f' of series {seriesuid}'}")
     return sources
 
 

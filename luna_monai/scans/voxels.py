@@ -1,4 +1,4 @@
-"""Voxels: decompressed once where they are compressed, and as Hounsfield units."""
+"""Decompression of voxels, and their conversion to Hounsfield units."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 
 from luna_monai.errors import LunaError
 
-#: In HU: what lies outside of a scan, and what a voxel without a value counts as.
+#: HU of air, the value outside of a scan and of voxels without data.
 AIR = -1000
-#: No number in the header of a CT is larger.
+#: Upper limit of numbers in the header of a CT.
 LARGEST = 1e9
-#: Compressed bytes that are read at a time, so that memory holds one scan and little else.
+#: Number of compressed bytes read at a time, so that little more than the decompressed scan is in memory.
 CHUNK_BYTES = 1 << 16
-#: The largest ratio that zlib can reach: https://zlib.net/zlib_tech.html
+#: Largest compression ratio of zlib: https://zlib.net/zlib_tech.html
 MAX_COMPRESSION = 1032
 #: zlib's ``wbits`` that accepts both a zlib and a gzip header.
 ZLIB_OR_GZIP = 47
@@ -27,21 +27,21 @@ GZIP_MAGIC = b"\x1f\x8b"
 def inflate_voxels(
     path: Path, offset: int, skip: int, dtype: np.dtype, shape: tuple[int, ...], *, exact: bool
 ) -> np.ndarray:
-    """Decompress voxels, and compare them with their checksum.
+    """Decompress voxels and verify their checksum.
 
     Args:
         path: the file.
-        offset: bytes before the compressed data, a zlib stream or one or several gzip streams.
-        skip: decompressed bytes before the first voxel.
-        dtype: of the voxels in the file.
-        shape: of the array.
-        exact: whether nothing may follow the last voxel.
+        offset: number of bytes before the compressed data, which are a zlib stream or one or several gzip streams.
+        skip: number of decompressed bytes before the first voxel.
+        dtype: type of the voxels in the file.
+        shape: shape of the array, (z, y, x).
+        exact: whether the decompressed data must end after the last voxel.
 
     Returns:
-        Array in the byte order of the file.
+        Array (z, y, x) in the byte order of the file.
 
     Raises:
-        LunaError: when the data are damaged or truncated, or do not hold what the header says.
+        LunaError: when the data are damaged or truncated, or do not have the size that the header requires.
     """
     target = np.empty(skip + math.prod(shape) * dtype.itemsize, dtype=np.uint8)
     size, view, done, inflater = len(target), target.data, 0, zlib.decompressobj(ZLIB_OR_GZIP)
@@ -58,8 +58,8 @@ def inflate_voxels(
     except zlib.error as error:
         raise LunaError(f"{path}: damaged or truncated compressed data ({error}); copy it again") from error
     if done < size or (exact and done > size) or not inflater.eof:
-        wanted = f"its header says {size}; the file is truncated or the header is wrong"
-        raise LunaError(f"{path}: holds {done} bytes when decompressed, but {wanted}")
+        reason = "the file is truncated, or the header belongs to another scan; copy the scan again"
+        raise LunaError(f"{path}: contains {done} bytes when decompressed, expected {size}: {reason}")
     return target[skip:].view(dtype).reshape(shape)
 
 
@@ -67,16 +67,16 @@ def as_hounsfield(stored: np.ndarray, slope: float = 1.0, intercept: float = 0.0
     """Convert the voxels of a file to HU.
 
     Args:
-        stored: any integers or floating-point numbers.
-        slope: factor to HU.
+        stored: array of integers or floating-point numbers.
+        slope: factor from stored values to HU.
         intercept: HU of the stored value 0.
 
     Returns:
-        The array, int16 where ``stored`` are integers in HU within its range, else float32, without a copy where it has
-        this type already; and the number of values that are not finite, which are set to ``AIR``.
+        The array in HU, and the number of values that were not finite, which are set to ``AIR``. The type is int16 if
+        ``stored`` are integers in HU within its range, else float32. An array that has this type is not copied.
     """
     limits = np.iinfo(np.int16)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then becomes air
+    with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are set to air below
         if (slope, intercept) != (1.0, 0.0):
             stored = np.multiply(stored, slope, dtype=np.float32)
             stored += np.float32(intercept)
@@ -85,7 +85,7 @@ def as_hounsfield(stored: np.ndarray, slope: float = 1.0, intercept: float = 0.0
             return stored.astype(np.int16 if fits else np.float32, copy=False), 0
         voxels = stored.astype(np.float32, copy=False)
     count = 0
-    for layer in voxels:  # slice by slice: a mapped scan takes memory only for the slices that change
+    for layer in voxels:  # slice by slice, so that only slices that change take memory in a mapped scan
         wrong = ~np.isfinite(layer)
         if wrong.any():
             count += int(np.count_nonzero(wrong))
@@ -94,14 +94,14 @@ def as_hounsfield(stored: np.ndarray, slope: float = 1.0, intercept: float = 0.0
 
 
 def voxels_sha256(voxels: np.ndarray) -> str:
-    """Compute a fingerprint of a scan's HU that is the same for every format and type of file.
+    """Compute a hash of a scan's HU that does not depend on the file format or the type of the voxels.
 
     Args:
         voxels: array (z, y, x) of a :class:`~luna_monai.scans.Scan`.
 
     Returns:
-        SHA-256, hexadecimal, of the shape and the slices in turn: little-endian int16 where all values of a slice are
-        such integers, else float32.
+        SHA-256 of the shape and of each slice, as 64 hexadecimal digits. A slice is hashed as little-endian int16 if
+        all its values are integers in that range, else as float32.
     """
     digest = hashlib.sha256(np.asarray(voxels.shape, dtype="<i8").tobytes())
     for layer in voxels:

@@ -111,11 +111,11 @@ def test_the_tracebacks_of_all_processes_are_the_reason(tmp_path):
 
 @pytest.mark.parametrize("processes", [0, -2, 9999])
 def test_numbers_of_processes_that_make_no_sense(arguments, processes):
-    with pytest.raises(LunaError, match=f"--distributed {processes}: give from 1 to .* processes \\(this machine: "):
+    with pytest.raises(LunaError, match=f"--distributed {processes}: use from 1 to .* processes \\(this machine: "):
         LunaTrainingApp([*arguments, "--distributed", processes]).main()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to start a process for")
 def test_all_gpus_of_a_machine_without_any(arguments):
-    with pytest.raises(LunaError, match=r"--distributed 0: give from 1 to .* processes .this machine: 0 GPUs"):
+    with pytest.raises(LunaError, match=r"--distributed 0: use from 1 to .* processes .this machine: 0 GPUs"):
         LunaTrainingApp([*arguments, "--distributed"]).main()

@@ -200,7 +200,7 @@ def test_one_file_of_a_series(tmp_path, predict, write_dicom, voxels, geometry, 
     np.testing.assert_allclose(probabilities(content), expected, atol=1e-5)
     chosen = predict(tmp_path / "dicom", "--candidates", points, "--seriesuid", "1.2.826.7")
     assert chosen["scans"] == content["scans"]
-    with pytest.raises(LunaError, match=r"2 CT series, choose .*: 1\.2\.826\.7 \(36 slices\), 1\.2\.826\.8 \(36 slice"):
+    with pytest.raises(LunaError, match=r"2 CT series; choose .*: 1\.2\.826\.7 \(36 slices\), 1\.2\.826\.8 \(36 slice"):
         predict(tmp_path / "dicom", "--candidates", points)
 
 
@@ -249,7 +249,7 @@ def test_voxels_that_are_no_numbers_are_air(tmp_path, predict, voxels, geometry)
     sitk.WriteImage(image_of(np.where(np.isfinite(values), voxels, -1000), geometry), str(tmp_path / "b.nii"))
     points = write_points(tmp_path / "points.csv", geometry)
     content = predict(tmp_path / "a.nii", "--candidates", points)
-    assert content["scans"][0]["warnings"] == [f"{36 * 8 * 56} voxels are not finite numbers; they count as air"]
+    assert content["scans"][0]["warnings"] == [f"{36 * 8 * 56} voxels are not finite; they are set to air (-1000 HU)"]
     np.testing.assert_allclose(
         probabilities(content), probabilities(predict(tmp_path / "b.nii", "--candidates", points)), atol=1e-5
     )
@@ -700,16 +700,16 @@ FILES = {
     "truncated voxels": ("a.mhd", lambda path: cut(path.with_suffix(".raw")), r"a\.raw: found .* truncated"),
     "missing voxels": ("a.mhd", lambda path: path.with_suffix(".raw").unlink(), r"a\.raw: no such file"),
     "truncated compressed voxels": ("z.mhd", lambda path: cut(path.with_suffix(".zraw")), r"z\.zraw: found .* truncat"),
-    "truncated gzip": ("c.nii.gz", cut, r"c\.nii\.gz: holds \d+ bytes when decompressed.*truncated"),
+    "truncated gzip": ("c.nii.gz", cut, r"c\.nii\.gz: contains \d+ bytes when decompressed.*truncated"),
     "a picture called NIfTI": ("b.nii", write(b"\xff\xd8\xff\xe0" + b"JFIF" * 200), r"b\.nii: not a NIfTI file"),
-    "truncated NRRD": ("d.nrrd", cut, r"d\.nrrd: found \d+ bytes of voxels, but its header says"),
-    "a text": ("notes.txt", write(b"no scan"), r"notes\.txt: not a scan; known are"),
+    "truncated NRRD": ("d.nrrd", cut, r"d\.nrrd: found \d+ bytes of voxels, expected"),
+    "a text": ("notes.txt", write(b"no scan"), r"notes\.txt: not a scan; supported:"),
     "an empty DICOM file": ("one.dcm", write(b""), r"one\.dcm: a damaged DICOM slice"),
     "an empty folder": ("empty", lambda path: path.mkdir(), r"empty: no DICOM slices of a CT in this folder"),
     "an empty list": ("list.csv", write(b""), r"list\.csv: the file is empty"),
-    "a list of nothing": ("list.csv", write(b"path\n"), r"list\.csv: no scan in it"),
+    "a list of nothing": ("list.csv", write(b"path\n"), r"list\.csv: contains no scan"),
     "a table that is no list": ("points.csv", lambda path: None, r"points\.csv: no column 'path'"),
-    "a list of lists": ("list.csv", write(b"path\nlist.csv\n"), r"list\.csv: unknown kind of file"),
+    "a list of lists": ("list.csv", write(b"path\nlist.csv\n"), r"list\.csv: unknown file type"),
 }
 
 
@@ -737,7 +737,7 @@ def refused(message, capfd, *arguments):
 DICOM_DAMAGE = {
     "missing slice": (
         lambda files: files[20].unlink(),
-        r"slices are missing or double: .*-017\.dcm and .*-015\.dcm",
+        r"slices are missing or duplicated: .*-017\.dcm and .*-015\.dcm",
     ),
     "truncated slice": (lambda files: cut(files[-1]), r"1\.2\.826\.7-001\.dcm: a damaged DICOM slice"),
 }
@@ -774,7 +774,7 @@ def test_damaged_candidates(place, weights, capfd):
         (None, r"list\.csv: no such file or folder"),
         ("", r"list\.csv: the file is empty"),
         (head, r"list\.csv: no candidates of scan a"),
-        ("x,y,z\n1,2,3\n", r"list\.csv: no column 'coordX', 'coordY', 'coordZ' in its header line"),
+        ("x,y,z\n1,2,3\n", r"list\.csv: no column 'coordX', 'coordY', 'coordZ' in the header line"),
         (head + "a,1,two,3\n", r"list\.csv, line 2: 'coordY' must be a number, found 'two'"),
         (head + "a,1,nan,3\n", r"list\.csv, line 2: 'coordY' must be a number, found nothing"),
         (head + "1.2.3,-150,-150,-320\n", r"list\.csv: no candidates of scan a"),
@@ -845,10 +845,10 @@ def test_mistaken_commands(place, tmp_path, weights, geometry, capfd):
             r"report_findings: -1 is less than the minimum of 1",
         ),
         ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the name of this file must end with \.nii\.gz, \.nii"),
-        ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: holds one scan, and there are 2"),
+        ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: contains one scan, and there are 2"),
         ([place / "a.mhd", place / "b.nii"], r"b\.nii': an override has the form key=value"),
         ([place / "a.mhd", "weigths=1"], r"'weigths' is not a key of the configuration; did you mean 'weights'"),
-        ([place / "a.mhd", "--seriesuid", "1.2"], r"a\.mhd: no scan of series 1\.2 in it"),
+        ([place / "a.mhd", "--seriesuid", "1.2"], r"a\.mhd: contains no scan of series 1\.2"),
         ([place / "a.mhd", "batch_size=0"], r"batch_size: 0 is less than the minimum of 1"),
     ):
         refused(message, capfd, *arguments, *given)

@@ -90,7 +90,7 @@ def test_resume_of_a_schedule_with_an_end(arguments):
         (["fold=[1"], "'fold=\\[1': the value is not valid YAML"),
         (
             ["--config", "nowhere.yaml"],
-            "nowhere.yaml: no such file, nor one of the experiments book_ch11, demo",
+            "nowhere.yaml: no such file or experiment; the experiments are book_ch11, demo",
         ),
         (["fold=5"], "fold 5: no scan with candidates"),
         (["train#sampler#ratio=-1"], "train#sampler#ratio: -1 is less than or equal to the minimum of 0"),

@@ -350,14 +350,14 @@ def test_missing_ct_names_the_file(make_dataset, tmp_path):
 
 def lose_voxels(folder):
     (folder / "subset1" / "1.2.3.1.raw").unlink()
-    return r"1\.2\.3\.1\.raw: no such file, but 1\.2\.3\.1\.mhd says"
+    return r"1\.2\.3\.1\.raw: no such file, but 1\.2\.3\.1\.mhd refers to it"
 
 
 def point_outside(folder):
     (folder / "subset1" / "1.2.3.1.raw").rename(folder.parent / "voxels.raw")
     header = folder / "subset1" / "1.2.3.1.mhd"
     header.write_text(header.read_text().replace("1.2.3.1.raw", str(folder.parent / "voxels.raw")))
-    return r"1\.2\.3\.1\.mhd: its voxels must be in the folder of the header, found ElementDataFile = .*voxels\.raw"
+    return r"1\.2\.3\.1\.mhd: the voxel file must be in the folder of the header, found ElementDataFile = .*voxels\.raw"
 
 
 @pytest.mark.parametrize("fault", [lose_voxels, point_outside])

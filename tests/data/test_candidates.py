@@ -192,7 +192,7 @@ def damage_two_subsets(folder):
         (damage_missing_candidates, r"no candidates\.csv or candidates_V2\.csv in this folder"),
         (damage_empty, r"candidates\.csv: the file is empty"),
         (damage_header_only, r"candidates\.csv: none of its 0 series has a CT on disk"),
-        (damage_column, r"candidates\.csv: no column 'coordY' in its header line, seriesuid,coordX,y,"),
+        (damage_column, r"candidates\.csv: no column 'coordY' in the header line, found seriesuid,coordX,y,"),
         (damage_number, r"candidates\.csv, line 12: 'coordY' must be a number, found 'two'"),
         (
             damage_nothing_where_a_number_is_needed,
@@ -213,7 +213,7 @@ def test_damaged_tables_get_one_clear_line(make_dataset, damage, message):
 
 
 def test_missing_dataset_folder(tmp_path):
-    with pytest.raises(LunaError, match=r"no such folder; dataset_dir holds LUNA16.s subset0"):
+    with pytest.raises(LunaError, match=r"no such folder; dataset_dir contains LUNA16.s subset0"):
         read_candidates(tmp_path / "nowhere")
 
 

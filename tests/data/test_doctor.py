@@ -114,11 +114,11 @@ TABLE_HEAD = "seriesuid,coordX,coordY,coordZ,class\n"
 
 #: What is done: severity, what is found, and a part of the text of each finding that follows from it.
 TROUBLE = {
-    "missing raw": (unlink(RAW), ERROR, "1.1.raw: no such file, but 1.1.mhd says"),
+    "missing raw": (unlink(RAW), ERROR, "1.1.raw: no such file, but 1.1.mhd refers to it"),
     "missing header": (unlink(HEADER), ERROR, RAW),
     "extra zraw": (write("subset0/9.9.zraw", "x"), ERROR, "subset0/9.9.zraw"),
     "truncated raw": (truncate(RAW, 1000), ERROR, "found 1000 bytes of voxels"),
-    "header lies": (substitute(HEADER, "48 50 34", "48 50 35"), ERROR, "says 168000"),
+    "header lies": (substitute(HEADER, "48 50 34", "48 50 35"), ERROR, "expected 168000"),
     "garbage header": (write(HEADER, "\x00\x01\x02\n"), ERROR, "not a MetaImage header"),
     "series twice": (
         several(copy(HEADER, "subset1/1.1.mhd"), copy(RAW, "subset1/1.1.raw")),
@@ -250,7 +250,7 @@ DEEP_TROUBLE = {
     "holes in the file": (edit_voxels(HEADER, zero_tail), ERROR, "4 slices, the first is z = 30"),
     "padded slice": (edit_voxels(HEADER, padded_end), WARNING, "1 slices, the first is z = 33"),
     "damaged zraw": (compress_and_flip, ERROR, "1.1.zraw: "),
-    "NaN": (edit_voxels(HEADER, not_finite), WARNING, "1.1: 1 voxels are not finite numbers; they count as air"),
+    "NaN": (edit_voxels(HEADER, not_finite), WARNING, "1.1: 1 voxels are not finite; they are set to air (-1000 HU)"),
 }
 
 

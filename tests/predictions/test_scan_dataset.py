@@ -104,4 +104,4 @@ def test_training_and_prediction_cut_the_same_voxels(tmp_path: Path, direction: 
         trained["image"], CropCandidates((32, 48, 48))(item["image"], item["centers"].numpy())
     )
     assert item["image"].isfinite().all()
-    assert item["warnings"] == ("1 voxels are not finite numbers; they count as air",)
+    assert item["warnings"] == ("1 voxels are not finite; they are set to air (-1000 HU)",)

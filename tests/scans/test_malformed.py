@@ -184,32 +184,37 @@ DICOM = {
         "ImageOrientationPatient must be 6 decimal numbers",
         None,
     ),
-    "no bits stored": (set_tag("BitsStored", 0), {}, "found 1 of 16, 0 of them stored", None),
-    "too many bits stored": (set_tag("BitsStored", 17), {}, "found 1 of 16, 17 of them stored", None),
+    "no bits stored": (set_tag("BitsStored", 0), {}, "found 1 of 16 bits, 0 of them stored", None),
+    "too many bits stored": (set_tag("BitsStored", 17), {}, "found 1 of 16 bits, 17 of them stored", None),
     "a slope of 0": (raw("RescaleSlope", b"0"), {}, r"a damaged DICOM slice \(its RescaleSlope is 0\)", None),
     "a slope of a half": (half, {"RescaleIntercept": 0}, None, None),
     "an impossible spacing": (
         raw("PixelSpacing", b"700\\700"),
         {},
-        r"no CT has such a geometry; .* found a size of 12 10 1 voxels, a spacing of 700 700 1 mm",
+        r"not the geometry of a CT; .* found a size of 12 10 1 voxels, a spacing of 700 700 1 mm",
         None,
     ),
     "unsigned padding above the range": (padded(63536, signed=False), {"PixelRepresentation": 0}, None, None),
     "signed padding": (padded(-2000, signed=True), {}, None, None),
-    "duplicate slices": (copies, {}, None, "2 files are copies of other slices and were left out, the first is copy-"),
+    "duplicate slices": (copies, {}, None, "2 files are copies of other slices and were ignored; the first is copy-"),
     "a linked folder": (linked, {}, None, None),
     "a scout that sorts first": (scout, {}, None, "1 of 9 images have another size, spacing or orientation"),
     "two phases": (
         two_phases,
         {},
-        r"2 images at each of 8 positions, AcquisitionNumber \(1, 2\) tells them apart",
+        r"2 images at each of 8 positions, which differ in AcquisitionNumber \(1, 2\)",
         None,
     ),
     "implicit VR": (implicit, {}, None, None),
     "RLE": (edit(rle), {}, None, None),
     "an unknown transfer syntax": (edit(unknown_syntax), {}, r"its pixels \(High-Throughput JPEG 2000", None),
-    "frames": (set_tag("NumberOfFrames", 8), {}, "a multi-frame CT .all slices in one file.", None),
-    "RGB": (set_tag("SamplesPerPixel", 3), {}, "a CT has 1 sample of 8, 16 or 32 bits a pixel, found 3 of 16", None),
+    "frames": (set_tag("NumberOfFrames", 8), {}, "multi-frame CTs .all slices in one file. cannot be read", None),
+    "RGB": (
+        set_tag("SamplesPerPixel", 3),
+        {},
+        "a CT has 1 sample of 8, 16 or 32 bits per pixel, found 3 of 16 bits",
+        None,
+    ),
     "MONOCHROME1": (lambda files: None, {"PhotometricInterpretation": "MONOCHROME1"}, None, None),
     "MONOCHROME1 in RLE": (edit(rle), {"PhotometricInterpretation": "MONOCHROME1"}, None, None),
     "no rescale tags": (lambda files: None, {"RescaleIntercept": 0, "RescaleSlope": 1}, None, None),
@@ -320,7 +325,7 @@ NIFTI = {
     ),
     "a slope of no scanner": (
         lambda: patched(112, struct.pack("<ff", 1e30, 0)),
-        r"no CT is rescaled by slope 1e\+30",
+        r"no CT has slope 1e\+30",
         None,
     ),
     "slope NaN": (lambda: patched(112, struct.pack("<ff", np.nan, 5)), None, None),
@@ -330,7 +335,7 @@ NIFTI = {
     "complex numbers": (lambda: patched(70, struct.pack("<hh", 32, 64)), "one number per voxel|truncated", None),
     "micrometers as mm": (
         lambda: image(affine=AFFINE * 1000).to_bytes(),
-        "no CT has such a geometry",
+        "not the geometry of a CT",
         None,
     ),
 }
@@ -391,15 +396,15 @@ OTHERS = {
     ),
     "voxels outside of the folder": (
         lambda folder: write(folder / "a.mhd", **{"a.raw": "/etc/passwd"}),
-        r"a\.mhd: its voxels must be in the folder of the header, found ElementDataFile = /etc/passwd",
+        r"a\.mhd: the voxel file must be in the folder of the header, found ElementDataFile = /etc/passwd",
     ),
     "ElementSpacing = 1e300": (
         lambda folder: write(folder / "a.mhd", **{"ElementSpacing = 0": "ElementSpacing = 1e300 0", " 2.5": ""}),
-        r"no CT has such a geometry; .* a spacing of 1e\+300",
+        r"not the geometry of a CT; .* a spacing of 1e\+300",
     ),
     "NRRD in micrometers": (
         lambda folder: write(folder / "a.nrrd", **{"(0.69999999999999996,": "(700,"}),
-        "no CT has such a geometry",
+        "not the geometry of a CT",
     ),
     "NRRD with CRLF": (lambda folder: write(folder / "a.nrrd", **{"\n\n": "\r\n\r\n"}), None),
 }
@@ -415,5 +420,5 @@ def test_files_that_macos_leaves_behind_are_no_scans(tmp_path: Path) -> None:
     write(tmp_path / "scan.nrrd")
     (tmp_path / "._scan.nrrd").write_bytes(b"\0\5\x16\7")
     assert [source.path.name for source in list_scans(tmp_path)] == ["scan.nrrd"]
-    with pytest.raises(LunaError, match=r"\._scan\.nrrd: unknown kind of file"):
+    with pytest.raises(LunaError, match=r"\._scan\.nrrd: unknown file type"):
         read_header(tmp_path / "._scan.nrrd")

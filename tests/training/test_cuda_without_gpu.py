@@ -96,7 +96,7 @@ def test_too_little_memory_is_one_line_that_says_what_to_do():
         found = find_luna_error(error)
     assert str(found) == (
         "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.31 GiB is "
-        "free; set batch_size lower"
+        "free; reduce batch_size"
     )
 
 

@@ -143,7 +143,7 @@ def test_bad_stores(train, tmp_path, capsys, arguments, message):
 def test_not_installed(train, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "mlflow", None)
     assert train("--epochs", "1") == 1
-    assert "mlflow is not installed, but needed here: pip install 'luna-monai[mlflow]'" in capsys.readouterr().err
+    assert "mlflow is required but not installed: pip install 'luna-monai[mlflow]'" in capsys.readouterr().err
 
 
 def test_nothing_is_sent_to_the_makers():
