@@ -1,7 +1,7 @@
-"""What augmentation costs of a training step: ``python benchmarks/augmentation.py [--threads 2]``.
+"""Time of augmentation relative to a training step: ``python benchmarks/augmentation.py [--threads 2]``.
 
-Prints the median time of a training step (forward, backward, Adam) of LunaModel, channels_last_3d, in float32 or under
-autocast to bfloat16, of the bundle's augmentation of the same batch, and their ratio, measured in turns.
+Prints the median times of a training step (forward, backward, Adam) of LunaModel, channels_last_3d, in float32 or with
+autocast to bfloat16, and of the bundle's augmentation of the same batch, and their ratio. Both are measured in turn.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The book's way of caching candidates (chapters 10 and 11): one entry of ``diskcache`` a candidate, in float32.
+"""The book's cache of candidates (chapters 10 and 11): one ``diskcache`` entry per candidate, in float32.
 
-Written after the book's ``dsets.py`` and ``prepcache.py``; the book compresses the entries as well, which is left out
-here, because it makes them smaller and slower.
+Modeled on the book's ``dsets.py`` and ``prepcache.py``, but without compression, which makes entries smaller but slower
+to read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 @functools.lru_cache(1)
 def get_ct(path: str) -> tuple[np.ndarray, sitk.Image]:
-    """Load a CT, clipped; the last one is kept."""
+    """Load and clip a CT; the last one is kept in memory."""
     image = sitk.ReadImage(path)
     hu = np.array(sitk.GetArrayFromImage(image), dtype=np.float32)
     hu.clip(-1000, 1000, hu)
@@ -28,7 +28,7 @@ def get_ct(path: str) -> tuple[np.ndarray, sitk.Image]:
 
 
 class BookDataset(Dataset):
-    """One candidate an item, from a ``diskcache`` or cut out of its CT."""
+    """A dataset of candidates, each from a ``diskcache`` or cropped from its CT."""
 
     def __init__(self, candidates: pd.DataFrame, scans: dict[str, Path], cache_dir: Path) -> None:
         self.rows = list(candidates[["seriesuid", "coordX", "coordY", "coordZ"]].itertuples(index=False, name=None))

@@ -1,9 +1,9 @@
-"""The book's plain training loop (chapter 11): what the benchmarks compare with.
+"""The book's plain training loop (chapter 11), the baseline of the benchmarks.
 
-Written after the book's description and figures, not copied: a candidate is an item of its own in float32, batches are
-collated from items, the network computes in float32 and PyTorch's default layout, and losses and probabilities go into
-a tensor of metrics that is evaluated after the epoch. Items come out of luna-monai's mapped cache, which is faster than
-the compressed ``diskcache`` of the book, so that what is measured is the loop alone.
+It follows the book's description but is not a copy: each candidate is one float32 item, batches are collated from
+items, the network computes in float32 with PyTorch's default memory layout, and losses and probabilities are stored in
+a tensor of metrics that is evaluated after the epoch. Items are read from luna-monai's memory-mapped cache, which is
+faster than the book's compressed ``diskcache``, so only the loop is compared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LABEL, PREDICTION, LOSS = range(3)
 
 
 class BookItems(Dataset):
-    """Candidates one at a time: float32 voxels, the label as two numbers, series and centre."""
+    """Candidates one at a time: float32 voxels, the label as two numbers, series and center."""
 
     def __init__(self, candidates: CandidateDataset) -> None:
         self.candidates = candidates
@@ -38,11 +38,11 @@ class BookLoop:
     """Network, optimizer and loader as in the book.
 
     Args:
-        candidates: what to train on or to evaluate.
-        samples: how many of them an epoch has; they are repeated where there are fewer.
-        batch_size: candidates in a batch.
+        candidates: candidates to train on or to evaluate.
+        samples: candidates per epoch; they are repeated if there are fewer.
+        batch_size: candidates per batch.
         num_workers: processes that load batches.
-        device: where the network runs.
+        device: device of the network.
     """
 
     def __init__(
@@ -62,9 +62,8 @@ class BookLoop:
             batch_size=batch_size,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            multiprocessing_context="forkserver"
-            if num_workers
-            else None,  # a fork of a process that uses a GPU may die
+            # A fork of a process that uses a GPU may crash.
+            multiprocessing_context="forkserver" if num_workers else None,
             pin_memory=self.device.type == "cuda",
         )
         self.samples = samples

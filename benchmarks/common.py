@@ -1,4 +1,4 @@
-"""What the benchmarks share: scans of LUNA16's size, medians, and a table."""
+"""Functions that the benchmarks share: scans of LUNA16's size, medians, and a table."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import pandas as pd
 from luna_monai.data import SeriesCache, read_candidates, series_items
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
-SHAPE = (240, 512, 512)  # z, y, x: half of LUNA16's scans have fewer slices, half more
-CANDIDATES = 620  # of a scan, the mean of LUNA16's candidates.csv
+SHAPE = (240, 512, 512)  # (z, y, x); LUNA16's median number of slices
+CANDIDATES = 620  # per scan, the mean of LUNA16's candidates.csv
 SPACING = (0.7, 0.7, 1.25)
 SIZE = (32, 48, 48)
 
 
 def write_dataset(folder: Path, scans: int, *, voxel_files: int | None = None, candidates: int = CANDIDATES) -> Path:
-    """Write a LUNA16 dataset folder with scans of noise, uncompressed; what is there is not written again.
+    """Write a LUNA16 dataset folder with uncompressed scans of noise; existing files are kept.
 
     Args:
         folder: the dataset folder.
-        scans: how many.
-        voxel_files: how many files of voxels; the scans share them by hard links. One a scan when None.
-        candidates: candidates of each scan, at random places.
+        scans: number of scans.
+        voxel_files: number of voxel files, which the scans share by hard links; None: one per scan.
+        candidates: number of candidates per scan, at random positions.
 
     Returns:
         The folder.
@@ -52,7 +52,7 @@ def write_dataset(folder: Path, scans: int, *, voxel_files: int | None = None, c
             else:
                 raw.hardlink_to(raws[scan % voxel_files])
         header = subset / f"{uid}.mhd"
-        if not header.exists():  # written anew, it would make caches stale
+        if not header.exists():  # rewriting it would make caches stale
             header.write_text(
                 "ObjectType = Image\nNDims = 3\n"
                 "BinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n"
@@ -88,7 +88,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def median_rate(count: int, work: Callable[[], object], repeats: int = 5) -> float:
-    """Return the median over ``repeats`` calls of ``count`` a second."""
+    """Return ``count`` per second, the median over ``repeats`` calls."""
     return statistics.median(count / seconds(work) for _ in range(repeats))
 
 

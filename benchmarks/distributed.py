@@ -1,4 +1,4 @@
-"""One process against several, on the same cores: training with the same batches, and prediction of the same scans.
+"""One process compared with several on the same cores: training with equal batches, prediction of the same scans.
 
 python benchmarks/distributed.py FOLDER
 """
@@ -20,7 +20,7 @@ from ignite.engine import Engine, Events
 
 
 class EpochTimes:
-    """Handler of a trainer: prints how many samples a second each epoch has trained on, validation left out."""
+    """Handler of a trainer: prints the training samples per second of each epoch, without validation."""
 
     def __init__(self) -> None:
         self._start = 0.0
@@ -42,7 +42,7 @@ class EpochTimes:
 
 
 def training_rate(command: list[str], environment: dict[str, str], run: Path) -> float:
-    """Train, and give the median of the samples a second of all epochs but the first."""
+    """Train, and return the median of the samples per second of all epochs but the first."""
     output = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
     shutil.rmtree(run)
     lines = [line for line in output.splitlines() if line.startswith("samples a second: ")]
@@ -50,15 +50,15 @@ def training_rate(command: list[str], environment: dict[str, str], run: Path) ->
 
 
 def main() -> None:
-    """Work in turn with one process and with several, and print the medians."""
+    """Run in turn with one process and with several, and print the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the data go")
+    parser.add_argument("folder", type=Path, help="folder for scans, caches and runs")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--batch-size", type=int, default=32, help="of all processes together")
-    parser.add_argument("--batches", type=int, default=10, help="in an epoch")
-    parser.add_argument("--epochs", type=int, default=3, help="of a training, after one that is not timed")
-    parser.add_argument("--scans", type=int, default=6, help="synthetic ones, which are also predicted")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds; each does everything once")
+    parser.add_argument("--batch-size", type=int, default=32, help="total over all processes")
+    parser.add_argument("--batches", type=int, default=10, help="training samples per epoch")
+    parser.add_argument("--epochs", type=int, default=3, help="timed epochs of a training, after one that is not timed")
+    parser.add_argument("--scans", type=int, default=6, help="synthetic scans for training and prediction")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds; each runs everything once")
     arguments = parser.parse_args()
     folder = arguments.folder
     luna_monai = [sys.executable, "-m", "luna_monai"]
@@ -76,7 +76,7 @@ def main() -> None:
     prediction = ["predict", str(dataset_dir), "--output", str(folder / "predictions.csv")]
     cores = len(os.sched_getaffinity(0))
     places = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    works = ("training, float32, samples/s", "training, auto, samples/s", "prediction, scans/min, start included")
+    works = ("training, float32, samples/s", "training, auto, samples/s", "prediction, scans/min, including the start")
     rates: dict[tuple[str, int], list[float]] = {(work, n): [] for work in works for n in (1, arguments.processes)}
     for number in range(arguments.repeats):
         for (work, processes), values in rates.items():
@@ -98,7 +98,7 @@ def main() -> None:
         figures = (statistics.median(values), min(values), max(values))
         threads = max(cores // processes, 1)
         rows.append((work, processes, threads, *(f"{value:.1f}" for value in figures), f"{ratio:.2f} ×"))
-    show(["", "processes", "threads of each", "median", "lowest", "highest", "against one process"], rows)
+    show(["", "processes", "threads per process", "median", "lowest", "highest", "ratio to one process"], rows)
 
 
 if __name__ == "__main__":

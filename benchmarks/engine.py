@@ -1,7 +1,6 @@
-"""What MONAI's engine and the bundle's handlers cost in an iteration, beside a bare loop that does the same work.
+"""Overhead of MONAI's engine and the bundle's handlers per iteration, compared with a bare loop.
 
-The network is one linear layer, so that next to nothing but the overhead is left. What it is of a real training step
-is told beside it.
+The network is a single linear layer, so that overhead dominates. It is also given relative to a real training step.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ NETWORK = "$torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 48 * 48
 def make_loops(
     dataset_dir: Path, cache_dir: Path, output_dir: Path, iterations: int, repeats: int, handlers: bool
 ) -> tuple[Callable[[], object], Trainer, torch.device]:
-    """Return a bare loop and the bundle's trainer, both for ``iterations`` batches of 4, and their device."""
+    """Return a bare loop and the bundle's trainer, both for ``iterations`` batches of 4, and the device."""
     overrides = {
         "dataset_dir": str(dataset_dir), "cache_dir": str(cache_dir), "output_dir": str(output_dir), "batch_size": 4,
         "samples_per_epoch": 4 * iterations, "max_epochs": repeats + 2,
@@ -55,7 +54,7 @@ def make_loops(
 
 
 def measure(folder: Path, iterations: int, repeats: int, batch_size: int) -> float:
-    """Print the table; return the overhead of an iteration, in seconds."""
+    """Print the table; return the overhead per iteration, in seconds."""
     dataset_dir = write_dataset(folder / "luna2", 2)
     with tempfile.TemporaryDirectory(dir=folder) as output:
         places = dataset_dir, folder / "cache", Path(output)
@@ -69,7 +68,7 @@ def measure(folder: Path, iterations: int, repeats: int, batch_size: int) -> flo
             real = statistics.median(time_in_turn({"": step}, repeats)[""])
     times = {name: statistics.median(values) / iterations for name, values in seconds.items()}
     show(
-        ["", "ms an iteration", "more than the bare loop", f"of a training step of {batch_size} samples"],
+        ["", "ms per iteration", "overhead, ms", f"of a training step of {batch_size} samples"],
         [
             (name, f"{1000 * value:.2f}", f"{1000 * (value - times['bare loop']):.2f}",
              f"{100 * (value - times['bare loop']) / real:.2f} %")
@@ -83,10 +82,10 @@ def measure(folder: Path, iterations: int, repeats: int, batch_size: int) -> flo
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where to put scans and caches")
+    parser.add_argument("folder", type=Path, help="folder for scans and caches")
     parser.add_argument("--iterations", type=int, default=500)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=32, help="of the real training step")
+    parser.add_argument("--batch-size", type=int, default=32, help="samples in the real training step")
     arguments = parser.parse_args()
     measure(arguments.folder, arguments.iterations, arguments.repeats, arguments.batch_size)
 

@@ -1,8 +1,8 @@
-"""Everything about a GPU in one call: network, operations, loader, the bundle's training, engine, and the roofline.
+"""All GPU benchmarks in one call: network, operations, loader, the bundle's training, engine, and the roofline.
 
-``python benchmarks/gpu.py FOLDER`` takes some minutes for each part and 5 GB in FOLDER; ``--parts`` chooses parts, for
-calls that may only be short. A part that fails is told, and the next one begins. Without a GPU it runs on the CPU and
-says so; ``--quick`` takes small sizes, to see whether everything works.
+``python benchmarks/gpu.py FOLDER`` takes some minutes per part and 5 GB in FOLDER; ``--parts`` selects parts. If a part
+fails, this is reported and the next one starts. Without a GPU it runs on the CPU and reports this. ``--quick`` uses
+small sizes, to check that everything works.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from luna_monai.data import CandidateDataset, CandidateLoader, Precache
 from luna_monai.training import PrepareCandidateBatch
 from luna_monai.workflow import config_files
 
-AIM = 30_000  # training samples a second on one H200
-_BATCHES = 16  # in a pass through the loader, so that its start does not count for much
+AIM = 30_000  # goal: training samples per second on one H200
+_BATCHES = 16  # per pass through the loader, so that the start has little weight
 
 
 def operations_table(batch_size: int, device: torch.device, count: int = 15) -> None:
-    """Print what takes the time of a training step: kernels on a GPU, operations on a CPU."""
+    """Print where the time of a training step is spent: kernels on a GPU, operations on a CPU."""
     on_gpu = device.type == "cuda"
     step = make_step(AS_TRAINED_ON_GPU if on_gpu else ON_CPU[1], True, batch_size, device)
     step()
@@ -54,11 +54,11 @@ def operations_table(batch_size: int, device: torch.device, count: int = 15) -> 
         [f"a training step of {batch_size} samples", "ms", "%"],
         [(f"`{name[:100]}`", f"{times[name] / 1000:.2f}", f"{100 * times[name] / total:.1f}") for name in largest],
     )
-    print(f"\nAll together: {total / 1000:.1f} ms.\n", flush=True)
+    print(f"\nTotal: {total / 1000:.1f} ms.\n", flush=True)
 
 
 def rate_to_device(dataset: CandidateDataset, batch_size: int, workers: int, device: torch.device) -> float:
-    """Return candidates a second, from the warm cache to float32 on the device; the second of two passes."""
+    """Return candidates per second, from the warm cache to float32 on the device; the second of two passes."""
     loader = CandidateLoader(
         dataset,
         num_workers=workers,
@@ -79,7 +79,7 @@ def rate_to_device(dataset: CandidateDataset, batch_size: int, workers: int, dev
 
 
 def loader_table(folder: Path, scans: int, batch_sizes: Iterable[int], workers: Iterable[int], device: Any) -> None:
-    """Print how fast candidates get to the device."""
+    """Print how fast candidates are transferred to the device."""
     candidates, cache = open_cache(write_dataset(folder / f"luna{scans}", scans, voxel_files=10), folder / "cache")
     Precache(cache, os.cpu_count() or 1).run()
     files = CandidateDataset(candidates, cache)
@@ -102,12 +102,12 @@ def loader_table(folder: Path, scans: int, batch_sizes: Iterable[int], workers: 
 
 
 def training_table(folder: Path, scans: int, batch_size: int, samples: int, repeats: int, workers: int) -> None:
-    """Print samples a second of the bundle's training, and the roofline of the fastest."""
+    """Print samples per second of the bundle's training, and the roofline of the fastest setting."""
     common = {
         "dataset_dir": str(write_dataset(folder / f"luna{scans}", scans, voxel_files=10)),
         "cache_dir": str(folder / "cache"), "batch_size": batch_size, "num_workers": workers,
     }  # fmt: skip
-    # The book's loader sends float32 through shared memory, two batches for each of its processes.
+    # The book's loader sends float32 through shared memory, two batches per process.
     shared = Path("/dev/shm")
     room = shutil.disk_usage(shared).free if shared.is_dir() else float("inf")
     book_workers = min(workers, int(room // (3 * batch_size * 4 * 32 * 48 * 48)))
@@ -119,8 +119,8 @@ def training_table(folder: Path, scans: int, batch_size: int, samples: int, repe
         ))  # fmt: skip
     show(
         [
-            f"training, batch of {batch_size}", "precision", "samples/s", "of the book's loop", "waiting for data",
-            "an epoch of LUNA16",
+            f"training, batch of {batch_size}", "precision", "samples/s",
+            "ratio to the book's loop", "waiting for data", "epoch of LUNA16",
         ],
         [
             (name, times.precision, f"{times.rate(OURS):,.0f}", f"{times.ratio:.1f} ×", f"{times.data_wait:.1f} %",
@@ -130,11 +130,11 @@ def training_table(folder: Path, scans: int, batch_size: int, samples: int, repe
     )  # fmt: skip
     best = max(found.values(), key=lambda times: times.rate(OURS))
     print("\n" + "\n".join(best.roofline.lines(best.rate(OURS))))
-    print(f"The aim, {AIM:,} samples/s on one H200, is {100 * best.rate(OURS) / AIM:.0f} % reached.\n", flush=True)
+    print(f"{100 * best.rate(OURS) / AIM:.0f} % of the goal of {AIM:,} samples/s on one H200.\n", flush=True)
 
 
 def attempt(what: str, work: Callable[[], object]) -> bool:
-    """Do some work; say what has gone wrong, and go on. Returns whether it went well."""
+    """Run a part and report an error instead of raising it; return whether it succeeded."""
     try:
         work()
     except Exception as error:
@@ -145,12 +145,12 @@ def attempt(what: str, work: Callable[[], object]) -> bool:
 
 
 def main() -> int:
-    """Run the benchmark; return 1 when a part of it has failed."""
+    """Run the benchmark; return 1 if a part has failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where to put scans and caches")
-    parser.add_argument("--quick", action="store_true", help="small sizes")
+    parser.add_argument("folder", type=Path, help="folder for scans and caches")
+    parser.add_argument("--quick", action="store_true", help="use small sizes")
     names = ("network", "operations", "loader", "training", "engine")
-    parser.add_argument("--parts", nargs="+", choices=names, default=names, help="what to measure (default: all)")
+    parser.add_argument("--parts", nargs="+", choices=names, default=names, help="parts to measure (default: all)")
     arguments = parser.parse_args()
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if on_gpu else "cpu")
@@ -159,17 +159,17 @@ def main() -> int:
     if on_gpu:
         print(f"CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}\n")
     else:
-        print("No GPU here: these are figures of the CPU, and none of a GPU has been measured.\n")
+        print("No GPU found: all results are for the CPU.\n")
     if arguments.quick:
         scans, batch_sizes, workers, samples, repeats, iterations = 2, [4], [0], 8, 1, 5
     else:
-        # Of training, enough samples for a round to take seconds on a GPU, with 16 batches of 4,096.
+        # Enough training samples for a round to take seconds on a GPU: 16 batches of 4,096.
         scans, batch_sizes, workers, samples, repeats, iterations = 30, [256, 1024, 4096], [0, 4, 8, 16], 65536, 5, 500
     largest = batch_sizes[-1]
 
     def network() -> None:
         for batch_size in batch_sizes:
-            # To compile takes a minute or so each time.
+            # Each compilation takes about a minute.
             compiled = COMPILED_ON_GPU if on_gpu and not arguments.quick and batch_size == largest else []
             for training in (True, False):
                 measure(

@@ -1,4 +1,4 @@
-"""Time of the whole pre-cache command for 10 to 90 scans: it must grow linearly."""
+"""Time of the whole pre-cache command for 10 to 90 scans, which must grow linearly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from common import CANDIDATES, seconds, show, write_dataset
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where to put scans and caches")
+    parser.add_argument("folder", type=Path, help="folder for scans and caches")
     parser.add_argument("--scans", type=int, nargs="+", default=[10, 30, 50, 70, 90])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
@@ -33,10 +33,10 @@ def main() -> None:
     medians = {scans: statistics.median(times) for scans, times in took.items()}
     slope, start = np.polyfit(list(medians), list(medians.values()), 1)
     show(
-        ["scans", "candidates", "seconds", "line"],
+        ["scans", "candidates", "seconds", "linear fit"],
         [(n, f"{n * CANDIDATES:,}", f"{t:.1f}", f"{start + slope * n:.1f}") for n, t in medians.items()],
     )
-    print(f"\n{start:.1f} s to start, {slope:.2f} s a scan")
+    print(f"\n{start:.1f} s at the start, {slope:.2f} s per scan")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How much of a heat map lies on the nodule, by each method.
+"""Share of attribution maps that lies on the nodule, by method.
 
 python benchmarks/heat.py DATASET_DIR WEIGHTS [WEIGHTS ...]
 """
@@ -21,12 +21,12 @@ from luna_monai.scans import find_scans, read_scan
 from luna_monai.transforms import CropCandidates
 from luna_monai.transforms.crop import window_start
 
-#: Of the candidate: what counts as on the nodule.
+#: Voxels within this distance of the candidate count as on the nodule.
 NEAR_MM = 10.0
 
 
 def read_nodules(dataset_dir: Path) -> list[tuple[torch.Tensor, np.ndarray]]:
-    """Cut out the candidates on nodules; each with the distance of its voxels from the candidate, in mm."""
+    """Crop the candidates on nodules; return each with the distance of its voxels from the candidate, in mm."""
     paths = find_scans(dataset_dir)
     found = []
     table = read_candidates(dataset_dir)
@@ -42,13 +42,13 @@ def read_nodules(dataset_dir: Path) -> list[tuple[torch.Tensor, np.ndarray]]:
 
 
 def plain_grad_cam(network: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return MONAI's ``GradCAM`` of the last feature maps, without the scaling that would turn it upside down."""
+    """Return MONAI's ``GradCAM`` of the last feature maps, without its postprocessing, which inverts the map."""
     cam = GradCAM(network, "block4.relu2", postprocessing=torch.nn.Identity())
     return lambda image: cam(image.float(), class_idx=1)[:, 0].detach()
 
 
 def main() -> None:
-    """Explain all candidates on nodules with each file of weights, and print the table."""
+    """Compute the maps of all candidates on nodules for each file of weights, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset_dir", type=Path, help="LUNA16 dataset folder")
     parser.add_argument("weights", nargs="+", type=Path)
@@ -61,7 +61,7 @@ def main() -> None:
         network = with_weights(LunaModel(), path).eval()
         methods = {
             "MONAI's GradCAM": plain_grad_cam(network),
-            "grad_cam": CandidateExplainer(network),
+            "HiResCAM (--explain)": CandidateExplainer(network),
         }
         for name, explain in methods.items():
             shares, peaks = [], []
@@ -71,7 +71,7 @@ def main() -> None:
                 peaks.append(distance.flat[heat.argmax()])
             figures = (f"{np.mean(shares):.0%}", f"{np.median(shares):.0%}", f"{np.median(peaks):.1f}")
             rows.append((path.name, name, *figures))
-    show(["weights", "method", "heat on the nodule, mean", "median", "distance of the peak, mm, median"], rows)
+    show(["weights", "method", "share on the nodule, mean", "median", "distance of the peak, mm, median"], rows)
 
 
 if __name__ == "__main__":

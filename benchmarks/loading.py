@@ -1,9 +1,9 @@
-"""How fast candidates are loaded on this machine (exercise 1 of the book's chapter 11.12).
+"""Speed of the loader on this machine (exercise 1 of the book's chapter 11.12).
 
     python benchmarks/loading.py --dataset-dir D [--num-workers 0,1,2] [--batch-size 32,128,256] [--output-dir O]
 
-One pass through the loader for several numbers of workers and batch sizes: nothing cached, cached on disk, cached in
-memory; and the memory it takes.
+For several numbers of workers and batch sizes, it times passes through the loader with nothing cached, cached on disk,
+and cached in memory, and measures the memory.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from luna_monai.data.precache import Precache
 from luna_monai.errors import LunaError, unwrapped_luna_errors
 from luna_monai.workflow import config_files, given_options, load_workflow
 
-_SAMPLE_S = 0.05  # between two looks at the memory
+_SAMPLE_S = 0.05  # interval between two memory samples
 
 
 @dataclass(frozen=True)
 class LoadingTimes:
-    """What was measured.
+    """Results of the measurement.
 
     Attributes:
-        table: a row for each setting: ``num_workers``, ``batch_size``, and in candidates a second, ``first`` (nothing
-            cached: each CT is read, cut and written), ``cold`` (cached on disk, not in memory) and ``warm`` (in
-            memory); ``memory_mb``, the most that this process and its workers held during the warm pass, without
-            mapped files.
-        candidates: how many candidates a pass reads.
-        series: of how many series.
+        table: a row for each setting: ``num_workers``; ``batch_size``; in candidates per second, ``first`` (nothing
+            cached: each CT is read, cropped and written), ``cold`` (cached on disk, not in memory) and ``warm`` (in
+            memory); ``memory_mb``, the peak memory of this process and its workers in the warm pass, without mapped
+            files.
+        candidates: number of candidates per pass.
+        series: number of series of these candidates.
     """
 
     table: pd.DataFrame
@@ -54,7 +54,7 @@ class LoadingTimes:
 
     @property
     def best(self) -> pd.Series:
-        """The setting to recommend: the fewest workers, then the smallest batch, within 10 % of the fastest one."""
+        """The recommended setting: fewest workers, then smallest batch, within 10 % of the fastest setting."""
         near = self.table[self.table["warm"] >= 0.9 * self.table["warm"].max()]
         return near.sort_values(["num_workers", "batch_size"]).iloc[0]
 
@@ -69,24 +69,24 @@ def time_loading(
 ) -> LoadingTimes:
     """Time a pass through the loader for several numbers of workers and batch sizes, in random order.
 
-    Caches of some series are made in a temporary folder beside the files of ``cache`` and removed afterwards, so that
-    the disk is the one that training reads from, and nothing that is cached is lost.
+    The caches are written to a temporary folder inside the folder of ``cache`` and removed afterwards. So they are on
+    the disk that training reads from, and existing cache files are kept.
 
     Args:
-        candidates: the table that ``cache`` was made for.
-        cache: tells the series, the transforms and the disk.
+        candidates: the table of ``cache``.
+        cache: defines the series, the transforms and the disk.
         num_workers: numbers of workers to try.
         batch_sizes: batch sizes to try.
-        max_series: number of series to take, the first ones.
+        max_series: number of series to use; the first ones are used.
 
     Returns:
         The times.
 
     Raises:
-        LunaError: when the cache has no folder, or the disk is too small.
+        LunaError: if the cache has no folder, or the disk is too small.
     """
     if cache.cache_dir is None:
-        raise LunaError("cache_dir is null; the loader is timed with a cache, on the disk that cache_dir names")
+        raise LunaError("cache_dir is null; set it to a folder: the loader is timed with a cache")
     items = list(cache.data[:max_series])
     rows = sorted(int(row) for item in items for row in item["row"])
     part = candidates.loc[rows]
@@ -98,7 +98,7 @@ def time_loading(
             Precache(small, workers).run()
             first = len(part) / (time.perf_counter() - start)
             for batch_size in batch_sizes:
-                # Opened anew, or its pages would stay in use and in memory.
+                # A new object, because mapped pages would stay in memory.
                 dataset = CandidateDataset(part, SeriesCache(items, cache.transform, folder))
                 _drop_from_memory(Path(folder))
                 cold, _ = _pass(dataset, batch_size, workers)
@@ -109,7 +109,7 @@ def time_loading(
 
 
 def _pass(dataset: CandidateDataset, batch_size: int, num_workers: int) -> tuple[float, float]:
-    """Read all candidates once; return candidates a second, and the most memory held meanwhile, in bytes."""
+    """Read all candidates once; return candidates per second, and the peak memory in bytes."""
     generator = torch.Generator().manual_seed(0)
     loader = CandidateLoader(dataset, num_workers, batch_size=batch_size, shuffle=True, generator=generator)
     with _PeakMemory() as peak:
@@ -120,9 +120,9 @@ def _pass(dataset: CandidateDataset, batch_size: int, num_workers: int) -> tuple
 
 
 def _drop_from_memory(folder: Path) -> None:
-    """Ask the system to forget the files of a folder, so that the disk is read again."""
+    """Drop the files of a folder from the page cache, so that they are read from disk again."""
     if not hasattr(os, "posix_fadvise"):
-        return  # macOS, Windows: the cold pass is a warm one there
+        return  # not available on macOS and Windows, where the cold pass is warm
     for path in folder.glob("*.pt"):
         with path.open("rb") as file:
             os.fsync(file.fileno())
@@ -130,7 +130,7 @@ def _drop_from_memory(folder: Path) -> None:
 
 
 class _PeakMemory:
-    """Watches the memory of this process and its children."""
+    """Samples the memory of this process and its children."""
 
     def __init__(self) -> None:
         self.bytes = 0.0
@@ -155,7 +155,7 @@ class _PeakMemory:
 
 
 def sentence(times: LoadingTimes) -> str:
-    """Say in words which setting is best on this machine."""
+    """Describe the best setting on this machine."""
     best, table = times.best, times.table
     slowest = table.sort_values("warm").iloc[0]
     return (
@@ -168,7 +168,7 @@ def sentence(times: LoadingTimes) -> str:
 
 
 def to_dict(times: LoadingTimes) -> dict[str, Any]:
-    """Turn the times, and what machine they are of, into what ``json.dumps`` takes."""
+    """Return the times and a description of the machine for ``json.dumps``."""
     return {
         "settings": json.loads(times.table.to_json(orient="records")),
         "best": json.loads(times.best.to_json()),
@@ -191,7 +191,7 @@ def plot(times: LoadingTimes, path: Path) -> None:
     rate.set(yscale="log", ylabel="candidates/s", xlabel="workers / batch size", title="One pass through the loader")
     rate.legend()
     memory.bar(names, times.table["memory_mb"])
-    memory.set(ylabel="MB", xlabel="workers / batch size", title="Most memory, all processes")
+    memory.set(ylabel="MB", xlabel="workers / batch size", title="Peak memory, all processes")
     for axes in (rate, memory):
         axes.tick_params(axis="x", labelrotation=60)
     figure.savefig(path, dpi=120)
@@ -203,11 +203,11 @@ def parse_numbers(text: str) -> list[int]:
 
 
 def main() -> int:
-    """Measure, and write the table, its numbers and its picture."""
+    """Measure, print the table and write the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", action="append", default=[], help="as of 'luna-monai train'")
+    parser.add_argument("--config", action="append", default=[], help="as in 'luna-monai train'")
     parser.add_argument("--dataset-dir", help="LUNA16 dataset folder")
-    parser.add_argument("--cache-dir", help="where to make caches")
+    parser.add_argument("--cache-dir", help="folder of the cache")
     parser.add_argument("--output-dir", type=Path, help="folder for loading.csv, .json and .png")
     parser.add_argument("--num-workers", type=parse_numbers, default=[0, 1, 2], help="numbers of workers to try")
     parser.add_argument("--batch-size", type=parse_numbers, default=[32, 128, 256], help="batch sizes to try")

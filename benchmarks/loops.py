@@ -1,10 +1,10 @@
-"""The bundle's training and validation in turn with the book's plain loop (``book_loop.py``), on the same candidates.
+"""The bundle's training and validation compared with the book's plain loop (``book_loop.py``) on the same candidates.
 
     python benchmarks/loops.py train --dataset-dir D [--samples N] [--repeats N] [key=value ...]
     python benchmarks/loops.py predict --dataset-dir D
 
-Samples per second with loader and metrics included, and what the device could do at best; what is not cached is cut
-first.
+Prints samples per second, with loader and metrics included, and the upper limits of the device. Missing series are
+cropped into the cache first. The loops run in turn.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ OURS = "luna-monai"
 
 @dataclass(frozen=True)
 class LoopTimes:
-    """What was measured.
+    """Results of the measurement.
 
     Attributes:
         what: ``"training"`` or ``"predicting"``.
-        samples: candidates in a round.
+        samples: candidates per round.
         batch_size: of both loops.
         seconds: of each round, by loop.
-        precision: ``float32`` or ``bfloat16``, of ours.
-        device: where both ran.
-        data_wait: share of the time that ours waited for data, in percent.
-        memory_mb: what the process held at the end.
-        roofline: what ours needs, and what the device can do.
+        precision: of the bundle's loop, ``float32`` or ``bfloat16``.
+        device: of both loops.
+        data_wait: time that the bundle's loop waited for data, in percent.
+        memory_mb: memory of the process at the end.
+        roofline: what the bundle's loop needs, and what the device can do.
     """
 
     what: str
@@ -68,19 +68,19 @@ class LoopTimes:
     measured: str = field(default_factory=lambda: datetime.now().astimezone().isoformat(timespec="seconds"))
 
     def rate(self, loop: str) -> float:
-        """Return the median of samples a second."""
+        """Return the median of samples per second."""
         return self.samples / statistics.median(self.seconds[loop])
 
     @property
     def ratio(self) -> float:
-        """The median, over the rounds, of the book's time divided by ours in the same round."""
+        """The median over the rounds of the book's time divided by the bundle's time in the same round."""
         return statistics.median(book / ours for book, ours in zip(self.seconds[BOOK], self.seconds[OURS], strict=True))
 
     def lines(self) -> list[str]:
-        """Say in words what was measured."""
+        """Describe the results."""
         rounds = len(self.seconds[OURS])
         lines = [
-            f"{self.what} on {self.device}, batches of {self.batch_size}, {self.samples} candidates a round, "
+            f"{self.what} on {self.device}, batches of {self.batch_size}, {self.samples} candidates per round, "
             f"median of {rounds} (lowest to highest):"
         ]
         for loop, seconds in self.seconds.items():
@@ -94,7 +94,7 @@ class LoopTimes:
         return lines + self.roofline.lines(self.rate(OURS))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything, for ``json.dumps``."""
+        """Return all results for ``json.dumps``."""
         return {
             "what": self.what,
             "measured": self.measured,
@@ -125,12 +125,12 @@ def time_training(
     Args:
         files: the configuration.
         overrides: values for keys of it.
-        samples: candidates in a round; fewer where the configuration's sampler draws fewer.
+        samples: candidates per round; fewer if the configuration's sampler draws fewer.
         repeats: rounds.
-        book_workers: processes of the book's loader; as many as ours has threads when None.
+        book_workers: processes of the book's loader; None: the number of threads of the bundle's loader.
 
     Raises:
-        LunaError: when the data or the configuration is bad.
+        LunaError: if the data or the configuration is invalid.
     """
     with tempfile.TemporaryDirectory() as folder, unwrapped_luna_errors():
         length = {"max_epochs": repeats + 2, "val_interval": repeats + 3, "samples_per_epoch": samples}
@@ -158,11 +158,11 @@ def time_predicting(files: Sequence[str], overrides: Mapping[str, Any], samples:
     Args:
         files: the configuration.
         overrides: values for keys of it.
-        samples: candidates in a round: whole batches, or all there are in the validation part.
+        samples: candidates per round, rounded up to whole batches, at most those of the validation part.
         repeats: rounds.
 
     Raises:
-        LunaError: when the data or the configuration is bad.
+        LunaError: if the data or the configuration is invalid.
     """
     with unwrapped_luna_errors():
         workflow = load_workflow("training", files, {"validate#handlers": [], **overrides})
@@ -232,13 +232,13 @@ def _roofline(workflow: ConfigWorkflow, part: str, device: torch.device, dtype: 
 
 @contextmanager
 def epoch_by_epoch(trainer: Trainer) -> Iterator[Callable[[], object]]:
-    """Let other work be done between the epochs of a training.
+    """Run a training epoch by epoch, with other work in between.
 
     Args:
-        trainer: its ``max_epochs`` must be more than will be asked for.
+        trainer: its ``max_epochs`` must exceed the number of epochs to run.
 
     Yields:
-        A function that runs the next epoch, with everything that belongs to one.
+        A function that runs the next epoch with all its handlers.
     """
     trainer.add_event_handler(Events.EPOCH_COMPLETED, Engine.interrupt)
     try:
@@ -250,7 +250,7 @@ def epoch_by_epoch(trainer: Trainer) -> Iterator[Callable[[], object]]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the lines of every epoch out of the log, warnings excepted."""
+    """Suppress log lines below warnings."""
     loggers = [logging.getLogger(name) for name in ("luna_monai.training", "luna_monai.data", "luna_monai.scans")]
     before = [logger.level for logger in loggers]
     try:
@@ -266,18 +266,18 @@ def main() -> int:
     """Measure, print the figures and write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("train", "predict"))
-    parser.add_argument("--config", action="append", default=[], help="as of 'luna-monai train'")
+    parser.add_argument("--config", action="append", default=[], help="as in 'luna-monai train'")
     parser.add_argument("--dataset-dir", help="LUNA16 dataset folder")
     parser.add_argument("--cache-dir", help="folder of the cache")
     parser.add_argument("--output-dir", type=Path, help="folder for loops_WHAT.json")
-    parser.add_argument("--samples", type=int, help="candidates in each round (default: 256, with a GPU 16384)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds, after one that warms up")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as of 'luna-monai train'")
+    parser.add_argument("--samples", type=int, help="candidates per round (default: 256, with a GPU 16384)")
+    parser.add_argument("--repeats", type=int, default=5, help="rounds, after one warm-up round")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="as in 'luna-monai train'")
     arguments = parser.parse_intermixed_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
     options = {"dataset_dir": arguments.dataset_dir, "cache_dir": arguments.cache_dir}
     given = given_options(options) | dict(map(parse_override, arguments.overrides))
-    # Of a few, a GPU would be through sooner than the end of an epoch, with its metrics and files, is done.
+    # With few samples on a GPU, the end of an epoch (metrics and files) would take longer than its iterations.
     samples = arguments.samples or (16_384 if torch.cuda.is_available() else 256)
     measure = time_training if arguments.what == "train" else time_predicting
     times = measure(config_files(arguments.config), given, samples, arguments.repeats)

@@ -1,4 +1,4 @@
-"""The memory that a process and its workers hold."""
+"""Memory of a process and its workers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import psutil
 
 
 def memory_in_use() -> float:
-    """Tell what this process and its children hold, without mapped files, in bytes; shared memory counts once."""
+    """Return the memory of this process and its children in bytes, without mapped files; shared memory counts once."""
     this = psutil.Process()
     return sum(map(_memory, [this, *this.children(recursive=True)]))
 
 
 def _memory(process: psutil.Process) -> float:
-    """Tell what a process holds without files that it has mapped, its share of what it shares, in bytes."""
+    """Return the memory of a process in bytes, without mapped files, with its proportional share of shared memory."""
     try:
         # https://www.kernel.org/doc/Documentation/ABI/testing/procfs-smaps_rollup
         lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()

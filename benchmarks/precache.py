@@ -1,7 +1,7 @@
-"""Filling the cache: the whole command against the floor, and against the book's way.
+"""Filling the cache: the whole command compared with a lower bound and with the book's cache.
 
-The floor is what nobody can do without: map the voxels, cut, clip, write, fsync, in one process per core, started
-already. The command's time has everything in it, from the start of Python on.
+The lower bound ("floor") is the necessary work: map the voxels, crop, clip, write, fsync, in one running process per
+core. The time of the command includes the start of Python.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from luna_monai.scans import find_scans
 
 
 def floor_of_series(job: tuple[str, np.ndarray, str]) -> None:
-    """Map, cut, clip, write and fsync one series."""
+    """Map, crop, clip, write and fsync one series."""
     raw, centers, target = job
     volume = np.memmap(raw, dtype=np.int16, mode="r", shape=SHAPE)
     crops = np.empty((len(centers), *SIZE), dtype=np.int16)
@@ -47,9 +47,9 @@ def consume(loader: DataLoader) -> None:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where to put scans and caches")
+    parser.add_argument("folder", type=Path, help="folder for scans and caches")
     parser.add_argument("--scans", type=int, default=50)
-    parser.add_argument("--book-scans", type=int, default=4, help="scans for the book's way, which is slow")
+    parser.add_argument("--book-scans", type=int, default=4, help="scans for the book's cache, which is slow")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
@@ -83,7 +83,7 @@ def main() -> None:
     rates = {"floor": floor, "luna-monai precache": command, "the book's diskcache": book}
     ours = statistics.median(command)
     show(
-        ["", "candidates/s", "lowest", "highest", "luna-monai is"],
+        ["", "candidates/s", "lowest", "highest", "luna-monai, ratio"],
         [
             (name, f"{(middle := statistics.median(rate)):,.0f}", f"{min(rate):,.0f}", f"{max(rate):,.0f}",
              f"{ours / middle:.2f} ×")

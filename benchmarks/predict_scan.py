@@ -1,8 +1,8 @@
-"""Time and memory of ``luna-monai predict`` without candidates, against another checkout of the code.
+"""Time and memory of ``luna-monai predict`` without candidates, compared with another checkout of the code.
 
 python benchmarks/predict_scan.py SCAN --baseline CHECKOUT [--repeats 5]
 
-The two take turns. Seconds of the processor are those of all threads, which other jobs on the machine change less.
+The two run in turn. Processor time is the total over all threads; it depends less on other jobs of the machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from common import show
 
 
 def run(checkout: Path, command: list[str]) -> tuple[float, float, float]:
-    """Run a command with the code of a checkout; seconds, seconds of the processor and the highest memory, MiB."""
+    """Run a command with the code of a checkout; return seconds, processor seconds and peak memory in MiB."""
     environment = os.environ | {"PYTHONPATH": str(checkout)}
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=subprocess.DEVNULL)
@@ -34,7 +34,7 @@ def run(checkout: Path, command: list[str]) -> tuple[float, float, float]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("scan", type=Path, help="file of a scan")
+    parser.add_argument("scan", type=Path, help="scan file")
     parser.add_argument("--baseline", type=Path, required=True, help="folder of the other checkout")
     parser.add_argument("--repeats", type=int, default=5, help="default 5")
     arguments = parser.parse_args()
@@ -50,7 +50,7 @@ def main() -> None:
         {name: statistics.median(one[k] for one in results[name]) for name in checkouts} for k in range(3)
     )
     show(
-        ["", "s", "of the baseline", "s of the processor", "of the baseline", "memory, MiB"],
+        ["", "time, s", "of the baseline", "processor time, s", "of the baseline", "memory, MiB"],
         [
             [
                 name,

@@ -1,7 +1,6 @@
-"""What the time of training goes to, before and after: the book's loop and the bundle's, by torch's profiler.
+"""Where the time of training is spent: the book's loop and the bundle's, measured with torch's profiler.
 
-The profiler slows everything down a little; on a CPU the times are of the processor's threads together, on a GPU of its
-kernels.
+The profiler slows everything down a little. On a CPU, times are totals over all threads; on a GPU, times of kernels.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from luna_monai.workflow import config_files, load_workflow
 
-#: Part of the work -> what the names of its operations hold; the first that fits counts.
+#: Part of the work -> parts of the names of its operations; the first match counts.
 PARTS = {
     "convolution, backward": ("convolution_backward",),
     "convolution, forward": ("convolution",),
     "pooling": ("max_pool",),
-    "batch normalisation": ("batch_norm",),
+    "batch normalization": ("batch_norm",),
     "ReLU": ("clamp_min", "threshold_backward", "relu"),
     "augmentation": ("grid_sampler", "affine_grid", "randn", "normal_", "bmm", "clamp"),
     "optimizer": ("optimizer", "addcmul", "addcdiv", "lerp", "sqrt", "_fused"),
@@ -38,7 +37,7 @@ PARTS = {
 
 @contextmanager
 def loops(folder: Path, samples: int, rounds: int) -> Iterator[dict[str, Callable[[], object]]]:
-    """Yield the book's loop and the bundle's, in float32 and in what ``precision: auto`` chooses."""
+    """Yield the book's loop and the bundle's, in float32 and with ``precision: auto``."""
     dataset_dir = write_dataset(folder / "luna2", 2)
 
     @contextmanager
@@ -64,16 +63,16 @@ def loops(folder: Path, samples: int, rounds: int) -> Iterator[dict[str, Callabl
 
 
 def parts_of(work: Callable[[], object], samples: int) -> Counter[str]:
-    """Profile some work; return milliseconds a sample, by part."""
+    """Profile a function; return milliseconds per sample by part."""
     on_gpu = torch.cuda.is_available()
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as profiler:
         work()
     milliseconds: Counter[str] = Counter()
     for event in profiler.key_averages():
         if event.device_type != DeviceType.CPU:
-            continue  # a kernel, whose time the operation has that has started it
+            continue  # a kernel; its time counts for the operation that started it
         name = event.key.lower()
-        part = next((part for part, words in PARTS.items() if any(word in name for word in words)), "all else")
+        part = next((part for part, words in PARTS.items() if any(word in name for word in words)), "other")
         microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
         milliseconds[part] += microseconds / 1000 / samples
     return milliseconds
@@ -82,20 +81,20 @@ def parts_of(work: Callable[[], object], samples: int) -> Counter[str]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where to put scans and caches")
+    parser.add_argument("folder", type=Path, help="folder for scans and caches")
     parser.add_argument("--samples", type=int, default=128)
     arguments = parser.parse_args()
     found = {}
     with loops(arguments.folder, arguments.samples, 2) as work:
         for name, go in work.items():
-            go()  # warms up
+            go()  # warm-up
             found[name] = parts_of(go, arguments.samples)
     total = {name: sum(parts.values()) for name, parts in found.items()}
     rows: list[tuple[str, ...]] = []
-    for part in [*PARTS, "all else"]:
+    for part in [*PARTS, "other"]:
         rows.append((part, *(f"{ms[part]:.2f} ({100 * ms[part] / total[name]:.0f} %)" for name, ms in found.items())))
     rows.append(("all", *(f"{value:.2f}" for value in total.values())))
-    show(["ms a sample", *found], rows)
+    show(["ms per sample", *found], rows)
 
 
 if __name__ == "__main__":

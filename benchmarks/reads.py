@@ -1,4 +1,4 @@
-"""Random reads of int16 batches, warm, against MONAI's PersistentDataset with one file a crop and a loop of copies."""
+"""Warm random reads of int16 batches, compared with PersistentDataset (one file per crop) and a loop of copies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from luna_monai.data import CandidateDataset, CandidateLoader, Precache
 
 
 class FirstUse:
-    """A transform that takes the crop that it is told, for the first use of a PersistentDataset."""
+    """A transform that returns the crop with a given index, to fill a PersistentDataset."""
 
     def __init__(self, crops: CandidateDataset) -> None:
         self.crops = crops
@@ -36,7 +36,7 @@ def consume(loader: object) -> None:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where to put scans and caches")
+    parser.add_argument("folder", type=Path, help="folder for scans and caches")
     parser.add_argument("--scans", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
@@ -51,7 +51,7 @@ def main() -> None:
 
     crops = arguments.folder / "crops"
     monai = PersistentDataset(list(range(len(ours))), Lambda(FirstUse(ours)), crops, hash_func=json_hashing)
-    # A Lambda is MONAI's, so its result is cached.
+    # The result of MONAI's Lambda is cached.
     files = [torch.load(cache.job(index)[0], mmap=True, weights_only=True)["image"] for index in range(len(cache.data))]
     series, position = ours._series, ours._position
 
@@ -74,7 +74,7 @@ def main() -> None:
         for workers in (0, 2):
             more = {"persistent_workers": True} if workers else {}
             work["luna-monai", batch_size, workers] = loader(ours, CandidateLoader, batch_size, workers)
-            work["PersistentDataset, a file a crop", batch_size, workers] = loader(
+            work["PersistentDataset, one file per crop", batch_size, workers] = loader(
                 monai, DataLoader, batch_size, workers, **more
             )
         work["luna-monai's dataset, worker processes", batch_size, 2] = loader(
@@ -84,12 +84,12 @@ def main() -> None:
     rates: dict[tuple[str, int, int], list[float]] = {name: [] for name in work}
     for go in work.values():
         go()
-    # In turn, so that what else the machine does falls on all alike.
+    # In turn, so that other jobs of the machine affect all alike.
     for _ in range(arguments.repeats):
         for name, go in work.items():
             rates[name].append(len(ours) / seconds(go))
     show(
-        ["", "batch", "workers", "candidates/s", "luna-monai is"],
+        ["", "batch", "workers", "candidates/s", "luna-monai, ratio"],
         [
             (*name, f"{(middle := statistics.median(rate)):,.0f}",
              f"{statistics.median(rates[('luna-monai', *name[1:])]) / middle:.1f} ×")

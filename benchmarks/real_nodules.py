@@ -1,11 +1,12 @@
-"""How many nodules of real patients some weights find: 85 of LUNA16 beside the negatives of two LUNA16 scans.
+"""Sensitivity of weights on real nodules: 85 nodules of LUNA16 and the negatives of two LUNA16 scans.
 
     OMP_NUM_THREADS=1 python benchmarks/real_nodules.py NODULES LUNA16_MINI WEIGHTS [WEIGHTS ...]
 
-NODULES is an ``.npz`` with ``hu`` int16 (n, 32, 48, 48) and ``diameter_mm`` (n,); LUNA16_MINI a dataset folder. A rate
-of false positives per scan is that of the dataset's negatives: with two scans, 4 per scan are its 8 highest.
+NODULES is an ``.npz`` with ``hu`` int16 (n, 32, 48, 48) and ``diameter_mm`` (n,); LUNA16_MINI is a dataset folder. The
+threshold at N false positives per scan is set by the dataset's negatives: with two scans, 8 negatives exceed the
+threshold at 4.
 
-``--metadata`` stores the calibration that fits the dataset, and thresholds for its negatives and the nodules, as
+``--metadata`` stores the calibration, fitted on the dataset, and the thresholds, from its negatives and the nodules, as
 ``operating_points`` in a bundle's metadata.json.
 """
 
@@ -27,7 +28,7 @@ from luna_monai.metrics.calibration import Calibration, calibration_summary, log
 from luna_monai.networks import LunaModel, with_weights
 
 RATES = (4, 1)
-SIZES = {"all": (0, 99), "10-20 mm": (10, 20), "20 mm on": (20, 99)}
+SIZES = {"all": (0, 99), "10-20 mm": (10, 20), "20 mm and more": (20, 99)}
 
 
 def read_dataset(folder: Path) -> tuple[torch.Tensor, pd.DataFrame]:
@@ -50,19 +51,19 @@ def logit_margins(network: torch.nn.Module, images: torch.Tensor, flips: bool) -
 
 
 def sensitivities(found: np.ndarray, diameter: np.ndarray) -> list[str]:
-    """Return the share of nodules found, of all and by size."""
+    """Return the sensitivity for all nodules and by size."""
     parts = [found[(diameter >= low) & (diameter < high)] for low, high in SIZES.values()]
     return [f"{100 * part.mean():.0f} %" if len(part) else "-" for part in parts]
 
 
 def cuts(negatives: np.ndarray, scans: int) -> list[float]:
-    """Return the log odds above which 0, then each of ``RATES`` negatives per scan pass (0: a probability of 1/2)."""
+    """Return the thresholds as log odds: 0 (a probability of 1/2), then those at each of ``RATES``."""
     ranked = np.sort(negatives)[::-1]
     return [0.0, *(float(ranked[rate * scans]) for rate in RATES)]
 
 
 def held_out(network: torch.nn.Module, images: torch.Tensor, table: pd.DataFrame, flips: bool) -> list[str]:
-    """Return the sensitivities on a dataset by its own negatives, a nodule found by its best hit."""
+    """Return sensitivities and ROC AUC on a dataset with its own negatives; the best hit of a nodule counts."""
     margin, negative = logit_margins(network, images, flips), (table["class"] == 0).to_numpy()
     hits = table[~negative].assign(margin=margin[~negative])
     best = hits.groupby(["seriesuid", "diameter_mm"])["margin"].max()
@@ -73,7 +74,7 @@ def held_out(network: torch.nn.Module, images: torch.Tensor, table: pd.DataFrame
 def store_operating_points(
     path: Path, weights: Path, nodules: np.ndarray, own: np.ndarray, table: pd.DataFrame
 ) -> None:
-    """Store calibration and thresholds of the last weights, from log odds of nodules and the dataset's candidates."""
+    """Store calibration and thresholds, given the log odds of the nodules and of the dataset's candidates."""
     nodules, own = 1 / (1 + np.exp(-nodules)), 1 / (1 + np.exp(-own))
     target, scans = table["class"].to_numpy(), table["seriesuid"].nunique()
     summary = calibration_summary(own, target, table["seriesuid"])
@@ -104,8 +105,8 @@ def main() -> None:
     parser.add_argument("nodules", type=Path)
     parser.add_argument("dataset", type=Path)
     parser.add_argument("weights", nargs="+", type=Path)
-    parser.add_argument("--flips", action="store_true", help="the mean over the eight flips of a window")
-    parser.add_argument("--held-out", type=Path, help="a dataset folder whose nodules count by its own negatives")
+    parser.add_argument("--flips", action="store_true", help="average over the eight flips of a candidate")
+    parser.add_argument("--held-out", type=Path, help="another dataset folder, evaluated with its own negatives")
     parser.add_argument("--metadata", type=Path, help="metadata.json to store operating points in")
     arguments = parser.parse_args()
 

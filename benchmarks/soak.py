@@ -1,4 +1,4 @@
-"""Fifty epochs of the bundle's training and validation on small data: memory and open files must stay flat."""
+"""Fifty epochs of the bundle's training and validation on small data: memory and open files must not grow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from luna_monai.workflow import config_files, load_workflow
 
 
 def memory_held() -> float:
-    """Tell how many MB are in use once what is free has gone back; what the C library keeps swings by tens of MB."""
+    """Return the memory in use in MB, after freed memory is returned; what the C library keeps varies by tens of MB."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
     if trim is not None:
@@ -31,13 +31,13 @@ def memory_held() -> float:
 
 
 def main() -> None:
-    """Run the benchmark; the exit status is 1 when something grows."""
+    """Run the benchmark; the exit status is 1 if memory or the number of open files grows."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where to put scans and caches")
+    parser.add_argument("folder", type=Path, help="folder for scans and caches")
     parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--samples", type=int, default=64, help="in each epoch")
+    parser.add_argument("--samples", type=int, default=64, help="samples per epoch")
     parser.add_argument("--num-workers", type=int, default=0)
-    parser.add_argument("--allowed", type=float, default=0.1, help="growth in MB an epoch")
+    parser.add_argument("--allowed", type=float, default=0.1, help="allowed growth in MB per epoch")
     arguments = parser.parse_args()
     dataset_dir = write_dataset(arguments.folder / "luna_soak", 2, candidates=32)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as output, quiet():
@@ -67,12 +67,12 @@ def main() -> None:
             for number in range(len(memory)) if number in (0, len(memory) - 1) or number % 5 == 4
         ],
     )  # fmt: skip
-    settled = memory[len(memory) // 5 :]  # the first epochs fill pools
+    settled = memory[len(memory) // 5 :]  # the first epochs fill memory pools
     slope = float(np.polyfit(range(len(settled)), settled, 1)[0])
     files = statistics.median(open_files[-5:]) - statistics.median(open_files[len(open_files) // 5 :][:5])
-    print(f"\n{slope:+.3f} MB an epoch once it has settled, {files:+.0f} open files")
+    print(f"\n{slope:+.3f} MB per epoch after warm-up, {files:+.0f} open files")
     if slope > arguments.allowed or files > 0:
-        sys.exit(f"it grows: more than {arguments.allowed} MB an epoch or 0 files")
+        sys.exit(f"growth of more than {arguments.allowed} MB per epoch or 0 files")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How fast a network runs, and how fast it could."""
+"""Timing of functions, and the roofline of a network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def time_in_turn(work: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Time several pieces of work, each once in every round, so that what else the machine does falls on all alike.
+    """Time several functions, each once per round, so that other jobs of the machine affect all alike.
 
     Args:
-        work: what to do, by name; it must not return before it is done.
-        repeats: how many rounds count. One more comes first and warms up.
+        work: functions by name; each must return only when its work is done.
+        repeats: number of timed rounds, after one warm-up round.
 
     Returns:
         The seconds of each round, by name.
@@ -35,14 +35,14 @@ def time_in_turn(work: Mapping[str, Callable[[], object]], repeats: int) -> dict
 
 @dataclass(frozen=True)
 class Roofline:
-    """What the work on one sample needs, and what the device can do.
+    """The operations and memory traffic of one sample, and the limits of the device.
 
     Attributes:
-        operations: floating-point operations of a sample, in convolutions and matrix products; a multiplication and an
-            addition are two.
-        bytes: read and written for a sample, if each layer reads its inputs from memory and writes its outputs there.
-        peak_operations: that the device does in a second, in a large matrix product of the same precision.
-        peak_bytes: that it reads and writes in a second, in a large copy.
+        operations: floating-point operations of a sample in convolutions and matrix products; a multiplication and an
+            addition count as two.
+        bytes: bytes read and written for a sample if each layer reads its inputs from memory and writes its outputs.
+        peak_operations: operations per second of the device in a large matrix product of the same precision.
+        peak_bytes: bytes per second that the device reads and writes in a large copy.
     """
 
     operations: float
@@ -52,16 +52,16 @@ class Roofline:
 
     @property
     def compute_bound(self) -> float:
-        """Samples a second, were there nothing but arithmetic."""
+        """Samples per second if only arithmetic took time."""
         return self.peak_operations / self.operations
 
     @property
     def memory_bound(self) -> float:
-        """Samples a second, were there nothing but memory, and no cache."""
+        """Samples per second if only memory access took time, without caches."""
         return self.peak_bytes / self.bytes
 
     def to_dict(self) -> dict[str, float]:
-        """Return all figures, for ``json.dumps``."""
+        """Return all figures for ``json.dumps``."""
         return {
             "operations_per_sample": self.operations,
             "bytes_per_sample": self.bytes,
@@ -72,27 +72,27 @@ class Roofline:
         }
 
     def lines(self, rate: float) -> list[str]:
-        """Say in words how far ``rate``, in samples a second, is from what the device can do."""
+        """Compare ``rate``, in samples per second, with the limits of the device."""
         return [
             f"A sample takes {self.operations / 1e9:.2f} GFLOP and moves {self.bytes / 1e6:.0f} MB, layer by layer; "
             f"this device does {self.peak_operations / 1e9:,.0f} GFLOP/s in a matrix product and moves "
             f"{self.peak_bytes / 1e9:,.0f} GB/s in a copy.",
-            f"That is at most {self.compute_bound:,.0f} samples/s by arithmetic and {self.memory_bound:,.0f} by memory "
-            f"where caches do not help: {rate:,.1f} are {100 * rate / self.compute_bound:.0f} % and "
-            f"{100 * rate / self.memory_bound:.0f} % of it.",
+            f"The limits are {self.compute_bound:,.0f} samples/s by arithmetic and {self.memory_bound:,.0f} by memory "
+            f"without caches: {rate:,.1f} samples/s are {100 * rate / self.compute_bound:.0f} % and "
+            f"{100 * rate / self.memory_bound:.0f} % of these.",
         ]
 
 
 def roofline(step: Callable[[], object], samples: int, device: torch.device, dtype: torch.dtype) -> Roofline:
-    """Count what a step needs, and measure what the device can do.
+    """Count the operations and bytes of a step, and measure the limits of the device.
 
     Args:
-        step: runs the network on a batch, backward too where training is meant.
-        samples: in that batch.
-        device: where it runs.
-        dtype: precision of its convolutions and matrix products.
+        step: runs the network on a batch, including the backward pass for training.
+        samples: number of samples in the batch.
+        device: device of the step.
+        dtype: precision of convolutions and matrix products.
     """
-    step()  # what is made once only is not counted
+    step()  # work of the first call only is not counted
     with FlopCounterMode(display=False) as operations, _ByteCounter() as moved:
         step()
     return Roofline(
@@ -104,9 +104,9 @@ def roofline(step: Callable[[], object], samples: int, device: torch.device, dty
 
 
 def peak_operations(device: torch.device, dtype: torch.dtype) -> float:
-    """Measure floating-point operations a second, in a large matrix product; the best of five.
+    """Measure floating-point operations per second in a large matrix product; the best of five.
 
-    Where cuDNN may round float32 to TF32, as PyTorch lets it do by default, so may the product.
+    The product uses TF32 if cuDNN may use it for float32, which is PyTorch's default.
     """
     size = 8192 if device.type == "cuda" else 1536
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -119,7 +119,7 @@ def peak_operations(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def peak_bytes(device: torch.device) -> float:
-    """Measure bytes read and written a second, in a copy of 256 MB, on a GPU of 1 GB; the best of five."""
+    """Measure bytes read and written per second in a copy of 256 MB (1 GB on a GPU); the best of five."""
     source = torch.zeros(2**30 if device.type == "cuda" else 2**28, dtype=torch.uint8, device=device)
     target = torch.zeros_like(source)
     return 2 * source.numel() / _shortest(lambda: target.copy_(source), device)
@@ -135,7 +135,7 @@ def _shortest(work: Callable[[], object], device: torch.device) -> float:
 
 
 class _ByteCounter(TorchDispatchMode):
-    """Adds up the tensors that operations read and write; views cost nothing."""
+    """Adds up the sizes of tensors that operations read and write; views do not count."""
 
     def __init__(self) -> None:
         super().__init__()

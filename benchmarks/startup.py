@@ -1,9 +1,9 @@
-"""From the command to the first training batch, with tables and a warm cache of the size of LUNA16.
+"""Time from the command to the first training batch, with tables and a warm cache of the size of LUNA16.
 
     python benchmarks/startup.py FOLDER
 
-The dataset has LUNA16's 888 series and 551,065 candidates. Scans and cached candidates are sparse files, of full size
-with nothing on disk: 160 MB in all instead of 200 GB.
+The dataset has 888 series and 551,065 candidates, like LUNA16. Scans and cached candidates are sparse files of full
+size, which take 160 MB on disk instead of 200 GB.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ignite.engine import Engine, Events
 from luna_monai.data.cache import SeriesCache
 
 SERIES, CANDIDATES, NODULES = 888, 551_065, 1_351
-LONGEST_S = 15  # that a user should wait
+LONGEST_S = 15  # goal
 
 
 class FirstBatch:
-    """Handler of a trainer: says when the first batch has come, and ends the process."""
+    """Handler of a trainer: prints the time of the first batch, and ends the process."""
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -43,7 +43,7 @@ class FirstBatch:
 
 
 def write_full_dataset(folder: Path) -> Path:
-    """Write LUNA16's tables, of random numbers, and scans without voxels; what is there is not written again."""
+    """Write tables of LUNA16's size with random numbers, and scans without voxels; existing files are kept."""
     if (folder / "candidates.csv").exists():
         return folder
     random = np.random.default_rng(0)
@@ -70,7 +70,7 @@ def write_full_dataset(folder: Path) -> Path:
 
 
 def write_hollow_cache(cache: SeriesCache) -> None:
-    """Write the files of a cache without their voxels."""
+    """Write the files of a cache as sparse files without voxels."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     for number in cache.missing():
@@ -85,9 +85,9 @@ def write_hollow_cache(cache: SeriesCache) -> None:
 
 
 def main() -> None:
-    """Write the data, start training several times, and print the medians."""
+    """Write the data, start training several times, and print the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the data go")
+    parser.add_argument("folder", type=Path, help="folder for the data")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     dataset_dir = write_full_dataset(arguments.folder / "luna")
@@ -110,21 +110,21 @@ def main() -> None:
         busy.append(processor_seconds() - used)
         shutil.rmtree(arguments.folder / "run", ignore_errors=True)
     show(
-        ["", "seconds", "lowest", "highest", "of a processor"],
+        ["", "seconds", "lowest", "highest", "processor time, s"],
         [
-            ("the first start", f"{passed[0]:.1f}", "", "", f"{busy[0]:.1f}"),
+            ("first start", f"{passed[0]:.1f}", "", "", f"{busy[0]:.1f}"),
             (
-                f"{arguments.repeats} more",
+                f"{arguments.repeats} further starts",
                 *(f"{choose(passed[1:]):.1f}" for choose in (statistics.median, min, max)),
                 f"{statistics.median(busy[1:]):.1f}",
             ),
-            ("wanted", f"{LONGEST_S}", "", "", ""),
+            ("goal", f"{LONGEST_S}", "", "", ""),
         ],
     )
 
 
 def processor_seconds() -> float:
-    """Return what the processes started so far have used: on a busy machine the better measure."""
+    """Return the processor time of all child processes, which is more stable on a busy machine."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 

@@ -1,4 +1,4 @@
-"""Samples per second, the share of the time spent waiting for data, and a GPU's memory, of each epoch of an engine."""
+"""Samples per second, time spent waiting for data, and GPU memory of each epoch of an engine."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from monai.utils import CommonKeys
 
 
 class ThroughputHandler:
-    """Measures each epoch.
+    """Measures the throughput of each epoch.
 
-    ignite's ``BasicTimeProfiler`` counts all waiting for data; on a GPU, which computes in the background, only that
-    counts here after which the GPU has nothing left to do.
+    ignite's ``BasicTimeProfiler`` counts all time spent waiting for data. On a GPU, which computes in the background,
+    this handler counts only waits after which the GPU is idle.
 
     Attributes:
-        epochs: a dict for each epoch: ``samples_per_second`` of all processes together; ``data_wait``, a percentage,
-            the mean of all processes; and on GPUs ``device_memory_mb``, the highest of the epoch.
+        epochs: a dict for each epoch: ``samples_per_second``, the total over all processes; ``data_wait``, a
+            percentage, the mean over all processes; and on GPUs ``device_memory_mb``, the peak of the epoch.
     """
 
     def __init__(self) -> None:

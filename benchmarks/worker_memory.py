@@ -1,4 +1,4 @@
-"""Peak memory of a pre-cache worker, against one CT with its crops and 300 MB."""
+"""Peak memory of a pre-cache worker, compared with a limit of one CT with its crops and 300 MB."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from luna_monai.data import Precache
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="where to put scans and caches")
-    parser.add_argument("--measure", type=Path, default=None, help="dataset to cut in this process (used internally)")
+    parser.add_argument("folder", type=Path, help="folder for scans and caches")
+    parser.add_argument("--measure", type=Path, default=None, help="dataset to crop in this process (used internally)")
     arguments = parser.parse_args()
     if arguments.measure is not None:
-        # Fresh memory of this process: the libraries are shared with the process that starts the workers.
+        # Only memory allocated from here on counts: workers share the libraries with their parent process.
         _, cache = open_cache(arguments.measure, arguments.folder / "cache_memory")
         with Path("/proc/self/clear_refs").open("w") as file:
-            file.write("5")  # start the peak anew
+            file.write("5")  # reset the peak
         before = _status("VmRSS")
         Precache(cache).run()
         shutil.rmtree(cache.cache_dir)
@@ -41,7 +41,7 @@ def main() -> None:
         crops = cache.bytes_needed([0])
         limit = 2 * SHAPE[0] * SHAPE[1] * SHAPE[2] + crops + 300e6
         rows.append((kind, f"{int(output[0]) / 1e6:,.0f}", f"{limit / 1e6:,.0f}", f"{int(output[1]) / 1e6:,.0f}"))
-    show(["voxels", "peak of the work, MB", "allowed, MB", "whole process, MB"], rows)
+    show(["voxels", "peak of the work, MB", "limit, MB", "whole process, MB"], rows)
 
 
 def _compress(dataset: Path) -> None:

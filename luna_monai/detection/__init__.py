@@ -1,4 +1,4 @@
-"""Lungs, candidate locations proposed inside them, and findings."""
+"""Lung segmentation, candidate proposals inside the lungs, and findings."""
 
 from luna_monai.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""Findings: structures that candidates lie on, with their size, density and place."""
+"""Findings: structures that contain one or more candidates, with their size, density and position."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from luna_monai.detection.lungs import Lungs, find_lungs
 from luna_monai.detection.outlines import find_outline
 from luna_monai.scans.geometry import Geometry
 
-#: Voxels above this are soft tissue, those below the second value air in a cavity, HU.
+#: Voxels above the first value are soft tissue, voxels below the second are air in a cavity, HU.
 SOFT_TISSUE_HU, CAVITY_HU = -300, -800
-#: Less soft tissue than this part of a finding is ground glass; more than the second one is solid.
+#: A finding is ground-glass if its fraction of soft tissue is below the first value, and solid if above the second.
 LITTLE_SOLID, MOSTLY_SOLID = 0.1, 0.7
-#: Candidates up to this distance from an outline belong to it, mm.
+#: Candidates within this distance of an outline belong to its finding, mm.
 MARGIN_MM = 2.0
-#: How many findings are outlined at most, and how probable they are at least.
+#: Largest number of findings that are outlined, and their lowest probability.
 MAX_OUTLINES, MIN_PROBABILITY = 30, 0.01
 
-#: Measurements of a finding that are numbers, with the digits that people are shown.
+#: Numeric measurements of a finding, with the number of decimals in tables and pages.
 SIZES = {
     "diameter_mm": 1,
     "long_axis_mm": 1,
@@ -39,24 +39,24 @@ SIZES = {
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """A structure that one or several candidates lie on.
+    """A structure that contains one or more candidates.
 
-    Sizes, density and outline are None where no outline is found, for example in a smudge on a vessel.
+    Sizes, density and outline are None if no outline is found, for example at a blurred vessel.
 
     Attributes:
-        position: center of mass (x, y, z) in LPS mm; that of the most probable candidate when there is no outline.
-        probability: the highest of its candidates.
-        candidates: indices of its candidates, the most probable one first.
-        diameter_mm: diameter of a ball of the same volume.
-        long_axis_mm: longest diameter in an axial slice.
-        short_axis_mm: longest diameter perpendicular to it in the same slice.
-        volume_mm3: volume of the outline.
+        position: center of mass (x, y, z) in LPS mm; without an outline, the position of the most probable candidate.
+        probability: highest probability of the candidates.
+        candidates: indices of the candidates, most probable first.
+        diameter_mm: diameter of the sphere of equal volume, mm.
+        long_axis_mm: longest diameter in an axial slice, mm.
+        short_axis_mm: longest diameter perpendicular to the long axis in the same slice, mm.
+        volume_mm3: volume of the outline, mm3.
         mean_hu: mean of the voxels in the outline, HU.
-        attenuation: solid, part-solid or ground-glass: a description of the density, not a diagnosis.
-        lung: left or right, as the patient sees it.
-        pleura_distance_mm: shortest distance between the outline, or the position, and the surface of the lungs,
-            to about 2 mm.
-        outline: bool (z, y, x), a box around the structure in the grid of the scan.
+        attenuation: ``solid``, ``part-solid`` or ``ground-glass``; a description of the density, not a diagnosis.
+        lung: ``left`` or ``right`` of the patient.
+        pleura_distance_mm: shortest distance from the outline, or from the position without an outline, to the surface
+            of the lungs, mm; accurate to about 2 mm.
+        outline: mask, bool (z, y, x), of a box around the structure in the voxel grid of the scan.
         outline_start: index (z, y, x) of the first voxel of ``outline`` in the scan.
     """
 
@@ -78,20 +78,20 @@ class Finding:
 def find_findings(
     voxels: np.ndarray, geometry: Geometry, points: ArrayLike, probabilities: ArrayLike, lungs: Lungs | None = None
 ) -> list[Finding]:
-    """Turn the candidates of a scan into findings.
+    """Group the candidates of a scan into findings.
 
-    Candidates are taken from the most to the least probable one. One that lies in the outline of a finding, or whose
-    own outline overlaps it, belongs to that finding; another one becomes a new finding.
+    Candidates are processed from the most to the least probable one. A candidate that lies in the outline of a finding,
+    or whose own outline overlaps it, is added to that finding. Any other candidate becomes a new finding.
 
     Args:
-        voxels: HU (z, y, x), finite numbers, turned to LPS.
-        geometry: of the scan.
-        points: (n, 3) positions of the candidates, x, y, z in LPS mm.
-        probabilities: (n,) of the candidates.
-        lungs: what :func:`~luna_monai.detection.lungs.find_lungs` found in the scan; looked for when None.
+        voxels: HU (z, y, x), finite numbers, oriented to LPS.
+        geometry: geometry of ``voxels``.
+        points: positions of the candidates, (n, 3), x, y, z in LPS mm.
+        probabilities: probabilities of the candidates, (n,).
+        lungs: result of :func:`~luna_monai.detection.lungs.find_lungs` for the scan; None to compute it.
 
     Returns:
-        Findings, the most probable one first; each candidate belongs to one of them.
+        Findings, most probable first. Each candidate belongs to exactly one finding.
     """
     points = np.asarray(points, dtype=float).reshape(-1, 3)
     probability = np.asarray(probabilities, dtype=float)
@@ -99,7 +99,7 @@ def find_findings(
     indices = geometry.world_to_continuous_index(points)
     order = np.argsort(-probability, kind="stable").tolist()
     outlines: list[NDArray[np.intp]] = []
-    # The number of the outline, from 1, of voxels and candidates.
+    # For each voxel and candidate the number of its outline, from 1; 0 for none.
     owned, owner = np.zeros(voxels.shape, dtype=np.uint8), np.zeros(len(points), dtype=int)
     for row in order:
         if owner[row] or len(outlines) == MAX_OUTLINES or probability[row] < MIN_PROBABILITY:
@@ -107,7 +107,7 @@ def find_findings(
         outline = find_outline(voxels, geometry, indices[row], lungs)
         if len(outline) == 0:
             continue
-        # One that shares a third of the smaller of the two is of the same structure.
+        # Two outlines belong to the same structure if they share a third of the smaller one.
         sizes = np.minimum([len(one) for one in outlines], len(outline))
         shared = np.bincount(owned[tuple(outline.T)], minlength=len(sizes) + 1)[1:]
         same = np.flatnonzero(3 * shared >= sizes)
@@ -116,12 +116,12 @@ def find_findings(
             continue
         outlines.append(outline)
         owned[tuple(outline.T)] = owner[row] = len(outlines)
-        # Candidates of higher probability, of which no outline was found, may lie on it.
+        # Candidates of higher probability without an outline of their own may lie on this one.
         away, _ = KDTree(geometry.index_to_world(outline)).query(points, distance_upper_bound=1.01 * MARGIN_MM)
         owner[(owner == 0) & (away <= MARGIN_MM)] = len(outlines)
     groups: dict[int, list[int]] = {}
     for row in order:
-        # A candidate without an outline stays alone.
+        # A candidate without an outline is a finding of its own.
         groups.setdefault(int(owner[row]) or -1 - row, []).append(row)
     findings = []
     for number, rows in groups.items():
@@ -144,15 +144,15 @@ def find_findings(
 
 
 def findings_table(findings: Sequence[Finding], seriesuid: str) -> pd.DataFrame:
-    """Make a table of findings, whose first columns are a submission for LUNA16's evaluation of proposals.
+    """Make a table of findings. Its first columns are those of a LUNA16 submission.
 
     Args:
-        findings: of a scan.
-        seriesuid: of the scan.
+        findings: findings of a scan.
+        seriesuid: series UID of the scan.
 
     Returns:
-        One row a finding: ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (LPS, mm), ``probability``, ``SIZES``,
-        ``attenuation``, ``lung`` and ``candidates``, their number. What is not known is NaN or None.
+        One row per finding: ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (LPS, mm), ``probability``, ``SIZES``,
+        ``attenuation``, ``lung`` and ``candidates``, the number of candidates. Unknown values are NaN or None.
     """
     names = [*SIZES, "attenuation", "lung"]
     rows = [
@@ -169,15 +169,15 @@ def _measure(voxels: np.ndarray, geometry: Geometry, outline: NDArray[np.intp]) 
     mask = np.zeros(np.ptp(outline, axis=0) + 1, dtype=bool)
     mask[tuple((outline - start).T)] = True
     hu, volume = voxels[tuple(outline.T)], len(outline) * float(np.prod(geometry.spacing))
-    # The part of it that is soft tissue, apart from its blurred edge.
+    # Fraction of soft tissue in the structure, without its blurred edge.
     core = ndimage.binary_erosion(mask)[mask] & (hu > CAVITY_HU)
     solid = np.mean(hu[core if core.any() else slice(None)] > SOFT_TISSUE_HU)
     attenuation = ["ground-glass", "part-solid", "solid"][np.searchsorted([LITTLE_SOLID, MOSTLY_SOLID], solid)]
-    # The longest diameter in an axial slice, and the one perpendicular to it, from face to face of the voxels.
+    # The longest diameter in an axial slice and the one perpendicular to it, between outer faces of voxels.
     angles, spacing = np.deg2rad(np.arange(0, 180, 5)), np.array(geometry.spacing[1::-1])
-    ways = np.stack([np.sin(angles), np.cos(angles)])
-    layers = [np.argwhere(layer) * spacing @ ways for layer in mask if layer.any()]
-    extents = [np.ptp(layer, axis=0) + np.abs(ways).T @ spacing for layer in layers]
+    directions = np.stack([np.sin(angles), np.cos(angles)])
+    layers = [np.argwhere(layer) * spacing @ directions for layer in mask if layer.any()]
+    extents = [np.ptp(layer, axis=0) + np.abs(directions).T @ spacing for layer in layers]
     long_axis, short_axis = max((float(one.max()), float(one[(one.argmax() + 18) % 36])) for one in extents)
     return {
         "diameter_mm": float(np.cbrt(6 * volume / np.pi)),

@@ -1,4 +1,4 @@
-"""Where the lungs are, and whether a scan is one of the chest at all."""
+"""Lung segmentation, and a check whether a scan shows the chest."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from scipy.spatial import KDTree
 from luna_monai.detection.grid import grid_at, interpolate, isotropic_grid, resample
 from luna_monai.scans.geometry import Geometry
 
-#: A scan of the chest has air below this, HU.
+#: A scan of the chest contains values below this, HU.
 CHEST_AIR_HU = -500
-#: Less lung than this, in ml and as a part of the body, is what a scan of the abdomen or the neck shows of it.
-SMALL_LUNGS_ML, SMALL_LUNGS_SHARE = 800, 0.08
-#: Nobody breathes in more than this, ml.
+#: Scans of the abdomen or the neck show less lung than this, in ml and as a fraction of the body.
+SMALL_LUNGS_ML, SMALL_LUNGS_FRACTION = 800, 0.08
+#: Largest plausible volume of the lungs, ml.
 LARGE_LUNGS_ML = 12_000
-#: Less soft tissue than this part of a scan is no patient, unless the scan shows nothing but lung.
+#: Smallest fraction of soft tissue and bone in a scan of a patient, unless the scan shows only lung.
 LITTLE_TISSUE = 0.02
-#: Voxels of the lung mask, mm and ml.
+#: Spacing of the lung mask, mm, and volume of its voxels, ml.
 MASK_SPACING, VOXEL_ML = 2.0, 0.008
-#: Radius of the ball that closes the surface of the lungs over nodules on the pleura, voxels of the mask.
+#: Radius of the morphological closing that includes nodules on the pleura, voxels of the mask.
 CLOSING = 6
-#: Below this, a voxel holds more air than tissue, HU.
+#: Voxels below this contain more air than tissue, HU.
 AIRY_HU = -320
-#: Below this, averaged over a voxel of the mask, there is no lung but padding, HU.
+#: Voxels of the mask whose mean is below this are padding, HU.
 PADDING_HU = -1010
-#: Median of a lung, HU: the lowest, the same for what touches the sides of the scan, where the room is the likelier
-#: explanation, and the highest. Bowel gas and the air of the room are below, foam of the table is hardly ever inside.
+#: Range of the median of a lung, HU: lower limit, lower limit for regions that touch the sides of the scan, and upper
+#: limit. Bowel gas and the air around the patient are below the range. Foam of the table is rarely inside.
 LUNG_MEDIAN_HU = (-970, -945, -450)
-#: A part of the lungs is at least this part of the largest one, and this large in ml.
+#: Smallest size of a part of the lungs, as a fraction of the largest part and in ml.
 SMALLEST_PART, SMALLEST_ML = 0.03, 0.5
-#: Smaller pockets of air are mostly bronchi.
+#: Smallest volume of a cavity, ml. Smaller pockets of air are mostly bronchi.
 SMALLEST_CAVITY_ML = 0.1
-#: Denser than this is soft tissue or bone, HU.
+#: Voxels above this are soft tissue or bone, HU.
 TISSUE_HU = -200
-#: Holes in axial slices that are filled whatever they hold: up to the section of a nodule of 35 mm.
+#: Largest hole in an axial slice that is filled, mm2: the cross-section of a nodule of 35 mm.
 HOLE_MM2 = 1000
-#: Step between the voxels of the mask that are enough to tell left from right.
+#: Subsampling factor of the mask that separates left and right.
 COARSE = 2
-#: The smaller lung is at least this part of the larger one.
+#: Smallest size of the smaller lung, as a fraction of the larger lung.
 SMALLER_LUNG = 0.3
-#: Erosions of the coarse mask after which airways and thin lines of contact no longer join the lungs.
+#: Largest number of erosions of the coarse mask, which remove airways and thin bridges between the lungs.
 EROSIONS = 5
 
 BoolArray = NDArray[np.bool_]
@@ -57,9 +57,9 @@ class Lungs:
     """The lungs of a scan.
 
     Attributes:
-        hu: int16 (z, y, x), the scan on a grid of 2 mm.
-        airy: bool (z, y, x), the voxels of the lungs that hold more air than tissue; none where there are no lungs.
-        geometry: of the voxels of both.
+        hu: the scan on a grid of 2 mm, int16 (z, y, x).
+        airy: the voxels of the lungs that contain more air than tissue, bool (z, y, x); all False without lungs.
+        geometry: geometry of ``hu`` and ``airy``.
     """
 
     hu: NDArray[np.int16]
@@ -68,7 +68,7 @@ class Lungs:
 
     @cached_property
     def mask(self) -> BoolArray:
-        """The lungs with small vessels and nodules inside them: holes of axial slices that reach no edge are filled."""
+        """The lungs including small vessels and nodules: small holes in axial slices are filled, except at edges."""
         labels, _ = ndimage.label(~self.airy, _IN_SLICE)
         holes = np.bincount(labels.ravel()) * MASK_SPACING**2 <= HOLE_MM2
         holes[0] = False
@@ -77,21 +77,21 @@ class Lungs:
 
     @cached_property
     def closed(self) -> BoolArray:
-        """The mask closed by a ball, with nodules on the pleura and vessels at the hilum; everything without lungs."""
+        """The mask after closing, with nodules on the pleura and hilar vessels; all True without lungs."""
         if not self.airy.any():
             return np.ones_like(self.mask)
         result, margin = self.mask.copy(), CLOSING + 1
         (box,) = ndimage.find_objects(self.mask.astype(np.uint8))
-        # By distances: the ball costs nothing, whatever its size.
+        # By distance maps, whose time does not depend on the radius.
         dilated = distance(np.pad(self.mask[box], margin)) <= CLOSING
         result[box] |= (distance(~dilated) > CLOSING)[margin:-margin, margin:-margin, margin:-margin]
         return result
 
     def fine_grid(self) -> tuple[Geometry, BoolArray]:
-        """Halve the voxels of the mask in a box around the lungs, which must not be empty.
+        """Make a grid of 1 mm in a box around the lungs, which must not be empty.
 
         Returns:
-            The grid, and which of its voxels are in the closed lungs.
+            The geometry of the grid, and the mask of the closed lungs on it, bool (z, y, x).
         """
         (box,) = ndimage.find_objects(self.closed.astype(np.uint8))
         inside = self.closed[box].repeat(2, axis=0).repeat(2, axis=1).repeat(2, axis=2)
@@ -99,22 +99,22 @@ class Lungs:
         return grid_at(self.geometry, first, inside.shape, MASK_SPACING / 2), inside
 
     def shares_at(self, grid: Geometry) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Interpolate the closed lungs, and the cavities in them, on a grid along the same axes: shares from 0 to 1."""
+        """Interpolate the closed lungs, and the cavities in them, on a parallel grid, as fractions from 0 to 1."""
         first = self.geometry.world_to_continuous_index(np.array([grid.origin]))[0]
         steps = np.array(grid.spacing[::-1]) / MASK_SPACING
         closed, cavities = (interpolate(mask, first, steps, grid.shape) for mask in (self.closed, self.cavities))
         return closed, cavities
 
     def pleura_distance_mm(self, points: np.ndarray) -> float | None:
-        """Measure the shortest distance of points (n, 3) to the surface of the lungs, mm; None without a surface."""
+        """Return the shortest distance of points (n, 3) to the surface of the lungs, mm; None without a surface."""
         if self._surface is None:
             return None
-        # The search of all points ends where a few of them are nearer.
+        # The distance of a few points limits the search for all points.
         bound = self._surface.query(points[::20])[0].min() + 1e-6
         return max(0.0, float(self._surface.query(points, distance_upper_bound=bound)[0].min()) - MASK_SPACING / 2)
 
     def side(self, position: np.ndarray) -> str | None:
-        """Tell in which lung a position (x, y, z) is, or which one is nearer; None where only one lung is seen."""
+        """Return the lung nearest to a position (x, y, z), ``left`` or ``right``; None if only one lung is visible."""
         if self._sides is None:
             return None
         right, left = (tree.query(position)[0] for tree in self._sides)
@@ -122,7 +122,7 @@ class Lungs:
 
     @cached_property
     def cavities(self) -> BoolArray:
-        """Air inside the lungs that is surrounded by tissue, up to its wall."""
+        """Air inside the lungs that is surrounded by tissue, dilated to the wall of the cavity."""
         labels, _ = ndimage.label((self.hu < AIRY_HU) & (self.hu > PADDING_HU) & ~self.airy)
         chosen = np.bincount(labels.ravel()) * VOXEL_ML >= SMALLEST_CAVITY_ML
         chosen[0] = False
@@ -131,7 +131,7 @@ class Lungs:
 
     @cached_property
     def _surface(self) -> KDTree | None:
-        # Where the scan cuts the lungs, there is no pleura.
+        # The faces of the scan, where it cuts the lungs, are not pleura.
         surface = np.argwhere(self.closed & ~ndimage.binary_erosion(self.closed, border_value=1))
         return KDTree(self.geometry.index_to_world(surface)) if len(surface) else None
 
@@ -144,7 +144,7 @@ class Lungs:
             second, first = np.argsort(sizes)[-2:]
             if sizes[second] >= max(1, SMALLER_LUNG * sizes[first]):
                 lungs = [self.geometry.index_to_world(COARSE * np.argwhere(labels == 1 + k)) for k in (first, second)]
-                # LPS: x grows towards the patient's left.
+                # LPS: x increases towards the patient's left.
                 return [KDTree(lung) for lung in sorted(lungs, key=lambda points: float(points[:, 0].mean()))]
             coarse = ndimage.binary_erosion(coarse, border_value=1)
         return None
@@ -153,16 +153,15 @@ class Lungs:
 def find_lungs(volume: np.ndarray, geometry: Geometry) -> Lungs:
     """Segment the lungs by threshold, connected regions and morphology.
 
-    Regions below ``AIRY_HU`` are lungs when they are about as dense as lungs, and not air around the body or gas in
-    the bowel. Small holes in axial slices are filled (vessels, nodules). A scan that shows a part of a lung, up to its
-    faces, works as well.
+    Connected regions below ``AIRY_HU`` are lung if their median is that of a lung, not that of bowel gas or of the air
+    around the body. Scans that show only a part of a lung are supported.
 
     Args:
-        volume: HU (z, y, x), whole numbers or floats, turned to LPS.
-        geometry: of the scan.
+        volume: HU (z, y, x), integers or floats, oriented to LPS.
+        geometry: geometry of the scan.
 
     Returns:
-        The lungs; the mask is empty when there are none.
+        The lungs. The mask is empty if there are none.
     """
     grid = isotropic_grid(geometry, MASK_SPACING)
     hu = resample(volume, geometry, grid)
@@ -180,43 +179,43 @@ def find_lungs(volume: np.ndarray, geometry: Geometry) -> Lungs:
 
 
 def chest_warnings(volume: np.ndarray, geometry: Geometry, lungs: Lungs | None = None) -> tuple[str, ...]:
-    """Say that a scan does not look like a CT of the chest.
+    """Make a warning if a scan does not look like a CT of the chest.
 
-    Contrast agent, metal, padding of any value below air, and scans that show a part of the lungs are no reason for a
+    Contrast agent, metal, padding with any value below air, and scans that show only a part of the lungs do not cause a
     warning.
 
     Args:
-        volume: HU (z, y, x), finite numbers, turned to LPS.
-        geometry: of the scan.
-        lungs: what :func:`find_lungs` found in it; looked for when None.
+        volume: HU (z, y, x), finite numbers, oriented to LPS.
+        geometry: geometry of the scan.
+        lungs: result of :func:`find_lungs` for the scan; None to compute it.
 
     Returns:
-        A sentence; none for a CT of the chest.
+        The warning as the only item; empty for a CT of the chest.
     """
     lungs = lungs or find_lungs(volume, geometry)
     lung_ml, tissue = VOXEL_ML * float(lungs.airy.sum()), float(np.mean(lungs.hu > TISSUE_HU))
     body = lungs.hu.size - int(np.sum(~lungs.airy & (lungs.hu < AIRY_HU)))
-    share = float(lungs.airy.sum()) / max(body, 1)
+    fraction = float(lungs.airy.sum()) / max(body, 1)
     if (
         lungs.hu.min() > CHEST_AIR_HU
         or (tissue < LITTLE_TISSUE and lungs.airy.mean() < 0.5)
-        or (lung_ml < SMALL_LUNGS_ML and share < SMALL_LUNGS_SHARE)
+        or (lung_ml < SMALL_LUNGS_ML and fraction < SMALL_LUNGS_FRACTION)
         or lung_ml > LARGE_LUNGS_ML
     ):
         return (
             f"The scan does not seem to show the chest, or its values are not Hounsfield units (stored without rescale "
-            f"slope and intercept?): {lung_ml:.0f} ml of lung, {share:.1%} of the body; {tissue:.1%} soft tissue and "
-            f"bone; values from {volume.min():g} to {volume.max():g}.",
+            f"slope and intercept?): {lung_ml:.0f} ml of lung, {fraction:.1%} of the body; {tissue:.1%} soft tissue "
+            f"and bone; values from {volume.min():g} to {volume.max():g}.",
         )
     return ()
 
 
 def distance(mask: np.ndarray) -> np.ndarray:
-    """Distance of the voxels outside a mask from it, voxels; ITK's takes a fraction of SciPy's time and memory."""
+    """Return the distance of each voxel outside a mask to the mask, in voxels. ITK is much faster than SciPy here."""
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
     return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=False))
 
 
 def _at_sides(labels: np.ndarray) -> NDArray[np.intp]:
-    """Find the regions at the four faces beside the body; lungs may be cut by the upper and the lower face."""
+    """Find the labels at the left, right, front and back faces. The lungs may touch the upper and lower faces."""
     return np.unique(np.concatenate([labels.take((0, -1), axis=axis).ravel() for axis in (1, 2)]))

@@ -1,4 +1,4 @@
-"""Candidates of our own for scans that come without a list: places inside the lungs that look like a blob."""
+"""Candidate proposals for scans without a candidate list: blobs inside the lungs."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from luna_monai.detection.grid import resample
 from luna_monai.detection.lungs import Lungs, find_lungs
 from luna_monai.scans.geometry import Geometry
 
-#: Radii of the blobs looked for, mm, on a grid of 1 mm and on those twice and four times as coarse: the coarsest one
-#: that shows them.
+#: Radii of the blobs, mm, on grids of 1, 2 and 4 mm. Each radius uses the coarsest grid that resolves it.
 RADII = ((1.75, 2.5, 3.5), (5.0, 7.0), (10.0, 14.0))
-#: Pairs of the lowest and the highest HU that are told apart: solid nodules, and ground glass.
+#: Ranges that HU are clipped to: for solid nodules, and for ground glass.
 WINDOWS = ((-950.0, -100.0), (-900.0, -550.0))
-#: How far a blob in the smoothed scan is above the median of the lungs, HU.
+#: Smallest difference between a blob in the smoothed scan and the median of the lungs, HU.
 MIN_CONTRAST = 40.0
-#: Blobs are dropped when they are nearer to a better one than this part of its radius, or than this in mm.
+#: A blob is dropped if its distance to a better blob is below this fraction of the better blob's radius, or this in mm.
 MERGE_RADII, MERGE_MM = 0.5, 2.0
-#: Parts of a scan that are worked on at the same time.
+#: Number of slabs of a scan that are processed at the same time.
 _THREADS = 2
-#: Gaussians are cut off after this many standard deviations.
+#: Gaussian kernels are truncated at this number of standard deviations.
 _TRUNCATE = 3.0
-#: Voxels of the grid along its first axis that are worked on at once, which limits the memory.
+#: Thickness of a slab, in voxels along the first axis of the grid, which limits the memory.
 _SLAB = 48
 _NEIGHBORS = np.argwhere(np.ones((3, 3, 3))) - 1
 
@@ -40,26 +39,26 @@ FloatArray = NDArray[np.float64]
 
 @dataclass
 class BlobProposer:
-    """Propose candidates: blobs of all sizes inside the lungs.
+    """Proposes candidates: blobs of all sizes inside the lungs.
 
-    1. The lungs are segmented (:func:`luna_monai.detection.lungs.find_lungs`), nodules on the pleura taken in. What is
-       outside is given the density of lung, so that such a nodule stands alone.
-    2. HU are limited to a window; the scores are parts of its width. In the wide window solid nodules stand out from
-       noise and haze, in the narrow one ground glass counts as much as they do.
-    3. For each radius r, the scan is smoothed by a Gaussian of standard deviation r / sqrt(3), at which the Laplacian
-       answers strongest to a ball of that radius (Lindeberg, "Feature detection with automatic scale selection",
-       International Journal of Computer Vision 30, 1998). Where the Laplacian is lowest among the neighbors, the
-       eigenvalues l1 <= l2 <= l3 of the Hessian tell a ball (all three far below 0) from a vessel (l3 near 0) and a
-       wall (l2 and l3 near 0). The score is r^2 / 3 * l3^2 / |l1|: the enhancement of dots of Li, Sone and Doi
-       ("Selective enhancement filters for nodules, vessels, and airway walls in two- and three-dimensional CT scans",
-       Medical Physics 30, 2003).
-    4. Blobs of all radii and windows are merged, the best first; those close to a better one are dropped.
+    1. The lungs are segmented (:func:`luna_monai.detection.lungs.find_lungs`), including nodules on the pleura. Voxels
+       outside the lungs are set to the median of the lungs, so that a nodule on the pleura is isolated.
+    2. HU are clipped to a window, and scores are divided by its width. The wide window separates solid nodules from
+       noise and haze. The narrow window gives ground-glass nodules similar scores.
+    3. For each radius r, the scan is smoothed by a Gaussian of standard deviation r / sqrt(3), for which the response
+       of the Laplacian to a ball of that radius is strongest (Lindeberg, "Feature detection with automatic scale
+       selection", International Journal of Computer Vision 30, 1998). At local minima of the Laplacian, the
+       eigenvalues l1 <= l2 <= l3 of the Hessian distinguish a ball (all three far below 0) from a vessel (l3 near 0)
+       and a wall (l2 and l3 near 0). The score is r^2 / 3 * l3^2 / |l1|, the dot enhancement filter of Li, Sone and
+       Doi ("Selective enhancement filters for nodules, vessels, and airway walls in two- and three-dimensional CT
+       scans", Medical Physics 30, 2003).
+    4. Blobs of all radii and windows are merged, best first. Blobs close to a better blob are dropped.
 
-    The same scan gives the same candidates, whatever the last bits of the spacing.
+    The candidates do not depend on floating-point errors of the spacing.
 
     Args:
-        max_candidates: how many candidates a scan has at most. The first hit on a nodule is among the first 175 in
-            synthetic scans, and 98 % of LUNA16's nodules stand out as much as the first 300 of a real scan do.
+        max_candidates: largest number of candidates of a scan. In synthetic scans, the first hit on a nodule is among
+            the first 175. In real scans, 98 % of LUNA16's nodules have scores as high as those of the first 300.
     """
 
     max_candidates: int = 300
@@ -68,13 +67,13 @@ class BlobProposer:
         """Propose candidates.
 
         Args:
-            volume: HU (z, y, x), whole numbers or floats, turned to LPS.
-            geometry: of the scan.
-            lungs: what :func:`~luna_monai.detection.lungs.find_lungs` found in it; looked for when None.
+            volume: HU (z, y, x), integers or floats, oriented to LPS.
+            geometry: geometry of the scan.
+            lungs: result of :func:`~luna_monai.detection.lungs.find_lungs` for the scan; None to compute it.
 
         Returns:
-            ``coordX``, ``coordY``, ``coordZ``: centers of the blobs, LPS mm, the best first. No row when there are no
-            lungs, which :func:`luna_monai.detection.lungs.chest_warnings` says in words.
+            Table with ``coordX``, ``coordY``, ``coordZ``, the centers of the blobs in LPS mm, best first. It is empty
+            if there are no lungs; :func:`luna_monai.detection.lungs.chest_warnings` then gives a warning.
         """
         lungs = lungs or find_lungs(volume, geometry)
         if not lungs.airy.any():
@@ -87,11 +86,11 @@ class BlobProposer:
                 hu, inside = _halved(hu), _halved(inside) > 0.5
             work = partial(_find_in_slab, hu, inside, 2**level, radii, float(np.median(lungs.hu[lungs.airy])))
             with ThreadPoolExecutor(_THREADS) as pool:
-                # In the order of the slabs, whichever is ready first.
+                # Results are in the order of the slabs.
                 found += pool.map(work, range(0, len(hu), _SLAB))
-        # In mm of the grid's own axes, which are the same whatever the last bits of the scan's geometry are.
+        # Distances are in mm along the grid's axes, which do not depend on rounding errors of the geometry.
         blobs, kept = np.concatenate(found), list[int]()
-        # Equal scores are ordered by position, so that the order never depends on how the blobs were found.
+        # Equal scores are ordered by position, so that the order does not depend on the slabs.
         for row in np.lexsort((*blobs[:, :4].T, -blobs[:, 4])).tolist():
             better = blobs[kept]
             away = np.linalg.norm(better[:, :3] - blobs[row, :3], axis=1)
@@ -110,7 +109,7 @@ def _halved(array: np.ndarray) -> NDArray[np.float32]:
 
 
 def _grown(box: Sequence[slice], margin: int, shape: Sequence[int]) -> tuple[slice, ...]:
-    """Grow a box by a margin, as far as the array goes."""
+    """Enlarge a box by a margin, within the array."""
     return tuple(
         slice(max(0, part.start - margin), min(size, part.stop + margin)) for part, size in zip(box, shape, strict=True)
     )
@@ -121,13 +120,13 @@ def _find_in_slab(
 ) -> FloatArray:
     """Find the blobs in a slab of the grid: (n, 5), z, y, x (mm from the grid's corner), radius (mm) and score."""
     blobs = [np.zeros((0, 5))]
-    # A box for each lung: what lies between them is not worth smoothing.
+    # A box for each lung, so that the space between the lungs is not smoothed.
     parts, _ = ndimage.label(inside[start : start + _SLAB])
     boxes = enumerate(ndimage.find_objects(parts), start=1)
     for (label, box), (low, high), radius in product(boxes, WINDOWS, radii):
         core = (slice(start + box[0].start, start + box[0].stop), *box[1:])
         sigma, lung_hu = radius / np.sqrt(3) / spacing, np.clip(median_hu, low, high)
-        # Smoothing reaches this far; of what is left, two voxels are neighbors.
+        # The wide box includes the kernel; the narrow box has a margin of two voxels for the derivatives.
         wide, narrow = (_grown(core, margin, hu.shape) for margin in (int(_TRUNCATE * sigma + 0.5) + 2, 2))
         limited = np.clip(hu[wide], low, high, dtype=np.float32)
         limited[~inside[wide]] = lung_hu
@@ -161,7 +160,7 @@ def _find_blobs(
     laplacian[at] = np.minimum(curvature, 0)
     at = at[curvature < 0]
     for shift in _NEIGHBORS @ steps:
-        # Of neighbors with the same value the last one is the blob.
+        # If neighbors have equal values, only the last one is a minimum.
         if shift != 0:
             lower = laplacian[at] < laplacian[at + shift] if shift > 0 else laplacian[at] <= laplacian[at + shift]
             at = at[lower]
@@ -177,7 +176,7 @@ def _find_blobs(
     bright = values[:, 2] < 0
     at, gradient, hessian, values = at[bright], gradient[bright], hessian[bright], values[bright]
     score = sigma**2 * values[:, 2] ** 2 / -values[:, 0]
-    # The top of the parabola through the neighbors, at most a voxel away: a longer step means that there is none.
+    # The maximum of the parabola through the neighbors, limited to a distance of one voxel.
     to_top = -np.linalg.solve(hessian, gradient[..., None])[..., 0]
     to_top /= np.maximum(1, np.linalg.norm(to_top, axis=1, keepdims=True))
     voxels = np.stack(np.unravel_index(at, smooth.shape), axis=1) - 1

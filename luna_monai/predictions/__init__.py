@@ -1,4 +1,4 @@
-"""Predictions of a model for scans, and the files that they are written to."""
+"""Predictions of a model for whole scans, and their output files."""
 
 from luna_monai.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""The predictions of an evaluator for scans, collected and written to files."""
+"""Collects the predictions of an evaluator for whole scans, and writes them to files."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ from luna_monai.training.processes import gather_objects, launched
 
 logger = logging.getLogger(__name__)
 
-#: Findings of this probability or a higher one are shown to people where the model has no operating points.
+#: Default threshold for findings that are shown, if the model has no operating points.
 DEFAULT_THRESHOLD = 0.5
-#: What the default threshold is chosen for where it has some.
+#: Operating point of the default threshold, if the model has operating points.
 OPERATING_POINT = "4 false positives per scan"
 
 
 class DatasetFroc:
-    """Evaluates predictions by LUNA16's rules and writes the numbers: of candidates, as LUNA16 asks, and of findings.
+    """Evaluates candidates and findings by LUNA16's rules, and writes the FROC of both to a JSON file.
 
-    All scans that were classified count, with or without findings. A finding hits a nodule when its center of mass is
-    nearer to the nodule's center than the nodule's radius.
+    All classified scans are evaluated, with or without findings. A finding hits a nodule if the distance of their
+    centers is below the radius of the nodule.
 
     Args:
         path: JSON file to write.
         dataset_dir: folder with ``annotations.csv`` and, if there is one, ``annotations_excluded.csv``.
 
     Raises:
-        LunaError: when one of these tables is damaged, the first is missing, or the file cannot be written.
+        LunaError: if one of these tables is damaged, ``annotations.csv`` is missing, or the file cannot be written.
     """
 
     def __init__(self, path: str | Path, dataset_dir: str | Path) -> None:
@@ -54,7 +54,7 @@ class DatasetFroc:
         self.annotations, self.excluded = read_findings(dataset_dir)
 
     def write(self, predictions: Sequence[ScanPrediction]) -> None:
-        """Write the evaluation of some scans, and log the main numbers."""
+        """Write the evaluation of the scans, and log a summary."""
         results, tables = {}, {"candidates": [one.candidates for one in predictions]}
         tables["findings"] = [findings_table(one.findings, one.seriesuid) for one in predictions]
         for name, parts in tables.items():
@@ -70,19 +70,19 @@ class ScanPredictions:
     """Makes a :class:`~luna_monai.predictions.ScanPrediction` of each scan of an evaluator.
 
     Call :meth:`check` before the evaluator runs and :meth:`write` after it. Outputs with ``{seriesuid}`` in their names
-    are written as soon as their scan is done; the others hold all scans. Where the scans are divided among processes,
-    the first one writes what holds all of them.
+    are written as soon as their scan is classified. All other outputs contain all scans. If the scans are divided among
+    processes, the first process writes the outputs that contain all scans.
 
     Args:
-        model: the facts about the model.
-        outputs: file or files to write, by their endings; relative to ``output_dir``.
-        scans: the scans, :class:`~luna_monai.scans.ScanSource`.
-        proposed: whether the candidates are proposals rather than a given list.
-        threshold: findings of this probability or a higher one are shown to people. None takes the model's threshold
-            for 4 false positives per scan, or 0.5 where it is not known.
+        model: facts about the model.
+        outputs: name or names of output files, relative to ``output_dir``. The ending is the format.
+        scans: the scans.
+        proposed: True if the candidates are proposals, False if they come from a list.
+        threshold: lowest probability of findings that are shown. None for the model's threshold for 4 false positives
+            per scan, or 0.5 if it is not known.
         max_findings: largest number of findings of a scan that are shown.
         output_dir: folder of the outputs.
-        anonymous: whether DICOM objects leave the patient's tags empty.
+        anonymous: leave the patient's tags empty in DICOM objects.
         explanation: writes the attribution map of a scan; None for no map.
         page: a :class:`~luna_monai.reports.PredictionPage`; None for no page.
         froc: a :class:`~luna_monai.predictions.DatasetFroc`; None for no evaluation.
@@ -105,7 +105,7 @@ class ScanPredictions:
         self._paths = [Path(self.output_dir) / name for name in names]
         default = self.model.thresholds.get(OPERATING_POINT, DEFAULT_THRESHOLD)
         self._threshold = default if self.threshold is None else self.threshold
-        # By the number of the scan: the prediction, or why there is none.
+        # By the number of the scan: the prediction, or an error message.
         self._results: dict[int, ScanPrediction | str] = {}
         self._problems: list[str] = []
 
@@ -114,17 +114,17 @@ class ScanPredictions:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
 
     def check(self) -> None:
-        """Check the outputs before the work begins.
+        """Check the outputs before the scans are read.
 
         Raises:
-            LunaError: when there is none, two scans have one name, and as
-                :func:`~luna_monai.predictions.outputs.check_outputs`.
+            LunaError: if there is no output, if two scans have the same name, or if
+                :func:`~luna_monai.predictions.outputs.check_outputs` raises it.
         """
         check_outputs(self._paths, len(self.scans))
-        # A DICOM series without a name has that of its header.
+        # The name of other DICOM series is in their header, which is not read yet.
         names = [scan.seriesuid or scan_name(scan.path) for scan in self.scans if scan.seriesuid or scan.path.is_file()]
         if twice := sorted(name for name in set(names) if names.count(name) > 1):
-            raise LunaError(f"two scans with the name {twice[0]}; list them with names of their own, as 'seriesuid'")
+            raise LunaError(f"two scans have the name {twice[0]}; give them different names in a column 'seriesuid'")
         others = [*(path for path in self._paths if not is_dicom(path)), self.explanation, self.page, self.froc]
         if any(map(is_dicom, self._paths)):
             from luna_monai.predictions.dicom_objects import refusal
@@ -135,15 +135,15 @@ class ScanPredictions:
             if refused:
                 logger.error("No DICOM object of %d of %d scans: %s", len(refused), len(self.scans), refused[0])
         elif not any(others):
-            raise LunaError("no output: name a file to write")
+            raise LunaError("no output file; give at least one, for example --output findings.csv")
         if self.explanation is not None and len(self.scans) != 1:
-            raise LunaError(f"{self.explanation.path}: holds one scan, and there are {len(self.scans)}")
+            raise LunaError(f"{self.explanation.path}: --explain supports one scan, found {len(self.scans)}")
 
     def write(self) -> None:
-        """Write the outputs that hold all scans. All processes have to call this, and the first one writes.
+        """Write the outputs that contain all scans. All processes must call this method; the first one writes.
 
         Raises:
-            LunaError: when a scan could not be classified or a file could not be written; the others are written.
+            LunaError: if a scan could not be classified or a file could not be written. All others are written.
         """
         parts = gather_objects((self._results, self.page, self._problems))
         if parts is None:
@@ -168,7 +168,7 @@ class ScanPredictions:
         if problems and len(self.scans) > 1:
             count = f"{len(problems)} of {len(self.scans)} scans could not be classified"
             rest = "the others are written" if predictions else "nothing is written"
-            raise LunaError(f"{count}, {rest}; the first: {problems[0]}")
+            raise LunaError(f"{count}, {rest}; first error: {problems[0]}")
         for problem in problems or self._problems:
             raise LunaError(problem)
 
@@ -182,7 +182,7 @@ class ScanPredictions:
 
     def _collect(self, engine: Engine) -> None:
         batch, output = engine.state.batch, engine.state.output
-        # The next scan is read while the engine would still hold this one.
+        # Free the memory of this scan: the loader is already reading the next one.
         engine.state.batch, engine.state.output = None, None
         number = batch["number"]
         if "error" in batch:
@@ -228,7 +228,7 @@ class ScanPredictions:
     def _add(self, number: int, result: ScanPrediction | str) -> None:
         self._results[number] = result
         if launched().rank > 0:
-            return  # the first process says it, once it has what the others found
+            return  # the first process logs the results of all processes
         if isinstance(result, ScanPrediction):
             for line in summary_lines(result, self._threshold):
                 logger.info(line)
@@ -237,7 +237,15 @@ class ScanPredictions:
 
 
 def summary_lines(prediction: ScanPrediction, threshold: float) -> list[str]:
-    """Describe the result of a scan in lines: candidates, findings, the highest probability, and each warning."""
+    """Describe the result of a scan: a line with the numbers of candidates and findings, and a line for each warning.
+
+    Args:
+        prediction: prediction of the scan.
+        threshold: probability above which findings are counted.
+
+    Returns:
+        The lines. Each starts with the series UID.
+    """
     kind = "proposed" if prediction.proposed else "given"
     line = f"{len(prediction.candidates)} candidates {kind}, {len(prediction.findings)} findings"
     if prediction.findings:

@@ -1,4 +1,4 @@
-"""A prediction as DICOM objects: a structured report (TID 1500) and a segmentation, through highdicom."""
+"""DICOM objects of a prediction, made with highdicom: a structured report (TID 1500) and a segmentation."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from luna_monai.scans.sources import ScanSource
 hd = import_extra("highdicom", "dicom")
 sr = hd.sr
 
-#: Designator of codes that DICOM does not have (PS3.16: private coding schemes begin with 99).
+#: Private coding scheme for codes that DICOM does not define (PS3.16: names of private schemes start with 99).
 PRIVATE_SCHEME = "99LUNAMONAI"
-#: Tags by which an archive finds the patient and the study; left empty on request.
+#: Tags that identify the patient and the study. They are left empty on request.
 PATIENT_TAGS = [
     *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
 ]
-#: What an object refers to: of each slice, and of the whole series.
+#: Tags that objects need to refer to the slices.
 _REFERENCES = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
 _IMAGE_TAGS = [
     *("SpecificCharacterSet", "Modality", "Rows", "Columns", "PixelSpacing", "SliceThickness", "InstanceNumber"),
@@ -40,29 +40,29 @@ _IMAGE_TAGS = [
 
 
 def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False) -> list[Dataset]:
-    """Read what DICOM objects take over from the slices of a series.
+    """Read the tags of the slices that DICOM objects copy or refer to.
 
     Args:
         files: the slices in the order of the volume.
-        source: the scan, for messages.
-        anonymous: whether ``PATIENT_TAGS`` are left empty.
+        source: the scan, for error messages.
+        anonymous: leave ``PATIENT_TAGS`` empty.
 
     Returns:
         A dataset for each slice, without pixels.
 
     Raises:
-        LunaError: when the scan is no DICOM series, or its slices do not say to which study, series and frame of
-            reference they belong.
+        LunaError: if the scan is not a DICOM series, or if the tags for study, series or frame of reference are
+            missing or differ between slices.
     """
     if not files:
-        raise LunaError(f"{source}: DICOM objects refer to DICOM slices, and this scan has none; choose .json or .nii")
+        raise LunaError(f"{source}: not a DICOM series, so no DICOM output is possible; use .json or .nii.gz instead")
     slices: list[Dataset] = []
     for path in files:
         header = pydicom.dcmread(path, specific_tags=[*_REFERENCES, *_IMAGE_TAGS, *PATIENT_TAGS])
         slices.append(header)
         for keyword in _REFERENCES:
             if not header.get(keyword) or (header[keyword] != slices[0][keyword] and "SOP" not in keyword):
-                raise LunaError(f"{path}: no {keyword}, or not that of {files[0]}, so no DICOM object can refer to it")
+                raise LunaError(f"{path}: {keyword} is missing or differs from {files[0]}; DICOM output needs it")
         for keyword in (*PATIENT_TAGS, "ReferringPhysicianName"):
             if anonymous or keyword not in header:
                 setattr(header, keyword, "")
@@ -70,7 +70,7 @@ def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False)
 
 
 def refusal(source: ScanSource) -> str | None:
-    """Tell before the work begins why no DICOM object can be written about a scan; None when one can."""
+    """Return the reason why no DICOM object can be written for a scan, or None if it can be written."""
     try:
         read_slices(read_header(source).files if source.path.is_dir() else (), source.path)
     except LunaError as error:
@@ -79,22 +79,22 @@ def refusal(source: ScanSource) -> str | None:
 
 
 def make_report(prediction: ScanPrediction, anonymous: bool, segmentation: Any) -> Any:
-    """Make a Comprehensive 3D SR with a TID 1500 "Measurement Report" about the findings that people are shown.
+    """Make a Comprehensive 3D SR with a TID 1500 "Measurement Report" of the findings that are shown.
 
-    Each finding is a measurement group with its probability (122157, DCM, without unit), and, where it has an outline,
+    Each finding is a measurement group with its probability (122157, DCM, without unit) and, if it has an outline,
     diameter, long and short axis (mm), volume (mm3) and mean attenuation (HU). The group refers to a segment of the
-    segmentation (TID 1411), or is a point in the frame of reference (mm, LPS; TID 1410).
+    segmentation (TID 1411) or, without a segmentation, to a point in the frame of reference (mm, LPS; TID 1410).
 
     Args:
-        prediction: of a DICOM series.
-        anonymous: whether ``PATIENT_TAGS`` are left empty instead of those of the CT.
-        segmentation: what :func:`make_segmentation` made of the same prediction; None without.
+        prediction: prediction for a DICOM series.
+        anonymous: leave ``PATIENT_TAGS`` empty instead of copying them from the CT.
+        segmentation: result of :func:`make_segmentation` for the same prediction; None for no segmentation.
 
     Returns:
-        The object.
+        The ``Comprehensive3DSR``.
 
     Raises:
-        LunaError: as :func:`read_slices`.
+        LunaError: see :func:`read_slices`.
 
     Reference:
         DICOM PS3.16, TID 1500 "Measurement Report".
@@ -131,23 +131,24 @@ def make_report(prediction: ScanPrediction, anonymous: bool, segmentation: Any) 
 
 @lru_cache(maxsize=1)  # the report refers to it
 def make_segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
-    """Make a binary DICOM segmentation of the outlines of the findings that people are shown.
+    """Make a binary DICOM segmentation of the outlines of the findings that are shown.
 
-    Segments are numbered from 1 without gaps, as DICOM wants; their label says which finding it is.
+    Segments are numbered from 1 without gaps, as DICOM requires. The label of a segment contains the number of the
+    finding.
 
     Args:
-        prediction: of a DICOM series.
-        anonymous: whether ``PATIENT_TAGS`` are left empty instead of those of the CT.
+        prediction: prediction for a DICOM series.
+        anonymous: leave ``PATIENT_TAGS`` empty instead of copying them from the CT.
 
     Returns:
-        The object; None where no finding has an outline: a segmentation without segments is not DICOM.
+        The ``Segmentation``; None if no finding has an outline, because DICOM requires at least one segment.
 
     Raises:
-        LunaError: as :func:`read_slices`.
+        LunaError: see :func:`read_slices`.
     """
     slices = read_slices(prediction.dicom_files, prediction.source, anonymous=anonymous)
     labels = sitk.GetArrayFromImage(label_map(prediction))
-    # Most slices have no outline; highdicom need not look at them.
+    # Slices without an outline are omitted to save time.
     kept = np.flatnonzero(labels.any(axis=(1, 2)))
     if len(kept) == 0:
         return None
@@ -183,7 +184,7 @@ def make_segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
 
 
 def _equipment(prediction: ScanPrediction) -> dict[str, Any]:
-    """Say which new series and object it is, and what has made it."""
+    """Make the arguments that identify the new series and object, and the software."""
     return {
         "series_instance_uid": hd.UID(),
         "sop_instance_uid": hd.UID(),

@@ -20,17 +20,16 @@ from luna_monai.predictions.result import ScanPrediction, nearest_voxels
 from luna_monai.scans.geometry import Geometry
 from luna_monai.transforms.crop import CropCandidates, window_start
 
-#: From fine to coarse. A voxel of the feature maps has seen 5, 14 and 32 voxels of a candidate in each direction: the
-#: first know best where, the last know best what, and alone may be 15 mm beside it.
+#: Layers from fine to coarse, with receptive fields of 5, 14 and 32 voxels. The first layers localize best. The last
+#: layers discriminate best, but their maxima alone may be 15 mm away from the nodule.
 TARGET_LAYERS = ("block1.relu2", "block2.relu2", "block3.relu2")
 
 
 class VoxelwiseGradCAM(GradCAM):
-    """MONAI's ``GradCAM`` with a weight for each voxel of a feature map instead of one for the whole map: HiResCAM.
+    """HiResCAM: MONAI's ``GradCAM`` with a weight for each voxel of a feature map instead of one per feature map.
 
-    Grad-CAM averages the gradients over a feature map, which is right for networks that pool their last feature maps
-    globally. ``LunaModel`` flattens them, so that a feature counts differently at each place, and the average says
-    nothing about where.
+    Grad-CAM averages the gradients over a feature map, which suits networks with global average pooling. ``LunaModel``
+    flattens its last feature maps, so that the weight of a feature depends on its position, which the average loses.
 
     Reference:
         R. L. Draelos, L. Carin: Use HiResCAM instead of Grad-CAM for faithful explanations of convolutional neural
@@ -43,15 +42,15 @@ class VoxelwiseGradCAM(GradCAM):
 
 
 class CandidateExplainer:
-    """Makes the attribution map of candidates: the geometric mean of :class:`VoxelwiseGradCAM` at several layers.
+    """Computes attribution maps of candidates: the geometric mean of :class:`VoxelwiseGradCAM` over several layers.
 
     Args:
-        network: gives logits (n, 2) for (n, 1, z, y, x) in HU; it is not changed.
+        network: maps (n, 1, z, y, x) in HU to logits (n, 2). It is copied, not changed.
         target_layers: names of the layers.
-        device: where the network runs.
+        device: device of the network.
 
     Raises:
-        LunaError: when the network does not have these layers, as exported ones.
+        LunaError: if the network does not have these layers. Exported networks do not.
     """
 
     def __init__(
@@ -60,51 +59,51 @@ class CandidateExplainer:
         self.device = torch.device(device)
         layers = dict(network.named_modules())
         for name in target_layers:
-            # The layers of a scripted network take no hooks.
+            # Scripted layers do not support hooks.
             if isinstance(layers.get(name), (type(None), torch.jit.ScriptModule)):
-                raise LunaError(f"--explain needs the layer {name!r} of LunaModel; these weights are exported")
-        # Log-odds: the logit of a nodule less that of none. A copy, because hooks stay in a network.
+                raise LunaError(f"--explain needs the layer {name!r} of LunaModel; give weights as .pt or .state")
+        # The log-odds are the difference of the logits. The network is copied because the hooks are not removed.
         difference = nn.Linear(2, 1, bias=False)
         difference.weight.data = torch.tensor([[-1.0, 1.0]])
         log_odds = nn.Sequential(copy.deepcopy(network), difference.to(self.device)).requires_grad_(True)
         self._cams = [VoxelwiseGradCAM(log_odds, f"0.{name}", postprocessing=nn.Identity()) for name in target_layers]
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        """Explain candidates.
+        """Compute the attribution maps of candidates.
 
         Args:
-            image: (n, 1, z, y, x), HU clipped as the network wants it.
+            image: candidates after preprocessing, (n, 1, z, y, x) in HU.
 
         Returns:
-            (n, z, y, x), float32 on the CPU: 0 without evidence of a nodule, 1 at the strongest of each candidate.
+            Maps (n, z, y, x), float32 on the CPU: 0 for no contribution to a nodule, 1 at the maximum of each map.
         """
         heat = [torch.zeros((0, *image.shape[2:]))]
         for candidate in image:
             batch = candidate[None].to(self.device, torch.float32)
             with torch.enable_grad():
                 maps = torch.stack([cam(batch, class_idx=0)[:, 0].detach() for cam in self._cams])
-            # Each by its own strength first, because the product of small numbers underflows.
-            heat.append(_by_strongest(_by_strongest(maps).prod(dim=0).pow(1 / len(maps))).cpu())
+            # Normalize each map first, because the product of small numbers underflows.
+            heat.append(_divided_by_maximum(_divided_by_maximum(maps).prod(dim=0).pow(1 / len(maps))).cpu())
         return torch.cat(heat)
 
 
-def _by_strongest(maps: torch.Tensor) -> torch.Tensor:
+def _divided_by_maximum(maps: torch.Tensor) -> torch.Tensor:
     return maps / maps.amax((-3, -2, -1), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
 @dataclass
 class ScanExplanation:
-    """Writes the attribution maps of the most probable findings of a scan into one volume that lies over the scan.
+    """Writes the attribution maps of the most probable findings of a scan to one volume in the space of the scan.
 
     Args:
         path: the NIfTI or NRRD file.
-        explainer: gives maps (n, z, y, x) from 0 to 1 for candidates (n, 1, z, y, x).
-        max_findings: how many findings are explained.
-        spatial_size: voxels of a candidate, z, y, x.
-        preprocessing: of candidates, before the network sees them.
+        explainer: maps candidates (n, 1, z, y, x) to attribution maps (n, z, y, x) from 0 to 1.
+        max_findings: largest number of findings with an attribution map.
+        spatial_size: shape of a candidate in voxels, z, y, x.
+        preprocessing: applied to candidates before ``explainer``.
 
     Raises:
-        LunaError: when the name of the file has another ending, or it cannot be written.
+        LunaError: if the file name has another ending, or the file cannot be written.
     """
 
     path: str | Path
@@ -117,19 +116,19 @@ class ScanExplanation:
         check_file(Path(self.path), VOLUMES)
 
     def __call__(self, prediction: ScanPrediction, image: torch.Tensor, grid: Geometry) -> np.ndarray:
-        """Explain the scan and write the file.
+        """Compute the attribution maps of the scan and write the file.
 
         Args:
-            prediction: of the scan.
-            image: the scan as the network sees it, (1, z, y, x) in HU.
-            grid: of ``image``.
+            prediction: prediction for the scan.
+            image: the scan in the orientation of the network, (1, z, y, x) in HU.
+            grid: geometry of ``image``.
 
         Returns:
-            uint8 (z, y, x) in the grid of ``image``: 0, or up to 255 at the strongest of a finding; the higher value
-            where findings overlap.
+            Volume in the grid of ``image``, uint8 (z, y, x), with a maximum of 255 in each finding and 0 outside. The
+            higher value is used where findings overlap.
 
         Raises:
-            LunaError: when the file cannot be written.
+            LunaError: if the file cannot be written.
         """
         centers = nearest_voxels(grid, [finding.position for finding in prediction.findings[: self.max_findings]])
         heat = self.explainer(self.preprocessing(CropCandidates(self.spatial_size)(image, centers))).numpy()

@@ -17,11 +17,11 @@ from luna_monai.transforms import CropCandidates
 class PrepareScanBatch:
     """The ``prepare_batch`` of an evaluator over a :class:`~luna_monai.predictions.ScanDataset`.
 
-    The scan stays where it is; :class:`CandidateInferer` takes the candidates to the device.
+    The scan stays on the CPU. :class:`CandidateInferer` moves the candidates to the device.
     """
 
     def __call__(self, batchdata: Mapping[str, Any], *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """Give the scan, no label, and the voxels of its candidates."""
+        """Return the scan, no label, and the keyword argument ``centers`` of the inferer."""
         return batchdata["image"], None, (), {"centers": batchdata["centers"]}
 
 
@@ -30,10 +30,10 @@ class CandidateInferer(Inferer):
     """Runs a network on the candidates of a scan, as MONAI's ``SlidingWindowInferer`` does on windows of a grid.
 
     Args:
-        spatial_size: voxels of a candidate, z, y, x.
-        batch_size: candidates that are cut out and classified at once.
-        device: where the network runs.
-        preprocessing: of candidates (n, 1, *spatial_size) in HU, before they are taken to the device.
+        spatial_size: shape of a candidate in voxels, z, y, x.
+        batch_size: number of candidates that are cropped and classified at once.
+        device: device of the network.
+        preprocessing: applied to candidates (n, 1, *spatial_size) in HU, before they are moved to the device.
         inferer: runs the network on a batch.
     """
 
@@ -46,21 +46,21 @@ class CandidateInferer(Inferer):
     def __call__(
         self, inputs: torch.Tensor, network: Callable, *args: Any, centers: torch.Tensor | None = None, **kwargs: Any
     ) -> torch.Tensor:
-        """Classify all candidates of a scan, or a batch of candidates that are cut out already.
+        """Classify all candidates of a scan, or a batch of cropped candidates.
 
         Args:
-            inputs: the scan on the CPU, (1, z, y, x), at least as large as a candidate; or, without ``centers``,
-                candidates (n, 1, *spatial_size), as other programs that run MONAI bundles have them.
-            network: gives logits (n, 2) for (n, 1, *spatial_size).
+            inputs: the scan on the CPU, (1, z, y, x) in HU, at least as large as a candidate. If ``centers`` is None,
+                cropped candidates (n, 1, *spatial_size), for other programs that run MONAI bundles.
+            network: maps candidates (n, 1, *spatial_size) to logits (n, 2).
             args: passed on to the network.
-            centers: (n, 3) voxels z, y, x of the scan.
+            centers: center voxels of the candidates in the scan, (n, 3), z, y, x.
             kwargs: passed on to the network.
 
         Returns:
             Logits (n, 2), float32, on the CPU.
         """
         cropper, candidates = CropCandidates(self.spatial_size), inputs if centers is None else centers
-        # Threads of their own share the candidates: those of PyTorch wait for each other after each layer.
+        # Each thread classifies its own candidates, because PyTorch's threads wait for each other after each layer.
         before = torch.get_num_threads()
         threads = before if torch.device(self.device).type == "cpu" else 1
         parts = min(len(candidates), threads * math.ceil(len(candidates) / threads / self.batch_size))

@@ -1,4 +1,4 @@
-"""The files of a prediction, by their endings: CSV, JSON, points of 3D Slicer, volumes and DICOM objects."""
+"""The output files of a prediction: CSV, JSON, 3D Slicer markups, volumes and DICOM objects, chosen by file ending."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
 from luna_monai.predictions.result import ScanPrediction, describe_findings, nearest_voxels
 
-#: In the name of an output: the name of the scan, for a file of its own for each.
+#: Placeholder in the name of an output, which is replaced by the name of the scan: one file per scan.
 PLACEHOLDER = "{seriesuid}"
-#: Endings of volumes that lie over a scan in any viewer.
+#: Endings of volumes in the space of the scan.
 VOLUMES = (".nii.gz", ".nii", ".nrrd")
 MARKUPS_SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
@@ -32,13 +32,13 @@ MARKUPS_SCHEMA = (
 
 
 def write_submission(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
-    """Write a submission for LUNA16: a row for each finding, or for each candidate where these were given."""
+    """Write a LUNA16 submission: a row per finding for proposed candidates, or per candidate for a given list."""
     tables = [findings_table(one.findings, one.seriesuid) if one.proposed else one.candidates for one in predictions]
     files.write_submission(path, pd.concat(tables))
 
 
 def write_findings(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
-    """Write the findings above the threshold as a table: position, probability and size."""
+    """Write a table of the findings that are shown: position, probability and size."""
     tables = []
     for prediction in predictions:
         table = findings_table(prediction.findings[: prediction.shown], prediction.seriesuid)
@@ -50,11 +50,11 @@ def write_findings(path: Path, predictions: Sequence[ScanPrediction], **_: Any) 
 
 
 def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
-    """Write everything about the scans as JSON, without paths and without patient data.
+    """Write all results as JSON, without paths and without patient data.
 
-    ``model`` has name, SHA-256, version, thresholds and calibration; ``scans`` an entry for each scan with its
-    geometry (axes in the order x, y, z; LPS mm), the SHA-256 of its HU, warnings, candidates and findings. Each has a
-    ``position``, LPS mm x, y, z, and a ``voxel``, z, y, x from 0 in the order of the file.
+    ``model`` contains name, SHA-256, version, thresholds and calibration. ``scans`` contains an entry for each scan:
+    geometry (axes in the order x, y, z; LPS mm), SHA-256 of the HU, warnings, candidates and findings. Each candidate
+    and finding has a ``position`` (x, y, z in LPS mm) and a ``voxel`` (z, y, x from 0, in the axis order of the file).
     """
     model = predictions[0].model
     facts = {name: getattr(model, name) for name in ("name", "sha256", "version", "thresholds")}
@@ -72,7 +72,7 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any)
 
 
 def write_markups(path: Path, prediction: ScanPrediction, **_: Any) -> None:
-    """Write the findings of a scan above the threshold as a point list of 3D Slicer (``.mrk.json``)."""
+    """Write the findings of a scan that are shown as a point list of 3D Slicer (``.mrk.json``)."""
     points = []
     for number, row in enumerate(describe_findings(prediction)[: prediction.shown], start=1):
         size = "" if row["diameter_mm"] is None else f", {row['diameter_mm']:.1f} mm"
@@ -83,14 +83,14 @@ def write_markups(path: Path, prediction: ScanPrediction, **_: Any) -> None:
 
 
 def in_file_order(values: np.ndarray, prediction: ScanPrediction) -> sitk.Image:
-    """Turn a volume from the grid of the network back to the grid of the file.
+    """Transform a volume from the grid of the prediction back to the grid of the file.
 
     Args:
-        values: array (z, y, x) in the grid of the prediction: the scan turned to LPS and padded.
-        prediction: of the scan.
+        values: array (z, y, x) in the grid of the prediction, which is oriented to LPS and padded.
+        prediction: prediction for the scan.
 
     Returns:
-        An image with the size and the geometry of the file.
+        An image with the size and geometry of the file.
     """
     geometry = prediction.geometry
     code = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(np.ravel(geometry.direction).tolist())
@@ -100,14 +100,14 @@ def in_file_order(values: np.ndarray, prediction: ScanPrediction) -> sitk.Image:
 
 
 def label_map(prediction: ScanPrediction) -> sitk.Image:
-    """Draw the outlines of the findings that people are shown.
+    """Make a label map of the outlines of the findings that are shown.
 
     Args:
-        prediction: of a scan.
+        prediction: prediction for a scan.
 
     Returns:
-        Unsigned integers in the order of the file: 0, or the number of the finding, from 1; the more probable one
-        where two overlap. A finding without an outline is left out.
+        Unsigned integers in the geometry of the file: 0, or the number of the finding, from 1. Where findings overlap,
+        the more probable one is used. A finding without an outline has no voxels.
     """
     labels = np.zeros((prediction.grid or prediction.geometry).shape, np.uint8 if prediction.shown < 256 else np.uint16)
     for number in range(prediction.shown, 0, -1):
@@ -118,12 +118,12 @@ def label_map(prediction: ScanPrediction) -> sitk.Image:
 
 
 def write_label_map(path: Path, prediction: ScanPrediction, **_: Any) -> None:
-    """Write the outlines of a scan as NIfTI or NRRD; see :func:`label_map`."""
+    """Write the label map of a scan as NIfTI or NRRD; see :func:`label_map`."""
     write_volume(path, label_map(prediction))
 
 
 def write_volume(path: Path, image: sitk.Image) -> None:
-    """Write an image, compressed; the ending of ``path`` is the format's."""
+    """Write an image in the format of the ending of ``path``, compressed except for ``.nii``."""
     ending = ending_of(path, VOLUMES)
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / f"volume{ending}"
@@ -132,19 +132,19 @@ def write_volume(path: Path, image: sitk.Image) -> None:
 
 
 def write_dicom(path: Path, prediction: ScanPrediction, *, anonymous: bool = False, segmented: bool = False) -> bool:
-    """Write a structured report, or a segmentation (``.seg.dcm``), which the report refers to where it is written too.
+    """Write a DICOM structured report (``.dcm``) or segmentation (``.seg.dcm``).
 
     Args:
         path: the file.
-        prediction: of a DICOM series.
-        anonymous: whether the patient's and the study's tags are left empty instead of those of the CT.
-        segmented: whether the segmentation is written too.
+        prediction: prediction for a DICOM series.
+        anonymous: leave the tags of patient and study empty instead of copying them from the CT.
+        segmented: True if a segmentation is written too, which the structured report then refers to.
 
     Returns:
-        False where there is no outline to write a segmentation of.
+        False if the segmentation is not written because there is no outline, else True.
 
     Raises:
-        LunaError: when the scan is no complete DICOM series, or the file cannot be written.
+        LunaError: if the scan is not a complete DICOM series, or the file cannot be written.
     """
     dicom_objects = importlib.import_module("luna_monai.predictions.dicom_objects")  # highdicom is an extra
     is_report = ending_of(path) == ".dcm"
@@ -158,8 +158,8 @@ def write_dicom(path: Path, prediction: ScanPrediction, *, anonymous: bool = Fal
     return dataset is not None
 
 
-#: By the ending of the file's name, of which the longest that fits counts: the function that writes it, and whether it
-#: holds several scans. It returns False where there was nothing to write.
+#: For each file ending, the function that writes it, and whether the file can contain several scans. The longest
+#: matching ending is used. A function returns False if there was nothing to write.
 FORMATS: dict[str, tuple[Callable[..., bool | None], bool]] = {
     ".csv": (write_submission, True),
     ".findings.csv": (write_findings, True),
@@ -171,77 +171,83 @@ FORMATS: dict[str, tuple[Callable[..., bool | None], bool]] = {
 
 
 def ending_of(path: Path, endings: Iterable[str] = FORMATS) -> str:
-    """Find the longest of some endings that the name of a file has.
+    """Find the ending of a file name.
+
+    Args:
+        path: the file.
+        endings: the endings that are allowed.
+
+    Returns:
+        The longest matching ending.
 
     Raises:
-        LunaError: when it has none of them.
+        LunaError: if no ending matches.
     """
     name = path.name.lower()
     for ending in sorted(endings, key=len, reverse=True):
         if name.endswith(ending) and name != ending:
             return ending
-    raise LunaError(f"{path}: the name of this file must end with {', '.join(endings)}")
+    raise LunaError(f"{path}: the file name must end with {' or '.join(endings)}")
 
 
 def is_dicom(path: Path) -> bool:
-    """Tell whether an output is a DICOM object, which a scan must be DICOM for."""
+    """Check whether an output is a DICOM object, which requires a DICOM series as input."""
     return ending_of(path).endswith(".dcm")
 
 
 def check_file(path: Path, endings: Iterable[str] = FORMATS) -> None:
-    """Check before the work begins that a file can be written.
+    """Check that an output file can be written.
 
     Args:
         path: the file.
-        endings: of which its name must have one.
+        endings: the endings that are allowed.
 
     Raises:
-        LunaError: when its name has another ending, a folder is in the way, or its folder cannot be written to.
+        LunaError: if the name has another ending, the path is a folder, or its folder is not writable.
     """
     if path.is_dir():
-        raise LunaError(f"{path}: a folder; an output is a file")
+        raise LunaError(f"{path}: is a folder; give the name of a file")
     ending_of(path, endings)
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise LunaError(f"{path}: {folder} cannot be written to ({error.strerror})") from None
+        raise LunaError(f"{path}: cannot write to the folder {folder} ({error.strerror})") from None
 
 
 def check_outputs(paths: Sequence[Path], scans: int) -> None:
-    """Check the names of outputs before the work begins.
+    """Check the names of all outputs before the scans are read.
 
     Args:
         paths: the files.
-        scans: the number of scans.
+        scans: number of scans.
 
     Raises:
-        LunaError: when an ending is not known, two are the same, a file cannot be written, a package is missing, or
-            several scans would go to a file that holds one.
+        LunaError: if an ending is unknown, a name is given twice, a file cannot be written, a package is missing, or a
+            format that holds one scan is used for several.
     """
     for path in paths:
         check_file(path)
         if is_dicom(path):
             import_extra("highdicom", "dicom")
         if paths.count(path) > 1:
-            raise LunaError(f"{path}: named twice as an output")
+            raise LunaError(f"{path}: given twice as an output; remove one")
         if scans > 1 and not FORMATS[ending_of(path)][1] and PLACEHOLDER not in path.name:
-            raise LunaError(f"{path}: holds one scan, and there are {scans}; put {PLACEHOLDER} into its name")
+            raise LunaError(f"{path}: this format holds one scan, found {scans}; put {PLACEHOLDER} into the file name")
 
 
 def write_outputs(
     paths: Iterable[Path], predictions: Sequence[ScanPrediction], **options: bool
 ) -> tuple[list[Path], list[str]]:
-    """Write predictions to outputs; the others are written when one cannot be.
+    """Write predictions to all outputs. If one output fails, the others are still written.
 
     Args:
-        paths: the files; one with ``{seriesuid}`` in its name becomes a file for each scan.
-        predictions: one or more scans.
-        options: of DICOM objects: ``anonymous``, whether the patient's tags are left out; ``segmented``, whether a
-            segmentation is among the outputs, which reports refer to.
+        paths: the files. If a name contains ``{seriesuid}``, one file per scan is written.
+        predictions: predictions for one or more scans.
+        options: ``anonymous`` and ``segmented``, see :func:`write_dicom`.
 
     Returns:
-        The files that were written, each whole, and why others were not.
+        The files that were written, and error messages for the others.
     """
     written, problems = [], []
     for path in paths:
@@ -252,5 +258,5 @@ def write_outputs(
                 if write(one, part if holds_several else part[0], **options) is not False:
                     written.append(one)
             except LunaError as error:
-                problems.append(f"{path.name} is not written: {error}")
+                problems.append(f"cannot write {path.name}: {error}")
     return written, problems

@@ -1,4 +1,4 @@
-"""The prediction of a model for one scan, and the facts about the model."""
+"""The prediction of a model for one scan, and facts about the model."""
 
 from __future__ import annotations
 
@@ -24,15 +24,16 @@ _OPERATING_POINTS = {"sensitivity": "sensitivity {:g}", "false_positives_per_sca
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The facts about a model.
+    """Facts about a model.
 
     Attributes:
-        name: of the file of weights, without its folder.
-        sha256: of that file, hexadecimal.
-        version: of the bundle.
-        thresholds: probabilities of the network by what they were chosen for; empty where none are known.
-        calibration: fitted for these weights; None where none is known.
-        synthetic: whether they are the bundle's weights, which were trained and calibrated on synthetic scans.
+        name: name of the weights file, without its folder.
+        sha256: SHA-256 of the weights file, hexadecimal.
+        version: version of the bundle.
+        thresholds: thresholds for the probability of the network, by the operating point that they were chosen for,
+            such as ``4 false positives per scan``; empty if not known.
+        calibration: calibration for these weights; None if not known.
+        synthetic: True for the weights of the bundle, which were trained on synthetic scans.
     """
 
     name: str
@@ -44,36 +45,36 @@ class ModelFacts:
 
 
 def default_weights(bundle_root: str | Path) -> str:
-    """Find the weights that come with the bundle.
+    """Find the weights of the bundle.
 
     Args:
-        bundle_root: folder of the bundle; the installed bundle is used where it has no weights.
+        bundle_root: folder of the bundle. If it has no weights, those of the installed bundle are used.
 
     Returns:
         Path of ``models/model.pt``.
 
     Raises:
-        LunaError: when there are none.
+        LunaError: if neither bundle has weights.
     """
     for root in (Path(bundle_root), bundle_dir()):
         if (root / "models" / "model.pt").is_file():
             return str(root / "models" / "model.pt")
-    raise LunaError(f"{bundle_dir()}: the bundle has no models/model.pt; name a file of weights (--weights)")
+    raise LunaError(f"{bundle_dir()}: the bundle has no models/model.pt; give a weights file with --weights")
 
 
 def model_facts(weights: str | Path, metadata: Mapping[str, Any]) -> ModelFacts:
-    """Describe a model by its file of weights.
+    """Collect the facts about a model.
 
     Args:
-        weights: the file.
-        metadata: of the bundle; its ``operating_points`` count only for the weights that they were measured with
-            (``weights_sha256``) and for exports of them.
+        weights: the weights file.
+        metadata: metadata of the bundle. Its ``operating_points`` are used only for the weights that they were measured
+            with (``weights_sha256``) and for exports of these weights.
 
     Returns:
-        Name, SHA-256, the bundle's version, thresholds and calibration.
+        Name, SHA-256, version of the bundle, thresholds and calibration.
 
     Raises:
-        LunaError: when the file is missing.
+        LunaError: if the file is missing.
     """
     weights, bundled = Path(weights), bundle_dir() / "models" / "model.pt"
     sha256 = sha256_of(weights)
@@ -98,19 +99,20 @@ class ScanPrediction:
     """The candidates and findings of one scan with their probabilities.
 
     Attributes:
-        seriesuid: the DICOM series UID, or the name of the file where it has none.
-        source: the file or folder that the scan was read from.
-        geometry: of the scan in the order of its file.
-        candidates: ``COLUMNS``, most probable first: position (LPS, mm), probability of the network, and the calibrated
-            one, NaN where no calibration is known.
-        model: which model it was.
-        proposed: whether the candidates are proposals rather than a given list.
-        findings: most probable first; their outlines are in ``grid``, their candidates rows of ``candidates``.
-        shown: how many findings people are shown, the first ones.
-        grid: of the scan as the network sees it: turned to LPS, padded where it is smaller than a candidate.
-        warnings: about the scan, such as that it does not look like a chest CT.
-        dicom_files: the slices in the order of the volume, where the scan is a DICOM series.
-        voxels_sha256: fingerprint of the scan's HU.
+        seriesuid: series UID, or the file name for formats without a UID.
+        source: file or folder of the scan.
+        geometry: geometry of the scan in the axis order of its file.
+        candidates: table with ``COLUMNS``, most probable first: position (LPS, mm), probability of the network, and
+            calibrated probability, NaN if the calibration is not known.
+        model: facts about the model.
+        proposed: True if the candidates are proposals, False if they come from a list.
+        findings: findings, most probable first. Their outlines are in ``grid``. ``Finding.candidates`` are rows of
+            ``candidates``.
+        shown: number of findings that are shown in pages, tables and DICOM objects, from the first.
+        grid: geometry of the scan after it was oriented to LPS and, if smaller than a candidate, padded.
+        warnings: warnings about the scan, for example that it does not look like a chest CT.
+        dicom_files: slices of a DICOM series in the order of the volume; empty for other formats.
+        voxels_sha256: SHA-256 of the HU of the scan.
     """
 
     seriesuid: str
@@ -128,15 +130,15 @@ class ScanPrediction:
 
 
 def describe_findings(prediction: ScanPrediction) -> list[dict[str, Any]]:
-    """Describe findings by plain values, the one source of all files and pages.
+    """Convert the findings of a scan to plain values. All files and pages use this function.
 
     Args:
-        prediction: of a scan.
+        prediction: prediction for a scan.
 
     Returns:
-        For each finding ``position`` (LPS mm), ``voxel`` (z, y, x in the order of the file), ``probability``,
-        ``probability_calibrated`` (None where it is not known), ``SIZES``, ``attenuation`` and ``lung`` (None where
-        not known), ``candidates``, their number, and ``candidate_indices``, rows of the candidates.
+        For each finding ``position`` (x, y, z in LPS mm), ``voxel`` (z, y, x in the axis order of the file),
+        ``probability``, ``probability_calibrated``, ``SIZES``, ``attenuation``, ``lung``, ``candidates`` (the number of
+        candidates) and ``candidate_indices`` (their rows). Unknown values are None.
     """
     voxels = nearest_voxels(prediction.geometry, [finding.position for finding in prediction.findings])
     calibrated = prediction.candidates["probability_calibrated"].to_numpy()
@@ -153,5 +155,5 @@ def describe_findings(prediction: ScanPrediction) -> list[dict[str, Any]]:
 
 
 def nearest_voxels(geometry: Geometry, points: Any) -> np.ndarray:
-    """Find the voxels z, y, x of a scan that are nearest to points (n, 3), LPS mm, which may lie at its faces."""
+    """Find the nearest voxels, (n, 3) z, y, x, of points, (n, 3) x, y, z in LPS mm. Points outside get the border."""
     return np.clip(geometry.world_to_index(points), 0, np.asarray(geometry.shape) - 1)

@@ -1,4 +1,4 @@
-"""Scans as the items of a dataset, with the candidates to classify."""
+"""A dataset whose items are scans with their candidates, and its loader."""
 
 from __future__ import annotations
 
@@ -25,36 +25,44 @@ from luna_monai.scans.sources import ScanSource
 from luna_monai.scans.voxels import AIR, voxels_sha256
 from luna_monai.tables import read_table
 
-#: Slices of LUNA16's scans are no further apart, in mm.
+#: Largest distance between slices in LUNA16, mm.
 THICKEST_SLICES = 2.5
 
 
 @dataclass(eq=False)
 class ScanDataset(torch.utils.data.Dataset):
-    """Scans with their candidates, one an item.
+    """A dataset whose items are scans with their candidates.
 
-    Item ``i`` is a dict with ``number``, which is ``i``; ``image``, (1, z, y, x) in HU, int16 or float32, its
-    axes turned to LPS as in training and padded with air to ``spatial_size`` at least; ``geometry``, that of ``image``;
-    ``centers``, int64 (n, 3), the candidates' voxels z, y, x in it; ``points``, float64 (n, 3), LPS mm; ``lungs``, the
-    :class:`~luna_monai.detection.lungs.Lungs`; ``header``, the :class:`~luna_monai.scans.ScanHeader`;
-    ``voxels_sha256``; ``warnings``, a tuple of text.
+    Item ``i`` is a dict with these keys:
 
-    A scan that cannot be read gives an item with ``number`` and ``error``, and an empty image without candidates: one
-    bad scan must not end the work on many.
+    - ``number``: ``i``;
+    - ``image``: the scan, (1, z, y, x) in HU, int16 or float32, oriented to LPS as in training and padded with air to
+      at least ``spatial_size``;
+    - ``geometry``: geometry of ``image``;
+    - ``centers``: voxels of the candidates in ``image``, z, y, x, int64 (n, 3);
+    - ``points``: positions of the candidates, x, y, z in LPS mm, float64 (n, 3);
+    - ``lungs``: the :class:`~luna_monai.detection.lungs.Lungs`;
+    - ``header``: the :class:`~luna_monai.scans.ScanHeader`;
+    - ``voxels_sha256``: SHA-256 of the HU;
+    - ``warnings``: tuple of texts.
+
+    For a scan that cannot be read, the item contains ``number``, ``error``, an empty ``image`` and no candidates, so
+    that the evaluator continues with the other scans.
 
     Args:
-        data: where the scans are.
-        candidates: CSV file with ``coordX``, ``coordY``, ``coordZ``, and ``seriesuid`` if it is for several scans;
-            other columns are ignored. Proposals of ``proposer`` when None.
-        coordinates: what its numbers are: ``lps``, mm towards left, posterior and superior, as in LUNA16 and DICOM;
-            ``ras``, mm towards right, anterior and superior, as in NIfTI; or ``voxel``, indices x, y, z from 0 in the
-            order of the file.
-        proposer: finds candidates, ``proposer(volume, geometry, lungs)`` gives a table with ``coordX, coordY, coordZ``.
-        examine: tells what is unusual about a scan, ``examine(volume, geometry, lungs)`` gives texts.
-        spatial_size: voxels of a candidate, z, y, x.
+        data: the sources of the scans.
+        candidates: CSV file with ``coordX``, ``coordY``, ``coordZ``, and ``seriesuid`` if there are several scans.
+            Other columns are ignored. None for the proposals of ``proposer``.
+        coordinates: coordinate system of ``candidates``: ``lps``, mm towards left, posterior and superior, as in LUNA16
+            and DICOM; ``ras``, mm towards right, anterior and superior, as in NIfTI; or ``voxel``, indices x, y, z from
+            0 in the axis order of the file.
+        proposer: proposes candidates. ``proposer(volume, geometry, lungs)`` returns a table with ``coordX``,
+            ``coordY``, ``coordZ``.
+        examine: checks a scan. ``examine(volume, geometry, lungs)`` returns warnings. None for no check.
+        spatial_size: shape of a candidate in voxels, z, y, x.
 
     Raises:
-        LunaError: when the file of candidates is missing or damaged, or names no scans where there are several.
+        LunaError: if the file of candidates is missing or damaged, or has no ``seriesuid`` for several scans.
     """
 
     data: Sequence[ScanSource]
@@ -69,7 +77,7 @@ class ScanDataset(torch.utils.data.Dataset):
         if self.candidates is not None:
             self._listed = read_table(self.candidates, COORDINATES, text=[], optional=["seriesuid"])
             if "seriesuid" not in self._listed and len(self.data) > 1:
-                raise LunaError(f"{self.candidates}: no column 'seriesuid', which a list for several scans must have")
+                raise LunaError(f"{self.candidates}: no column 'seriesuid'; a list for several scans needs it")
 
     def __len__(self) -> int:
         return len(self.data)
@@ -109,11 +117,11 @@ class ScanDataset(torch.utils.data.Dataset):
         }
 
     def _points(self, table: pd.DataFrame, scan: Scan, warnings: list[str]) -> np.ndarray:
-        """Look up the candidates of a scan: (n, 3), LPS mm; those given so are the same to the bit."""
+        """Return the candidates of a scan, (n, 3) in LPS mm. Coordinates given in LPS are not changed."""
         if "seriesuid" in table:
             table = table[table["seriesuid"] == scan.seriesuid]
         if table.empty and len(self.data) == 1:
-            raise LunaError(f"{self.candidates}: no candidates of scan {scan.seriesuid}")
+            raise LunaError(f"{self.candidates}: no candidates of scan {scan.seriesuid}; add at least one")
         if table.empty:
             warnings.append("no candidates are listed for this scan")
         geometry, given = scan.header.geometry, table[COORDINATES].to_numpy(dtype=float)
@@ -125,21 +133,21 @@ class ScanDataset(torch.utils.data.Dataset):
             place, line = given[row].tolist(), cast(int, table.index[row]) + 2
             raise LunaError(
                 f"{self.candidates}, line {line}: {place} in {self.coordinates} is voxel {index[row].tolist()}, "
-                f"outside of scan {scan.seriesuid}; correct it, or its coordinates: {', '.join(systems)}"
+                f"outside scan {scan.seriesuid}; correct it, or choose other --coordinates: {', '.join(systems)}"
             )
         return systems[self.coordinates]
 
 
 def pad_with_air(voxels: np.ndarray, geometry: Geometry, shape: Sequence[int]) -> tuple[np.ndarray, Geometry]:
-    """Put air around a scan that is too small.
+    """Pad a scan with air if it is too small.
 
     Args:
-        voxels: array (z, y, x), HU.
-        geometry: of the array.
-        shape: what it must have at least, z, y, x.
+        voxels: HU (z, y, x).
+        geometry: geometry of ``voxels``.
+        shape: smallest shape of the result, z, y, x.
 
     Returns:
-        The array, the same where it is large enough, and its geometry.
+        The padded array and its geometry. An array that is large enough is returned as it is.
     """
     missing = np.maximum(np.subtract(shape, voxels.shape), 0)
     if not missing.any():
@@ -151,15 +159,15 @@ def pad_with_air(voxels: np.ndarray, geometry: Geometry, shape: Sequence[int]) -
 
 @dataclass(eq=False)
 class ScanLoader:
-    """Gives the items of a dataset one after the other and reads the next ones ahead, in threads.
+    """Iterates over the items of a dataset, and reads the next items ahead in threads.
 
-    ``DataLoader`` would send each scan through shared memory, of which containers have little, and MONAI's
-    ``ThreadDataLoader`` ends without an error when its thread meets one.
+    ``DataLoader`` sends each scan through shared memory, which is small in containers. MONAI's ``ThreadDataLoader``
+    ends without an error if its thread fails.
 
     Args:
-        dataset: of scans.
-        num_workers: number of scans that are read ahead, each in a thread; 0 reads each when it is needed.
-        sampler: indices of the items; all in their order when None.
+        dataset: dataset of scans.
+        num_workers: number of scans that are read ahead, each in a thread; 0 to read each scan when it is needed.
+        sampler: indices of the items; None for all items in order.
     """
 
     dataset: ScanDataset

@@ -1,4 +1,4 @@
-"""What MONAI's engines need: batches, inferers, metrics, handlers and processes."""
+"""Components for MONAI's engines: batch preparation, inferers, metrics, handlers and distributed processes."""
 
 from luna_monai.lazy import lazy_exports
 

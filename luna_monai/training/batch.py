@@ -1,4 +1,4 @@
-"""From the loader to the logits: where a batch goes, and the precision that it is computed in."""
+"""Batch preparation on the device, and inference in a given precision."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 class PrepareCandidateBatch:
     """The ``prepare_batch`` of the engines: copies int16 to the device, converts to float32 and augments there.
 
-    Half the bytes of float32 are copied, and whole batches are augmented where the network runs. The memory layout
-    ``torch.channels_last_3d`` makes 3D convolutions more than twice as fast on CPUs.
+    Copying int16 instead of float32 halves the transfer. Augmentation runs on whole batches, on the device of the
+    network. The memory layout ``torch.channels_last_3d`` makes 3D convolutions more than twice as fast on CPUs.
 
     Args:
-        augmentation: takes and returns a float batch (N, 1, 32, 48, 48) in HU; none when None.
+        augmentation: takes and returns a float32 batch (N, 1, 32, 48, 48) in HU; None for no augmentation.
     """
 
     augmentation: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -43,7 +43,7 @@ class PrepareCandidateBatch:
             kwargs: other arguments of ``Tensor.to`` for the images.
 
         Returns:
-            float32 images and the labels, on the device.
+            Images, float32 (N, 1, 32, 48, 48) in HU, and labels, int64 (N,), both on the device.
         """
         image = batchdata["image"].to(device, non_blocking=non_blocking)
         label = batchdata["label"].to(device, non_blocking=non_blocking)
@@ -54,16 +54,19 @@ class PrepareCandidateBatch:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Tell whether a device has instructions for bfloat16: AMX or AVX512-BF16, or compute capability 8.0 and newer.
+    """Check whether a device supports bfloat16 in hardware.
 
     Args:
         device: CPU or GPU.
+
+    Returns:
+        True for CPUs with AMX or AVX512-BF16 and for GPUs of compute capability 8.0 or newer.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    if not hasattr(torch.cpu, "get_capabilities"):  # PyTorch 2.8 to 2.11 have it in parts
+    if not hasattr(torch.cpu, "get_capabilities"):  # PyTorch 2.8 to 2.11
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
@@ -72,16 +75,16 @@ def has_bfloat16(device: torch.device) -> bool:
 class AutocastInferer(SimpleInferer):
     """``SimpleInferer`` under ``torch.autocast``: weights stay float32, and logits are returned as float32.
 
-    MONAI's ``amp`` option is for CUDA only, and scales losses although the range of bfloat16 needs no scaling. PyTorch
-    lets cuDNN round float32 to TF32 (10 bits) in convolutions unless ``torch.backends.cudnn.allow_tf32`` is False.
+    MONAI's ``amp`` option works on CUDA only, and it scales the loss, which bfloat16 does not need. In convolutions on
+    GPUs, cuDNN rounds float32 to TF32 (10 bits of mantissa) unless ``torch.backends.cudnn.allow_tf32`` is False.
 
     Args:
-        device: where the network runs.
-        precision: ``"bfloat16"``, ``"float32"``, or ``"auto"``: bfloat16 where the devices of all processes have
-            instructions for it, see :func:`has_bfloat16`. A resumed run keeps its precision on any machine.
+        device: device of the network.
+        precision: ``"bfloat16"``, ``"float32"``, or ``"auto"``: bfloat16 if the devices of all processes support it in
+            hardware, see :func:`has_bfloat16`, else float32. A resumed run keeps its precision on any machine.
 
     Attributes:
-        dtype: the precision.
+        dtype: ``torch.bfloat16`` or ``torch.float32``.
     """
 
     def __init__(self, device: str | torch.device, precision: str = "auto") -> None:
@@ -89,8 +92,8 @@ class AutocastInferer(SimpleInferer):
         self.device = torch.device(device)
         self.precision = precision
         if precision == "auto":
-            able = idist.all_reduce(int(has_bfloat16(self.device)), "MIN")
-            precision = "bfloat16" if able else "float32"
+            supported = idist.all_reduce(int(has_bfloat16(self.device)), "MIN")
+            precision = "bfloat16" if supported else "float32"
         self.dtype: torch.dtype = getattr(torch, precision)
         logger.info("precision: %s on %s (%s)", precision, self.device, self.precision)
 
@@ -106,7 +109,7 @@ class AutocastInferer(SimpleInferer):
         return {"dtype": str(self.dtype).removeprefix("torch.")}
 
     def load_state_dict(self, state: Mapping[str, str]) -> None:
-        """Take over the precision of a checkpoint."""
+        """Restore the precision from a checkpoint."""
         if state != self.state_dict():
-            logger.info("precision: %s, as at the start of the run", state["dtype"])
+            logger.info("precision: %s, restored from the checkpoint", state["dtype"])
         self.dtype = getattr(torch, state["dtype"])

@@ -1,4 +1,4 @@
-"""The full state of a run: saved each epoch, and restored when a run is resumed."""
+"""Checkpoints: the full state of a run, saved after each epoch and restored when the run is resumed."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ PREVIOUS_CHECKPOINT = "checkpoint-previous.pt"
 
 
 def save_checkpoint(folder: Path, content: Mapping[str, Any], objects: Mapping[str, Any]) -> None:
-    """Save the state of a run, keeping the checkpoint before it as ``checkpoint-previous.pt``.
+    """Save the state of a run, and keep the previous checkpoint as ``checkpoint-previous.pt``.
 
-    ignite's ``Checkpoint(DiskSaver(atomic=True), n_saved=2)`` has a number in each name, where the newest one is to be
-    found as ``checkpoint.pt``, and does not flush to disk before it renames.
+    ignite's ``Checkpoint(DiskSaver(atomic=True), n_saved=2)`` is not used, because it numbers the files and does not
+    flush them to disk before it renames them.
 
     Args:
-        folder: the run's folder.
+        folder: the run folder.
         content: ``epoch``, ``iteration`` and ``settings``.
-        objects: whose ``state_dict()`` to save, by name.
+        objects: objects whose ``state_dict()`` is saved, by name.
 
     Raises:
-        LunaError: when a file cannot be written.
+        LunaError: if a file cannot be written.
     """
     path = folder / CHECKPOINT
     if path.exists():
@@ -43,18 +43,18 @@ def save_checkpoint(folder: Path, content: Mapping[str, Any], objects: Mapping[s
 
 
 def restore_checkpoint(folder: Path, objects: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Restore a run from its newest checkpoint that is whole; a damaged one is named in the log.
+    """Restore a run from its newest undamaged checkpoint, and log a warning for each damaged one.
 
     Args:
-        folder: the run's folder.
+        folder: the run folder.
         objects: as for :func:`save_checkpoint`.
-        settings: those of the present run, which must be the recorded ones.
+        settings: settings of the current run; they must equal those in the checkpoint.
 
     Returns:
-        The content.
+        The ``content`` that was saved.
 
     Raises:
-        LunaError: when there is no checkpoint, none can be restored, or it is that of a run with other settings.
+        LunaError: if there is no checkpoint, if none can be restored, or if the settings differ.
     """
     reasons = []
     for path in filter(Path.is_file, (folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT)):
@@ -70,21 +70,24 @@ def restore_checkpoint(folder: Path, objects: Mapping[str, Any], settings: Mappi
             raise
         except Exception as error:  # torch.load and each object raise exceptions of their own
             reasons.append(f"{path} ({reason_of(error)})")
-            logger.warning("Damaged, not used: %s", reasons[-1])
+            logger.warning("Skipping damaged checkpoint: %s", reasons[-1])
     found = f"cannot resume from {' or '.join(reasons)}" if reasons else f"{folder}: no {CHECKPOINT} in this folder"
     raise LunaError(f"{found}; start without resume")
 
 
 def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], ignored: Iterable[str] = ()) -> str:
-    """Name the first setting by which two trainings differ, ``KEY was 1, is 2``; empty where there is none.
+    """Find the first setting that differs between two configurations.
 
-    Places and what only the machine needs may differ: keys with ``mayDiffer`` in train.schema.json, and those of the
-    overlays that divide the work among processes or record it.
+    Paths and settings that depend on the machine may differ: keys with ``mayDiffer`` in train.schema.json, and keys of
+    the overlays multi_gpu_train.yaml and mlflow.yaml.
 
     Args:
         was: a recorded configuration.
-        now: another one.
+        now: the current configuration.
         ignored: more keys that may differ.
+
+    Returns:
+        ``KEY was 1, is now 2``, or an empty string if no setting differs.
     """
     skipped = {key for key, rules in schema("train")["properties"].items() if rules.get("mayDiffer")} | set(ignored)
     for name in ("multi_gpu_train", "mlflow"):
@@ -97,5 +100,5 @@ def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], ignored: It
     for key in [*after, *before]:
         if before.get(key) != after.get(key) and not any(f"{key}#".startswith(f"{name}#") for name in skipped):
             shown = [json.dumps(leaves[key], default=str) if key in leaves else "not set" for leaves in (before, after)]
-            return f"{key} was {shown[0]}, is {shown[1]}"
+            return f"{key} was {shown[0]}, is now {shown[1]}"
     return ""

@@ -1,4 +1,4 @@
-"""What an evaluation of given weights leaves behind."""
+"""The files that an evaluation of given weights writes."""
 
 from __future__ import annotations
 
@@ -19,31 +19,38 @@ from luna_monai.training.run_folder import write_predictions
 
 logger = logging.getLogger(__name__)
 
-ERROR = "expected_calibration_error"
+_ECE = "expected_calibration_error"
 
 
 def evaluation_dir(weights: str | Path) -> str:
-    """Name the folder for the evaluation of weights: another one for each content of the file."""
+    """Make the name of the default output folder for an evaluation.
+
+    Args:
+        weights: file of weights.
+
+    Returns:
+        ``data-unversioned/evaluation/NAME-HASH``, so that weights with different content use different folders.
+    """
     return f"data-unversioned/evaluation/{Path(weights).stem}-{sha256_of(weights)[:8]}"
 
 
 @dataclass(eq=False)
 class EvaluationFolder:
-    """Writes what an evaluator found, every file whole or not at all.
+    """Writes the results of an evaluator. Each file is written atomically.
 
-    - ``predictions.csv``: what the model said about each candidate;
-    - ``submission.csv``: the same in the format of LUNA16, for ``luna-monai froc``;
-    - ``metrics.json``: the metrics, and where the weights and candidates come from;
+    - ``predictions.csv``: probability and loss of each candidate;
+    - ``submission.csv``: the probabilities in LUNA16's submission format, for ``luna-monai froc``;
+    - ``metrics.json``: the metrics, the number of scans and candidates, and ``source``;
     - ``calibration.json``: temperature, intercept, reliability and thresholds, see
       :func:`~luna_monai.metrics.calibration.calibration_summary`.
 
-    List it last among the ``val_handlers``. Only the first process of several writes.
+    Make it the last of the ``val_handlers``. With several processes, only the first one writes.
 
     Args:
-        output_dir: the folder.
+        output_dir: folder of the results.
         candidates: the candidates that are evaluated, indexed by row.
-        source: what to note in ``metrics.json``, such as the file of the weights.
-        calibrate: fit calibration and thresholds; the book keeps its probabilities and its threshold of 0.5.
+        source: more entries of ``metrics.json``, such as the file of the weights.
+        calibrate: fit calibration and thresholds. False for the book's evaluation, whose threshold is 0.5.
     """
 
     output_dir: str | Path
@@ -69,7 +76,7 @@ class EvaluationFolder:
             try:
                 content = calibration_summary(records["probability"], records["class"], seriesuid)
             except LunaError as error:
-                logger.warning("No calibration and no thresholds: %s", error)
+                logger.warning("No calibration and thresholds: %s", error)
             else:
                 write_json(folder / "calibration.json", content)
                 _log_calibration(content)
@@ -78,9 +85,9 @@ class EvaluationFolder:
 
 def _log_calibration(content: Mapping[str, Any]) -> None:
     fit, (raw, calibrated) = content["calibration"], (content["reliability"][name] for name in ("raw", "calibrated"))
-    after = "not measured: one scan has nodules" if calibrated is None else f"{calibrated[ERROR]:.4f} on other scans"
-    text = "Calibration: temperature %.3f, intercept %+.3f in log-odds; expected calibration error %.4f, then %s"
-    logger.info(text, fit["temperature"], fit["intercept"], raw[ERROR], after)
+    after = "unknown (nodules in one scan only)" if calibrated is None else f"{calibrated[_ECE]:.4f} (cross-fitted)"
+    text = "Calibration: temperature %.3f, intercept %+.3f in log-odds; calibration error (ECE) %.4f before, %s after"
+    logger.info(text, fit["temperature"], fit["intercept"], raw[_ECE], after)
     text = "For %g %s: threshold %.4f, sensitivity %.3f, %.2f false positives (candidates of class 0) per scan"
     for name, points in content["thresholds"].items():
         for point in points:

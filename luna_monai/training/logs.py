@@ -1,4 +1,4 @@
-"""What a run shows: the book's console lines, TensorBoard and estimates of time (chapters 11.5, 11.6, 11.9, 12.4)."""
+"""Console lines, TensorBoard output and time estimates of a run (chapters 11.5, 11.6, 11.9 and 12.4 of the book)."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-_SILENCE_S = 30  # a line comes at least this often
+_LONGEST_PAUSE_S = 30  # between two progress lines
 
 
 @dataclass(eq=False)
 class ConsoleHandler:
-    """Logs an epoch's metrics as the book does (chapter 11.6), with ``n/a`` for what is undefined.
+    """Logs the metrics of an epoch as the book does (chapter 11.6). Undefined values are shown as ``n/a``.
 
     Args:
         split: ``"trn"`` or ``"val"``.
-        book: log the book's three lines only, not precision, recall, F1, the areas under curves and LUNA16's score.
-        prefix: start of each line, with ``{epoch}`` in it.
+        book: log only the book's three lines, without precision, recall, F1, areas under curves and LUNA16's score.
+        prefix: start of each line; ``{epoch}`` is replaced by the number of the epoch.
     """
 
     split: str
@@ -54,13 +54,16 @@ class ConsoleHandler:
 
 
 def epoch_lines(split: str, metrics: Mapping[str, float], book: bool = False) -> list[str]:
-    """Describe an epoch: all samples, negatives, positives, ranking metrics, and LUNA16's score where there is one.
+    """Format the metrics of an epoch as console lines.
 
     Args:
         split: ``"trn"`` or ``"val"``.
-        metrics: metrics of :class:`~luna_monai.training.metrics.CandidateMetrics`, and of
-            :class:`~luna_monai.training.metrics.FrocMetrics` where there are any.
-        book: the book's three lines only.
+        metrics: metrics of :class:`~luna_monai.training.metrics.CandidateMetrics` and, if available, of
+            :class:`~luna_monai.training.metrics.FrocMetrics`.
+        book: return only the book's three lines.
+
+    Returns:
+        A line each for all samples, negatives, positives, ranking metrics, and LUNA16's score if it is available.
     """
 
     def number(name: str, form: str) -> str:
@@ -83,15 +86,15 @@ def epoch_lines(split: str, metrics: Mapping[str, float], book: bool = False) ->
 
 @dataclass(eq=False)
 class TensorBoardHandler:
-    """Writes an epoch's metrics, precision-recall curve and histograms, over the number of training samples seen.
+    """Writes metrics, precision-recall curve and histograms of an epoch, over the number of training samples seen.
 
-    MONAI's ``TensorBoardStatsHandler`` makes its folder before there is anything to write. List one among the trainer's
-    handlers (it also counts its samples, and closes the run's files at the end) and one among the evaluator's.
+    MONAI's ``TensorBoardStatsHandler`` creates its folder before there is anything to write. Add one handler to the
+    trainer, where it also counts the samples and closes the files at the end, and one to the evaluator.
 
     Args:
-        run_state: the run's samples and folders, shared by both.
+        run_state: holds the number of samples and the folders; the same object for both handlers.
         split: ``"trn"`` or ``"val"``.
-        book: write the book's six scalars only.
+        book: write only the book's six scalars.
     """
 
     run_state: RunState
@@ -102,7 +105,7 @@ class TensorBoardHandler:
         """Register with a trainer or evaluator that has :class:`~luna_monai.training.metrics.CandidateMetrics`."""
         if idist.get_rank() == 0:
             if isinstance(engine, Trainer):
-                self.run_state.attach(engine)  # it counts the samples first
+                self.run_state.attach(engine)  # before _write, which needs the number of samples
                 engine.add_event_handler(Events.COMPLETED, lambda _: self.run_state.close())
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
 
@@ -121,11 +124,11 @@ class TensorBoardHandler:
 def write_distributions(writer: Any, records: pd.DataFrame, step: int) -> None:
     """Write the precision-recall curve ``pr`` and the histograms ``is_neg`` and ``is_pos``, as the book does.
 
-    The histograms leave out confident correct predictions: negatives of at most 0.01 and positives of at least 0.99.
-    Empty ones are left out.
+    The histograms omit confident correct predictions: negatives of at most 0.01 and positives of at least 0.99.
+    Empty histograms are not written.
 
     Args:
-        writer: TensorBoard's.
+        writer: TensorBoard's ``SummaryWriter``.
         records: ``class`` and ``probability`` of each sample.
         step: number of training samples seen.
     """
@@ -142,34 +145,34 @@ def write_distributions(writer: Any, records: pd.DataFrame, step: int) -> None:
 def enumerate_with_estimate(
     iterable: Iterable[Item], description: str, total: int | None = None, *, warm_up: int = 0
 ) -> Iterator[tuple[int, Item]]:
-    """Enumerate, logging how far the loop is and when it will be done.
+    """Enumerate the items of a loop, and log its progress and the estimated time of completion.
 
-    A line comes after 4, 8, 16, 32 … iterations as in the book, and at least every 30 s.
+    A line is logged after 4, 8, 16, 32 … iterations as in the book, and at least every 30 s.
 
     Args:
-        iterable: what to loop over.
-        description: what the loop does.
-        total: number of items; not needed where ``iterable`` has a length.
-        warm_up: iterations at the start that are not timed, because workers are starting; no line comes before twice as
-            many. The book takes the number of workers.
+        iterable: the items.
+        description: start of each line, such as ``E1 Training``.
+        total: number of items; required if ``iterable`` has no length.
+        warm_up: number of first iterations that are not timed, because workers are still starting. No line is logged
+            before twice this number. The book uses the number of workers.
 
     Yields:
-        Number, from 0, and item.
+        Index, from 0, and item.
     """
     total = len(iterable) if total is None else total  # type: ignore[arg-type]
     due = 4
     while due < 2 * warm_up:
         due *= 2
     logger.info("%s ----/%d, starting", description, total)
-    start = said = time.time()
+    start = logged = time.time()
     for number, item in enumerate(iterable, 1):
         yield number - 1, item
         now = time.time()
-        if (number == due or now - said >= _SILENCE_S) and number > warm_up:
+        if (number == due or now - logged >= _LONGEST_PAUSE_S) and number > warm_up:
             seconds = (now - start) / (number - warm_up) * (total - warm_up)
             left = timedelta(seconds=int(seconds))
             logger.info("%s %4d/%d, %s, %s", description, number, total, _done_at(start + seconds), left)
-            said = now
+            logged = now
         due *= 2 if number == due else 1
         start = now if number == warm_up else start
     logger.info("%s ----/%d, %s", description, total, _done_at(time.time()))
@@ -181,11 +184,11 @@ def _done_at(timestamp: float) -> str:
 
 @dataclass(eq=False)
 class ProgressHandler:
-    """Logs how far an epoch is, as ``E1 Training   16/1938, done at 2018-02-28 20:52:54, 0:02:57``.
+    """Logs the progress of an epoch, such as ``E1 Training   16/1938, done at 2018-02-28 20:52:54, 0:02:57``.
 
     Args:
-        description: what the engine does, with ``{epoch}`` in it. The book has ``"E{epoch} Training"`` and
-            ``"E{epoch} Validation "``.
+        description: start of each line; ``{epoch}`` is replaced by the number of the epoch. The book uses
+            ``"E{epoch} Training"`` and ``"E{epoch} Validation "``.
         warm_up: iterations that are not timed, see :func:`enumerate_with_estimate`.
     """
 

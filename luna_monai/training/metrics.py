@@ -24,22 +24,22 @@ logger = logging.getLogger(__name__)
 #: Names in ``engine.state.metrics``: the CPM, and the sensitivity at each of LUNA16's rates of false positives.
 FROC_METRICS = ("cpm", *(f"sensitivity/{rate:g}" for rate in FALSE_POSITIVES_PER_SCAN))
 
-#: Columns of the table, in this order, and their types.
+#: Columns of the records, in this order, and their types.
 RECORD_COLUMNS = {"row": torch.int64, "class": torch.int64, "probability": torch.float32, "loss": torch.float32}
 
-_LOSS_EVERY = 50  # iterations: reading the loss waits for the GPU
+_LOSS_EVERY = 50  # iterations between two checks, because each check waits for the GPU
 
 
 class CandidateMetrics:
-    """Records every sample of an epoch and computes all of ``METRIC_NAMES`` at its end.
+    """Records every sample of an epoch and computes all of ``METRIC_NAMES`` at the end of the epoch.
 
-    Meant as the one entry of ``key_train_metric`` or ``key_val_metric`` of a MONAI engine with ``decollate=False``; see
-    :func:`key_metric`. All metrics are in ``engine.state.metrics``, and the records are ``engine.state.records``, a
-    table with ``row``, ``class``, ``probability`` and ``loss``.
+    Use it as the only entry of ``key_train_metric`` or ``key_val_metric`` of a MONAI engine with ``decollate=False``;
+    see :func:`key_metric`. The metrics are stored in ``engine.state.metrics``, and the samples in
+    ``engine.state.records``, a table with ``row``, ``class``, ``probability`` and ``loss``.
 
     Args:
-        loss_function: gives the (N,) losses of (N, 2) logits and (N,) labels; cross entropy when None. A module of
-            torch needs ``reduction="none"``.
+        loss_function: maps (N, 2) logits and (N,) labels to (N,) losses; None for cross entropy. A loss of
+            ``torch.nn`` needs ``reduction="none"``.
     """
 
     def __init__(self, loss_function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None) -> None:
@@ -52,7 +52,7 @@ class CandidateMetrics:
         Args:
             engine: a trainer or evaluator whose batches are dicts with ``row``, and whose output is a dict with
                 ``pred`` (logits, (N, 2)) and ``label`` (N,).
-            name: the metric that the engine compares.
+            name: the metric by which the engine compares epochs.
         """
         engine.add_event_handler(Events.EPOCH_STARTED, lambda: self._batches.clear())
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._update)
@@ -72,20 +72,20 @@ class CandidateMetrics:
         self._batches.clear()
         engine.state.records = frame
         engine.state.metrics.update(per_class_metrics(frame["class"], frame["probability"], frame["loss"]))
-        engine.state.metrics.setdefault(name, math.nan)  # one of FROC_METRICS, which come later, in validation only
+        engine.state.metrics.setdefault(name, math.nan)  # FrocMetrics sets it later, in validation only
 
 
 def gather_records(batches: Sequence[tuple[torch.Tensor, ...]]) -> pd.DataFrame:
-    """Copy records to the host, those of all processes where training is distributed.
+    """Copy the records of all processes to the CPU.
 
-    Every process has to call this, and every process gets the whole table.
+    Every process must call this function, and every process gets the whole table.
 
     Args:
-        batches: of each batch the row in the candidate table, class, probability of class 1 and loss, each (N,).
+        batches: for each batch the row in the candidate table, class, probability of class 1 and loss, each (N,).
 
     Returns:
-        ``row`` and ``class`` (int64), ``probability`` and ``loss`` (float32): in order of arrival, those of one process
-        after those of another.
+        Table with ``row`` and ``class`` (int64), ``probability`` and ``loss`` (float32), in the order of the processes,
+        and of the batches within each process.
     """
     columns = zip(*(batches or [(torch.empty(0),) * len(RECORD_COLUMNS)]), strict=True)
     return pd.DataFrame(
@@ -102,30 +102,33 @@ def key_metric(name: str, loss_function: Callable) -> dict[str, CandidateMetrics
     Args:
         name: the metric that decides which epoch is the best: one of ``METRIC_NAMES`` or ``FROC_METRICS``.
         loss_function: see :class:`CandidateMetrics`.
+
+    Returns:
+        A :class:`CandidateMetrics` by the name of the metric.
     """
     return {name: CandidateMetrics(loss_function)}
 
 
 class FrocMetrics:
-    """Evaluates an epoch's records as LUNA16 does and adds ``FROC_METRICS`` to the engine's metrics.
+    """Evaluates the records of an epoch as LUNA16 does, and adds ``FROC_METRICS`` to the engine's metrics.
 
-    The nodules are those of the annotations: one without a candidate counts as missed, and several candidates on one
-    nodule count once. All metrics are NaN without an annotated nodule in these scans, or where a probability is not
-    finite. List it before the handlers that show or write metrics.
+    An annotated nodule without a candidate counts as missed. Several candidates on one nodule count as one hit. All
+    metrics are NaN if the scans have no annotated nodule, or if a probability is not finite. Add this handler before
+    the handlers that show or write metrics.
 
     Args:
-        candidates: the candidates that are validated, indexed by row.
-        all_candidates: the whole candidate table; scans without a candidate in it count too, see
+        candidates: the validation candidates, indexed by row.
+        all_candidates: the whole candidate table. Scans without any candidate are evaluated too, see
             :func:`~luna_monai.metrics.froc.evaluated_scans`.
         scans: the CTs on disk, and the folder with ``annotations.csv`` and, if there is one,
             ``annotations_excluded.csv``.
 
     Raises:
-        LunaError: when one of these tables is damaged, or the first is missing.
+        LunaError: if one of these tables is damaged, or ``annotations.csv`` is missing.
     """
 
     def __init__(self, candidates: pd.DataFrame, all_candidates: pd.DataFrame, scans: DatasetScans) -> None:
-        self.places = candidates[["seriesuid", *COORDINATES]]
+        self.positions = candidates[["seriesuid", *COORDINATES]]
         uids = all_candidates["seriesuid"]
         others = uids[~uids.isin(candidates["seriesuid"])]
         self.seriesuids = evaluated_scans(candidates["seriesuid"], others, scans.paths)
@@ -141,32 +144,34 @@ class FrocMetrics:
         """Compute a value for each of ``FROC_METRICS`` from ``row`` and ``probability`` of each candidate."""
         if not np.isfinite(records["probability"]).all():
             return dict.fromkeys(FROC_METRICS, math.nan)
-        submission = self.places.loc[records["row"]].assign(probability=records["probability"].to_numpy())
+        submission = self.positions.loc[records["row"]].assign(probability=records["probability"].to_numpy())
         result = evaluate_froc(submission, self.annotations, self.excluded, self.seriesuids)
         return dict(zip(FROC_METRICS, [result.cpm, *result.sensitivity.tolist()], strict=True))
 
 
 @dataclass(eq=False)
 class CheckLoss:
-    """Ends a run whose training loss is not finite, within some iterations; ignite's ``TerminateOnNan`` ends it as if
-    it were done, and waits for the GPU in each iteration.
+    """Stops a run with an error when the training loss is not finite.
+
+    The loss is checked every 50 iterations and at the end of each epoch. ignite's ``TerminateOnNan`` ends the run
+    without an error, and waits for the GPU in each iteration.
 
     Args:
-        keep_going: only log one line, as the book's training does not stop.
+        keep_going: log one warning and continue, as the book's training does.
     """
 
     keep_going: bool = False
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
-        self._said = False
+        self._warned = False
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=_LOSS_EVERY) | Events.EPOCH_COMPLETED, self._check)
 
     def _check(self, engine: Engine) -> None:
-        if self._said or engine.state.output[CommonKeys.LOSS].isfinite().all():
+        if self._warned or engine.state.output[CommonKeys.LOSS].isfinite().all():
             return
         text = f"E{engine.state.epoch}: the training loss is not finite in iteration {engine.state.iteration}"
         if not self.keep_going:
-            raise LunaError(f"{text}; lower optimizer#lr, or look for damaged scans with 'luna-monai doctor'")
-        self._said = True
+            raise LunaError(f"{text}; lower optimizer#lr, or check the scans with 'luna-monai doctor'")
+        self._warned = True
         logger.warning("%s", text)

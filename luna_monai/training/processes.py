@@ -1,4 +1,4 @@
-"""Work by several processes, each with a GPU or some cores: torchrun and DistributedDataParallel."""
+"""Distributed training and evaluation: processes of torchrun, and DistributedDataParallel."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from luna_monai.errors import LunaError
 
 logger = logging.getLogger(__name__)
 
-#: How long processes wait for those that are still filling the cache or classifying candidates.
-_WAIT = timedelta(days=2)
+#: Longest time that processes wait for others that are still filling the cache or classifying candidates.
+_TIMEOUT = timedelta(days=2)
 
 
 class Launched(NamedTuple):
-    """What torchrun has told this process about itself.
+    """Rank of this process and number of processes, as torchrun sets them.
 
     Attributes:
-        rank: its number among all processes, from 0.
-        world_size: number of processes, on all machines.
-        local_rank: its number among those of this machine, from 0.
+        rank: number of this process among all processes, from 0.
+        world_size: number of processes on all machines.
+        local_rank: number of this process among those on its machine, from 0.
         local_world_size: number of processes on this machine.
     """
 
@@ -46,7 +46,10 @@ class Launched(NamedTuple):
 
 
 def launched() -> Launched:
-    """Read which of the processes this one is from torchrun's variables; without torchrun it is the only one.
+    """Read rank and number of processes from torchrun's environment variables.
+
+    Returns:
+        The values of this process; rank 0 of 1 process without torchrun.
 
     Reference:
         https://docs.pytorch.org/docs/stable/elastic/run.html#environment-variables
@@ -58,21 +61,21 @@ def launched() -> Launched:
 
 
 def local_device() -> torch.device:
-    """Choose where this process computes: each on a GPU of its own, or all on the CPU.
+    """Choose the device of this process.
 
     Returns:
-        The GPU with the number of this process on its machine, or the CPU where there are no GPUs.
+        The GPU whose index is the local rank of this process, or the CPU if there are no GPUs.
     """
     return torch.device("cuda", launched().local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def start_processes(device: torch.device) -> None:
-    """Join the other processes that torchrun has started: by NCCL between GPUs, by gloo between CPUs.
+    """Initialize the process group of the processes that torchrun has started: NCCL for GPUs, gloo for CPUs.
 
-    All but the first log warnings and errors only. Without torchrun nothing happens.
+    All processes but the first log only warnings and errors. Without torchrun, this function does nothing.
 
     Args:
-        device: where this process computes.
+        device: device of this process.
     """
     if not torch.distributed.is_torchelastic_launched() or torch.distributed.is_initialized():
         return
@@ -80,8 +83,8 @@ def start_processes(device: torch.device) -> None:
     if gpu:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if gpu else "gloo", device_id=device if gpu else None)
-    # Made now: a connected process notices at once when another machine's process ends; torchrun does not tell.
-    _patient_group(torch.distributed.group.WORLD)
+    # Connect now: connected processes notice at once when a process on another machine ends. torchrun does not.
+    _cpu_group(torch.distributed.group.WORLD)
     process = launched()
     if process.rank > 0:
         logging.getLogger().setLevel(logging.WARNING)
@@ -89,56 +92,55 @@ def start_processes(device: torch.device) -> None:
 
 
 def stop_processes() -> None:
-    """Leave the other processes, once all of them are done; without others nothing happens."""
+    """Destroy the process group, if there is one. Call it when all processes are done."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        _patient_group.cache_clear()
-        idist.sync()  # ignite would continue to ask the group that it has seen
+        _cpu_group.cache_clear()
+        idist.sync()  # else ignite continues to use the destroyed group
 
 
 def wait_for_all() -> None:
-    """Wait until all processes have come here, for days if need be; without others nothing happens."""
+    """Wait for up to two days until all processes have called this function. Does nothing for a single process."""
     if torch.distributed.is_initialized():
-        # Between processes with GPUs barrier() would take a tensor on the GPU, even in this group.
-        torch.distributed.all_reduce(torch.zeros(1), group=_patient_group(torch.distributed.group.WORLD))
+        # On machines with GPUs, barrier() uses a tensor on the GPU even in a gloo group.
+        torch.distributed.all_reduce(torch.zeros(1), group=_cpu_group(torch.distributed.group.WORLD))
 
 
 def gather_objects(value: Any) -> list[Any] | None:
-    """Collect a value of each process in the first one, which waits for days if need be.
+    """Gather a value of each process in the first process, which waits for up to two days.
 
     Args:
-        value: anything that can be pickled.
+        value: an object that can be pickled.
 
     Returns:
-        In the first process the values of all, in the order of their ranks; None in the others. Without others the
-        value alone.
+        In the first process, the values of all processes in the order of their ranks; None in the other processes.
+        A single process gets a list of its own value.
     """
     if not torch.distributed.is_initialized():
         return [value]
     process = launched()
     values = [None] * process.world_size if process.rank == 0 else None
-    torch.distributed.gather_object(value, values, group=_patient_group(torch.distributed.group.WORLD))
+    torch.distributed.gather_object(value, values, group=_cpu_group(torch.distributed.group.WORLD))
     return values
 
 
 @lru_cache(maxsize=1)
-def _patient_group(world: Any) -> Any:
-    # A group of its own, on the host: the other one gives up on a process that is silent for some minutes, and lets
-    # the GPU spin while it waits.
-    return torch.distributed.new_group(backend="gloo", timeout=_WAIT)
+def _cpu_group(world: Any) -> Any:
+    # The default group has a timeout of some minutes, and NCCL keeps the GPU busy while it waits.
+    return torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
 
 
 def share_of_batch(batch_size: int) -> int:
-    """Divide a batch among the processes, so that a training batch means the same for any number of them.
+    """Divide a batch among the processes, so that the total batch size does not depend on their number.
 
     Args:
-        batch_size: candidates in a batch of all processes together.
+        batch_size: number of candidates in a batch of all processes together.
 
     Returns:
-        Candidates in the batch of each.
+        Number of candidates in the batch of each process.
 
     Raises:
-        LunaError: when it cannot be divided evenly.
+        LunaError: if the batch cannot be divided evenly.
     """
     processes = launched().world_size
     if batch_size % processes:
@@ -147,40 +149,40 @@ def share_of_batch(batch_size: int) -> int:
 
 
 def share_of_cores(workers: int) -> int:
-    """Divide the worker processes of a machine among those of its processes that torchrun has started.
+    """Divide the workers of a machine among the processes that torchrun has started on it.
 
     Args:
-        workers: number for the machine; 0 works without.
+        workers: number of workers of the machine; 0 for no workers.
 
     Returns:
-        Number for each; at least 1, unless there are to be none.
+        Number of workers of each process: at least 1, unless ``workers`` is 0.
     """
     return min(workers, max(workers // launched().local_world_size, 1))
 
 
 def data_parallel(network: torch.nn.Module, device: torch.device) -> torch.nn.Module:
-    """Let all processes train one network with ``DistributedDataParallel``, which averages their gradients.
+    """Wrap a network in ``DistributedDataParallel``, which averages the gradients of all processes.
 
-    On GPUs batch normalization takes the statistics of all processes (``torch.nn.SyncBatchNorm``). On CPUs, for which
-    torch has no such module, each process normalizes by its own part of the batch, and the running statistics are those
-    of the first one.
+    On GPUs, batch normalization uses the statistics of all processes (``torch.nn.SyncBatchNorm``). PyTorch has no such
+    module for CPUs: each process normalizes by its own part of the batch, and the running statistics are those of the
+    first process.
 
     Args:
-        network: with the same weights in each process; its batch normalizations are replaced on GPUs.
-        device: where it runs.
+        network: the network, with the same weights in each process. On GPUs its batch normalization layers are
+            replaced.
+        device: device of the network.
 
     Returns:
-        The network to train with; the one that was given stays the one to evaluate and to save. Without other
-        processes it is the same.
+        The network to train. Evaluate and save ``network`` itself. For a single process both are the same object.
     """
     if not torch.distributed.is_initialized():
         return network
     gpu = device.type == "cuda"
     if gpu:
         network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
-    # Of one input channel there are several sets of strides for the same layout, and the warning takes them for two.
+    # With one input channel, different strides describe the same memory layout. The warning is wrong there.
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides", category=UserWarning)
-    # On GPUs the buffers are the same everywhere already.
+    # On GPUs, SyncBatchNorm already keeps the buffers of all processes equal.
     names = inspect.signature(DistributedDataParallel).parameters
     sync = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"  # before PyTorch 2.13
     options: dict[str, Any] = {"device_ids": [device] if gpu else None, sync: not gpu}
@@ -189,7 +191,9 @@ def data_parallel(network: torch.nn.Module, device: torch.device) -> torch.nn.Mo
 
 @dataclass(eq=False)
 class BroadcastBuffers:
-    """Gives all processes the first one's running statistics before each validation; see :func:`data_parallel`.
+    """Copies the running statistics of the first process to all others before each validation.
+
+    See :func:`data_parallel` for the reason.
 
     Args:
         network: the network.
@@ -209,9 +213,10 @@ class BroadcastBuffers:
 
 @dataclass(eq=False)
 class SeedEachEpoch:
-    """Seeds the generators of Python, NumPy and torch at the start of each epoch, by seed, epoch and process.
+    """Seeds the random generators of Python, NumPy and PyTorch at the start of each epoch.
 
-    A resumed run then draws the numbers that it would have drawn, and processes draw different ones.
+    The seed of an epoch depends on ``seed``, the epoch and the rank. A resumed run thus draws the same random numbers
+    as an uninterrupted run, and each process draws different ones.
 
     Args:
         seed: the seed of the run.
@@ -229,23 +234,23 @@ class SeedEachEpoch:
 
 
 def evaluation_sampler(dataset: Sized, name: str = "validation candidates") -> DistributedSampler:
-    """Divide samples that are evaluated among the processes: each is read by exactly one of them.
+    """Divide the samples of an evaluation among the processes: exactly one process reads each sample.
 
-    Samplers for training repeat samples to give each process the same number, which would count some twice here.
+    Samplers for training repeat samples to give each process the same number. An evaluation would count them twice.
 
     Args:
         dataset: the samples.
-        name: what they are, for people.
+        name: name of the samples in the error message.
 
     Returns:
-        A sampler for this process's part; parts differ by one sample at most.
+        A sampler for the part of this process. The sizes of the parts differ by at most one sample.
 
     Raises:
-        LunaError: when there are fewer samples than processes.
+        LunaError: if there are fewer samples than processes.
     """
     number, process = len(dataset), launched()
     if number < process.world_size:
-        raise LunaError(f"{name}: {number}, fewer than the {process.world_size} processes; start {number} at most")
+        raise LunaError(f"{number} {name} for {process.world_size} processes; start at most {number} processes")
     return DistributedSampler(
         dataset, even_divisible=False, num_replicas=process.world_size, rank=process.rank, shuffle=False
     )

@@ -1,4 +1,4 @@
-"""The tables in the folder of a run: one reader for all commands that use them."""
+"""Readers for the tables in a run folder."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def read_metrics(path: Path) -> pd.DataFrame:
         path: the file.
 
     Returns:
-        ``epoch``, ``split`` (``trn`` or ``val``) and numbers, NaN where undefined.
+        Table with ``epoch``, ``split`` (``trn`` or ``val``) and a column for each metric, NaN where undefined.
 
     Raises:
-        LunaError: when the file is missing or damaged.
+        LunaError: if the file is missing or damaged.
     """
     try:
         table = pd.read_csv(path, dtype=defaultdict(lambda: float, epoch=int, split=str), **EXACTLY)
-        return table.set_index(["epoch", "split"]).reset_index()  # which must be there
+        return table.set_index(["epoch", "split"]).reset_index()  # KeyError without these columns
     except (OSError, ValueError, KeyError) as error:
         raise LunaError(f"{path}: {reason_of(error)}; expected a table that 'luna-monai train' writes") from None
 
@@ -45,19 +45,19 @@ def read_predictions(path: Path) -> pd.DataFrame:
         path: ``predictions/trn.csv`` or ``val.csv``.
 
     Returns:
-        ``row``, ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm), ``class`` (bool), ``diameter_mm``,
-        ``probability`` and ``loss``.
+        Table with ``row``, ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm), ``class`` (bool),
+        ``diameter_mm``, ``probability`` and ``loss``.
 
     Raises:
-        LunaError: when the file is missing or damaged, or has no candidate.
+        LunaError: if the file is missing or damaged, or has no candidates.
     """
     if not path.is_file():
         raise LunaError(
-            f"{path}: no such file; a run writes it at a best epoch, and has none where all metrics are NaN"
+            f"{path}: no such file; training writes it after a best epoch, unless all validation metrics are NaN"
         )
     numbers = [name for name in PREDICTION_COLUMNS if name != "seriesuid"]
-    probable = (lambda values: values.between(0, 1), "between 0 and 1")
-    table = read_table(path, numbers, allowed={"class": ALLOWED["class"], "probability": probable})
+    in_range = (lambda values: values.between(0, 1), "between 0 and 1")
+    table = read_table(path, numbers, allowed={"class": ALLOWED["class"], "probability": in_range})
     if table.empty:
         raise LunaError(f"{path}: no candidates")
     return table.astype({"row": int, "class": bool})[PREDICTION_COLUMNS]

@@ -33,7 +33,7 @@ from luna_monai.training.run_state import TIME_FORMAT, RunState
 logger = logging.getLogger(__name__)
 
 MODEL = "model.pt"
-#: What :class:`RunFolder` writes, and what ``luna-monai report`` and ``evaluate`` make of it.
+#: Files and folders that :class:`RunFolder`, ``luna-monai report`` and ``luna-monai evaluate`` write.
 RESULTS = (MODEL, CHECKPOINT, PREVIOUS_CHECKPOINT, METRICS, PREDICTIONS, CONFIG, "report.html", "evaluation")
 
 
@@ -42,11 +42,11 @@ def write_predictions(path: Path, records: pd.DataFrame, candidates: pd.DataFram
 
     Args:
         path: the CSV file.
-        records: ``row``, ``class``, ``probability`` and ``loss``.
+        records: table with ``row``, ``class``, ``probability`` and ``loss``.
         candidates: the candidate table, indexed by row.
 
     Raises:
-        LunaError: when the file cannot be written.
+        LunaError: if the file cannot be written.
     """
     table = records.sort_values("row", kind="stable").join(candidates.drop(columns="class"), on="row")
     write_table(path, table[PREDICTION_COLUMNS])
@@ -54,27 +54,28 @@ def write_predictions(path: Path, records: pd.DataFrame, candidates: pd.DataFram
 
 @dataclass(eq=False)
 class RunFolder:
-    """Writes a run's folder at the end of each epoch, every file whole or not at all, and logs the results at the end.
+    """Writes the run folder at the end of each epoch, and logs the results at the end of the run.
 
-    - ``model.pt``: ``state_dict`` of the best epoch, of the last one as long as none is the best;
-    - ``predictions/trn.csv`` and ``val.csv``: the predictions of that epoch, where they are finite;
-    - ``metrics.csv``: a row for each epoch and split, undefined values empty;
-    - ``config.yaml``: the configuration, at the start; the bundle runs again from it;
-    - ``checkpoint.pt``: all that a resumed run needs, and ``checkpoint-previous.pt``, the epoch before.
+    - ``model.pt``: ``state_dict`` of the best epoch, or of the last epoch while there is no best epoch;
+    - ``predictions/trn.csv`` and ``val.csv``: the predictions of that epoch, if they are finite;
+    - ``metrics.csv``: a row for each epoch and split; undefined values are empty;
+    - ``config.yaml``: the configuration, written at the start; ``python -m monai.bundle run`` can read it;
+    - ``checkpoint.pt``: the full state of the run, and ``checkpoint-previous.pt``, the state one epoch earlier.
 
-    List it after the validation and the learning-rate schedule among the ``train_handlers``. The files of an earlier
-    run in the same folder, all but TensorBoard's ``runs``, are moved to ``previous-TIME`` when training starts; when
-    the same trainer runs again, it continues its own. Only the first process of several writes.
+    Each file is written atomically. Add this handler to the ``train_handlers`` after the validation and the
+    learning-rate schedule. When training starts, the files of an earlier run in the same folder, except TensorBoard's
+    ``runs``, are moved to ``previous-TIME``. If the same trainer runs again, it continues its own run instead. With
+    several processes, only the first one writes.
 
     Args:
-        run_state: its folder is the folder of the run.
-        network: the network that is trained, without wrappers.
-        optimizer: its optimizer.
+        run_state: its ``output_dir`` is the run folder.
+        network: the network that is trained, without wrappers such as ``DistributedDataParallel``.
+        optimizer: the optimizer of the network.
         candidates: the candidate table, indexed by row.
         validator: the engine that validates.
         config: the configuration of the run, for ``config.yaml``.
-        lr_scheduler: its learning-rate schedule, if there is one.
-        extra: what else has a state, by name.
+        lr_scheduler: the learning-rate schedule; None for a constant learning rate.
+        extra: more objects with a ``state_dict`` to save in the checkpoint, by name.
         resume: continue from the checkpoint in the folder.
     """
 
@@ -93,7 +94,7 @@ class RunFolder:
         objects = {"network": self.network, "optimizer": self.optimizer, "lr_scheduler": self.lr_scheduler}
         objects |= {"run_state": self.run_state, **(self.extra or {})}
         self._objects = {name: item for name, item in objects.items() if item is not None}
-        # Besides the configuration what it has become: the length of a schedule, the table on disk.
+        # A resumed run must also have the same schedule and the same candidate table, which depend on the dataset.
         rows = pd.util.hash_pandas_object(self.candidates[["seriesuid", *COORDINATES, "class"]]).to_numpy()
         digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
         schedule = {} if self.lr_scheduler is None else self.lr_scheduler.state_dict()
@@ -117,7 +118,7 @@ class RunFolder:
         first = idist.get_rank() == 0
         if first:
             self._lock = _locked(self.output_dir / ".lock")
-            for folder in (self.output_dir, self.output_dir / PREDICTIONS):  # left by a killed run
+            for folder in (self.output_dir, self.output_dir / PREDICTIONS):  # temporary files of a killed run
                 remove_abandoned(folder)
         if self._started:
             return
@@ -128,14 +129,14 @@ class RunFolder:
         elif first:
             _set_aside_previous_run(self.output_dir)
         if first:
-            # In ASCII, because MONAI reads configurations in the encoding of the system, not always UTF-8.
+            # In ASCII, because MONAI reads configurations in the encoding of the system, which may not be UTF-8.
             write_bytes(self.output_dir / CONFIG, yaml.safe_dump(dict(self.config), sort_keys=False).encode())
         self._started = True
 
     def _write(self, engine: Engine) -> None:
         state, epoch = self.run_state, engine.state.epoch
         engines = engines_of_epoch(engine, self.validator)
-        # The checkpoint comes last: after a kill before it, the resumed run does this epoch and its files again.
+        # The checkpoint is written last: if the process is killed before, the resumed run repeats this epoch.
         if state.best_epoch in (None, epoch):
             write_tensors(self.output_dir / MODEL, self.network.state_dict())
             for split, source in engines.items():
@@ -181,11 +182,14 @@ class Validation(ValidationHandler):
 
 
 class LrSchedule(LrScheduleHandler):
-    """MONAI's ``LrScheduleHandler``, which also takes no schedule at all.
+    """MONAI's ``LrScheduleHandler``, which also accepts no schedule.
 
     Args:
-        lr_scheduler: None for a constant learning rate.
-        epoch_level: step after each epoch; else after each batch.
+        lr_scheduler: the schedule; None for a constant learning rate.
+        epoch_level: True for a step after each epoch, False for a step after each batch.
+
+    Raises:
+        LunaError: if the schedule is ``ReduceLROnPlateau``, or one of its steps fails.
     """
 
     def __init__(self, lr_scheduler: Any, epoch_level: bool = True) -> None:
@@ -199,15 +203,15 @@ class LrSchedule(LrScheduleHandler):
             super().attach(engine)
 
     def __call__(self, engine: Engine) -> None:
-        """Step."""
+        """Make one step of the schedule."""
         try:
             super().__call__(engine)
-        except Exception as error:  # of its own settings
+        except Exception as error:  # each schedule raises its own types for wrong settings
             raise LunaError(f"lr_scheduler: {type(self.lr_scheduler).__name__}: {reason_of(error)}") from error
 
 
 def engines_of_epoch(trainer: Engine, validator: Engine) -> dict[str, Engine]:
-    """List the engines that have run in the trainer's epoch: ``trn``, and ``val`` where it was validated."""
+    """Return the engines that ran in the current epoch by split: ``trn``, and ``val`` if the epoch was validated."""
     validated = validator.state.epoch == trainer.state.epoch
     return {"trn": trainer, **({"val": validator} if validated else {})}
 
@@ -222,12 +226,12 @@ def _set_aside_previous_run(output_dir: Path) -> None:
             previous.mkdir()
             for path in found:
                 path.rename(previous / path.name)
-        logger.info("%s holds an earlier run: moved to %s", output_dir, previous)
+        logger.info("Files of an earlier run in %s: moved to %s", output_dir, previous)
 
 
 def _locked(path: Path) -> int:
-    """Lock a file until this process ends or closes the descriptor; no lock outlives its process."""
-    me = f"process {os.getpid()} on {socket.gethostname()}"
+    """Lock a file until this process ends or closes the file descriptor that is returned."""
+    this_process = f"process {os.getpid()} on {socket.gethostname()}"
     with write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -235,10 +239,10 @@ def _locked(path: Path) -> int:
         lock(file, wait=False)
     except BlockingIOError:
         owner = path.read_text(errors="replace")
-        if owner != me:  # else a trainer of this process that has failed
-            raise LunaError(f"{path.parent}: in use by {owner}; wait for it, or choose another output_dir") from None
+        if owner != this_process:  # else a failed trainer of this process still holds the lock
+            raise LunaError(f"{path.parent}: in use by {owner}; wait for its end, or set another output_dir") from None
     except OSError as error:
-        logger.debug("%s: this file system has no locks (%s)", path, error)
+        logger.debug("%s: this file system does not support locks (%s)", path, error)
     os.ftruncate(file, 0)
-    os.write(file, me.encode())
+    os.write(file, this_process.encode())
     return file

@@ -1,4 +1,4 @@
-"""What the two engines of a run share: samples trained on, the best epoch, metrics so far, TensorBoard's folders."""
+"""The state that trainer and evaluator share: number of samples, best epoch, metrics and TensorBoard writers."""
 
 from __future__ import annotations
 
@@ -22,29 +22,31 @@ _STATE = ("samples", "best_epoch", "best_metrics", "validations_since_best", "hi
 
 @dataclass(eq=False)
 class RunState:
-    """Counts training samples, selects the best epoch and names TensorBoard's folders; saved in each checkpoint.
+    """Counts training samples, selects the best epoch and names TensorBoard's folders. Checkpoints include this state.
 
-    List it among the evaluator's handlers, after those that compute metrics; the trainer's TensorBoardHandler attaches
-    it before itself. An epoch is better than the best so far when, in this order:
+    Add it to the evaluator's handlers, after those that compute metrics. :class:`TensorBoardHandler
+    <luna_monai.training.logs.TensorBoardHandler>` attaches it to the trainer. An epoch becomes the best epoch in two
+    cases:
 
-    1. its key metric is defined, and that of the best is undefined or worse;
-    2. both key metrics are undefined, as ROC AUC is where one class is absent, and its loss is defined and smaller.
+    1. Its key metric is defined, and that of the best epoch so far is undefined or worse.
+    2. Both key metrics are undefined, such as ROC AUC without a positive sample, and its loss is defined and smaller.
 
-    An epoch in which both are undefined (NaN) is never the best. Equal values leave the earlier epoch in place.
+    An epoch whose key metric and loss are both undefined (NaN) is never the best. If values are equal, the earlier
+    epoch stays the best.
 
     Args:
-        output_dir: folder of the run.
-        key_metric: name of a validation metric; the smaller value of a ``loss/…`` wins, else the larger one.
+        output_dir: the run folder.
+        key_metric: name of a validation metric. Smaller is better for ``loss/…``, larger is better for all others.
         tb_prefix: folder of TensorBoard's data below ``output_dir/runs``.
-        comment: end of the names of TensorBoard's folders.
+        comment: last part of the names of TensorBoard's folders.
 
     Attributes:
-        samples: training samples seen in all epochs and processes, a sample drawn twice counts twice.
-        best_epoch: number of the best epoch; None while there is none.
-        best_metrics: its validation metrics.
-        validations_since_best: validations after the best epoch, or all while there is none.
+        samples: number of training samples seen in all epochs and processes. A sample drawn twice counts twice.
+        best_epoch: number of the best epoch; None if there is none yet.
+        best_metrics: validation metrics of the best epoch.
+        validations_since_best: number of validations after the best epoch, or of all validations without a best epoch.
         history: rows of ``metrics.csv``.
-        names: ``tb_prefix``, ``comment``, and ``time``, the start of the run.
+        names: ``tb_prefix``, ``comment``, and ``time``, the start time of the run.
     """
 
     output_dir: str | Path
@@ -63,7 +65,7 @@ class RunState:
         self._writers: dict[str, Any] = {}
 
     def attach(self, engine: Engine) -> None:
-        """Register with a trainer, whose samples are counted, or an evaluator, whose epochs are compared."""
+        """Register with a trainer to count its samples, or with an evaluator to compare its epochs."""
         engine.add_event_handler(
             Events.EPOCH_COMPLETED, self._compare if isinstance(engine, Evaluator) else self._count
         )
@@ -77,11 +79,11 @@ class RunState:
             logger.info("E%d is the best epoch so far, %s %.4f", self.best_epoch, name, self.best_metrics[name])
 
     def update(self, epoch: int, metrics: Mapping[str, float]) -> bool:
-        """Take the validation of one epoch into account.
+        """Compare the validation metrics of an epoch with those of the best epoch so far.
 
         Args:
-            epoch: its number.
-            metrics: its metrics.
+            epoch: number of the epoch.
+            metrics: validation metrics of the epoch.
 
         Returns:
             Whether this epoch is the best so far.
@@ -100,44 +102,44 @@ class RunState:
         return (0, 0.0) if math.isnan(loss) else (1, -loss)
 
     def folder(self, split: str) -> Path:
-        """Return TensorBoard's folder of ``"trn"`` or ``"val"``, which need not exist yet."""
+        """Return TensorBoard's folder of ``"trn"`` or ``"val"``. The folder may not exist yet."""
         name = f"{self.names['time']}-{split}_cls-{self.names['comment']}"
         return Path(self.output_dir) / "runs" / self.names["tb_prefix"] / name
 
     def writer(self, split: str) -> Any:
-        """Return a split's TensorBoard writer; its folder appears with the first call."""
+        """Return the TensorBoard writer of a split. The first call creates its folder."""
         if split not in self._writers:
-            from torch.utils.tensorboard import SummaryWriter  # a second of imports that other commands do not need
+            from torch.utils.tensorboard import SummaryWriter  # the import takes a second
 
             self._writers[split] = SummaryWriter(str(self.folder(split)))
         return self._writers[split]
 
     def close(self) -> None:
-        """Close TensorBoard's files; writing again opens new ones in the same folders."""
+        """Close TensorBoard's files. Later writes create new files in the same folders."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state for a checkpoint, of numbers and text."""
+        """Return the state as numbers and strings, for a checkpoint."""
         return {name: getattr(self, name) for name in _STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` returned."""
+        """Restore the state that :meth:`state_dict` returned."""
         for name in _STATE:
             setattr(self, name, state[name])
 
 
 @dataclass(eq=False)
 class EarlyStopping:
-    """Ends training after a number of validations without a new best epoch.
+    """Stops training after a number of validations without a new best epoch.
 
-    ignite's handler of this name trains another epoch when a run that it has stopped is resumed, and takes NaN for an
-    improvement. List it after :class:`~luna_monai.training.run_folder.RunFolder`, which restores the state.
+    ignite's ``EarlyStopping`` trains one more epoch when a stopped run is resumed, and treats NaN as an improvement.
+    Add this handler after :class:`~luna_monai.training.run_folder.RunFolder`, which restores the state.
 
     Args:
-        run_state: knows the best epoch.
-        patience: validations after that of the best epoch; None never stops.
+        run_state: holds the best epoch.
+        patience: number of validations without a new best epoch after which training stops; None to never stop.
     """
 
     run_state: RunState
@@ -148,8 +150,8 @@ class EarlyStopping:
         engine.add_event_handler(Events.STARTED | Events.EPOCH_COMPLETED, self._check)
 
     def _check(self, engine: Engine) -> None:
-        since, best = self.run_state.validations_since_best, self.run_state.best_epoch or "none so far"
+        since, best = self.run_state.validations_since_best, self.run_state.best_epoch or "none"
         if self.patience is not None and since >= self.patience:
-            text = "E%d: training stops early, %d validations without a new best epoch (%s)"
+            text = "E%d: training stops early, %d validations without a new best epoch (best epoch: %s)"
             logger.info(text, engine.state.epoch, since, best)
             engine.terminate()

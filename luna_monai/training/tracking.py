@@ -27,20 +27,23 @@ from luna_monai.training.run_state import RunState
 
 logger = logging.getLogger(__name__)
 
-_PARAMS_AT_ONCE = 100  # MLflow takes no more
+_PARAMS_AT_ONCE = 100  # limit of MLflow
 
 
 def sqlite_uri(path: str | Path) -> str:
-    """Make the address of an MLflow store in an SQLite file, as the installed SQLAlchemy reads it.
+    """Make the URI of an MLflow store in an SQLite file, in the form that the installed SQLAlchemy expects.
 
-    SQLAlchemy 2.1 decodes the path of an address, earlier versions do not. MONAI's ``path_to_sqlite_uri`` encodes it
-    always, so that SQLAlchemy 2.0 makes another folder for a name with a space.
+    SQLAlchemy 2.1 decodes percent-encoded paths, earlier versions do not. MONAI's ``path_to_sqlite_uri`` always encodes
+    them, so that SQLAlchemy 2.0 creates a wrong folder if the path contains a space.
 
     Args:
-        path: of the file.
+        path: the SQLite file.
+
+    Returns:
+        A URI that starts with ``sqlite:///``.
 
     Raises:
-        LunaError: when SQLAlchemy is not installed.
+        LunaError: if SQLAlchemy is not installed.
     """
     database = Path(path).absolute().as_posix()
     return import_extra("sqlalchemy", "mlflow").URL.create("sqlite", database=database).render_as_string()
@@ -50,23 +53,23 @@ def sqlite_uri(path: str | Path) -> str:
 class MLflowTracking:
     """Records a training run in MLflow: configuration, metrics of each epoch, weights.
 
-    MONAI's ``MLFlowHandler`` has one name for the metrics of training and validation, a new MLflow run for a run that
-    is resumed, and no status for one that fails. MLflow's usage statistics are switched off. List it after
-    :class:`RunFolder`, whose files it records. Only the first process of several does so. What cannot be recorded after
-    the start is logged as a warning; the run's folder has it all.
+    MONAI's ``MLFlowHandler`` uses the same names for training and validation metrics, creates a new MLflow run when a
+    run is resumed, and sets no status when a run fails. MLflow's usage statistics are disabled. Add this handler after
+    :class:`~luna_monai.training.run_folder.RunFolder`, whose files it records. With several processes, only the first
+    one records. Errors after the start are logged as warnings. The run folder is complete in any case.
 
     Args:
-        tracking_uri: MLflow's store: ``sqlite:///PATH`` or a server. The environment variable ``MLFLOW_TRACKING_URI``,
-            where set, overrides it. Files of a store in SQLite are in ``mlruns`` beside it.
-        experiment_name: MLflow's experiment; made when missing.
-        run_state: its folder, and its start and comment, which are the MLflow run's name.
+        tracking_uri: MLflow's store: ``sqlite:///PATH`` or the URL of a server. The environment variable
+            ``MLFLOW_TRACKING_URI`` overrides it. An SQLite store keeps its files in ``mlruns`` in the same folder.
+        experiment_name: MLflow's experiment; created if it does not exist.
+        run_state: the state of the run. Its start time and comment are the default name of the MLflow run.
         config: the configuration of the run.
-        cache: the cache that the run reads, whose fingerprint is recorded.
+        cache: the cache that the run reads; its fingerprint is recorded.
         validator: the engine that validates.
-        run_name: name of the MLflow run instead.
+        run_name: name of the MLflow run; None for the default name.
 
     Raises:
-        LunaError: when MLflow is not installed, or the store cannot be used.
+        LunaError: if MLflow is not installed, or the store cannot be used.
     """
 
     tracking_uri: str
@@ -83,7 +86,7 @@ class MLflowTracking:
             return
         self.store = os.environ.get("MLFLOW_TRACKING_URI") or self.tracking_uri
         self.mlflow = import_extra("mlflow", "mlflow")
-        _be_quiet()
+        _disable_telemetry()
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._record)
         engine.add_event_handler(Events.COMPLETED, lambda _: self._end("FINISHED"))
@@ -92,12 +95,12 @@ class MLflowTracking:
     def _start(self, engine: Engine) -> None:
         try:
             self._open()
-        except Exception as error:  # MLflow's own, those of its database and those of its HTTP client
-            raise LunaError(f"tracking_uri {self.store}: cannot be used by MLflow ({reason_of(error)})") from error
+        except Exception as error:  # exceptions of MLflow, of its database or of its HTTP client
+            raise LunaError(f"tracking_uri {self.store}: MLflow cannot use it ({reason_of(error)})") from error
         logger.info("MLflow: experiment '%s' in %s", self.experiment_name, self.store)
 
     def _open(self) -> None:
-        names, files = self.run_state.names, None  # the server says where files are
+        names, files = self.run_state.names, None  # a server chooses the place of the files
         if self.store.startswith("sqlite:///"):
             folder = Path(import_extra("sqlalchemy", "mlflow").make_url(self.store).database).absolute().parent
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +108,7 @@ class MLflowTracking:
         self.client = self.mlflow.MlflowClient(self.store)
         experiment = self.client.get_experiment_by_name(self.experiment_name)
         number = experiment.experiment_id if experiment else self.client.create_experiment(self.experiment_name, files)
-        if "mlflow_run" not in names:  # else it is that of the run which is resumed, or goes on
+        if "mlflow_run" not in names:  # else the MLflow run is continued
             name = self.run_name or f"{names['time']} {names['comment']}"
             names["mlflow_run"] = self.client.create_run(number, run_name=name).info.run_id
         self.client.update_run(names["mlflow_run"], status="RUNNING")
@@ -141,21 +144,21 @@ class MLflowTracking:
     def _fail(self, engine: Engine, error: BaseException) -> None:
         if "mlflow_run" in self.run_state.names:
             self._end("FAILED")
-        raise error  # ignite drops an exception that a handler listens to
+        raise error  # ignite does not raise an exception that a handler receives
 
     @contextmanager
     def _warnings(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            logger.warning("MLflow: not recorded in %s (%s)", self.store, reason_of(error))
+            logger.warning("MLflow cannot record in %s (%s)", self.store, reason_of(error))
 
 
-def _be_quiet() -> None:
-    """Keep MLflow from sending usage statistics, and its database from logging its migrations."""
+def _disable_telemetry() -> None:
+    """Disable MLflow's usage statistics, and the log lines of its database migrations."""
     from mlflow.telemetry import set_telemetry_client
 
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    set_telemetry_client()  # it was made when MLflow was imported; now there is none
+    set_telemetry_client()  # replaces the client that the import has created
     for name in ("alembic", "mlflow.store"):
         logging.getLogger(name).setLevel(logging.WARNING)

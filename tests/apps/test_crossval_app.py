@@ -97,7 +97,7 @@ def test_fold_by_fold(arguments, tmp_path, capsys):
 def test_an_interrupted_fold_goes_on(arguments, tmp_path, capsys):
     fold = ["--output-dir", tmp_path / "cv" / "fold1", *arguments[2:], "fold=1"]
     LunaTrainingApp(fold).main()
-    with pytest.raises(LunaError, match="fold1 was trained with other settings: batch_size was 32, is 16"):
+    with pytest.raises(LunaError, match="fold1 was trained with other settings: batch_size was 32, is now 16"):
         LunaCrossvalApp([*arguments, "--folds", "1", "--batch-size", 16]).main()
     LunaCrossvalApp([*arguments, "--folds", "1"]).main()
     assert "Fold 1: continuing" in capsys.readouterr().out
@@ -128,7 +128,7 @@ def test_mistakes_get_one_clear_line(arguments, capsys, tmp_path, wrong, message
 
 def test_folds_must_be_trained_alike(arguments, tmp_path):
     LunaCrossvalApp([*arguments, "--folds", "0"]).main()
-    with pytest.raises(LunaError, match="fold0 was trained with other settings: batch_size was 32, is 4; "):
+    with pytest.raises(LunaError, match="fold0 was trained with other settings: batch_size was 32, is now 4; "):
         LunaCrossvalApp([*arguments, "seed=1", "--batch-size", 4]).main()
     assert not (tmp_path / "cv" / "fold1").exists()
 

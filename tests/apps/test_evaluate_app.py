@@ -96,7 +96,7 @@ def test_a_calibration_is_not_judged_on_what_it_was_fitted_on(run, tmp_path, cap
     content = json.loads((tmp_path / "calibration.json").read_text())
     assert content["fitted_on"]["scans"] == 1
     assert (content["reliability"]["calibrated"], content["reliability"]["folds"]) == (None, None)
-    assert "not measured: one scan has nodules" in capsys.readouterr().out
+    assert "unknown (nodules in one scan only)" in capsys.readouterr().out
 
 
 def test_submission_is_luna16s(run, tmp_path):
@@ -147,7 +147,7 @@ def test_one_class_has_no_calibration(run, write_dataset, tmp_path, capsys):
     table.to_csv(dataset_dir / "candidates.csv", index=False)
     arguments = ["--dataset-dir", dataset_dir, "--cache-dir", "null", "--output-dir", tmp_path / "results"]
     LunaEvaluateApp([run, *arguments]).main()
-    assert "No calibration and no thresholds: a calibration needs candidates of both classes" in capsys.readouterr().out
+    assert "No calibration and thresholds: a calibration needs candidates of both classes" in capsys.readouterr().out
     assert json.loads((tmp_path / "results" / "metrics.json").read_text())["metrics"]["roc_auc"] is None
     assert not list((tmp_path / "results").glob("calibration*"))
 

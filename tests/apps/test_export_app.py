@@ -101,7 +101,7 @@ def test_what_says_something_else_is_not_written(run, tmp_path, monkeypatch):
     [
         (["nowhere.pt", "--format", "onnx"], "nowhere.pt: no such file"),
         (["empty", "--format", "onnx"], "empty/config.yaml: No such file or directory"),
-        (["run", "--format", "onnx", "--output", "model.ts"], "the name of this file must end with .onnx"),
+        (["run", "--format", "onnx", "--output", "model.ts"], "the file name must end with .onnx"),
         (["run", "--format", "torchscript", "fould=1"], "did you mean 'fold'?"),
         (["run/model.pt", "--format", "torchscript"], "weights of another network"),
     ],

@@ -540,7 +540,7 @@ def test_froc_of_a_dataset_folder(tmp_path, weights, voxels, geometry, capfd):
     assert "FROC of the findings: 6 nodules in 1 scans" in capfd.readouterr().out
     with pytest.raises(LunaError, match=r"annotations\.csv"):
         LunaPredictApp([tmp_path / "data" / "subset0" / "a.mhd", *arguments]).main()
-    with pytest.raises(LunaError, match="data: a folder; an output is a file"):
+    with pytest.raises(LunaError, match="data: is a folder; give the name of a file"):
         LunaPredictApp([tmp_path / "data", *arguments, "--froc", tmp_path / "data"]).main()
 
 
@@ -642,13 +642,13 @@ def test_an_output_that_a_scan_cannot_have_is_said_before_the_work(
     write_dicom(tmp_path / "dicom", voxels, geometry, tags={"FrameOfReferenceUID": None})
     sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.mhd"))
     points = write_points(tmp_path / "points.csv", geometry)
-    for scan, reason in (("dicom", "no FrameOfReferenceUID"), ("a.mhd", "this scan has none")):
+    for scan, reason in (("dicom", "FrameOfReferenceUID is missing"), ("a.mhd", "not a DICOM series")):
         out = tmp_path / f"out-{scan}"
         outputs = ["--output", out / "x.dcm", "--output", out / "x.csv"]
         capfd.readouterr()
         assert run_app(LunaPredictApp, [tmp_path / scan, "--candidates", points, "--weights", weights, *outputs]) == 1
         captured = capfd.readouterr()
-        assert captured.err.startswith("luna-monai predict: error: x.dcm is not written: ")
+        assert captured.err.startswith("luna-monai predict: error: cannot write x.dcm: ")
         assert reason in captured.err
         assert captured.err.count("\n") == 1
         assert captured.out.index(reason) < captured.out.index("Scans ----")
@@ -780,7 +780,7 @@ def test_damaged_candidates(place, weights, capfd):
         (head + "1.2.3,-150,-150,-320\n", r"list\.csv: no candidates of scan a"),
         (
             head + "a,-150,-150,-320\na,150,150,-320\n",
-            r"list\.csv, line 3: \[150\.0, 150\.0, -320\.0\] in lps is voxel .*, outside of scan a; .* ras, voxel",
+            r"list\.csv, line 3: \[150\.0, 150\.0, -320\.0\] in lps is voxel .*, outside scan a; .* ras, voxel",
         ),
     ):
         path = place / "list.csv"
@@ -813,21 +813,21 @@ def test_mistaken_commands(place, tmp_path, weights, geometry, capfd):
     for arguments, message in (
         (
             [place / "a.mhd", "--output", "out.txt"],
-            r"out\.txt: the name of this file must end with \.csv, \.findings\.csv, \.json",
+            r"out\.txt: the file name must end with \.csv or \.findings\.csv or \.json",
         ),
-        ([place / "a.mhd", "--output", tmp_path / "folder.json"], r"folder\.json: a folder; an output is a file"),
+        ([place / "a.mhd", "--output", tmp_path / "folder.json"], r"folder\.json: is a folder; give the name"),
         (
             [place / "a.mhd", "--output", place / "a.mhd" / "x.csv"],
-            r"x\.csv: .*a\.mhd cannot be written to \(Not a directory\)",
+            r"x\.csv: cannot write to the folder .*a\.mhd \(Not a directory\)",
         ),
-        ([place / "a.mhd", "--output", "x.csv", "--output", "x.csv"], r"x\.csv: named twice as an output"),
+        ([place / "a.mhd", "--output", "x.csv", "--output", "x.csv"], r"x\.csv: given twice as an output; remove one"),
         (
             [place / "list.csv", "--output", "x.mrk.json"],
-            r"x\.mrk\.json: holds one scan, and there are 2; put \{series",
+            r"x\.mrk\.json: this format holds one scan, found 2; put \{series",
         ),
         (
             [place / "a.mhd", "--output", "x.dcm"],
-            r"a\.mhd: .*refer to DICOM slices, and this",
+            r"a\.mhd: not a DICOM series, so no DICOM output",
         ),
         (
             [place / "a.mhd", "--output", "x.csv", "--threshold", 1.5],
@@ -837,15 +837,15 @@ def test_mistaken_commands(place, tmp_path, weights, geometry, capfd):
             [place / "a.mhd", "--output", "x.csv", "--max-findings", -1],
             r"max_findings: -1 is less than the minimum of 1",
         ),
-        ([place / "list.csv", "--output", "x.dcm"], r"x\.dcm: holds one scan, and there are 2"),
-        ([place / "twice.csv", "--output", "x.csv"], r"two scans with the name a; list them with names of their own"),
-        ([place / "a.mhd", "--report", "x.pdf"], r"x\.pdf: the name of this file must end with \.html"),
+        ([place / "list.csv", "--output", "x.dcm"], r"x\.dcm: this format holds one scan, found 2"),
+        ([place / "twice.csv", "--output", "x.csv"], r"two scans have the name a; give them different names"),
+        ([place / "a.mhd", "--report", "x.pdf"], r"x\.pdf: the file name must end with \.html"),
         (
             [place / "a.mhd", "--report", "x.html", "report_findings=-1"],
             r"report_findings: -1 is less than the minimum of 1",
         ),
-        ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the name of this file must end with \.nii\.gz, \.nii"),
-        ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: contains one scan, and there are 2"),
+        ([place / "a.mhd", "--explain", "x.mhd"], r"x\.mhd: the file name must end with \.nii\.gz or \.nii"),
+        ([place / "list.csv", "--explain", "x.nii.gz"], r"x\.nii\.gz: --explain supports one scan, found 2"),
         ([place / "a.mhd", place / "b.nii"], r"b\.nii': an override has the form key=value"),
         ([place / "a.mhd", "weigths=1"], r"'weigths' is not a key of the configuration; did you mean 'weights'"),
         ([place / "a.mhd", "--seriesuid", "1.2"], r"a\.mhd: contains no scan of series 1\.2"),
@@ -855,4 +855,4 @@ def test_mistaken_commands(place, tmp_path, weights, geometry, capfd):
     plain = write_points(place / "plain.csv", geometry)
     refused(r"plain\.csv: no column 'seriesuid'", capfd, place / "list.csv", "--candidates", plain, *given[2:])
     assert run_app(LunaPredictApp, [place / "a.mhd", *given]) == 1
-    assert "no output: name a file to write" in capfd.readouterr().err
+    assert "no output file; give at least one" in capfd.readouterr().err

@@ -66,7 +66,7 @@ def test_resume(arguments, tmp_path):
     LunaTrainingApp([*arguments, "--epochs", 2, "--resume"]).main()
     assert pd.read_csv(tmp_path / "run" / "metrics.csv")["epoch"].tolist() == [1, 1, 2, 2]
     # A checkpoint brings back the optimizer and its schedule; what says otherwise must not be ignored.
-    with pytest.raises(LunaError, match=r"cannot resume: optimizer#lr was 0\.001, is 0\.01; "):
+    with pytest.raises(LunaError, match=r"cannot resume: optimizer#lr was 0\.001, is now 0\.01; "):
         LunaTrainingApp([*arguments, "--epochs", 3, "--resume", "optimizer#lr=0.01"]).main()
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["optimizer"]["lr"] == 0.001
 
@@ -74,7 +74,7 @@ def test_resume(arguments, tmp_path):
 def test_resume_of_a_schedule_with_an_end(arguments):
     short = ["--config", "synthetic", "samples_per_epoch=8", "val_interval=1"]
     LunaTrainingApp([*arguments, *short, "--epochs", 1]).main()
-    with pytest.raises(LunaError, match="cannot resume: schedule#total_steps was 1, is 2; "):
+    with pytest.raises(LunaError, match="cannot resume: schedule#total_steps was 1, is now 2; "):
         LunaTrainingApp([*arguments, *short, "--epochs", 2, "--resume"]).main()
 
 

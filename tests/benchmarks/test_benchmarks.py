@@ -1,4 +1,4 @@
-"""The benchmarks run from beginning to end; what they measure on a busy machine says nothing."""
+"""The benchmarks run from beginning to end; their results are not checked."""
 
 import json
 import multiprocessing
@@ -70,9 +70,9 @@ def test_where_the_time_goes(run, folder):
 
 
 def test_memory_stays_flat(run, folder):
-    # Three epochs tell nothing about growth; that it is measured and reported is what is seen here.
+    # Three epochs are too few to detect growth; the test checks that it is measured and reported.
     text = run("soak.py", folder, "--epochs", 3, "--samples", 16, "--allowed", 1000)
-    assert re.search(r"[+-][\d.]+ MB an epoch once it has settled, [+-]0 open files", text)
+    assert re.search(r"[+-][\d.]+ MB per epoch after warm-up, [+-]0 open files", text)
     assert [row[0] for row in rows_of(text)] == ["epoch", "1", "3"]
 
 

@@ -98,7 +98,7 @@ def test_the_network_stays_as_it_was():
 
 
 def test_a_missing_layer():
-    with pytest.raises(LunaError, match=r"needs the layer 'block1\.relu2' of LunaModel; these weights are exported"):
+    with pytest.raises(LunaError, match=r"needs the layer 'block1\.relu2' of LunaModel; give weights as .pt"):
         CandidateExplainer(torch.nn.Flatten())
 
 
@@ -185,9 +185,9 @@ def test_overlapping_findings_take_the_higher_value_and_the_rest_is_left_out(geo
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("heat.mhd", r"must end with \.nii\.gz, \.nii, \.nrrd"),
+        ("heat.mhd", r"must end with \.nii\.gz or \.nii or \.nrrd"),
         (".nii.gz", r"must end with \.nii\.gz"),
-        ("folder.nii", r"folder\.nii: a folder"),
+        ("folder.nii", r"folder\.nii: is a folder"),
     ],
 )
 def test_bad_names(name, message, tmp_path):

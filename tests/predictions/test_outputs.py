@@ -84,13 +84,13 @@ def test_names_that_no_file_can_have_stay_different(prediction, tmp_path):
 def test_an_output_that_cannot_be_written_costs_no_other(prediction, tmp_path):
     files, problems = write_outputs([tmp_path / "a.dcm", tmp_path / "a.seg.dcm", tmp_path / "a.csv"], [prediction])
     assert [path.name for path in files] == [path.name for path in tmp_path.iterdir()] == ["a.csv"]
-    assert [problem.split(":")[0] for problem in problems] == ["a.dcm is not written", "a.seg.dcm is not written"]
+    assert [problem.split(":")[0] for problem in problems] == ["cannot write a.dcm", "cannot write a.seg.dcm"]
 
 
 def test_several_scans_go_into_files_that_hold_several(tmp_path):
     check_outputs([tmp_path / name for name in ("a.csv", "a.json", "a.findings.csv", "{seriesuid}.dcm")], scans=2)
     for name in ("a.mrk.json", "a.dcm", "a.seg.dcm", "a.nii.gz", "a.nrrd"):
-        with pytest.raises(LunaError, match="holds one scan, and there are 2"):
+        with pytest.raises(LunaError, match="this format holds one scan, found 2"):
             check_outputs([tmp_path / name], scans=2)
 
 

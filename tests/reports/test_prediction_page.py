@@ -190,10 +190,10 @@ def test_many_findings(voxels):
 
 
 def test_names(tmp_path):
-    with pytest.raises(LunaError, match=r"x\.pdf: the name of this file must end with \.html"):
+    with pytest.raises(LunaError, match=r"x\.pdf: the file name must end with \.html"):
         PredictionPage("x.pdf")
     (tmp_path / "x.html").mkdir()
-    with pytest.raises(LunaError, match=r"x\.html: a folder"):
+    with pytest.raises(LunaError, match=r"x\.html: is a folder"):
         PredictionPage(tmp_path / "x.html")
 
 

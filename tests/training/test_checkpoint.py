@@ -42,7 +42,7 @@ def test_damaged_checkpoint(tmp_path, caplog, damage):
         torch.save(torch.load(path, weights_only=True) | {"state": {"layer": {"weight": None}}}, path)
     assert restore(tmp_path) == 1
     (record,) = caplog.records
-    assert record.getMessage().startswith(f"Damaged, not used: {path} (")
+    assert record.getMessage().startswith(f"Skipping damaged checkpoint: {path} (")
     assert "\n" not in record.getMessage()
     (tmp_path / "checkpoint-previous.pt").write_bytes(b"")
     with pytest.raises(LunaError, match=rf"cannot resume from {re.escape(str(path))} \(.*\) or .*start without resume"):

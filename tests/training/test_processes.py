@@ -79,9 +79,9 @@ def test_each_validation_sample_is_read_once(torchrun, samples):
 
 def test_more_processes_than_validation_samples(torchrun):
     torchrun(world_size=3)
-    with pytest.raises(LunaError, match="validation candidates: 2, fewer than the 3 processes; start 2 at most"):
+    with pytest.raises(LunaError, match="2 validation candidates for 3 processes; start at most 2 processes"):
         evaluation_sampler(range(2))
-    with pytest.raises(LunaError, match="scans: 1, fewer than the 3 processes; start 1 at most"):
+    with pytest.raises(LunaError, match="1 scans for 3 processes; start at most 1 processes"):
         evaluation_sampler(range(1), "scans")
 
 

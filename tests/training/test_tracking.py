@@ -121,15 +121,15 @@ def test_a_store_that_goes_away_does_not_end_the_run(train, tmp_path, monkeypatc
 
     monkeypatch.setattr("mlflow.MlflowClient.log_artifact", fail)
     assert train("--epochs", "1") == 0
-    assert "MLflow: not recorded in sqlite:" in capsys.readouterr().out
+    assert "MLflow cannot record in sqlite:" in capsys.readouterr().out
     assert (tmp_path / "größe 1" / "model.pt").is_file()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["tracking_uri=./mlruns"], "tracking_uri ./mlruns: cannot be used by MLflow"),
-        (["tracking_uri=nonsense://host"], "tracking_uri nonsense://host: cannot be used by MLflow"),
+        (["tracking_uri=./mlruns"], "tracking_uri ./mlruns: MLflow cannot use it"),
+        (["tracking_uri=nonsense://host"], "tracking_uri nonsense://host: MLflow cannot use it"),
     ],
 )
 def test_bad_stores(train, tmp_path, capsys, arguments, message):
@@ -152,10 +152,10 @@ import socket, time
 addresses = []
 socket.getaddrinfo = lambda host, *rest, **more: addresses.append(host) or []
 socket.create_connection = lambda address, *rest, **more: addresses.append(address)
-from luna_monai.training.tracking import _be_quiet
+from luna_monai.training.tracking import _disable_telemetry
 from mlflow.telemetry import get_telemetry_client
 assert get_telemetry_client() is not None
-_be_quiet()
+_disable_telemetry()
 assert get_telemetry_client() is None
 time.sleep(0.5)
 print(addresses)

@@ -288,7 +288,7 @@ def test_resume_from_the_previous_checkpoint(make_run, tmp_path, caplog):
     checkpoint = tmp_path / "parts" / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     make_run(tmp_path / "parts", max_epochs=3, resume=True).trainer.run()
-    assert f"Damaged, not used: {checkpoint} (" in caplog.text
+    assert f"Skipping damaged checkpoint: {checkpoint} (" in caplog.text
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
 
 
@@ -327,9 +327,9 @@ def test_resume_with_another_network(make_run, tmp_path):
     [
         (
             {"seed": 1, "fold": 1},
-            "cannot resume: fold was not set, is 1; resume with the same settings, or ",
+            "cannot resume: fold was not set, is now 1; resume with the same settings, or ",
         ),
-        ({"seed": 2}, "cannot resume: seed was 1, is 2"),
+        ({"seed": 2}, "cannot resume: seed was 1, is now 2"),
         ({"seed": 1, "max_epochs": 9, "output_dir": "x", "train": {"handlers": []}}, None),
     ],
 )
@@ -348,7 +348,7 @@ def test_resume_with_another_schedule(make_run, tmp_path):
         return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
 
     make_run(tmp_path, scheduler=cosine(2)).trainer.run()
-    with pytest.raises(LunaError, match="cannot resume: schedule#T_max was 2, is 4"):
+    with pytest.raises(LunaError, match="cannot resume: schedule#T_max was 2, is now 4"):
         make_run(tmp_path, scheduler=cosine(4), resume=True).trainer.run()
 
 
@@ -402,7 +402,7 @@ def test_a_folder_in_use(make_run, tmp_path):
     other = context.Process(target=hold, args=(tmp_path, ready, end))
     other.start()
     assert ready.wait(60)
-    with pytest.raises(LunaError, match=rf"in use by process {other.pid} on .*; wait for it, or choose another output"):
+    with pytest.raises(LunaError, match=rf"in use by process {other.pid} on .*; wait for its end, or set another"):
         make_run(tmp_path).trainer.run()
     other.kill()
     other.join()
