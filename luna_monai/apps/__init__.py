@@ -1,4 +1,4 @@
-"""The commands. Each is also a class here: ``LunaTrainingApp(argv).main()``, as in the book."""
+"""The commands. Each command is also a class in this package: ``LunaTrainingApp(argv).main()``, as in the book."""
 
 from luna_monai.apps.cli import COMMANDS
 from luna_monai.lazy import lazy_exports

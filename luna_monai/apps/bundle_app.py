@@ -1,4 +1,4 @@
-"""The base of the commands that run a workflow of the bundle: its files, its settings and its processes."""
+"""The base class of the commands that run a workflow of the bundle."""
 
 from __future__ import annotations
 
@@ -20,64 +20,70 @@ class BundleApp(App):
     """A command that runs a workflow of the bundle.
 
     Attributes:
-        kind: ``train`` or ``inference``, the configuration.
+        kind: the configuration: ``train`` or ``inference``.
         settings: keys of the configuration that have an option.
-        together: what the processes of ``--distributed`` do; empty for a command of one process.
+        distributed_help: start of the help of ``--distributed``; empty for commands without this option.
     """
 
     kind = "train"
     settings: tuple[str, ...] = ("dataset_dir", "cache_dir")
-    together = ""
+    distributed_help = ""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the options that these commands share, and the overrides."""
+        """Declare the options of all bundle commands, and the overrides."""
         parser.add_argument(
             "--config",
             action="append",
             default=[],
             metavar="YAML",
-            help=f"overlay on the bundle's {self.kind}.yaml: a file, or the name of one in configs/ (may be repeated); "
-            "it may run code, so use only files that you trust",
+            help=f"overlay that overrides the bundle's {self.kind}.yaml: a file, or the name of a file in "
+            "configs/; may be repeated. It can run code, so use only files that you trust",
         )
         add_settings(parser, *self.settings, kind=self.kind)
-        if self.together:
+        if self.distributed_help:
             parser.add_argument(
                 "--distributed",
                 nargs="?",
                 type=int,
                 const=0,
                 metavar="N",
-                help=f"{self.together} N processes of this machine, each with its own GPU or a part of the cores; N "
-                "defaults to the number of GPUs. For several machines use 'torchrun ... -m luna_monai' instead",
+                help=f"{self.distributed_help} N processes on this machine, each with its own GPU or part of the CPU "
+                "cores; N defaults to the number of GPUs. For several machines, use 'torchrun ... -m luna_monai'",
             )
-        rest = "values for any other key of the configuration; nested keys are joined by '#', as in optimizer#lr=0.01"
+        rest = "value for any other key of the configuration; join nested keys with '#', for example optimizer#lr=0.01"
         parser.add_argument("overrides", nargs="*", metavar="key=value", help=rest)
 
     def main(self) -> int:
-        """Do the work, in several processes where ``--distributed`` asks for them; see :meth:`App.main`."""
-        return 0 if self.together and launch(self) else super().main()
+        """Run the command, in several processes if ``--distributed`` is given; see :meth:`App.main`."""
+        return 0 if self.distributed_help and launch(self) else super().main()
 
     def given(self) -> dict[str, Any]:
-        """Collect what was given for keys of the configuration."""
+        """Collect the keys of the configuration that are set by options and overrides, with their values."""
         return given_settings(self.cli_args, self.cli_args.overrides, self.kind)
 
     def load(self, run_id: str, given: Mapping[str, Any], *overlays: Path, run: Path | None = None) -> ConfigWorkflow:
-        """Read the configuration, with all overlays and settings, without making anything yet.
+        """Read the configuration with all overlays and settings, without creating its objects.
 
         Args:
-            run_id: what is run.
+            run_id: key of the workflow to run, such as ``training``.
             given: settings by key.
-            overlays: laid over the others.
-            run: folder of a run, whose configuration is taken instead of the bundle's, without its code.
+            overlays: configuration files that override all others.
+            run: folder of a run whose configuration replaces that of the bundle, without its code. None for the bundle.
+
+        Returns:
+            The workflow.
+
+        Raises:
+            LunaError: if a file or a setting is wrong.
         """
         files = config_files(self.cli_args.config, self.kind)
         if run is not None:
             files[0] = run_config(run, files[1:])
-        if self.together and is_launched():
+        if self.distributed_help and is_launched():
             files.append(str(bundle_dir() / "configs" / f"multi_gpu_{self.kind}.yaml"))
         return load_workflow(run_id, [*files, *map(str, overlays)], given, self.kind)
 
 
 def run_and_weights(path: Path) -> tuple[Path | None, Path]:
-    """Find the folder of a run, or None, and the file of weights."""
+    """Split an argument into the run folder, or None for a weights file, and the weights file."""
     return (path, path / "model.pt") if path.is_dir() else (None, path)

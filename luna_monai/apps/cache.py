@@ -1,4 +1,4 @@
-"""``luna-monai precache`` fills the cache; ``luna-monai cache`` lists, checks and cleans its files."""
+"""``luna-monai precache`` fills the cache, and ``luna-monai cache`` lists, checks and removes its files."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 class LunaPrecacheApp(BundleApp):
     """Crop all candidates of a dataset into the cache, so that the first epoch is as fast as the others.
 
-    The command can be interrupted and run again at any time. Machines that share the folder can divide the work by
-    --shard.
+    The command can be interrupted at any time, and continues when it is run again. Machines that share the cache folder
+    can divide the work with --shard.
     """
 
     name = "precache"
@@ -30,10 +30,10 @@ class LunaPrecacheApp(BundleApp):
         """Declare the command's arguments."""
         super().add_arguments(parser)
         parser.add_argument(
-            "--subsets", type=numbers, metavar="N,N", help="LUNA16 subsets to crop, as 0,1,2 or 0-4 (default: all)"
+            "--subsets", type=numbers, metavar="N,N", help="LUNA16 subsets, for example 0,1,2 or 0-4 (default: all)"
         )
-        parser.add_argument("--shard", type=shard, metavar="K/N", help="crop the K-th of N parts, K from 1 to N")
-        parser.add_argument("--dry-run", action="store_true", help="only show the plan")
+        parser.add_argument("--shard", type=shard, metavar="K/N", help="crop part K of N, K from 1 to N (default: all)")
+        parser.add_argument("--dry-run", action="store_true", help="show the plan, and crop nothing")
 
     def run(self) -> None:
         """Fill the cache, or show the plan."""
@@ -44,11 +44,11 @@ class LunaPrecacheApp(BundleApp):
 
 
 class LunaCacheApp(BundleApp):
-    """Inspect and clean the cache.
+    """List, check and remove files of the cache.
 
     status: list the files of this dataset that the configuration does not use. verify: compare the checksums of all
-    files; the exit status is 1 if one is damaged. gc: list the files of this dataset that neither this configuration
-    nor any in configs/ uses. Only --yes removes files.
+    files; the exit status is 1 if a file is damaged. gc: list the files of this dataset that neither this configuration
+    nor any configuration in configs/ uses. Files are removed only with --yes.
     """
 
     name = "cache"
@@ -57,10 +57,10 @@ class LunaCacheApp(BundleApp):
         """Declare the command's arguments."""
         parser.add_argument("action", choices=("status", "verify", "gc"), help="what to do")
         super().add_arguments(parser)
-        parser.add_argument("--yes", action="store_true", help="remove what gc lists as unused, or verify as damaged")
+        parser.add_argument("--yes", action="store_true", help="remove the files that gc or verify lists")
 
     def run(self) -> int:
-        """List or check the files of the cache, and remove some where ``--yes`` allows it."""
+        """List or check the files of the cache, and remove them if ``--yes`` is given."""
         from luna_monai.data.cache_files import cached_files, find_damage, take_inventory
         from luna_monai.training import enumerate_with_estimate
 
@@ -85,12 +85,12 @@ class LunaCacheApp(BundleApp):
             size = readable_size(sum(path.stat().st_size for path in needed))
             logger.info("%s: %d files in use, %s", folder, len(needed), size)
             missing, total = len(caches[0].missing()), len(caches[0].data)
-            logger.info("missing: %d of %d series; 'luna-monai precache' cuts them", missing, total)
+            logger.info("missing: %d of %d series; 'luna-monai precache' adds them", missing, total)
         for path, reason in found.items():
             logger.info("%s: %s", path.name, reason)
         size = readable_size(sum(path.stat().st_size for path in found))
         kind = "damaged" if action == "verify" else "unused"
-        logger.info("%s: %d files, %s; only gc and verify with --yes remove them", kind, len(found), size)
+        logger.info("%s: %d files, %s; add --yes to gc or verify to remove them", kind, len(found), size)
         if action != "status" and self.cli_args.yes:
             for path in found:
                 path.unlink(missing_ok=True)
@@ -99,7 +99,7 @@ class LunaCacheApp(BundleApp):
 
 
 def shard(text: str) -> list[int]:
-    """Turn ``3/8`` into ``[2, 8]``; the type of an argument."""
+    """Parse the argument ``3/8`` to ``[2, 8]``."""
     part, parts = map(int, text.split("/"))
     if not 1 <= part <= parts:
         raise ValueError(text)

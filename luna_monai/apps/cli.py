@@ -1,4 +1,4 @@
-"""``luna-monai COMMAND``: the base of all commands; torch is imported only by those that need it."""
+"""``luna-monai COMMAND``: the base class of all commands. Only commands that need PyTorch import it."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ from luna_monai.errors import LunaError, find_luna_error, unwrapped_luna_errors
 #: Command name -> (module in luna_monai.apps, class, one line for ``--help``).
 COMMANDS = {
     "synth": ("synth", "LunaSynthApp", "write a synthetic LUNA16 dataset"),
-    "doctor": ("doctor", "LunaDoctorApp", "check a dataset folder, and say what to do"),
+    "doctor": ("doctor", "LunaDoctorApp", "check the files and tables of a dataset folder"),
     "precache": ("cache", "LunaPrecacheApp", "crop all candidates of a dataset into the cache"),
-    "cache": ("cache", "LunaCacheApp", "list, check and clean the files of the cache"),
+    "cache": ("cache", "LunaCacheApp", "list, check and remove files of the cache"),
     "train": ("training", "LunaTrainingApp", "train and validate LunaModel"),
     "evaluate": ("evaluate", "LunaEvaluateApp", "evaluate weights: metrics, calibration, thresholds"),
-    "predict": ("predict", "LunaPredictApp", "nodule probabilities for any chest CT"),
+    "predict": ("predict", "LunaPredictApp", "find nodules in chest CTs, with probabilities and sizes"),
     "crossval": ("crossval", "LunaCrossvalApp", "train and evaluate a model for each fold"),
     "froc": ("froc", "LunaFrocApp", "evaluate a submission as LUNA16 does: FROC, CPM"),
     "export": ("export", "LunaExportApp", "write the network as TorchScript or ONNX"),
-    "report": ("report", "LunaReportApp", "show a run's curves and errors in one HTML file"),
+    "report": ("report", "LunaReportApp", "write a report of a training run as one HTML file"),
 }
 
 
 class _Parser(argparse.ArgumentParser):
-    """Raises wrong arguments as any other bad input."""
+    """An argument parser that raises ``LunaError`` for wrong arguments."""
 
     def error(self, message: str) -> NoReturn:
         raise LunaError(f"{message}; see '{self.prog} --help'")
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults, but not those that the help explains in words."""
+    """Shows the default of each option, except None, False and empty lists."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False or action.default == []:  # but 0 is shown
+        if action.default is None or action.default is False or action.default == []:  # 0 is shown
             return action.help
         return super()._get_help_string(action)
 
 
 class App(ABC):
-    """One command of ``luna-monai``, callable from Python as ``SomeApp(argv).main()``, as in the book.
+    """A command of ``luna-monai``. Python code can call it as ``SomeApp(argv).main()``, as in the book.
 
-    The docstring of a command is what its ``--help`` says.
+    The docstring of a command is the description in its ``--help``.
 
     Args:
-        sys_argv: the command's arguments; the process's own when None. The book passes numbers too, so every value
-            is turned into a string.
+        sys_argv: arguments of the command; None for the arguments of the process. The book also passes numbers, so
+            all values are converted to strings.
 
     Raises:
-        LunaError: when an argument is not known or has a wrong value.
+        LunaError: if an argument is unknown or has a wrong value.
     """
 
     name = ""
@@ -74,16 +74,16 @@ class App(ABC):
 
     @abstractmethod
     def run(self) -> int | None:
-        """Do the work; see :meth:`main`."""
+        """Run the command and return its exit status, or None for 0; see :meth:`main`."""
 
     def main(self) -> int:
-        """Do the work.
+        """Run the command.
 
         Returns:
-            The exit status: 0, or 1 where the command's answer is that something is wrong.
+            The exit status: 0, or 1 if the command found errors in the data that it checked.
 
         Raises:
-            LunaError: when the input is bad.
+            LunaError: if the input is wrong.
         """
         with unwrapped_luna_errors():
             return self.run() or 0
@@ -94,15 +94,15 @@ def run_app(
     sys_argv: Sequence[object] | None = None,
     report: Callable[[BaseException], object] | None = None,
 ) -> int:
-    """Run a command as a process would: log to standard output, one line on standard error for bad input.
+    """Run a command like a process: log to standard output, and write one line to standard error for wrong input.
 
     Args:
         app_class: the command.
-        sys_argv: its arguments; the process's own when None.
-        report: takes an error instead.
+        sys_argv: arguments of the command; None for the arguments of the process.
+        report: called with an error, which is then not written to standard error.
 
     Returns:
-        The exit status: the command's own, 1 for bad input, 130 when interrupted.
+        The exit status: that of the command, 1 for wrong input, 130 if interrupted.
     """
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
     try:
@@ -134,7 +134,7 @@ def main(sys_argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        sys_argv: command name and its arguments; the process's own when None.
+        sys_argv: name and arguments of the command; None for the arguments of the process.
 
     Returns:
         The exit status.
@@ -147,7 +147,7 @@ def main(sys_argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"luna-monai {version('luna-monai')}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="see below; each has its own --help")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="the command's arguments")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="arguments of the command")
     arguments = sys.argv[1:] if sys_argv is None else sys_argv
     if not arguments:
         parser.print_help()

@@ -1,4 +1,4 @@
-"""``luna-monai crossval``: LUNA16's ten-fold cross-validation, each fold a run of its own."""
+"""``luna-monai crossval``: LUNA16's ten-fold cross-validation, with one run per fold."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from luna_monai.workflow import numbers, read_config, run_workflow
 
 logger = logging.getLogger(__name__)
 
-#: In a fold's folder: written when the fold has been trained to its end.
+#: File in the folder of a fold that is written when its training is complete.
 DONE = "fold.json"
 
 
 class LunaCrossvalApp(BundleApp):
-    """Cross-validate: for each LUNA16 subset, train a model on the others in OUTPUT_DIR/foldN.
+    """Run LUNA16's cross-validation.
 
-    Then evaluate the predictions of all folds as one submission. The command can be interrupted and run again. GPUs
-    and machines that share OUTPUT_DIR can train different --folds at the same time.
+    For each subset N, a model is trained on the other subsets, in OUTPUT_DIR/foldN. The predictions of all folds are
+    then evaluated as one submission. The command can be interrupted, and continues when it is run again. GPUs and
+    machines that share OUTPUT_DIR can train different --folds at the same time.
     """
 
     name = "crossval"
@@ -36,11 +37,11 @@ class LunaCrossvalApp(BundleApp):
         parser.add_argument(
             "--output-dir", dest="folder", metavar="OUTPUT_DIR", required=True, help="folder of the folds and results"
         )
-        parser.add_argument("--folds", type=numbers, metavar="N,N", help="train these, as 0,1,2 or 0-4 (default: all)")
+        parser.add_argument("--folds", type=numbers, metavar="N,N", help="folds to train, as 0,2 or 0-4 (default: all)")
         parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
 
     def run(self) -> None:
-        """Train the folds that are not done yet, and evaluate those that are done."""
+        """Train the folds that are not complete, and evaluate all complete folds."""
         from luna_monai.data import folds_of
         from luna_monai.metrics.froc import check_bootstrap
         from luna_monai.reports.crossval import write_results
@@ -48,7 +49,7 @@ class LunaCrossvalApp(BundleApp):
         check_bootstrap(self.cli_args.bootstrap)
         folder, given = Path(self.cli_args.folder), self.given()
         for key in given.keys() & {"fold", "resume", "output_dir", "finetune"}:
-            raise LunaError(f"{key}={given[key]}: crossval sets this key itself, for each fold; leave it out")
+            raise LunaError(f"{key}={given[key]}: crossval sets this key for each fold; remove it")
         get = self.load("training", given).parser.get_parsed_content
         candidates, scans = get("candidates"), get("scans")
         folds = folds_of(candidates, scans, get("patients_file"))
@@ -62,7 +63,7 @@ class LunaCrossvalApp(BundleApp):
         write_results(folder, candidates, folds, scans, done, self.cli_args.bootstrap)
 
     def _train(self, fold: int, folder: Path, given: Mapping[str, Any]) -> None:
-        """Train a fold to its end, unless it is done; continue where it was interrupted."""
+        """Train a fold unless it is complete. An interrupted fold is resumed."""
         from luna_monai.training.checkpoint import first_difference
 
         resume = any(folder.glob("checkpoint*.pt"))
@@ -75,8 +76,8 @@ class LunaCrossvalApp(BundleApp):
                     "another --output-dir"
                 )
         if (folder / DONE).is_file():
-            logger.info("Fold %d: done", fold)
+            logger.info("Fold %d: already trained", fold)
             return
-        logger.info("Fold %d: %s", fold, "continuing" if resume else "starting from fresh weights")
+        logger.info("Fold %d: %s", fold, "resuming" if resume else "training from random weights")
         run_workflow(workflow)
         write_json(folder / DONE, {"fold": fold})

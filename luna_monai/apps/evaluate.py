@@ -1,4 +1,4 @@
-"""``luna-monai evaluate``: metrics, calibration and thresholds of given weights."""
+"""``luna-monai evaluate``: metrics, calibration and thresholds for given weights."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 class LunaEvaluateApp(BundleApp):
     """Evaluate weights on the validation part of a dataset.
 
-    The results are predictions, metrics, LUNA16's FROC, calibration, and thresholds for a wanted sensitivity or number
-    of false positives per scan.
+    The results are predictions, metrics, LUNA16's FROC, a calibration, and thresholds for given sensitivities and
+    numbers of false positives per scan.
     """
 
     name = "evaluate"
     settings = (*BundleApp.settings, "num_workers", "fold")
-    together = "divide the candidates among"
+    distributed_help = "divide the candidates among"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
@@ -35,31 +35,31 @@ class LunaEvaluateApp(BundleApp):
             "run_or_weights",
             type=existing,
             metavar="RUN",
-            help="folder of a run, whose configuration is used too, except code that the bundle does not have; or a "
-            "file of weights: model.pt, checkpoint.pt, a .state of the book, or an exported .ts or .onnx",
+            help="run folder, whose configuration is used without code that is not part of luna-monai; or a weights "
+            "file: model.pt, checkpoint.pt, a .state file of the book, or an exported .ts or .onnx",
         )
         super().add_arguments(parser)
         parser.add_argument(
             "--output-dir",
-            help="folder of the results (default: RUN/evaluation, or for a file data-unversioned/evaluation/NAME-HASH)",
+            help="folder of the results (default: RUN/evaluation; data-unversioned/evaluation/NAME-HASH for a file)",
         )
-        parser.add_argument("--all-scans", action="store_true", help="evaluate all candidates, not the validation part")
+        parser.add_argument("--all-scans", action="store_true", help="evaluate all scans, not only the validation part")
         parser.add_argument(
             "--metadata",
             type=existing,
             metavar="JSON",
-            help="also store calibration, thresholds and the SHA-256 of the weights in this metadata.json of a bundle",
+            help="metadata.json of a bundle, in which calibration, thresholds and SHA-256 of the weights are stored",
         )
 
     def run(self) -> None:
-        """Evaluate."""
+        """Evaluate the weights."""
         metadata = _read_json(self.cli_args.metadata) if self.cli_args.metadata else None
         run, weights = run_and_weights(Path(self.cli_args.run_or_weights))
         given = self.given() | {"weights": literal(str(weights.resolve()))}
         if run is not None:
             given.setdefault("output_dir", literal(str(run / "evaluation")))
         if self.cli_args.all_scans:
-            # Both parts are all candidates, which may be of a single subset.
+            # Training and validation part are both all candidates, because the dataset may have a single subset.
             given |= {"evaluated": "@candidates", "split": ["@candidates", "@candidates"]}
         workflow = self.load("evaluating", given, bundle_dir() / "configs" / "evaluate.yaml", run=run)
         run_workflow(workflow)
@@ -81,4 +81,4 @@ def _read_json(path: str | Path) -> dict[str, Any]:
     try:
         return dict(json.loads(Path(path).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise LunaError(f"{path}: cannot be read as a JSON object ({reason_of(error)})") from None
+        raise LunaError(f"{path}: not a readable JSON object ({reason_of(error)})") from None

@@ -1,4 +1,4 @@
-"""``luna-monai export``: the network for other runtimes, checked against PyTorch."""
+"""``luna-monai export``: export the network to TorchScript or ONNX, and compare it with PyTorch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class LunaExportApp(BundleApp):
-    """Export the network for another runtime, for batches of any size.
+    """Export the network as TorchScript or ONNX, for batches of any size.
 
-    The result is compared with PyTorch on candidates of a synthetic scan, and nothing is written unless the
-    probabilities agree to 1e-5.
+    The exported network is compared with PyTorch on candidates of a synthetic scan. The file is written only if the
+    probabilities differ by at most 1e-5.
     """
 
     name = "export"
@@ -37,16 +37,16 @@ class LunaExportApp(BundleApp):
             nargs="?",
             type=existing,
             metavar="RUN",
-            help="folder of a run, or a model.pt, checkpoint.pt or .state of the book (default: the bundle's weights)",
+            help="run folder, or model.pt, checkpoint.pt or a .state file of the book (default: the bundle's weights)",
         )
         super().add_arguments(parser)
-        parser.add_argument("--format", choices=("torchscript", "onnx"), required=True, help="which runtime")
+        parser.add_argument("--format", choices=("torchscript", "onnx"), required=True, help="format of the file")
         parser.add_argument(
-            "--output", metavar="FILE", help="file to write (default: model.ts or model.onnx in RUN, or here)"
+            "--output", metavar="FILE", help="file to write (default: model.ts or model.onnx in RUN, else in .)"
         )
 
     def run(self) -> None:
-        """Export, compare and write."""
+        """Export the network, compare it with PyTorch, and write the file."""
         import torch
 
         from luna_monai.networks.exports import FORMATS, TOLERANCE, export_network, largest_differences
@@ -72,7 +72,7 @@ class LunaExportApp(BundleApp):
 
 
 def _candidates() -> torch.Tensor:
-    """Make candidates of a synthetic scan: float32 (64, 1, 32, 48, 48), in HU."""
+    """Make 64 candidates of a synthetic scan, float32 (64, 1, 32, 48, 48) in HU."""
     import numpy as np
     import torch
 

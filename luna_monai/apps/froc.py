@@ -19,22 +19,22 @@ logger = logging.getLogger(__name__)
 
 
 class LunaFrocApp(App):
-    """Evaluate a submission exactly as the LUNA16 challenge does: FROC curve, sensitivities and CPM."""
+    """Evaluate a submission by the rules of the LUNA16 challenge: FROC curve, sensitivities and CPM."""
 
     name = "froc"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("submission", metavar="SUBMISSION", help="CSV in the form of LUNA16's submissions")
-        parser.add_argument("--annotations", metavar="CSV", required=True, help="LUNA16's annotations.csv: nodules")
-        parser.add_argument("--excluded", metavar="CSV", help="LUNA16's annotations_excluded.csv: they do not count")
-        parser.add_argument("--seriesuids", metavar="CSV", required=True, help="scans to evaluate, a series UID a line")
-        parser.add_argument("--json", metavar="JSON", help="write all numbers, and the curve, to this file")
-        parser.add_argument("--plot", metavar="PNG", help="write a picture of the curve to this file")
+        parser.add_argument("submission", metavar="SUBMISSION", help="CSV file in LUNA16's submission format")
+        parser.add_argument("--annotations", metavar="CSV", required=True, help="LUNA16's annotations.csv, the nodules")
+        parser.add_argument("--excluded", metavar="CSV", help="annotations_excluded.csv, where hits are ignored")
+        parser.add_argument("--seriesuids", metavar="CSV", required=True, help="scans, one series UID per line")
+        parser.add_argument("--json", metavar="JSON", help="file for all numbers and the curve (default: not written)")
+        parser.add_argument("--plot", metavar="PNG", help="file for a plot of the curve (default: not written)")
         parser.add_argument("--bootstrap", type=int, default=1000, help="bootstrap samples of scans; 0 for no interval")
 
     def run(self) -> None:
-        """Evaluate, and write the files that were asked for."""
+        """Evaluate the submission, and write the files of ``--json`` and ``--plot``."""
         arguments = self.cli_args
         seriesuids = read_seriesuids(arguments.seriesuids)
         submission = read_table(arguments.submission, [*COORDINATES, "probability"])
@@ -44,41 +44,41 @@ class LunaFrocApp(App):
             logger.warning("%s", WITHOUT_EXCLUDED)
         try:
             result = evaluate_froc(submission, annotations, excluded, seriesuids, bootstrap=arguments.bootstrap)
-        except LunaError as error:  # of its rows
+        except LunaError as error:  # names a row of the submission
             raise LunaError(f"{arguments.submission}: {error}") from None
         logger.info("%s", format_froc(result))
         name = Path(arguments.submission).name
         if arguments.json:
             write_json(arguments.json, {"submission": name, **result.to_dict()})
         if arguments.plot:
-            from luna_monai.reports.figures import froc_figure, to_bytes  # takes a second to load
+            from luna_monai.reports.figures import froc_figure, to_bytes  # the import takes a second
 
             write_bytes(arguments.plot, to_bytes(froc_figure(result, title=name)))
 
 
 def read_seriesuids(path: str | Path) -> list[str]:
-    """Read a list of scans in the form of LUNA16's ``seriesuids.csv``.
+    """Read a list of scans in the format of LUNA16's ``seriesuids.csv``.
 
     Args:
-        path: one series UID a line; a header line ``seriesuid`` is allowed.
+        path: file with one series UID per line. A header line ``seriesuid`` is allowed.
 
     Returns:
         The series UIDs in the order of the file.
 
     Raises:
-        LunaError: when it is missing, empty or not text, or a line holds several values.
+        LunaError: if the file is missing, empty or not text, or a line contains several values.
     """
     try:
         found = [line for line in Path(path).read_text(encoding="utf-8-sig").split() if line != "seriesuid"]
     except (OSError, UnicodeDecodeError) as error:
-        raise LunaError(f"{path}: cannot be read ({reason_of(error)}); expected one series UID a line") from None
+        raise LunaError(f"{path}: cannot be read ({reason_of(error)}); expected one series UID per line") from None
     if wrong := [line for line in found if "," in line or ";" in line] or ["nothing"] * (not found):
-        raise LunaError(f"{path}: expected one series UID a line, found {wrong[0]!r}")
+        raise LunaError(f"{path}: expected one series UID per line, found {wrong[0]!r}")
     return list(dict.fromkeys(found))
 
 
 def format_froc(result: FrocResult) -> str:
-    """Lay out an evaluation for the console: counts, and sensitivities with their interval."""
+    """Format an evaluation for the console: counts, sensitivities with their interval, and a summary."""
     rates = [*map(rate_name, FALSE_POSITIVES_PER_SCAN), "mean (CPM)"]
     table = pd.DataFrame({"sensitivity": [*result.sensitivity, result.cpm]}, pd.Index(rates, name="at"))
     if result.interval is not None:

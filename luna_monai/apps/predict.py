@@ -1,4 +1,4 @@
-"""``luna-monai predict``: nodule probabilities for the candidates of any chest CT."""
+"""``luna-monai predict``: find nodules in chest CTs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from luna_monai.workflow import existing, run_workflow
 
 
 class LunaPredictApp(BundleApp):
-    """Find nodules in chest CTs.
+    """Find nodules in chest CTs. Research software. Not for clinical use.
 
-    Candidates are proposed, or given; each gets the probability of a nodule, and those on one structure become a
-    finding with its size. Research software. Not for clinical use. Scans are identified by their series UID, or the
-    name of their file. With several scans, a bad one does not stop the others.
+    Candidates are proposed, or read from a list. The network computes the probability of a nodule for each candidate.
+    Candidates in the same structure are combined to a finding, whose size is measured. Scans are identified by their
+    series UID, or by their file name. If one of several scans cannot be read, the others are still classified.
     """
 
     name = "predict"
@@ -24,7 +24,7 @@ class LunaPredictApp(BundleApp):
         *("output_dir", "threshold", "max_findings", "anonymous", "report", "froc", "explain"),
         *("candidates", "coordinates", "seriesuid", "weights", "flips", "batch_size", "num_workers"),
     )
-    together = "divide the scans among"
+    distributed_help = "divide the scans among"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
@@ -32,21 +32,21 @@ class LunaPredictApp(BundleApp):
             "scan",
             type=existing,
             metavar="SCAN",
-            help="a .mhd, .mha, .nii, .nii.gz or .nrrd file, a DICOM file, a folder of either, a LUNA16 dataset "
+            help="a .mhd, .mha, .nii, .nii.gz or .nrrd file, a DICOM file, a folder of such files, a LUNA16 dataset "
             "folder, or a CSV file with a column 'path'",
         )
         parser.add_argument(
             "--output",
             action="append",
             metavar="FILE",
-            help="file to write, by its ending: .csv (LUNA16's submission), .findings.csv (table of findings), .json "
-            "(everything), .mrk.json (3D Slicer), .nii.gz or .nrrd (outlines), .dcm (structured report about a DICOM "
-            "scan), .seg.dcm (DICOM segmentation); may be repeated; {seriesuid} in its name makes a file for each scan",
+            help="file to write; may be repeated. The ending is the format: .csv (LUNA16 submission), .findings.csv "
+            "(table of findings), .json (all results), .mrk.json (3D Slicer points), .nii.gz or .nrrd (outlines), .dcm "
+            "(structured report), .seg.dcm (DICOM segmentation). A name with {seriesuid} is written for each scan",
         )
         super().add_arguments(parser)
 
     def run(self) -> None:
-        """Predict."""
+        """Classify the scans."""
         given = self.given()
         if "weights" not in given:
             given["bundle_root"] = literal(str(bundle_dir()))

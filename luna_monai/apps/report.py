@@ -1,4 +1,4 @@
-"""``luna-monai report``: a run as one HTML file."""
+"""``luna-monai report``: a report of a training run as one HTML file."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ logger = logging.getLogger(__name__)
 
 
 class LunaReportApp(App):
-    """Write one self-contained HTML file with a run's curves, results and worst errors."""
+    """Write a self-contained HTML file with the curves, the results and the worst errors of a training run."""
 
     name = "report"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""
-        parser.add_argument("run", metavar="RUN", help="folder of a run, the --output-dir of 'luna-monai train'")
-        parser.add_argument("--output", metavar="FILE", help="the HTML file (default: RUN/report.html)")
-        parser.add_argument("--dataset-dir", help="LUNA16 dataset folder (default: that of the run)")
-        parser.add_argument("--threshold", type=float, default=0.5, help="candidates above it count as nodules")
+        parser.add_argument("run", metavar="RUN", help="run folder, the --output-dir of 'luna-monai train'")
+        parser.add_argument("--output", metavar="FILE", help="HTML file to write (default: RUN/report.html)")
+        parser.add_argument("--dataset-dir", help="LUNA16 dataset folder (default: the folder that the run used)")
+        parser.add_argument("--threshold", type=float, default=0.5, help="probability threshold for nodules")
 
     def run(self) -> None:
         """Write the report."""

@@ -1,4 +1,4 @@
-"""``luna-monai train``: the book's ``LunaTrainingApp`` (chapter 11.2), run by the bundle."""
+"""``luna-monai train``: the book's ``LunaTrainingApp`` (chapter 11.2) as a workflow of the bundle."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from luna_monai.workflow import given_settings, run_workflow
 
 
 class LunaTrainingApp(BundleApp):
-    """Train and validate LunaModel by bundle/configs/train.yaml.
+    """Train and validate LunaModel with bundle/configs/train.yaml.
 
-    '--config book_ch11' trains as chapter 11 of the book does. A word among the overrides is a comment, the end of the
-    names of TensorBoard's folders.
+    '--config book_ch11' trains as chapter 11 of the book does. An argument without '=' is a comment, which is appended
+    to the names of TensorBoard's folders.
     """
 
     name = "train"
@@ -23,19 +23,19 @@ class LunaTrainingApp(BundleApp):
         *BundleApp.settings,
         *("num_workers", "output_dir", "fold", "batch_size", "max_epochs", "resume", "finetune", "tb_prefix"),
     )
-    together = "train in"
+    distributed_help = "train in"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Declare the book's options and ours."""
+        """Declare the options of the book and additional ones."""
         super().add_arguments(parser)
-        parser.add_argument("--tracking", choices=("mlflow",), help="record the run in MLflow too")
+        parser.add_argument("--tracking", choices=("mlflow",), help="also record the run in MLflow")
 
     def run(self) -> None:
-        """Train."""
+        """Train the network."""
         texts = self.cli_args.overrides
         comments = [text for text in texts if "=" not in text]
         if len(comments) > 1:
-            raise LunaError(f"one comment at most, found {', '.join(map(repr, comments))}; overrides are key=value")
+            raise LunaError(f"more than one comment: {', '.join(map(repr, comments))}; overrides are key=value")
         given = given_settings(self.cli_args, [text for text in texts if "=" in text])
         given |= {"comment": literal(comments[0])} if comments else {}
         tracking = [bundle_dir() / "configs" / "mlflow.yaml"] if self.cli_args.tracking else []

@@ -1,4 +1,4 @@
-"""Pictures and pages for people: matplotlib figures and one self-contained HTML file."""
+"""Figures and self-contained HTML pages of predictions, runs and cross-validations."""
 
 from luna_monai.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""The folds of a cross-validation together: tables, LUNA16's evaluation and a page."""
+"""Results of a cross-validation: tables, LUNA16's evaluation and an HTML page."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 _COUNTS = ["scans", "candidates", "nodules"]
 _NOTE = (
-    "sensitivity/R is LUNA16's at R false positives per scan, the CPM the mean of these; all else is of candidates, at "
-    "a threshold of 0.5. 'pooled' is all folds' predictions together."
+    "sensitivity/R is LUNA16's sensitivity at R false positives per scan. cpm is the mean of these sensitivities. All "
+    "other metrics count candidates, at a threshold of 0.5. The row 'pooled' evaluates the predictions of all folds."
 )
 
 
@@ -37,24 +37,24 @@ def write_results(
     done: Sequence[int],
     bootstrap: int = 1000,
 ) -> None:
-    """Evaluate the folds' predictions, each and together, as LUNA16 does.
+    """Evaluate the predictions of each fold and of all folds together, and write the results.
 
-    - ``predictions.csv``: predictions of each fold's model for the scans that it was not trained on;
-    - ``submission.csv``: the same in LUNA16's form;
-    - ``folds.csv``: metrics of each fold, their mean and standard deviation, and of all predictions together;
+    - ``predictions.csv``: predictions of the model of each fold for the scans that it was not trained on;
+    - ``submission.csv``: the same predictions in LUNA16's submission format;
+    - ``folds.csv``: metrics of each fold, their mean and standard deviation, and metrics of all predictions together;
     - ``crossval.json``: LUNA16's evaluation of all predictions with its bootstrap interval;
-    - ``crossval.html``: the table, and the FROC curve with its interval and those of the folds.
+    - ``crossval.html``: the table of ``folds.csv``, and the FROC curves of all predictions and of each fold.
 
     Args:
         output_dir: folder with ``foldN/predictions/val.csv``.
         candidates: the candidate table, indexed by row.
         folds: the fold of each candidate.
         scans: the CTs of the dataset.
-        done: the numbers of the folds that are trained; at least one.
-        bootstrap: bootstrap samples of scans; 0 for no interval.
+        done: numbers of the trained folds; at least one.
+        bootstrap: number of bootstrap samples of scans; 0 for no interval.
 
     Raises:
-        LunaError: when the predictions of a fold are missing or NaN, or a candidate is not predicted exactly once.
+        LunaError: if the predictions of a fold are missing or NaN, or a candidate is not predicted exactly once.
     """
     predictions = pd.concat([_read_fold(output_dir / f"fold{fold}" / "predictions" / "val.csv", fold) for fold in done])
     predictions = predictions.sort_values("row", kind="stable", ignore_index=True)
@@ -89,7 +89,7 @@ def write_results(
             {
                 "title": "FROC",
                 "charts": [chart(froc_figure(pooled, folds=curves), "FROC", pooled.summary())],
-                "note": "Thin lines are folds.",
+                "note": "Thin gray lines: single folds.",
             },
         ],
     )
@@ -104,7 +104,7 @@ def write_results(
 
 
 def _read_fold(path: Path, fold: int) -> pd.DataFrame:
-    """Read the validation predictions of a fold, its number in the first column."""
+    """Read the validation predictions of a fold, and add the column ``fold``."""
     part = read_predictions(path).astype({"class": int})
     part.insert(0, "fold", fold)
     return part

@@ -1,4 +1,4 @@
-"""Figures as matplotlib objects without pyplot's global state."""
+"""Matplotlib figures, made without pyplot and its global state."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLORS = ("#6b4fa0", "#1f6fb4", "#c4501b")
 
 
 def to_bytes(figure: Figure, form: str = "png") -> bytes:
-    """Draw a figure as a PNG file, or as SVG on a transparent ground."""
+    """Render a figure as PNG, or as SVG with a transparent background."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=form, dpi=150, transparent=form == "svg")
     return buffer.getvalue()
@@ -30,18 +30,21 @@ def froc_figure(result: FrocResult, title: str = "", folds: Iterable[FrocResult]
 
     Args:
         result: an evaluation; its bootstrap interval is drawn if there is one.
-        title: of the figure.
-        folds: evaluations that are drawn as thin lines.
+        title: title of the figure.
+        folds: more evaluations, drawn as thin gray lines.
+
+    Returns:
+        The figure.
     """
     figure, axes = _new_axes("false positives per scan", "sensitivity", title)
-    # The axis is logarithmic, along which straight lines between corners would be bent: draw them densely.
+    # Sample the curve densely: lines that are straight on a linear axis are bent on a logarithmic axis.
     dense = np.exp2(np.linspace(-3, 3, 400))
     for one in (*folds, result):
         sensitivity = np.interp(dense, one.curve["false_positives_per_scan"], one.curve["sensitivity"])
         axes.plot(dense, sensitivity, color="gray", linewidth=0.8)
     axes.lines[-1].set(color=COLORS[1], linewidth=1.5, label=f"CPM {result.cpm:.3f}")
     if result.interval is not None:
-        label = f"{CONFIDENCE:.0%} of {result.samples:,} bootstrap samples"
+        label = f"{CONFIDENCE:.0%} interval, {result.samples:,} bootstrap samples"
         band = result.interval.drop("cpm")[["lower", "upper"]].to_numpy().T
         axes.fill_between(FALSE_POSITIVES_PER_SCAN, *band, color=COLORS[1], alpha=0.2, linewidth=0, label=label)
     axes.set_xscale("log", base=2)
@@ -53,25 +56,35 @@ def froc_figure(result: FrocResult, title: str = "", folds: Iterable[FrocResult]
 
 
 def ranking_figures(is_nodule: np.ndarray, probability: np.ndarray) -> list[Figure]:
-    """Plot the ROC curve and the precision-recall curve of candidates of both classes."""
+    """Plot the ROC curve and the precision-recall curve of candidates of both classes.
+
+    Args:
+        is_nodule: the class of each candidate, bool (n,).
+        probability: the probability of each candidate, (n,).
+
+    Returns:
+        Both figures.
+    """
     figures = []
     for display in (RocCurveDisplay, PrecisionRecallDisplay):
         figure, axes = _new_axes()
-        display.from_predictions(is_nodule, probability, ax=axes, plot_chance_level=True)
+        display.from_predictions(is_nodule, probability, name="Model", ax=axes, plot_chance_level=True)
+        # Without scikit-learn's "(Positive label: 1)".
+        axes.set(xlabel=axes.get_xlabel().partition(" (")[0], ylabel=axes.get_ylabel().partition(" (")[0])
         figures.append(figure)
     return figures
 
 
 def epoch_figure(metrics: pd.DataFrame, columns: Sequence[str], best_epoch: int | None) -> Figure:
-    """Plot quantities over the epochs, training dashed and validation solid.
+    """Plot metrics over the epochs: dashed lines for training, solid lines for validation.
 
     Args:
         metrics: rows of ``metrics.csv``.
-        columns: at most three columns; their names end with what tells them apart.
-        best_epoch: marked by a line.
+        columns: at most three columns. The last part of their names is used in the legend.
+        best_epoch: epoch that is marked by a dotted line; None for no line.
 
     Returns:
-        The figure; losses have a logarithmic scale.
+        The figure. Losses have a logarithmic scale.
     """
     figure, axes = _new_axes("epoch", height=0.67)
     for split, style in (("trn", ".--"), ("val", ".-")):
@@ -91,7 +104,7 @@ def epoch_figure(metrics: pd.DataFrame, columns: Sequence[str], best_epoch: int 
 
 def _new_axes(xlabel: str = "", ylabel: str = "", title: str = "", height: float = 0.82) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 3.5))
-    # Fixed margins, wide enough for the labels of logarithmic axes: a layout engine takes longer than the drawing.
+    # Fixed margins, wide enough for the labels of logarithmic axes. A layout engine would take most of the time.
     axes = figure.add_axes((0.17, 0.15, 0.8, 0.75 if title else height), xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(color="#d8dee6")
     axes.set_axisbelow(True)

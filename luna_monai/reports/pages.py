@@ -1,4 +1,4 @@
-"""How pages are made, and how values are written on them."""
+"""Rendering of HTML pages with Jinja2, and the format of values on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from luna_monai import __version__
 
 
 def show(value: Any) -> str:
-    """Write a value: whole numbers with separators, other numbers with four digits, text as it is."""
+    """Format a value: integers with thousands separators, floats with four significant digits, text unchanged."""
     if value is None or pd.isna(value):
         return "n/a"
     spec = "," if pd.api.types.is_integer(value) else ".4g" if pd.api.types.is_float(value) else ""
@@ -19,14 +19,14 @@ def show(value: Any) -> str:
 
 
 def render_page(template: str, **values: Any) -> str:
-    """Fill in a page.
+    """Render a page.
 
     Args:
         template: name of the file in ``templates/``.
-        values: what it shows; a name that is missing is an error.
+        values: variables of the template. A missing variable is an error.
 
     Returns:
-        An HTML document without any reference to something outside it.
+        A self-contained HTML document.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("luna_monai.reports"),

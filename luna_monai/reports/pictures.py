@@ -1,4 +1,4 @@
-"""Pictures of a place in a scan: stacks of slices in three planes, with outline and attribution map."""
+"""Pictures of a position in a scan: stacks of slices in three planes, with outline and attribution map."""
 
 from __future__ import annotations
 
@@ -19,30 +19,35 @@ WINDOW_HU = (-1350.0, 150.0)
 AIR_HU = -1000.0
 FIELD_MM = 60.0
 PIXELS = 144
-#: How far a stack reaches to both sides of its middle, mm, and how many slices it has at most on each side.
+#: Extent of a stack on each side of its middle slice, mm, and largest number of slices on each side.
 DEPTH_MM, SLICES = 15.0, 15
-#: Names of the planes, and the directions of the patient at the left, right, upper and lower side.
+#: Names of the planes, and the patient's directions at the left, right, upper and lower edge of a picture.
 PLANES = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
 
 
 def draw_stacks(
     scan: sitk.Image, center: ArrayLike, outlined: sitk.Image | None = None, heat: sitk.Image | None = None
 ) -> list[dict[str, Any]]:
-    """Cut the surroundings of a place out of a scan, in the patient's planes whatever the orientation of the scan.
+    """Draw the surroundings of a position in a scan, in the patient's planes for any orientation of the scan.
 
     Args:
-        scan: HU.
-        center: LPS mm.
-        outlined: what is above 0.5 is outlined.
-        heat: attribution map, uint8.
+        scan: the scan in HU.
+        center: the position, x, y, z in LPS mm.
+        outlined: image whose region above 0.5 is outlined; None for no outline.
+        heat: attribution map, uint8; None for no map.
 
     Returns:
-        Axial, coronal and sagittal stacks of slices, one above the other in one picture; axial slices are those of the
-        scan where its third axis is the body's. ``name`` and ``letters`` as in ``PLANES``; ``source``, the picture as a
-        ``data:`` address; ``middle``, the slice through the middle, from 0; ``positions`` (n, 3) of the middles of the
-        slices, LPS mm; ``step``, their distance, and ``height`` of a slice, which is ``FIELD_MM`` wide, in mm;
-        ``outline``, path of SVG in mm over the whole stack; ``heat``, the attribution map as a ``data:`` address. The
-        last two are empty where there is nothing to show.
+        An axial, a coronal and a sagittal stack of slices. If the third axis of the scan is that of the body, the axial
+        slices are those of the scan. Each stack is a dict with these keys:
+
+        - ``name``, ``letters``: see ``PLANES``;
+        - ``source``: all slices, one below the other, in one picture, as a ``data:`` URL;
+        - ``middle``: index of the slice through ``center``, from 0;
+        - ``positions``: centers of the slices, (n, 3), x, y, z in LPS mm;
+        - ``step``: distance between slices, mm;
+        - ``height``: height of a slice, mm; its width is ``FIELD_MM``;
+        - ``outline``: SVG path in mm over the whole stack, or an empty string;
+        - ``heat``: picture of the attribution map as a ``data:`` URL, or an empty string.
     """
     middle, step, pixel = np.array(center, dtype=float), scan.GetSpacing()[2], FIELD_MM / PIXELS
     middle[2] = scan.TransformIndexToPhysicalPoint(scan.TransformPhysicalPointToIndex(middle.tolist()))[2]
@@ -57,7 +62,7 @@ def draw_stacks(
     low, high = WINDOW_HU
     gray = np.rint(255 * np.clip((resample(scan, AIR_HU) - low) / (high - low), 0, 1)).astype(np.uint8)
     mask = np.zeros(gray.shape) if outlined is None else resample(outlined, 0)
-    warm = np.zeros(gray.shape) if heat is None else resample(heat, 0) / 255
+    attribution = np.zeros(gray.shape) if heat is None else resample(heat, 0) / 255
     stacks = []
     for axis, (name, letters) in enumerate(PLANES.items()):
         stride = max(1, round(1.25 / pixel)) if axis else 1
@@ -74,20 +79,20 @@ def draw_stacks(
             {
                 "name": name,
                 "letters": letters,
-                "source": image_address(np.concatenate(slices)),
+                "source": image_url(np.concatenate(slices)),
                 "middle": reach,
                 "positions": middle + np.outer(offsets * between, np.eye(3)[2 - axis]),
                 "step": between,
                 "height": slices.shape[1] * height,
                 "outline": _outline(cut(mask), height),
-                "heat": image_address(np.concatenate(heat_colors(cut(warm)[..., ::2]))) if warm.any() else "",
+                "heat": image_url(np.concatenate(heat_colors(cut(attribution)[..., ::2]))) if attribution.any() else "",
             }
         )
     return stacks
 
 
 def ball(center: Sequence[float], diameter_mm: float) -> sitk.Image:
-    """Make what :func:`draw_stacks` outlines as a ball."""
+    """Make an image of a ball for :func:`draw_stacks`, given its center (x, y, z) in LPS mm and its diameter in mm."""
     half = int(diameter_mm / 2) + 2
     distance = np.linalg.norm(np.indices((2 * half + 1,) * 3) - half, axis=0)
     image = sitk.GetImageFromArray(np.clip(diameter_mm / 2 - distance + 0.5, 0, 1).astype(np.float32))
@@ -96,7 +101,7 @@ def ball(center: Sequence[float], diameter_mm: float) -> sitk.Image:
 
 
 def _outline(slices: np.ndarray, row_mm: float) -> str:
-    """Draw the outlines of all slices of a stack as one path of SVG."""
+    """Draw the outlines in all slices of a stack as one SVG path."""
     parts = []
     for number, values in enumerate(slices):
         for line in contourpy.contour_generator(z=values).lines(0.5) if values.max() > 0.5 else ():
@@ -106,27 +111,27 @@ def _outline(slices: np.ndarray, row_mm: float) -> str:
 
 
 def heat_colors(values: np.ndarray) -> np.ndarray:
-    """Give an attribution map its colors.
+    """Map the values of an attribution map to colors.
 
     Args:
-        values: an array of at least one axis, from 0 to 1.
+        values: array with at least one axis, values from 0 to 1.
 
     Returns:
-        The same shape and an axis of four: red, green, blue and opacity, uint8. 0 is clear.
+        RGBA colors, uint8 (..., 4). The value 0 is transparent.
     """
-    # The dark end of the color map, which looks like lung, is left out.
+    # The dark end of the color map is not used, because it looks like lung.
     rgba = matplotlib.colormaps["inferno"](0.35 + 0.6 * values, bytes=True)
     rgba[..., 3] = np.rint(255 * 0.7 * np.sqrt(values))
     return rgba
 
 
-def image_address(values: np.ndarray) -> str:
-    """Turn gray or colored pixels, uint8, into a ``data:`` address."""
+def image_url(values: np.ndarray) -> str:
+    """Encode gray or color pixels, uint8, as a ``data:`` URL."""
     buffer = io.BytesIO()
     Image.fromarray(values).save(buffer, format="webp", quality=80)
-    return data_address(buffer.getvalue(), "webp")
+    return data_url(buffer.getvalue(), "webp")
 
 
-def data_address(content: bytes, kind: str) -> str:
-    """Turn the content of an image file into a ``data:`` address."""
+def data_url(content: bytes, kind: str) -> str:
+    """Encode the content of an image file as a ``data:`` URL."""
     return f"data:image/{kind};base64," + base64.b64encode(content).decode("ascii")

@@ -1,4 +1,4 @@
-"""A prediction as one HTML file that needs nothing else: findings in pictures, tables and on a map."""
+"""The page of a prediction: a self-contained HTML file with pictures, a table and a map of the findings."""
 
 from __future__ import annotations
 
@@ -16,79 +16,80 @@ from luna_monai.files import write_bytes
 from luna_monai.predictions.outputs import check_file
 from luna_monai.predictions.result import ScanPrediction, describe_findings
 from luna_monai.reports.pages import render_page
-from luna_monai.reports.pictures import draw_stacks, heat_colors, image_address
+from luna_monai.reports.pictures import draw_stacks, heat_colors, image_url
 from luna_monai.scans.geometry import Geometry
 
-#: Rows of all tables together; findings that are shown have a row in any case.
+#: Largest number of rows of all tables together. Findings that are shown always have a row.
 ROWS = 400
-#: Width of the map of a scan, and of the space for numbers on each side of it.
+#: Width of the map of a scan, and of the margins for numbers on each side of it, pixels.
 MAP_WIDTH, MARGIN = 360, 34
-#: In HU: air is black and bone white on the projection of the whole scan.
+#: Range that the scan is clipped to before its projection, HU.
 _MAP_HU = (-1000.0, 250.0)
 
 
 class PredictionPage:
-    """Collects predictions, scan by scan, and writes them as one page.
+    """Collects the predictions of scans, and writes them to one page.
 
     Args:
         path: the HTML file.
-        max_pictures: number of findings, the most probable ones of all scans together, that are shown in pictures.
+        max_pictures: largest number of findings with pictures, on the whole page. The most probable findings of all
+            scans get pictures.
 
     Raises:
-        LunaError: when the name of the file has another ending, or it cannot be written.
+        LunaError: if the file name has another ending, or the file cannot be written.
     """
 
     def __init__(self, path: str | Path, max_pictures: int = 40) -> None:
         self.path = Path(path)
         check_file(self.path, (".html", ".htm"))
         self.max_pictures = max_pictures
-        # By the number of the scan, the pictures by that and the rank of the finding.
+        # Scans by number; pictures by number of the scan and rank of the finding.
         self._scans: dict[int, tuple[ScanPrediction, dict[str, Any]]] = {}
         self._pictures: dict[tuple[int, int], tuple[float, list[dict[str, Any]]]] = {}
 
     def add(
         self, number: int, prediction: ScanPrediction, voxels: np.ndarray, grid: Geometry, heat: np.ndarray | None
     ) -> None:
-        """Take in what is shown of a scan.
+        """Add a scan.
 
         Args:
-            number: of the scan, which gives it its place on the page.
-            prediction: of the scan.
-            voxels: (z, y, x) in HU, turned to LPS.
-            grid: of ``voxels``.
-            heat: attribution map of its most probable findings in ``grid``.
+            number: number of the scan, which determines its order on the page.
+            prediction: prediction for the scan.
+            voxels: HU (z, y, x), oriented to LPS.
+            grid: geometry of ``voxels``.
+            heat: attribution map of the most probable findings in ``grid``, uint8 (z, y, x); None for no map.
         """
         findings = prediction.findings[: prediction.shown]
         self._scans[number] = prediction, draw_map(voxels, grid, [finding.position for finding in findings])
-        scan, warm = to_image(voxels, grid), None if heat is None else to_image(heat, grid)
+        scan, heat_map = to_image(voxels, grid), None if heat is None else to_image(heat, grid)
         for rank, finding in enumerate(findings):
             lowest = min((probability for probability, _ in self._pictures.values()), default=0)
             if len(self._pictures) < self.max_pictures or finding.probability > lowest:
-                stacks = draw_stacks(scan, finding.position, _outline_of(finding, grid), warm)
+                stacks = draw_stacks(scan, finding.position, _outline_of(finding, grid), heat_map)
                 self._pictures[number, rank] = (finding.probability, stacks)
                 self._keep_best()
 
     def merge(self, other: PredictionPage) -> None:
-        """Take in what another one has collected about other scans."""
+        """Add the scans of another page."""
         self._scans |= other._scans
         self._pictures |= other._pictures
         self._keep_best()
 
     def _keep_best(self) -> None:
-        # Of equal ones the earlier, whatever the order in which processes have found them.
+        # Findings of equal probability are ordered by scan and rank, so that the number of processes has no effect.
         best = sorted(self._pictures.items(), key=lambda item: (-item[1][0], item[0]))
         self._pictures = dict(best[: self.max_pictures])
 
     def write(self) -> None:
-        """Write the page; at least one scan has been added.
+        """Write the page. At least one scan must have been added.
 
         Raises:
-            LunaError: when it cannot be written.
+            LunaError: if the file cannot be written.
         """
         write_bytes(self.path, self.to_html().encode())
 
     def to_html(self) -> str:
-        """Make the page: an HTML document without any reference to something outside it, and without any path."""
+        """Render the page: a self-contained HTML document without paths of files."""
         scans: list[dict[str, Any]] = [
             {
                 "id": f"scan{number + 1}",
@@ -111,15 +112,15 @@ class PredictionPage:
             map_width=MAP_WIDTH,
             margin=MARGIN,
             with_heat=any(stack["heat"] for _, stacks in self._pictures.values() for stack in stacks),
-            legend=image_address(heat_colors(np.tile(np.linspace(0, 1, 120), (10, 1)))),
+            legend=image_url(heat_colors(np.tile(np.linspace(0, 1, 120), (10, 1)))),
         )
 
     def _rows(self, number: int, prediction: ScanPrediction) -> list[dict[str, Any]]:
-        """Describe findings, those that are shown with pictures."""
+        """Describe the findings of a scan as formatted values, with pictures for those that are shown."""
         rows = describe_findings(prediction)[: max(prediction.shown, ROWS // len(self._scans))]
         axis, slices = _slices(prediction)
         for rank, row in enumerate(rows):
-            row |= {name: row[name] and round(row[name], digits or None) for name, digits in SIZES.items()}
+            row |= {name: f"{row[name]:,.{digits}f}" for name, digits in SIZES.items() if row[name] is not None}
             row["position"] = ", ".join(f"{value:.1f}" for value in row["position"])
             row["number"], row["id"] = rank + 1, f"s{number + 1}f{rank + 1}"
             row["slice"], row["instance"] = slices[row["voxel"][axis]]
@@ -131,7 +132,7 @@ class PredictionPage:
 
 
 def _slices(prediction: ScanPrediction) -> tuple[int, list[tuple[str, str]]]:
-    """Find the axis of the axial slices, their names as viewers count them, and their SOP Instance UIDs in DICOM."""
+    """Find the axis of the axial slices, and the name and DICOM SOP Instance UID of each slice."""
     axis = 2 - int(np.argmax(np.abs(np.asarray(prediction.geometry.direction)[2])))
     count = prediction.geometry.shape[axis]
     names = [(f"slice {number + 1} of {count}", "") for number in range(count)]
@@ -142,7 +143,7 @@ def _slices(prediction: ScanPrediction) -> tuple[int, list[tuple[str, str]]]:
 
 
 def _outline_of(finding: Finding, grid: Geometry) -> sitk.Image | None:
-    """Make an image of the outline of a finding, with a margin."""
+    """Make an image of the outline of a finding with a margin of one voxel; None without an outline."""
     if finding.outline is None or finding.outline_start is None:
         return None
     mask = np.pad(finding.outline, 1).astype(np.uint8)
@@ -151,27 +152,26 @@ def _outline_of(finding: Finding, grid: Geometry) -> sitk.Image | None:
 
 
 def draw_map(voxels: np.ndarray, grid: Geometry, positions: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """Draw the whole scan from the front, as an X-ray would show it, with the numbers of findings beside it.
+    """Draw the frontal projection of a scan, similar to a chest X-ray, with the numbers of the findings beside it.
 
     Args:
-        voxels: (z, y, x) in HU, turned to LPS.
-        grid: of the scan.
-        positions: of the findings, LPS mm.
+        voxels: HU (z, y, x), oriented to LPS.
+        grid: geometry of ``voxels``.
+        positions: positions of the findings, x, y, z in LPS mm.
 
     Returns:
-        ``source`` (a ``data:`` address) and ``height`` of the picture, where it is ``MAP_WIDTH`` wide; ``marks``:
-        number, x and y of each finding, and of its number, which overlaps no other and is within ``MARGIN`` beside the
-        picture.
+        ``source``, the picture as a ``data:`` URL; ``height``, its height at a width of ``MAP_WIDTH``; and ``marks``:
+        for each finding its number, the x and y of the finding, and the x and y of the number in the margin, in pixels.
     """
-    # A slice at a time, so that no copy of the scan is made.
+    # One slice at a time, so that the scan is not copied.
     means = np.stack([np.clip(plane, *_MAP_HU).mean(axis=0, dtype=np.float32) for plane in voxels])
     darkest, brightest = np.percentile(means, (2, 99.5))
     gray = np.rint(255 * np.clip((means - darkest) / max(brightest - darkest, 1), 0, 1)).astype(np.uint8)
     height = MAP_WIDTH * len(gray) * grid.spacing[2] / (gray.shape[1] * grid.spacing[0])
     z, _, x = ((grid.world_to_continuous_index(np.array(positions)) + 0.5) / grid.shape).T
-    x, y, marks = x * MAP_WIDTH, (1 - z) * height, []  # the head is up
+    x, y, marks = x * MAP_WIDTH, (1 - z) * height, []  # superior is up
     for side, label_x in ((x <= MAP_WIDTH / 2, -MARGIN / 2), (x > MAP_WIDTH / 2, MAP_WIDTH + MARGIN / 2)):
         order = np.flatnonzero(side)[np.argsort(y[side], kind="stable")].tolist()
-        for place, number in enumerate(order):  # at equal distances, in the order of their places
+        for place, number in enumerate(order):  # evenly spaced labels, from top to bottom
             marks.append((number + 1, x[number], y[number], label_x, (place + 0.5) * height / len(order)))
-    return {"source": image_address(gray[::-1]), "height": height, "marks": marks}
+    return {"source": image_url(gray[::-1]), "height": height, "marks": marks}

@@ -1,4 +1,4 @@
-"""A run as one HTML file that needs nothing else."""
+"""The report of a run: a self-contained HTML file with curves, metrics and the worst errors."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from luna_monai.metrics.froc import evaluate_froc, evaluated_scans
 from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.reports import figures
 from luna_monai.reports.pages import render_page, show
-from luna_monai.reports.pictures import ball, data_address, draw_stacks
+from luna_monai.reports.pictures import ball, data_url, draw_stacks
 from luna_monai.scans.scan import read_scan
 from luna_monai.scans.sources import find_scans
 from luna_monai.training.run_files import CONFIG, METRICS, PREDICTIONS, read_metrics, read_predictions
 
 logger = logging.getLogger(__name__)
 
-#: Charts over the epochs and their columns of metrics.csv.
+#: Titles of the charts over the epochs, and their columns of metrics.csv.
 _EPOCH_CHARTS = {
-    "Mean cross entropy, by class": ("loss/all", "loss/neg", "loss/pos"),
-    "Correct decisions in %, by class": ("correct/all", "correct/neg", "correct/pos"),
-    "Ranking": ("cpm", "roc_auc", "average_precision"),
-    "Detection at 0.5": ("pr/f1_score", "pr/precision", "pr/recall"),
+    "Mean cross-entropy loss by class": ("loss/all", "loss/neg", "loss/pos"),
+    "Correct predictions by class (%)": ("correct/all", "correct/neg", "correct/pos"),
+    "Ranking metrics": ("cpm", "roc_auc", "average_precision"),
+    "Metrics at a threshold of 0.5": ("pr/f1_score", "pr/precision", "pr/recall"),
 }
 #: Edges of the diameter groups in mm; 6 and 8 mm are the Fleischner Society's limits for follow-up. 0: no annotation.
 DIAMETER_EDGES = (0, 4, 6, 8, 10, 15, 20)
 _BOOTSTRAP = 1000
-#: False negatives, and false positives, that are shown in pictures.
+#: Largest number of false negatives, and of false positives, that are shown.
 CASES = 12
 
 
@@ -46,29 +46,28 @@ def build_report(folder: Path, dataset_dir: str | Path | None = None, threshold:
     """Build the report of a run.
 
     Args:
-        folder: what ``output_dir`` was in training.
-        dataset_dir: the LUNA16 folder, where it is not where the run's ``config.yaml`` says.
-        threshold: a candidate is called a nodule when its probability is strictly above it.
+        folder: the run folder, ``output_dir`` of the training.
+        dataset_dir: the LUNA16 folder; None for the ``dataset_dir`` in the run's ``config.yaml``.
+        threshold: a candidate is classified as a nodule if its probability is strictly above the threshold.
 
     Returns:
-        An HTML document without any reference to something outside it; without the dataset, it has no FROC curve and
-        no pictures.
+        A self-contained HTML document. Without the dataset, it contains no FROC curve and no pictures.
 
     Raises:
-        LunaError: when a file of the run is missing or damaged, as predictions of a training that diverged are, or a
-            given ``dataset_dir`` has no annotations.
+        LunaError: if a file of the run is missing or damaged, if the predictions are NaN because the training diverged,
+            or if a given ``dataset_dir`` has no annotations.
     """
     metrics = read_metrics(folder / METRICS)
     training, validation = (read_predictions(folder / PREDICTIONS / f"{split}.csv") for split in ("trn", "val"))
     config = _read_config(folder / CONFIG)
     epoch, notes = best_epoch(metrics, validation), []
-    verdict, tiles = _summarize(validation, threshold)
+    headline, tiles = _summarize(validation, threshold)
     charts = _ranking_charts(validation)
     if shared := set(validation["seriesuid"]) & set(training["seriesuid"]):
         notes.append(
-            f"{len(shared):,} of {validation['seriesuid'].nunique():,} validation scans are also trained on, as in "
-            "the book's split: the results are better than they would be on new patients, and FROC counts nodules "
-            "whose candidates are in the training part as missed."
+            f"{len(shared):,} of {validation['seriesuid'].nunique():,} validation scans are also training scans, as "
+            "in the book's split. The results are therefore better than on new patients. FROC counts a nodule as "
+            "missed if its candidates are training samples."
         )
     dataset = Path(dataset_dir or str(text_of(config.get("dataset_dir", ""))))
     annotations, scans = None, {}
@@ -77,18 +76,18 @@ def build_report(folder: Path, dataset_dir: str | Path | None = None, threshold:
         scans = find_scans(dataset)
         seriesuids = evaluated_scans(validation["seriesuid"], training["seriesuid"], scans)
         froc = evaluate_froc(validation, annotations, excluded, seriesuids, bootstrap=_BOOTSTRAP)
-        charts.append(chart(figures.froc_figure(froc), "FROC, by nodule, as LUNA16 computes it", froc.summary()))
-        tiles.append(("CPM", show(froc.cpm), "LUNA16's score"))
+        charts.append(chart(figures.froc_figure(froc), "FROC of nodules, by LUNA16's rules", froc.summary() + "."))
+        tiles.append(("CPM", show(froc.cpm), "LUNA16's score: mean sensitivity of the FROC"))
     else:
         notes.append("The dataset is missing, so there is no FROC curve. Give its folder with --dataset-dir.")
-    missed, alarms = worst_candidates(validation, threshold)
-    cases = _cases(pd.concat([missed, alarms]), annotations, scans)
+    missed, false_positives = worst_candidates(validation, threshold)
+    cases = _cases(pd.concat([missed, false_positives]), annotations, scans)
     sections = [
         {"title": "Training", "charts": _training_charts(metrics, epoch)},
-        {"title": "Ranking", "charts": charts},
-        {"title": "Diameter", "table": diameter_table(validation, threshold)},
+        {"title": "Validation", "charts": charts},
+        {"title": "Sensitivity by diameter", "table": diameter_table(validation, threshold)},
         {"title": "Missed nodules", "cases": [cases[row] for row in missed.index]},
-        {"title": "False positives", "cases": [cases[row] for row in alarms.index]},
+        {"title": "False positives", "cases": [cases[row] for row in false_positives.index]},
     ]
     return render_page(
         "report.html",
@@ -97,10 +96,10 @@ def build_report(folder: Path, dataset_dir: str | Path | None = None, threshold:
         facts={
             "validation": f"{len(validation):,} candidates in {validation['seriesuid'].nunique():,} scans",
             "epochs": show(metrics["epoch"].max()),
-            "shown here": "not known" if epoch is None else f"epoch {epoch}, the best",
+            "evaluated epoch": "unknown" if epoch is None else f"{epoch} (best epoch)",
             "fold": str(config.get("fold")),
         },
-        verdict=verdict,
+        headline=headline,
         tiles=tiles,
         notes=notes,
         sections=sections,
@@ -112,23 +111,23 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
-        raise LunaError(f"{path}: not the YAML of a run ({reason_of(error)})") from None
+        raise LunaError(f"{path}: not the configuration of a run ({reason_of(error)})") from None
 
 
 def best_epoch(metrics: pd.DataFrame, validation: pd.DataFrame) -> int | None:
-    """Find the epoch whose predictions were kept by their mean loss; None when no epoch has a loss."""
+    """Find the epoch of the saved predictions by their mean loss; None if no epoch has a loss."""
     loss = metrics[metrics["split"] == "val"].set_index("epoch")["loss/all"]
     difference = (loss - validation["loss"].mean()).abs().dropna()
     return None if difference.empty else int(difference.index[int(difference.argmin())])
 
 
 def chart(figure: Figure, title: str, text: str) -> dict[str, str]:
-    """Put a figure on a page, with a sentence that describes it."""
-    return {"title": title, "source": data_address(figures.to_bytes(figure, "svg"), "svg+xml"), "text": text}
+    """Make a chart of a page: a figure with a title and a caption."""
+    return {"title": title, "source": data_url(figures.to_bytes(figure, "svg"), "svg+xml"), "text": text}
 
 
 def _training_charts(metrics: pd.DataFrame, epoch: int | None) -> list[dict[str, str]]:
-    charts, text = [], f"Dashed is training, solid validation. Best epoch: {show(epoch)}."
+    charts, text = [], f"Dashed: training (trn). Solid: validation (val). Dotted: best epoch ({show(epoch)})."
     for title, all_columns in _EPOCH_CHARTS.items():
         columns = [column for column in all_columns if column in metrics]
         if metrics[columns].notna().any(axis=None):
@@ -137,38 +136,36 @@ def _training_charts(metrics: pd.DataFrame, epoch: int | None) -> list[dict[str,
 
 
 def _ranking_charts(validation: pd.DataFrame) -> list[dict[str, str]]:
-    """Draw ROC and precision-recall curves, which need both classes."""
+    """Draw ROC and precision-recall curves; none if a class has no candidates."""
     is_nodule = validation["class"].to_numpy()
     if is_nodule.all() or not is_nodule.any():
         return []
     drawn = figures.ranking_figures(is_nodule, validation["probability"].to_numpy())
-    titles = ("ROC, by candidate", "Precision and recall, by candidate")
-    return [chart(figure, title, "Chance is dashed.") for figure, title in zip(drawn, titles, strict=True)]
+    titles = ("ROC curve of candidates", "Precision-recall curve of candidates")
+    return [chart(figure, title, "Dashed: chance level.") for figure, title in zip(drawn, titles, strict=True)]
 
 
 def _summarize(validation: pd.DataFrame, threshold: float) -> tuple[str, list[tuple[str, str, str]]]:
-    """Summarize results in a sentence and in numbers with their names."""
+    """Summarize the results in a text, and in tiles of title, value and explanation."""
     metrics = per_class_metrics(validation["class"], validation["probability"], validation["loss"], threshold)
     nodules, others, found = (int(metrics[name]) for name in ("count/pos", "count/neg", "correct_count/pos"))
-    alarms = others - int(metrics["correct_count/neg"])
-    per_scan = f"{alarms / validation['seriesuid'].nunique():.2f}"
-    verdict = (
-        f"The model finds {found:,} of {nodules:,} nodule candidates, and takes {alarms:,} of {others:,} others for "
-        f"nodules: {per_scan} per scan."
-    )
+    false_positives = others - int(metrics["correct_count/neg"])
+    per_scan = f"{false_positives / validation['seriesuid'].nunique():.2f}"
+    headline = f"The model finds {found:,} of {nodules:,} nodule candidates at a threshold of {threshold:g}. "
+    headline += f"It classifies {false_positives:,} of {others:,} other candidates as nodules, {per_scan} per scan."
     if nodules and not found:
-        verdict += f" To call no candidate a nodule would be right for {others / len(validation):.2%} of them."
-    return verdict, [
-        ("Recall", show(metrics["pr/recall"]), f"nodule candidates above {threshold:g}"),
-        ("Precision", show(metrics["pr/precision"]), f"of candidates above {threshold:g}"),
-        ("False positives", per_scan, "per scan"),
+        headline += f" A model that finds no nodule is correct for {others / len(validation):.2%} of all candidates."
+    return headline, [
+        ("Recall", show(metrics["pr/recall"]), f"fraction of nodule candidates above {threshold:g}"),
+        ("Precision", show(metrics["pr/precision"]), f"fraction of nodules among candidates above {threshold:g}"),
+        ("False positives", per_scan, "candidates per scan"),
         ("ROC AUC", show(metrics["roc_auc"]), "1 is perfect, 0.5 is chance"),
-        ("Average precision", show(metrics["average_precision"]), "area under the PR curve"),
+        ("Average precision", show(metrics["average_precision"]), "area under the precision-recall curve"),
     ]
 
 
 def diameter_table(validation: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """Count the nodule candidates of each diameter group, and those with a probability above a threshold."""
+    """Count the nodule candidates of each diameter group, and those whose probability is above a threshold."""
     nodules = validation[validation["class"]]
     names = [f"{low} to {high} mm" for low, high in pairwise(DIAMETER_EDGES)]
     names = ["no annotation", *names, f"{DIAMETER_EDGES[-1]} mm and more"]
@@ -179,14 +176,14 @@ def diameter_table(validation: pd.DataFrame, threshold: float) -> pd.DataFrame:
 
 
 def worst_candidates(validation: pd.DataFrame, threshold: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Give the false negatives and the false positives of the highest loss, this first."""
+    """Return the false negatives and the false positives with the highest loss, highest loss first."""
     wrong = validation[validation["class"] != (validation["probability"] > threshold)]
     wrong = wrong.sort_values("loss", ascending=False, kind="stable")
     return wrong[wrong["class"]].head(CASES), wrong[~wrong["class"]].head(CASES)
 
 
 def _cases(rows: pd.DataFrame, annotations: pd.DataFrame | None, scans: dict[str, Path]) -> dict[Any, dict[str, Any]]:
-    """Describe and picture candidates, by their index; one CT at a time is in memory."""
+    """Make facts and pictures of candidates, by index. Only one CT at a time is in memory."""
     cases = {}
     for seriesuid, of_scan in rows.groupby("seriesuid"):
         try:
@@ -208,10 +205,10 @@ def _cases(rows: pd.DataFrame, annotations: pd.DataFrame | None, scans: dict[str
                 facts["nearest nodule"] = "none in this scan"
                 if len(nodules):
                     x, y, z, diameter = nodules[[*COORDINATES, "diameter_mm"]].iloc[int(distance.argmin())]
-                    facts["nearest nodule"] = f"{distance.min():.1f} mm away, {diameter:.1f} mm wide"
+                    facts["nearest nodule"] = f"{distance.min():.1f} mm away, diameter {diameter:.1f} mm"
                     outlined = ball((x, y, z), max(diameter, 0))
             if image is None:
-                facts["pictures"] = "none: the CT is missing or damaged"
+                facts["pictures"] = "none, because the CT is missing or damaged"
             else:
                 facts["voxel z, y, x"] = ", ".join(map(str, scan.geometry.world_to_index(center)[0]))
                 stacks = draw_stacks(image, center, outlined)

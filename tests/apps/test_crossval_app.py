@@ -89,7 +89,7 @@ def test_fold_by_fold(arguments, tmp_path, capsys):
     assert "Folds that are not trained yet: 0, 1." in capsys.readouterr().out
 
     LunaCrossvalApp(arguments).main()
-    assert "Fold 2: done" in capsys.readouterr().out
+    assert "Fold 2: already trained" in capsys.readouterr().out
     assert (folder / "fold2" / "model.pt").stat().st_mtime_ns == before
     assert len(pd.read_csv(folder / "submission.csv")) == 24
 
@@ -100,7 +100,7 @@ def test_an_interrupted_fold_goes_on(arguments, tmp_path, capsys):
     with pytest.raises(LunaError, match="fold1 was trained with other settings: batch_size was 32, is now 16"):
         LunaCrossvalApp([*arguments, "--folds", "1", "--batch-size", 16]).main()
     LunaCrossvalApp([*arguments, "--folds", "1"]).main()
-    assert "Fold 1: continuing" in capsys.readouterr().out
+    assert "Fold 1: resuming" in capsys.readouterr().out
     assert pd.read_csv(tmp_path / "cv" / "fold1" / "metrics.csv")["epoch"].tolist() == [1, 1]
     assert not list((tmp_path / "cv" / "fold1").glob("previous-*"))
 
@@ -110,8 +110,8 @@ def test_an_interrupted_fold_goes_on(arguments, tmp_path, capsys):
     [
         (["--folds", "0,7"], "fold 7 has no scans with candidates; folds: 0, 1, 2"),
         (["--folds", "all"], "argument --folds: invalid numbers value: 'all'"),
-        (["fold=1"], "fold=1: crossval sets this key itself"),
-        (["finetune=model.pt"], "finetune=model.pt: crossval sets this key itself"),
+        (["fold=1"], "fold=1: crossval sets this key for each fold"),
+        (["finetune=model.pt"], "finetune=model.pt: crossval sets this key for each fold"),
         (["--config", "book_ch11"], "has no effect, because nothing in this configuration refers to it"),
         (["--bootstrap", "-1"], "bootstrap samples must be between 0 and 100,000, found -1"),
         (["epoch=3"], "'epoch' is not a key of the configuration"),

@@ -31,7 +31,7 @@ def dataset(tmp_path: Path) -> Path:
 def test_nothing_wrong(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert LunaDoctorApp(["--dataset-dir", dataset]).main() == 0
-    assert "nothing is wrong: 0 errors, 0 warnings" in caplog.text
+    assert "no errors: 0 errors, 0 warnings" in caplog.text
     assert "2 CTs in subset0; 3 rows in candidates.csv" in caplog.text
 
 
@@ -47,7 +47,7 @@ def test_many_of_a_kind_are_counted_and_a_few_shown(dataset: Path, caplog: pytes
         "    candidates.csv: 1.1 at (20, 20, 400) mm = voxel z,y,x (320, 29, 29) of (40, 64, 64)"
     )
     assert report[start + 6] == "ERROR (1): a CT that cannot be read"
-    assert report[-1] == "something is wrong: 8 errors, 0 warnings"
+    assert report[-1] == "errors found: 8 errors, 0 warnings"
 
 
 def test_deep_is_passed_on(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:

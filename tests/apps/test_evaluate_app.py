@@ -188,7 +188,7 @@ def test_mistakes_get_one_clear_line(run, tmp_path, capsys):
         ([tmp_path / "nowhere.pt", *here], f"{tmp_path}/nowhere.pt: no such file"),
         ([tmp_path / "linear.pt", *here], f"{tmp_path}/linear.pt: weights of another network"),
         ([run, "--fold", 7], "fold 7: no scan with candidates"),
-        ([run, "--metadata", tmp_path / "metadata.json"], f"{tmp_path}/metadata.json: cannot be read as a JSON"),
+        ([run, "--metadata", tmp_path / "metadata.json"], f"{tmp_path}/metadata.json: not a readable JSON"),
         ([run, "wieghts=1"], "'wieghts' is not a key of the configuration; did you mean 'weights'"),
     ):
         assert run_app(LunaEvaluateApp, arguments) == 1

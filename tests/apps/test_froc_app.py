@@ -94,8 +94,8 @@ def test_bad_submission_is_one_line_and_writes_nothing(files, capsys, content, m
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("\n\n", "seriesuids.csv: expected one series UID a line, found 'nothing'"),
-        ("a,b\n", "seriesuids.csv: expected one series UID a line, found 'a,b'"),
+        ("\n\n", "seriesuids.csv: expected one series UID per line, found 'nothing'"),
+        ("a,b\n", "seriesuids.csv: expected one series UID per line, found 'a,b'"),
     ],
 )
 def test_bad_list_of_scans(files, content, message):

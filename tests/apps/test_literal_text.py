@@ -103,7 +103,7 @@ def test_code_of_a_strangers_run_is_refused(run, tmp_path, monkeypatch, key, val
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "run" / "model.pt").write_bytes((run / "model.pt").read_bytes())
     for app in (LunaEvaluateApp(["run"]), LunaExportApp(["run", "--format", "torchscript"])):
-        with pytest.raises(LunaError, match=rf"run/config\.yaml: {section or key}.* is code that does not come with"):
+        with pytest.raises(LunaError, match=rf"run/config\.yaml: {section or key}.* is code that is not part of"):
             app.main()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

@@ -86,7 +86,7 @@ def test_resume_of_a_schedule_with_an_end(arguments):
             ["optimizer#learning_rate=3"],
             "optimizer: torch.optim.Adam: TypeError: .* unexpected keyword argument 'learning_rate'",
         ),
-        (["mine", "again"], "one comment at most, found 'mine', 'again'"),
+        (["mine", "again"], "more than one comment: 'mine', 'again'"),
         (["fold=[1"], "'fold=\\[1': the value is not valid YAML"),
         (
             ["--config", "nowhere.yaml"],

@@ -78,10 +78,10 @@ def test_what_it_says(voxels, tmp_path):
     page.add(0, prediction, voxels, GEOMETRY, None)
     page.write()
     html = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
-    assert "2 of 3 findings are shown; the most probable has 0.9996." in html
+    assert "2 of 3 findings are shown. The highest probability is 0.9996." in html
     assert "no lung was found; is this &lt;a chest&gt; CT?" in html
     assert "Not for clinical use" in html
-    assert "where 0.74% of all candidates are nodules" in html
+    assert "assumes that 0.74% of all candidates are nodules" in html
     assert "trained on <b>synthetic</b> scans" in html
     assert re.search(r"<td>4 false positives per scan</td><td[^>]*>0.2500</td><td[^>]*>2</td>", html)
     cards = re.findall(r"<article.*?</article>", html, re.DOTALL)
@@ -89,7 +89,7 @@ def test_what_it_says(voxels, tmp_path):
     first = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", cards[0]))
     finding = prediction.findings[0]
     assert first["diameter"] == f"{finding.diameter_mm:.1f} mm"
-    assert first["x, y, z"] == "2.0, 10.0, 45.0 mm"
+    assert first["x, y, z (LPS)"] == "2.0, 10.0, 45.0 mm"
     assert first["slice"] == "slice 21 of 40"
     assert "no outline was found" in dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", cards[1]))["diameter"]
     # Rows and cards lead to each other; what is not shown has a row alone.
@@ -171,7 +171,7 @@ def test_scans_one_after_the_other_keep_the_pictures_of_the_most_probable_of_all
     assert titles == ["1.2.0", "1.2.1", "1.2.2", "1.2.3", "1.2.9"]
     assert html.count('<div class="stacks">') == 3
     assert len(page._pictures) == 3
-    counts = re.findall(r'<p class="verdict">(\d+) of (\d+) findings', html)
+    counts = re.findall(r'<p class="headline">(\d+) of (\d+) findings', html)
     assert counts == [(str(len(one.findings)),) * 2 for one in predictions] + [("0", "0")]
     parts = [PredictionPage("report.html", max_pictures=3) for _ in range(2)]
     for number, prediction in enumerate(predictions):
@@ -186,7 +186,7 @@ def test_many_findings(voxels):
     html = page_of(predicted(voxels, places, np.linspace(0.9, 1e-3, 500), shown=4), voxels=voxels).to_html()
     assert html.count("<article") == 4
     assert html.count('<tr id="s1f') == 400
-    assert re.search(r"The first 400 of \d+\.", html)
+    assert re.search(r"The table lists the first 400 of \d+ findings\.", html)
 
 
 def test_names(tmp_path):

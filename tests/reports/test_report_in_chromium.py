@@ -13,7 +13,7 @@ from PIL import Image
 from luna_monai.detection.findings import Finding
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
 from luna_monai.reports import PredictionPage
-from luna_monai.reports.pictures import image_address
+from luna_monai.reports.pictures import image_url
 from luna_monai.scans.geometry import Geometry
 
 PROBE = """
@@ -149,7 +149,7 @@ def test_printed_pictures_are_those_of_the_page(chromium, predicted_page, tmp_pa
     # The slice in the middle of the stack is red, all others are black.
     stripes = np.zeros((15, 8, 8, 3), dtype=np.uint8)
     stripes[7, ..., 0] = 255
-    address = image_address(stripes.reshape(-1, 8, 3))
+    address = image_url(stripes.reshape(-1, 8, 3))
     html = re.sub(r'(<img src=")data:image/webp[^"]*(" alt="Finding 1, axial)', rf"\1{address}\2", predicted_page)
     page.write_text(html.replace('class="outline"', 'class="outline" hidden'))
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", f"--user-data-dir={tmp_path / 'profile'}"]

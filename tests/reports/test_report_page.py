@@ -88,9 +88,9 @@ def test_numbers_are_those_of_the_predictions(page, reported_run):
     assert f"Average precision {average_precision_score(truth, probability):.4g}" in tiles
     assert "CPM 0." in tiles
     assert f"{(called & ~truth).sum():.2f}" in tiles, "per scan, of which there is one"
-    (verdict,) = page.all("p", **{"class": "verdict"})
-    assert f"finds {(called & truth).sum()} of {truth.sum()} nodule candidates" in verdict["text"]
-    assert any("epoch 2, the best" in dl["text"] for dl in page.all("dl", **{"class": "facts"}))
+    (headline,) = page.all("p", **{"class": "headline"})
+    assert f"finds {(called & truth).sum()} of {truth.sum()} nodule candidates" in headline["text"]
+    assert any("2 (best epoch)" in dl["text"] for dl in page.all("dl", **{"class": "facts"}))
 
 
 def test_the_worst_mistakes_are_in_pictures(page, reported_run):
@@ -185,11 +185,11 @@ def test_the_trap_and_the_leak_are_named(report, run_folder):
     table.assign(probability=0.001).to_csv(path, index=False)
     table.to_csv(run_folder / "predictions" / "trn.csv", index=False)
     page = report()
-    (verdict,) = page.all("p", **{"class": "verdict"})
-    assert "finds 0 of 10 nodule candidates" in verdict["text"]
-    assert "right for 93.75% of them" in verdict["text"]
+    (headline,) = page.all("p", **{"class": "headline"})
+    assert "finds 0 of 10 nodule candidates" in headline["text"]
+    assert "is correct for 93.75% of all candidates" in headline["text"]
     (notes,) = page.all("ul", **{"class": "notes"})
-    assert "1 of 1 validation scans are also trained on" in notes["text"]
+    assert "1 of 1 validation scans are also training scans" in notes["text"]
     (alarms,) = page.all("section", id="false-positives")
     assert alarms["text"] == "False positives None."
 

@@ -55,7 +55,7 @@ for (const section of document.querySelectorAll("section:has(.findings)")) {
     area.select();
     const done = document.execCommand("copy");  // works in a file opened from disk, too
     area.remove();
-    event.target.textContent = done ? "Copied" : "Cannot copy";
+    event.target.textContent = done ? "Copied" : "Copying failed";
     setTimeout(() => { event.target.textContent = "Copy as CSV"; }, 2000);
   });
 }
