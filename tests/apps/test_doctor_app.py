@@ -53,7 +53,7 @@ def test_problems_are_counted_and_a_few_are_shown(dataset: Path, caplog: pytest.
 def test_deep_is_passed_on(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert LunaDoctorApp(["--dataset-dir", dataset, "--deep", "--num-workers", 1]).main() == 1
-    for kind in ("voxels that are not in HU", "slices that hold a single value"):
+    for kind in ("voxels that are not in HU", "slices with a single value"):
         assert f": {kind}" in caplog.text
 
 

@@ -45,8 +45,8 @@ def test_book_mode_has_no_balancing_and_augmentation(small_run, tmp_path, caplog
     assert "CPM" not in caplog.text
     leaks = [record.getMessage() for record in caplog.records if "leaks" in record.getMessage()]
     assert leaks == [
-        "This split leaks: 2 of 2 validation scans have candidates in the training part too, so validation looks "
-        "better than it is"
+        "This split leaks: 2 of 2 validation scans have candidates in the training part too, so the validation "
+        "metrics are too optimistic"
     ]
 
 
