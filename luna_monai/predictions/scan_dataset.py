@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -130,9 +130,9 @@ class ScanDataset(torch.utils.data.Dataset):
         outside = ((index < 0) | (index >= geometry.shape)).any(axis=1)
         if outside.any():
             row = int(outside.argmax())
-            place, line = given[row].tolist(), cast(int, table.index[row]) + 2
+            place = given[row].tolist()
             raise LunaError(
-                f"{self.candidates}, line {line}: {place} in {self.coordinates} is voxel {index[row].tolist()}, "
+                f"{self.candidates}, line {table.index[row]}: {place} in {self.coordinates} is voxel {index[row].tolist()}, "
                 f"outside scan {scan.seriesuid}; correct it, or choose other --coordinates: {', '.join(systems)}"
             )
         return systems[self.coordinates]

@@ -13,11 +13,12 @@ from luna_monai.data.candidates import DatasetScans
 from luna_monai.data.tables import read_findings
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json, write_submission, write_table
-from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans
+from luna_monai.metrics.froc import FrocResult, evaluate_froc, evaluated_scans
 from luna_monai.metrics.per_class import RANKING_METRICS, per_class_metrics
 from luna_monai.reports.figures import froc_figure
 from luna_monai.reports.pages import render_page
 from luna_monai.reports.run_report import chart
+from luna_monai.training.metrics import FROC_METRICS
 from luna_monai.training.run_files import read_predictions
 
 logger = logging.getLogger(__name__)
@@ -67,8 +68,7 @@ def write_results(
     annotations, excluded = read_findings(scans.dataset_dir)
 
     def evaluate(part: pd.DataFrame, samples: int = 0) -> FrocResult:
-        others = candidates.loc[~candidates["seriesuid"].isin(part["seriesuid"]), "seriesuid"]
-        seriesuids = evaluated_scans(part["seriesuid"], others, scans.paths)
+        seriesuids = evaluated_scans(part["seriesuid"], candidates["seriesuid"], scans.paths)
         return evaluate_froc(part, annotations, excluded, seriesuids, bootstrap=samples)
 
     parts = [part for _, part in predictions.groupby("fold")]
@@ -113,6 +113,5 @@ def _read_fold(path: Path, fold: int) -> pd.DataFrame:
 def _row(part: pd.DataFrame, froc: FrocResult) -> dict[str, Any]:
     metrics = per_class_metrics(part["class"], part["probability"], part["loss"])
     counts = {"scans": froc.scans, "candidates": len(part), "nodules": froc.nodules}
-    rates = [f"sensitivity/{rate:g}" for rate in FALSE_POSITIVES_PER_SCAN]
     of_candidates = {name: metrics[name] for name in RANKING_METRICS}
-    return counts | of_candidates | {"cpm": froc.cpm} | dict(zip(rates, froc.sensitivity, strict=True))
+    return counts | of_candidates | dict(zip(FROC_METRICS, [froc.cpm, *froc.sensitivity], strict=True))
