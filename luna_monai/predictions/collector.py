@@ -250,5 +250,5 @@ def summary_lines(prediction: ScanPrediction, threshold: float) -> list[str]:
     line = f"{len(prediction.candidates)} candidates {kind}, {len(prediction.findings)} findings"
     if prediction.findings:
         above = sum(finding.probability >= threshold for finding in prediction.findings)
-        line += f", {above} of at least {threshold:.3f}; the highest {prediction.findings[0].probability:.3f}"
+        line += f", {above} at or above {threshold:.3f}; highest probability {prediction.findings[0].probability:.3f}"
     return [f"{prediction.seriesuid}: {text}" for text in (line, *prediction.warnings)]
