@@ -19,7 +19,7 @@ from luna_monai.reports.figures import froc_figure
 from luna_monai.reports.pages import render_page
 from luna_monai.reports.run_report import chart
 from luna_monai.training.metrics import FROC_METRICS
-from luna_monai.training.run_files import read_predictions
+from luna_monai.training.run_files import PREDICTIONS, read_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ def write_results(
     Raises:
         LunaError: if the predictions of a fold are missing or NaN, or a candidate is not predicted exactly once.
     """
-    predictions = pd.concat([_read_fold(output_dir / f"fold{fold}" / "predictions" / "val.csv", fold) for fold in done])
+    of_folds = {fold: read_predictions(output_dir / f"fold{fold}" / PREDICTIONS / "val.csv") for fold in done}
+    predictions = pd.concat(of_folds, names=["fold"]).reset_index("fold").astype({"class": int})
     predictions = predictions.sort_values("row", kind="stable", ignore_index=True)
     expected = folds[folds.isin(done)].sort_index()
     if not predictions.set_index("row")["fold"].equals(expected):
@@ -101,13 +102,6 @@ def write_results(
     for line in [*table.loc[:, :"cpm"].to_string(index=False).splitlines(), *notes, pooled.summary()]:
         logger.info(line)
     logger.info("Results: %s", output_dir)
-
-
-def _read_fold(path: Path, fold: int) -> pd.DataFrame:
-    """Read the validation predictions of a fold, and add the column ``fold``."""
-    part = read_predictions(path).astype({"class": int})
-    part.insert(0, "fold", fold)
-    return part
 
 
 def _row(part: pd.DataFrame, froc: FrocResult) -> dict[str, Any]:
