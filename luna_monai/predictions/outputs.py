@@ -19,12 +19,13 @@ from luna_monai.detection.findings import SIZES, findings_table
 from luna_monai.detection.grid import to_image
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
-from luna_monai.predictions.result import ScanPrediction, describe_findings, nearest_voxels
+from luna_monai.predictions.result import ScanPrediction, axial_slices, describe_findings, nearest_voxels
 
 #: Placeholder in the name of an output, which is replaced by the name of the scan: one file per scan.
 PLACEHOLDER = "{seriesuid}"
 #: Endings of volumes in the space of the scan.
 VOLUMES = (".nii.gz", ".nii", ".nrrd")
+_SCAN_FACTS = ("seriesuid", "voxels_sha256", "proposed", "warnings", "threshold")
 MARKUPS_SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
@@ -39,14 +40,28 @@ def write_submission(path: Path, predictions: Sequence[ScanPrediction], **_: Any
 
 def write_findings(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
     """Write a table of the findings that are shown: position, probability and size."""
-    tables = []
-    for prediction in predictions:
-        table = findings_table(prediction.findings[: prediction.shown], prediction.seriesuid)
-        calibrated = [row["probability_calibrated"] for row in describe_findings(prediction)[: prediction.shown]]
-        table.insert(5, "probability_calibrated", pd.Series(calibrated, dtype=float))
-        table.insert(1, "finding", range(1, len(table) + 1))
-        tables.append(table)
-    files.write_table(path, pd.concat(tables).round({**SIZES, **dict.fromkeys(COORDINATES, 2)}))
+    files.write_table(path, pd.concat([readable_table(one, one.shown) for one in predictions]))
+
+
+def readable_table(prediction: ScanPrediction, count: int) -> pd.DataFrame:
+    """Make a table of findings with rounded values.
+
+    Args:
+        prediction: prediction for a scan.
+        count: number of findings, from the most probable one.
+
+    Returns:
+        The columns of :func:`~luna_monai.detection.findings.findings_table`; ``finding``, the number from 1;
+        ``probability_calibrated``; and ``slice``, see :func:`~luna_monai.predictions.result.axial_slices`.
+    """
+    table, rows = findings_table(prediction.findings[:count], prediction.seriesuid), describe_findings(prediction)
+    axis, slices = axial_slices(prediction)
+    table.insert(1, "finding", range(1, len(table) + 1))
+    table.insert(6, "probability_calibrated", [row["probability_calibrated"] for row in rows[:count]])
+    table["slice"] = [slices[row["voxel"][axis]][0] for row in rows[:count]]
+    for name in ("probability", "probability_calibrated"):
+        table[name] = table[name].astype(float).map("{:.6g}".format).astype(float)
+    return table.round({**SIZES, **dict.fromkeys(COORDINATES, 2)})
 
 
 def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
@@ -61,7 +76,7 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any)
     facts["calibration"] = None if model.calibration is None else vars(model.calibration)
     scans = []
     for prediction in predictions:
-        scan = {name: getattr(prediction, name) for name in ("seriesuid", "voxels_sha256", "proposed", "warnings")}
+        scan = {name: getattr(prediction, name) for name in _SCAN_FACTS}
         positions = prediction.candidates[COORDINATES].to_numpy()
         candidates = prediction.candidates[["probability", "probability_calibrated"]].assign(
             position=list(positions), voxel=list(nearest_voxels(prediction.geometry, positions))
