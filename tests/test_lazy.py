@@ -31,6 +31,6 @@ assert isinstance(torch.distributed.optim.ZeroRedundancyOptimizer, type)
 """
 
 
-def test_what_monai_rarely_uses_is_imported_when_it_is_used():
+def test_rarely_used_modules_of_monai_are_imported_on_use():
     result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False, timeout=300)
     assert result.returncode == 0, result.stderr

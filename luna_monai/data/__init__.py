@@ -1,4 +1,4 @@
-"""Candidate tables, splits, samplers, the series cache and the datasets."""
+"""Candidate tables, splits, samplers, the series cache, datasets and the data loader."""
 
 from luna_monai.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""The cache of cut candidates: one file a series."""
+"""The cache of candidate crops, with one file per series."""
 
 from __future__ import annotations
 
@@ -29,18 +29,17 @@ logger = logging.getLogger(__name__)
 def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScans) -> list[dict[str, Any]]:
     """List the series of a candidate table as the items of a :class:`SeriesCache`.
 
-    The cache is made of *all* candidates of a series, so that every split of them shares it: pass the whole table,
-    not a part of it.
+    The cache contains *all* candidates of a series, so that all splits share it. Pass the whole table, not a part.
 
     Args:
         candidates: the table of :func:`~luna_monai.data.read_candidates`.
         dataset_dir: the LUNA16 dataset folder of the table.
 
     Returns:
-        A dict for each series, in the order of their first candidates: ``seriesuid``; ``image``, the
-        :class:`~luna_monai.scans.ScanHeader` of the CT; ``files``, path, size and time of modification of its files;
-        ``changed_ns``, when one of them was last changed or replaced; ``center_xyz``, the world positions of the
-        series' candidates, float64 (n, 3) in the order of the table; ``row``, their index in it.
+        A dict per series, in the order of their first candidates, with the keys ``seriesuid``; ``image``, the
+        :class:`~luna_monai.scans.ScanHeader` of the CT; ``files``, path, size and modification time of its files;
+        ``changed_ns``, the time when one of the files was last changed or replaced; ``center_xyz``, the world positions
+        of the series' candidates, float64 (n, 3) in the order of the table; and ``row``, their index in the table.
 
     Raises:
         LunaError: when a series has no CT, or its voxel file is missing or too short.
@@ -65,23 +64,23 @@ def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScan
 
 
 class SeriesCache(PersistentDataset):
-    """All candidates of each series, cut once and kept on disk: a ``PersistentDataset`` whose items are series.
+    """Cache of candidate crops on disk: a ``PersistentDataset`` whose items are series.
 
-    A file holds ``image``, int16 (n, 1, 32, 48, 48) in HU, and ``center_irc``, int64 (n, 3), z,y,x. Its name holds the
-    series, the hash of its CT's files and candidates, and the hash of the deterministic transforms with all their
-    parameters: any change of the inputs changes the name, so stale files
-    are never read. Files are mapped into memory, not loaded. They are written to a temporary name in the same folder,
-    flushed to disk and renamed, so a file under its final name is complete.
+    A file contains all candidates of a series: ``image``, int16 (n, 1, 32, 48, 48) in HU, and ``center_irc``, int64
+    (n, 3), z, y, x. The file name contains the series UID, a hash of the CT's files and the candidates, and a hash of
+    the deterministic transforms with all their parameters. Any change of the inputs changes the file name, so stale
+    files are never read. Files are memory-mapped. They are written to a temporary name in the same folder, flushed to
+    disk and renamed, so a file with its final name is complete.
 
     Args:
         data: items of :func:`series_items`.
-        transform: deterministic transforms that turn an item into ``image`` and ``center_irc``; the first loads the
-            CT.
-        cache_dir: folder of the files; made when missing. None keeps nothing on disk: candidates are cut when they
-            are read.
+        transform: deterministic transforms that turn an item into ``image`` and ``center_irc``; the first one loads
+            the CT.
+        cache_dir: folder of the files; created if it is missing. If None, nothing is stored, and candidates are
+            cropped when they are read.
 
     Raises:
-        LunaError: when the folder cannot be made, a transform is random, or none of them cuts.
+        LunaError: when the folder cannot be created, a transform is random, or none of them crops candidates.
     """
 
     def __init__(
@@ -91,7 +90,7 @@ class SeriesCache(PersistentDataset):
             super().__init__(data, transform, cache_dir, hash_func=series_hashing, hash_transform=transform_hashing)
         except (OSError, ValueError) as error:
             raise LunaError(f"{cache_dir}: cannot be used as cache folder ({error}); choose another") from None
-        # Flattening makes a Compose, and that draws random seeds: once is enough.
+        # Flatten once only, because flattening creates a Compose, which draws random seeds.
         self.steps = steps = list(self.transform.flatten().transforms)
         if wrong := [
             step for step in self.steps if isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
@@ -101,67 +100,65 @@ class SeriesCache(PersistentDataset):
         ends = [f".{series_hashing(item).decode()}.{self.transform_hash}.pt" for item in data]
         self.names = [file_name_of(item["seriesuid"]) + end for item, end in zip(data, ends, strict=True)]
         self._open: dict[int, dict[str, Any]] = {}
-        # Without a folder scans stay open; of those that take memory, up to 400 MB each, the last ones.
+        # Without a folder, scans stay open: all if they are mapped, else the last four, with up to 400 MB each.
         all_mapped = all(item["image"].is_mapped for item in data)
         self._scan = lru_cache(None if all_mapped else 4)(lambda index: apply(steps[:1], data[index]))
-        # Threads may come for the same file, and it must not be made twice at the same time.
+        # Several threads may need the same file, which must not be built twice at the same time.
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A spawned worker maps the files itself: pickling a mapped tensor would send its voxels.
+        # A spawned worker maps the files itself, because pickling a mapped tensor would copy its voxels.
         return type(self), (self.data, self.transform, self.cache_dir)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all inputs of the voxels: scans, candidates and transforms, the series in any order."""
+        """Hash of all inputs: scans, candidates and transforms. The order of the series does not matter."""
         return hash_of(*(name.encode() for name in sorted(self.names)))
 
     def job(self, index: int) -> tuple[Path, dict[str, Any], list[Callable]]:
-        """Return the arguments of :func:`~luna_monai.data.cache_files.build_series` for series number ``index``."""
+        """Return the arguments of :func:`~luna_monai.data.cache_files.build_series` for item ``index`` of ``data``."""
         return self.cache_dir / self.names[index], self.data[index], self.steps
 
     def missing(self) -> list[int]:
-        """List the series that are not in the cache yet or were cut from an earlier CT, by their number in ``data``."""
-        return [] if self.cache_dir is None else [i for i in range(len(self.data)) if not self._is_new(i)]
+        """List the series that are not in the cache, or whose CT has changed since, as indices of ``data``."""
+        return [] if self.cache_dir is None else [i for i in range(len(self.data)) if not self._is_current(i)]
 
-    def _is_new(self, index: int) -> bool:
-        """Tell whether there is a file that was written after all files of its CT were last changed or replaced.
-
-        A program can set a file's time of modification, but not the time of its last change (``st_ctime``), so a CT is
-        cut again after its voxels were changed under the same size and time, and after it was copied or its permissions
-        were changed. File systems without that time (FAT, exFAT, those of Windows) do not show it.
-        """
+    def _is_current(self, index: int) -> bool:
+        """Return whether the cache has a file that was written after the last change of the CT's files."""
+        # Programs can set the modification time of a file, but not the time of its last change (st_ctime). So changed
+        # voxels are detected even if size and modification time are the same. Copying a CT or changing its permissions
+        # sets st_ctime too, and the CT is cropped again. FAT, exFAT and Windows do not have this time.
         try:
             return bool((self.cache_dir / self.names[index]).stat().st_mtime_ns >= self.data[index]["changed_ns"])
         except FileNotFoundError:
             return False
 
     def bytes_needed(self, indices: Sequence[int]) -> int:
-        """Estimate how many bytes the files of these series take: their voxels, and a little for each file."""
+        """Estimate the size in bytes of the files of these series: their voxels, and some overhead per file."""
         per_candidate = 2 * int(np.prod(self.spatial_size))
         return sum(len(self.data[index]["center_xyz"]) * (per_candidate + 128) + 8192 for index in indices)
 
     def read(self, series: np.ndarray, position: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Read candidates, whole batches at once.
+        """Read a batch of candidates.
 
         Args:
-            series: (n,) numbers of series in ``data``.
-            position: (n,) the candidates' places among those of their series.
+            series: (n,) index of each candidate's series in ``data``.
+            position: (n,) index of each candidate among the candidates of its series.
 
         Returns:
-            ``image``, int16 (n, 1, 32, 48, 48) in HU, and ``center_irc``, int64 (n, 3), z,y,x.
+            ``image``, int16 (n, 1, 32, 48, 48) in HU, and ``center_irc``, int64 (n, 3), z, y, x.
 
         Raises:
-            LunaError: when a series is in no cache and its CT cannot be read.
+            LunaError: when a series is not in the cache and its CT cannot be read.
         """
-        # NumPy asks for huge pages, torch does not: fresh memory for 256 candidates is four times as fast.
+        # NumPy uses huge pages and torch does not: with NumPy, memory for 256 candidates is four times as fast.
         batch = np.empty((len(series), 1, *self.spatial_size), dtype=np.int16)
         center_irc = np.empty((len(series), 3), dtype=np.int64)
         for index in np.unique(series).tolist():
             slots = np.flatnonzero(series == index)
             places = position[slots]
             if self.cache_dir is None:
-                entry, places = self._cut(index, places), np.arange(len(slots))
+                entry, places = self._crop(index, places), np.arange(len(slots))
             else:
                 entry = self._entry(index)
             image = entry["image"].numpy()
@@ -171,43 +168,43 @@ class SeriesCache(PersistentDataset):
         return torch.from_numpy(batch), torch.from_numpy(center_irc)
 
     def _transform(self, index: int) -> Any:
-        # PersistentDataset looks an item up by its content alone; here its number finds it while it is open.
-        return self._cut(index, slice(None)) if self.cache_dir is None else self._entry(index)
+        # PersistentDataset would hash the content of the item at each access; open files are found by index.
+        return self._crop(index, slice(None)) if self.cache_dir is None else self._entry(index)
 
     def _entry(self, index: int) -> dict[str, Any]:
-        """Return a mapped file, made first where it is missing."""
+        """Return the mapped file of a series; build the file first if it is missing."""
         path, entry = self.cache_dir / self.names[index], self._open.get(index)
         if entry is not None and not _is_shorter(path, entry["bytes"]):
             return entry
         with self._lock:
-            if self._open.get(index) is entry:  # else another thread has made it
-                entry = self._map(path) if self._is_new(index) else None
+            if self._open.get(index) is entry:  # else another thread has opened it meanwhile
+                entry = self._map(path) if self._is_current(index) else None
                 if entry is None:
                     build_series(*self.job(index))
-                    entry = self._map(path)  # its time does not count: the clocks of two disks may differ
+                    entry = self._map(path)  # without _is_current: the clocks of two disks may differ
                 if entry is None:
                     raise LunaError(f"{path}: cannot be read although it was just written; check the disk")
                 self._open[index] = entry
             return self._open[index]
 
     def _map(self, path: Path) -> dict[str, Any] | None:
-        """Map a file, or return None when it is damaged."""
+        """Map a file; return None if it is damaged."""
         try:
             return {**open_mapped(path), "bytes": path.stat().st_size}
         except (OSError, ValueError) as error:
-            logger.warning("%s: damaged (%s); it is cut again from the CT", path, error)
+            logger.warning("%s: damaged (%s); it is built again from the CT", path, error)
             return None
 
-    def _cut(self, index: int, positions: np.ndarray | slice) -> dict[str, Any]:
-        """Cut some candidates of a series, its CT staying open."""
+    def _crop(self, index: int, positions: np.ndarray | slice) -> dict[str, Any]:
+        """Crop some candidates of a series, and keep its CT open."""
         with self._lock:
             scan = self._scan(index)
         return apply(self.steps[1:], {**scan, "center_xyz": self.data[index]["center_xyz"][positions]})
 
 
 def _is_shorter(path: Path, size: int) -> bool:
-    """Tell whether a mapped file has been truncated: reading it would end the process by SIGBUS."""
+    """Return whether a mapped file has been truncated, because reading it would end the process with SIGBUS."""
     try:
-        return os.stat(path).st_size < size  # noqa: PTH116 - pathlib takes twice the time, once a series and batch
-    except OSError:  # removed: its content stays mapped
+        return os.stat(path).st_size < size  # noqa: PTH116 - pathlib takes twice as long, per series and batch
+    except OSError:  # the file was removed, and its content stays mapped
         return False

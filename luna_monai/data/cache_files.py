@@ -1,4 +1,4 @@
-"""One file of the cache: what its name is made of, what is in it, and whether it is complete."""
+"""Files of the cache: their names, their content and checks for damage."""
 
 from __future__ import annotations
 
@@ -26,70 +26,74 @@ from monai.transforms import Transform
 from luna_monai.errors import LunaError
 from luna_monai.files import abandoned_files, write_tensors
 
-_FORMAT = b"4"  # of the files; another number gives every file another name
+_FORMAT = b"4"  # version of the file format; a new version changes the names of all files
 _NAME = re.compile(r"[^.].*\.[0-9a-f]{16}\.[0-9a-f]{16}\.pt")
-#: Packages whose classes and functions are known by name; those of all others by the source of their module too.
+#: Packages whose classes and functions are identified by name. For all others, the source of the module is hashed too.
 _RELEASED = {"monai", "luna_monai", "torch", "numpy", *sys.stdlib_module_names}
 
 
 class _Fingerprint(pickle.Pickler):
-    """Pickles equal objects to equal bytes, and collects the modules of the classes and functions in them."""
+    """Pickler that turns equal objects into equal bytes, and collects the modules of their classes and functions."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=4)
-        self.fast = True  # without a memo, by which the bytes would depend on which objects are the same one
+        self.fast = True  # without a memo, which would make the bytes depend on the identity of objects
         self.modules: set[str] = set()
 
     def reducer_override(self, value: Any) -> Any:
-        """Note where a class or function is from; it is pickled by its name as always."""
+        """Record the module of a class or function, and pickle it by name as usual."""
         if isinstance(value, (type, FunctionType)):
             self.modules |= {each.__module__ for each in getattr(value, "__mro__", [value])}
         return NotImplemented
 
 
 def transform_hashing(transforms: Sequence[Any]) -> bytes:
-    """Hash transforms with all their parameters; the ``hash_transform`` of a ``PersistentDataset``.
+    """Hash transforms with all their parameters; used as the ``hash_transform`` of a ``PersistentDataset``.
 
     Raises:
-        LunaError: for a lambda, a local function or class, whose changes cannot be seen, and for what has no content.
+        LunaError: for a lambda or a local function or class, whose changes cannot be detected, and for objects that
+            cannot be pickled.
     """
     pickler = _Fingerprint(content := io.BytesIO())
     try:
         pickler.dump(list(transforms))
         own = sorted(name for name in pickler.modules if name.partition(".")[0] not in _RELEASED)
         sources = [inspect.getsource(sys.modules[name]).encode() for name in own]
-    except Exception as error:  # objects raise many kinds
+    except Exception as error:  # pickling raises many types
         raise LunaError(f"transforms cannot be cached: {error}; use classes and functions of modules") from error
     return hash_of(content.getvalue(), *sources).encode()
 
 
 def series_hashing(item: Mapping[str, Any]) -> bytes:
-    """Hash what a series is cut from, wherever the dataset folder is; the ``hash_func`` of a ``PersistentDataset``."""
+    """Hash the CT files and candidates of a series; used as the ``hash_func`` of a ``PersistentDataset``.
+
+    The hash does not depend on the location of the dataset folder.
+    """
     files = json.dumps([item["seriesuid"], item["files"]]).encode()
     return hash_of(files, np.asarray(item["center_xyz"], dtype="<f8").tobytes()).encode()
 
 
 def hash_of(*parts: bytes) -> str:
-    """Hash the inputs of files: 64 bits, in a folder that holds thousands of files."""
+    """Return a 64-bit hash as hexadecimal digits, which is sufficient for the thousands of files in a folder."""
     return hashlib.sha256(b"\0".join([_FORMAT, *parts])).hexdigest()[:16]
 
 
 def cached_files(folder: Path) -> list[Path]:
-    """List the files of a cache folder in the order of their names; other files are passed over."""
+    """List the cache files in a folder, sorted by name; other files are ignored."""
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
 def apply(steps: Sequence[Callable], data: dict[str, Any]) -> dict[str, Any]:
-    """Apply transforms one after the other: a Compose takes longer to start than cutting a few candidates does."""
+    """Apply transforms one after the other, without a Compose, whose start takes longer than cropping candidates."""
     return reduce(lambda done, step: step(done), steps, data)
 
 
 def build_series(path: Path, item: dict[str, Any], steps: Sequence[Callable]) -> None:
-    """Cut all candidates of a series out of its CT and write its file, complete or not at all.
+    """Crop all candidates of a series from its CT, and write its file atomically.
 
     Args:
-        path: the file; what is there already is replaced.
-        item: the series, of :func:`luna_monai.data.series_items`.
+        path: the file; an existing file is replaced.
+        item: the series, an item of :func:`luna_monai.data.series_items`.
         steps: the deterministic transforms.
 
     Raises:
@@ -101,7 +105,7 @@ def build_series(path: Path, item: dict[str, Any], steps: Sequence[Callable]) ->
 
 
 def _parameters(value: Any, name: str = "") -> dict[str, str]:
-    """Describe the parameters of a transform, and of transforms in it, for a person who asks why a file is stale."""
+    """Describe the parameters of a transform and of transforms inside it, to explain why a file is stale."""
     if not isinstance(value, Transform):
         return {name: str(value).partition(" at 0x")[0]}  # without the address of an object
     name = name.partition(".")[0] or type(value).__name__
@@ -109,35 +113,38 @@ def _parameters(value: Any, name: str = "") -> dict[str, str]:
 
 
 def open_mapped(path: Path) -> dict[str, Any]:
-    """Map a file of the cache into memory and check that it is one.
+    """Map a cache file into memory and check that it is valid.
 
-    The voxels are not read: :func:`find_damage` compares their checksums.
+    The voxels are not read; :func:`find_damage` verifies their checksums.
 
     Args:
         path: the file.
 
     Returns:
-        ``image``, int16 (n, 1, z, y, x) in HU; ``center_irc``, int64 (n, 3), z,y,x; ``name``, that of the file.
+        ``image``, int16 (n, 1, z, y, x) in HU; ``center_irc``, int64 (n, 3), z, y, x; and ``name``, the file name.
 
     Raises:
-        ValueError: when it is damaged, or was written under another name.
+        ValueError: when the file is damaged, or was written under another name.
     """
     try:
         entry: dict[str, Any] = torch.load(path, mmap=True, weights_only=True)
         image, center_irc = entry["image"], entry["center_irc"]
         found = entry["name"], image.dtype, image.ndim, *image.shape[:2], *center_irc.shape
-    except Exception as error:  # torch, zip and pickle raise many kinds
+    except Exception as error:  # torch, zip and pickle raise many types
         raise ValueError(" ".join(f"{type(error).__name__}: {error}".split())[:120]) from None
     if found != (path.name, torch.int16, 5, len(image), 1, len(image), 3):
-        raise ValueError("its content belongs to another name")
+        raise ValueError("its content does not match its name")
     return entry
 
 
 def find_damage(path: Path) -> str | None:
-    """Read all of a file of the cache and compare it with its checksums (CRC-32, one for each tensor).
+    """Read a whole cache file and verify its checksums (CRC-32, one per tensor).
+
+    Args:
+        path: the file.
 
     Returns:
-        What is wrong with it, or None.
+        A description of the damage, or None.
     """
     try:
         open_mapped(path)
@@ -155,8 +162,8 @@ def take_inventory(caches: Sequence[Any]) -> tuple[list[Path], dict[Path, str]]:
         caches: the :class:`~luna_monai.data.SeriesCache` of each configuration, all in the same folder.
 
     Returns:
-        The files that at least one configuration reads; and other files of these series, and temporary files of
-        processes that have ended, each with the reason. Files of other series are passed over.
+        The files that at least one configuration reads; and the unneeded files with the reason: other files of these
+        series, and temporary files of processes that have ended. Files of other series are ignored.
     """
     wanted = {name for cache in caches for name in cache.names}
     series = {name.rsplit(".", 3)[0] for name in wanted}
@@ -170,7 +177,7 @@ def _why_stale(path: Path, cache: Any) -> str:
     if path.name.rsplit(".", 2)[1] == cache.transform_hash:
         return "the CT or its candidates have changed"
     changed = ""
-    with suppress(ValueError, KeyError):  # damaged, or written by an earlier version
+    with suppress(ValueError, KeyError):  # the file is damaged, or an earlier version wrote it
         before, now = open_mapped(path)["made_by"], ChainMap(*map(_parameters, cache.steps))
         changed = ", ".join(f"{key} {before[key]} -> {now[key]}" for key in before if before[key] != now.get(key))
-    return changed or "made by other transforms"
+    return changed or "created by other transforms"

@@ -1,4 +1,4 @@
-"""The candidate table: what the book calls ``candidateInfo_list`` (chapter 10.2)."""
+"""The candidate table, ``candidateInfo_list`` in the book (chapter 10.2)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from luna_monai.tables import read_table
 
 logger = logging.getLogger(__name__)
 
-#: Looked for in this order: the book and its row counts use the first.
+#: Names of the candidate table, in order of preference. The book uses the first one.
 CANDIDATE_FILES = ("candidates.csv", "candidates_V2.csv")
-#: Which values of the tables are allowed.
+#: Allowed values of the columns, as a function and its description.
 ALLOWED: dict[str, tuple[Callable[[pd.Series], pd.Series], str]] = {
     "diameter_mm": (lambda values: values > 0, "above 0"),
     "class": (lambda values: values.isin([0, 1]), "0 or 1"),
@@ -27,19 +27,20 @@ ALLOWED: dict[str, tuple[Callable[[pd.Series], pd.Series], str]] = {
 
 
 class DatasetScans(dict[str, ScanHeader]):
-    """The CTs of a LUNA16 dataset folder: the header of each by series UID, read when it is first asked for.
+    """The CTs of a LUNA16 dataset folder: a dict of headers by series UID, each read on first access.
 
-    The folder is listed once. Functions that take a ``dataset_dir`` take this too, and then need not do so again.
+    The folder is listed once. Functions with a ``dataset_dir`` argument also accept this object, and then do not list
+    the folder again.
 
     Args:
-        dataset_dir: folder with ``subset0 … subset9``, any number of them.
+        dataset_dir: folder with ``subset0 … subset9``, or some of them.
 
     Attributes:
         dataset_dir: the folder.
-        paths: the ``.mhd`` file of each series.
+        paths: the ``.mhd`` file of each series, by series UID.
 
     Raises:
-        LunaError: when the folder is missing, or two subsets hold the same series.
+        LunaError: when the folder is missing, or two subsets contain the same series.
     """
 
     def __init__(self, dataset_dir: str | Path) -> None:
@@ -49,56 +50,57 @@ class DatasetScans(dict[str, ScanHeader]):
 
     @classmethod
     def of(cls, dataset_dir: str | Path | DatasetScans) -> DatasetScans:
-        """Return what is given, or list the folder."""
+        """Return the argument if it is a :class:`DatasetScans`; else list the folder."""
         return dataset_dir if isinstance(dataset_dir, DatasetScans) else cls(dataset_dir)
 
     def __missing__(self, seriesuid: str) -> ScanHeader:
         if seriesuid not in self.paths:
-            raise LunaError(f"{self.dataset_dir}: no CT of series {seriesuid}; give the candidates' dataset_dir")
+            raise LunaError(f"{self.dataset_dir}: no CT of series {seriesuid}; pass the dataset_dir of the candidates")
         return self.setdefault(seriesuid, read_header(self.paths[seriesuid]))
 
 
 def subset_of(path: Path) -> int:
-    """Return N of a scan inside ``subsetN/``.
+    """Return N for a scan in a folder ``subsetN``.
 
     Raises:
-        LunaError: when its folder is not named that way.
+        LunaError: when the folder has another name.
     """
     match = re.fullmatch(r"subset(\d+)", path.parent.name)
     if match is None:
-        raise LunaError(f"{path}: its folder is not named subset0 … subset9, so it belongs to no fold")
+        raise LunaError(f"{path}: the folder of a scan must be named subset0 … subset9; rename it")
     return int(match[1])
 
 
 def read_candidates(
     dataset_dir: str | Path | DatasetScans, *, candidates_file: str | None = None, outside_volume: str = "error"
 ) -> pd.DataFrame:
-    """Read the candidates of a LUNA16 dataset, with diameters and in the order of the book.
+    """Read the candidates of a LUNA16 dataset with their diameters, in the order of the book.
 
-    A candidate's diameter is that of the first annotation of its series, in file order, whose center is at most a
-    quarter of its diameter away along each axis, else 0 (chapter 10.2.2). Rows are in the descending order of (is
-    nodule, diameter, seriesuid, (x, y, z)). Rows whose CT is not on disk are dropped, and their number is logged.
+    A candidate gets the diameter of the first annotation of its series, in file order, whose center is at most a
+    quarter of the annotation's diameter away along each axis; without such an annotation, it gets 0 (chapter 10.2.2).
+    Rows are in descending order of (is nodule, diameter, seriesuid, (x, y, z)). Rows whose CT is not on disk are
+    dropped, and their number is logged.
 
     Args:
         dataset_dir: LUNA16 dataset folder.
-        candidates_file: name of the candidate table inside ``dataset_dir``; ``candidates.csv``, else
-            ``candidates_V2.csv``, when None.
-        outside_volume: what to do with candidates whose voxel lies outside their CT: ``"error"`` or ``"drop"``.
+        candidates_file: name of the candidate table in ``dataset_dir``. None uses ``candidates.csv`` if it exists, else
+            ``candidates_V2.csv``.
+        outside_volume: what to do with candidates whose voxel is outside their CT: ``"error"`` or ``"drop"``.
 
     Returns:
         ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm), ``class`` (0 or 1) and ``diameter_mm``,
-        indexed from 0. The index is the ``row`` by which samples are traced back.
+        indexed from 0. Datasets and predictions refer to this index as ``row``.
 
     Raises:
-        LunaError: when a table is missing or damaged, a class is neither 0 nor 1, no row has its CT on disk, or a
-            candidate lies outside its CT and is not to be dropped.
+        LunaError: when a table is missing or damaged, a class is neither 0 nor 1, no row has a CT on disk, or a
+            candidate is outside its CT and ``outside_volume`` is ``"error"``.
     """
     scans = DatasetScans.of(dataset_dir)
     dataset_dir = scans.dataset_dir
     names = CANDIDATE_FILES if candidates_file is None else (candidates_file,)
     path = next((dataset_dir / name for name in names if (dataset_dir / name).is_file()), None)
     if path is None:
-        raise LunaError(f"{dataset_dir}: no {' or '.join(names)} in this folder; it is one of LUNA16's tables")
+        raise LunaError(f"{dataset_dir}: no {' or '.join(names)} in this folder; copy this table of LUNA16 to it")
     annotations = read_table(dataset_dir / ANNOTATIONS, [*COORDINATES, "diameter_mm"], allowed=ALLOWED)
     candidates = read_table(path, [*COORDINATES, "class"], allowed=ALLOWED)
     candidates["class"] = candidates["class"].astype(int)
@@ -117,13 +119,13 @@ def read_candidates(
     if outside := outside_of(candidates, scans):
         found = f"{path}: {len(outside)} candidates lie outside their CT: {'; '.join([*outside.values()][:5])}"
         if outside_volume == "error":
-            raise LunaError(f"{found}; correct the table, or set outside_volume=drop to leave them out")
+            raise LunaError(f"{found}; correct the table, or set outside_volume=drop to drop them")
         logger.info("%s; they are dropped", found)
         candidates = candidates.drop(index=list(outside)).reset_index(drop=True)
 
     series_rank = pd.factorize(candidates["seriesuid"], sort=True)[0]
     keys = [series_rank, candidates["diameter_mm"], candidates["class"]]
-    # lexsort takes the most significant key last, and keeps the file order of equal rows as the book's sort does.
+    # The last key of lexsort is the most significant. Equal rows keep their file order, as in the book's sort.
     order = np.lexsort([-np.asarray(key) for key in [*(candidates[axis] for axis in reversed(COORDINATES)), *keys]])
     table = candidates.iloc[order].reset_index(drop=True)
     table.attrs["dataset_dir"] = str(dataset_dir)
@@ -138,14 +140,14 @@ def _match_diameters(candidates: pd.DataFrame, annotations: pd.DataFrame) -> pd.
 
 
 def outside_of(table: pd.DataFrame, scans: Mapping[str, ScanHeader]) -> dict[int, str]:
-    """Find the rows of a table that lie outside their CT.
+    """Find the rows of a table whose position is outside the CT.
 
     Args:
-        table: rows with ``seriesuid`` and world positions.
-        scans: the CTs, by series UID.
+        table: rows with ``seriesuid`` and world positions (LPS, mm).
+        scans: headers of the CTs, by series UID.
 
     Returns:
-        By the index of the row, its series, position and voxel.
+        A text with series, position and voxel, by row index.
     """
     found = {}
     positions, index = table[COORDINATES].to_numpy(), table.index.to_numpy()

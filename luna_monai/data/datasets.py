@@ -1,4 +1,4 @@
-"""The dataset of candidates that the engines read (the book's ``LunaDataset``)."""
+"""Datasets of candidates, including the book's ``LunaDataset``, and their data loader."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScan
 
 
 def scan_list(cache: SeriesCache, candidates: pd.DataFrame) -> list[dict[str, Any]]:
-    """List the scans of candidates as ``{"image": path, "label": 0 or 1}``, 1 where one of them is a nodule.
+    """List the scans of candidates as ``{"image": path, "label": 0 or 1}``, with 1 if a candidate is a nodule.
 
     Args:
-        cache: knows the files of all scans.
+        cache: the cache, whose items refer to the files of all scans.
         candidates: the candidate table, or a part of it.
     """
     label = candidates.groupby("seriesuid")["class"].max()
@@ -35,19 +35,19 @@ def scan_list(cache: SeriesCache, candidates: pd.DataFrame) -> list[dict[str, An
 
 
 class CandidateDataset(torch.utils.data.Dataset):
-    """Candidates as samples, in the order of a candidate table.
+    """Dataset of candidates, in the order of a candidate table.
 
     Item ``i`` is a dict with ``image``, int16 (1, 32, 48, 48), HU in [-1000, 1000]; ``label``, 0 or 1; ``seriesuid``;
-    ``center_irc``, int64 (3,), the voxel of the center, z,y,x; ``center_xyz``, float64 (3,), the center in mm (LPS);
-    and ``row``, the index in the whole candidate table.
+    ``center_irc``, int64 (3,), the voxel of the center z, y, x; ``center_xyz``, float64 (3,), the center x, y, z in mm
+    (LPS); and ``row``, the index in the whole candidate table.
 
     Args:
         candidates: the table of :func:`~luna_monai.data.read_candidates`, or a part of it.
-        cache: the series of the whole table.
-        data: the scans of these candidates, see :func:`scan_list`; MONAI's applications ask for it by this name.
+        cache: the cache of the whole table.
+        data: the scans of these candidates, see :func:`scan_list`. MONAI's applications read this attribute.
 
     Raises:
-        LunaError: when a candidate of the table is not in the cache's items.
+        LunaError: when a candidate is not in the items of the cache.
     """
 
     def __init__(self, candidates: pd.DataFrame, cache: SeriesCache, data: Sequence[dict[str, Any]] = ()) -> None:
@@ -58,7 +58,7 @@ class CandidateDataset(torch.utils.data.Dataset):
         places["position"] = places.groupby("series").cumcount()
         places = places.reindex(candidates.index)
         if places.isna().any(axis=None):
-            raise LunaError("the candidates are not part of the table that the cache was made for")
+            raise LunaError("the candidates are not part of the table of the cache; create the cache of this table")
         self.row = candidates.index.to_numpy(copy=True)
         self.label = candidates["class"].to_numpy(copy=True)  # torch requires writable arrays
         self.center_xyz = candidates[COORDINATES].to_numpy(copy=True)
@@ -73,10 +73,13 @@ class CandidateDataset(torch.utils.data.Dataset):
         return item | {"label": int(item["label"]), "row": int(item["row"])}
 
     def read(self, indices: Sequence[int]) -> dict[str, Any]:
-        """Read several candidates at once.
+        """Read a batch of candidates.
+
+        Args:
+            indices: indices of the candidates in this dataset.
 
         Returns:
-            The values of an item, stacked: tensors whose first axis is the candidate, ``seriesuid`` a list.
+            The values of the items, stacked to tensors whose first axis is the candidate. ``seriesuid`` is a list.
 
         Raises:
             LunaError: when a series cannot be read.
@@ -94,21 +97,21 @@ class CandidateDataset(torch.utils.data.Dataset):
 
 
 class LunaDataset(CandidateDataset):
-    """The dataset of the book (chapter 10.5), for its readers: the candidates of a LUNA16 folder as tuples.
+    """The dataset of the book (chapter 10.5): the candidates of a LUNA16 folder as tuples.
 
     Item ``i`` is ``(candidate_t, pos_t, series_uid, center_irc)``: float32 (1, 32, 48, 48) in HU clipped to
-    [-1000, 1000]; int64 (2,), (is no nodule, is nodule); text; int64 (3,), the voxel of the center, z, y, x. As in the
-    book, scans are not turned to LPS.
+    [-1000, 1000]; int64 (2,), (not a nodule, nodule); the series UID; and int64 (3,), the voxel of the center z, y, x.
+    As in the book, the axes of scans are those of the file.
 
     Args:
         dataset_dir: LUNA16 dataset folder.
-        val_stride: every ``val_stride``-th candidate is for validation; 0 for no split.
-        is_val_set: the validation part; the training part, or all candidates without a split, when False.
-        series_uid: only the candidates of this scan.
+        val_stride: every ``val_stride``-th candidate belongs to the validation part; 0 for no split.
+        is_val_set: True for the validation part. Otherwise the training part, or all candidates without a split.
+        series_uid: use only the candidates of this scan.
         cache_dir: folder of the cache; None crops candidates when they are read.
 
     Raises:
-        LunaError: when the folder or its tables are missing or damaged, or nothing is left.
+        LunaError: when the folder or its tables are missing or damaged, or no candidates are left.
     """
 
     def __init__(
@@ -142,20 +145,20 @@ class LunaDataset(CandidateDataset):
 
 
 class CandidateLoader(DataLoader):
-    """MONAI's ``DataLoader`` for a :class:`CandidateDataset`: batches arrive stacked, and threads read them ahead.
+    """MONAI's ``DataLoader`` for a :class:`CandidateDataset`. It reads whole batches, ahead of time in threads.
 
-    To read is to copy from mapped files, and copies run side by side in threads. A batch that comes from another
-    process goes through shared memory that is made for it, which takes several times as long as reading it.
+    Reading copies data from mapped files, and threads do this in parallel. A batch from a worker process would have to
+    go through newly allocated shared memory, which takes several times as long as reading it.
 
     Args:
         dataset: the candidates.
-        num_workers: threads that read ahead, a batch each; 0 reads a batch when it is needed, which is enough where
-            the network runs on the CPU.
-        shuffle: without a sampler, give each epoch a random order, which depends on ``seed`` and the epoch alone:
-            MONAI's trainers tell the sampler the epoch, and a resumed run goes on with the same orders.
-        seed: of the order.
-        kwargs: as for ``torch.utils.data.DataLoader``, such as ``batch_size`` and ``pin_memory``, except what concerns
-            worker processes.
+        num_workers: number of threads that read ahead, each one batch. 0 reads a batch when it is needed, which is
+            sufficient if the network runs on the CPU.
+        shuffle: without a sampler, use a random order that depends only on ``seed`` and the epoch. MONAI's trainers
+            pass the epoch to the sampler, so a resumed run continues with the same orders.
+        seed: random seed of the order.
+        kwargs: arguments of ``torch.utils.data.DataLoader``, such as ``batch_size`` and ``pin_memory``, except those
+            for worker processes.
     """
 
     def __init__(
@@ -164,11 +167,11 @@ class CandidateLoader(DataLoader):
         if shuffle and kwargs.get("sampler") is None and kwargs.get("batch_sampler") is None:
             kwargs["sampler"] = DistributedSampler(dataset, num_replicas=1, rank=0, shuffle=True, seed=seed)
             shuffle = None
-        # A generator of its own: reading data must not move the global one, or a resumed run would draw other numbers.
+        # A separate generator: if reading data used the global one, a resumed run would draw other random numbers.
         kwargs.setdefault("generator", torch.Generator())
         super().__init__(dataset, shuffle=shuffle, **kwargs)
         if self.drop_last and len(self) == 0:
-            raise LunaError(f"batch_size: {self.batch_size} is more than the samples of an epoch, with drop_last")
+            raise LunaError(f"batch_size: {self.batch_size} exceeds the samples of an epoch; reduce batch_size")
         self.num_workers = num_workers
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -197,6 +200,6 @@ class CandidateLoader(DataLoader):
 
 
 def _start_thread(device: int | None) -> None:
-    # Of several processes each has a GPU of its own, but a new thread begins with the first one.
+    # In distributed training each process has its own GPU, but a new thread starts with the first one.
     if device is not None:
         torch.accelerator.set_device_index(device)

@@ -1,4 +1,4 @@
-"""Examining a LUNA16 dataset folder for everything that would stop, or silently spoil, a training."""
+"""Checks of a LUNA16 dataset folder for errors that would stop a training or corrupt its results."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from luna_monai.scans import ScanHeader, read_header, read_scan
 from luna_monai.tables import read_table
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
-#: HU of air and lung, and the smallest part of a chest CT that they make up; in LUNA16 it is a third and more.
+#: HU range of air and lung, and the smallest fraction of a chest CT in this range. In LUNA16 it is at least a third.
 AIR_HU = (-1100, -600)
 AIR_FRACTION = 0.02
 
 
 class Finding(NamedTuple):
-    """One thing that was noticed.
+    """One result of the checks.
 
     Attributes:
-        severity: ``"error"`` (training would fail or learn something wrong), ``"warning"`` (look at it) or
+        severity: ``"error"`` (training would fail or use wrong data), ``"warning"`` (should be checked) or
             ``"information"``.
-        kind: what is wrong and what to do about it, the same text for all findings of a kind.
-        subject: where, relative to the dataset folder, and what was found there.
+        kind: what is wrong and what to do, the same text for all findings of a kind.
+        subject: the location, relative to the dataset folder, and what was found there.
     """
 
     severity: str
@@ -41,26 +41,26 @@ class Finding(NamedTuple):
 
 
 def examine_dataset(dataset_dir: str | Path, *, deep: bool = False, num_workers: int = 1) -> list[Finding]:
-    """Look for everything that is wrong with a LUNA16 dataset folder. A part of LUNA16 is a legitimate dataset.
+    """Check a LUNA16 dataset folder. A part of LUNA16 is a valid dataset.
 
     Args:
         dataset_dir: LUNA16 dataset folder.
-        deep: whether to read all voxels too, which takes about a second a scan.
-        num_workers: threads that read voxels; each holds one scan.
+        deep: whether to read all voxels too, which takes about a second per scan.
+        num_workers: number of threads that read voxels; each holds one scan in memory.
 
     Returns:
-        What was found, errors first.
+        The findings, errors first.
 
     Raises:
-        LunaError: when there is no such folder.
+        LunaError: when the folder does not exist.
     """
     dataset_dir = Path(dataset_dir)
     if not dataset_dir.is_dir():
-        raise LunaError(f"{dataset_dir}: no such folder; give the one that holds subset0 … subset9 and the tables")
+        raise LunaError(f"{dataset_dir}: no such folder; pass the folder of subset0 … subset9 and the tables")
     headers: dict[str, ScanHeader] = {}
     findings = [*_files(dataset_dir, headers), *_tables(dataset_dir, headers)]
     if deep:
-        with ThreadPoolExecutor(max(1, num_workers)) as pool:  # decompression and NumPy let other threads run
+        with ThreadPoolExecutor(max(1, num_workers)) as pool:  # decompression and NumPy release the GIL
             read = pool.map(_voxels, headers.values())
             for found in tqdm(read, "reading voxels", len(headers), unit="scan", disable=None):
                 findings += found
@@ -68,13 +68,13 @@ def examine_dataset(dataset_dir: str | Path, *, deep: bool = False, num_workers:
 
 
 def _files(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
-    """Read each header once, and find what is in the wrong place."""
+    """Read each header once, and find files in the wrong place."""
     for path in sorted(dataset_dir.rglob("[!.]*")):
         name = path.relative_to(dataset_dir).as_posix()
         if path.suffix in (".raw", ".zraw") and not path.with_suffix(".mhd").exists():
             yield Finding(ERROR, "a voxel file without a header: copy its .mhd again, or remove it", name)
         elif path.suffix == ".mhd" and not re.fullmatch(r"subset\d/[^/]+", name):
-            yield Finding(ERROR, "a CT outside subset0 … subset9: move it there", name)
+            yield Finding(ERROR, "a CT outside subset0 … subset9: move it into one of them", name)
         elif path.suffix == ".mhd" and path.stem in headers:
             other = headers[path.stem].path.relative_to(dataset_dir)
             yield Finding(ERROR, "a series in two subsets: remove one of the copies", f"{name} and {other}")
@@ -88,7 +88,7 @@ def _files(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Findin
 
 
 def _tables(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
-    """Read the tables as training does, and compare them with the scans and with each other."""
+    """Read the tables as training does, and compare them with the scans."""
     counts = Counter(header.path.parent.name for header in headers.values())
     found = [", ".join(f"{count} CTs in {subset}" for subset, count in sorted(counts.items()))]
     candidates_file = next((name for name in CANDIDATE_FILES if (dataset_dir / name).is_file()), CANDIDATE_FILES[0])
@@ -102,7 +102,7 @@ def _tables(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Findi
             yield Finding(ERROR, "a table that cannot be read: correct the line, or copy it again", str(error))
             continue
         found.append(f"{len(table)} rows in {name}")
-        if column:  # as published, the excluded findings repeat some and have four outside their CTs, without harm
+        if column:  # the published excluded findings have duplicates, and four are outside their CT; both are harmless
             yield from _rows(name, table, headers)
     kind = "LUNA16 has 89 CTs in each of subset0 … subset7, 88 in subset8 and subset9"
     yield Finding(INFORMATION, kind, "; ".join(found))
@@ -112,16 +112,16 @@ def _rows(name: str, table: pd.DataFrame, headers: dict[str, ScanHeader]) -> Ite
     here = table[table["seriesuid"].isin(list(headers))]
     if len(here) < len(table):
         found = f"{name}: {len(table) - len(here)} of {len(table)} rows"
-        yield Finding(INFORMATION if len(here) else ERROR, "rows of series without a CT, which training omits", found)
+        yield Finding(INFORMATION if len(here) else ERROR, "rows of series without a CT, which training ignores", found)
     kind = "a position outside its CT: correct the row, or set outside_volume=drop"
     yield from (Finding(ERROR, kind, f"{name}: {text}") for text in outside_of(here, headers).values())
     for row in table[table.duplicated(["seriesuid", *COORDINATES])].itertuples():
         found = f"{name}: {row.seriesuid} at ({row.coordX:g}, {row.coordY:g}, {row.coordZ:g}) mm"
-        yield Finding(WARNING, "several rows of one place: remove all but one", found)
+        yield Finding(WARNING, "several rows with the same position: remove all but one", found)
 
 
 def _voxels(header: ScanHeader) -> list[Finding]:
-    """Read a scan as training does, and look at its HU."""
+    """Read a scan as training does, and check its HU."""
     try:
         scan = read_scan(header)
     except LunaError as error:
@@ -132,7 +132,7 @@ def _voxels(header: ScanHeader) -> list[Finding]:
         kind = "voxels that are not in HU: convert the CT again, with slope and intercept"
         findings.append(Finding(ERROR, kind, f"{scan.seriesuid}: {air:.1%} of the voxels are air or lung"))
     if empty := [z for z, layer in enumerate(scan.voxels) if layer.min() == layer.max()]:
-        kind = "slices that hold a single value, as after an interrupted copy: copy the CT again"
+        kind = "slices with a single value, as after an interrupted copy: copy the CT again"
         found = f"{scan.seriesuid}: {len(empty)} slices, the first is z = {empty[0]}"
         findings.append(Finding(ERROR if not scan.voxels[empty].all() else WARNING, kind, found))
     return findings

@@ -1,4 +1,4 @@
-"""Which candidates an epoch is made of."""
+"""Sampling of the candidates of an epoch."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from luna_monai.errors import LunaError
 
 
 class BalancedSampler(DistributedSampler):
-    """Draws nodules and non-nodules in a fixed ratio (the idea of chapter 12.4, where the classes alternate).
+    """Samples nodules and non-nodules in a fixed ratio (as in chapter 12.4, where the classes alternate).
 
-    An epoch holds every nodule, as often as its length and the ratio ask for and each as often as any other but for
-    one, and a fresh draw of the non-nodules, without repetition while there are enough of them. The order is random.
-    Draw and order depend on the seed and the epoch alone, so they are the same for any number of workers, and after a
-    resume.
+    Nodules are repeated to reach the ratio; their numbers of repetitions differ by at most one. Non-nodules are drawn
+    anew in each epoch, without repetition if there are enough. The order is random. Samples and order depend only on
+    the seed and the epoch, so they are the same for any number of workers and after a resume.
 
     Args:
         dataset: the candidates.
-        ratio: non-nodules for each nodule.
-        samples_per_epoch: length of an epoch; as many as the dataset has candidates when None.
-        num_replicas: processes that train together.
-        rank: the number of this one, from 0.
-        seed: of draw and order.
+        ratio: number of non-nodules per nodule.
+        samples_per_epoch: length of an epoch; None uses the number of candidates in the dataset.
+        num_replicas: number of processes that train together.
+        rank: rank of this process, from 0.
+        seed: random seed.
 
     Raises:
         LunaError: when one of the classes is missing.
@@ -63,7 +62,7 @@ class BalancedSampler(DistributedSampler):
             ]
         )
         drawn = drawn[torch.randperm(len(drawn), generator=generator)]
-        # Ranks take the same number of samples each; as DistributedSampler does, the first ones fill up.
+        # All ranks get the same number of samples: as in DistributedSampler, the first samples are repeated at the end.
         drawn = torch.cat([drawn, drawn[: self.total_size - len(drawn)]])
         return iter(drawn[self.rank :: self.num_replicas].tolist())
 

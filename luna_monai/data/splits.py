@@ -1,4 +1,4 @@
-"""Dividing the candidates into a training and a validation part."""
+"""Splits of the candidates into a training and a validation part."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ logger = logging.getLogger(__name__)
 def split_by_stride(candidates: pd.DataFrame, val_stride: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split as the book does: rows 0, s, 2s, … of the candidate table are for validation (chapter 10.5.3).
 
-    Candidates of one scan, even of one nodule, are in both parts.
+    Both parts contain candidates of the same scans, and even of the same nodules.
 
     Args:
         candidates: the table of :func:`~luna_monai.data.read_candidates`.
-        val_stride: s; the book uses 10.
+        val_stride: the stride s; the book uses 10.
 
     Returns:
-        Training and validation part, each with its rows' index in ``candidates``.
+        Training and validation part, with the index of ``candidates``.
 
     Raises:
         LunaError: when a part would be empty.
@@ -41,23 +41,23 @@ def split_by_subset(
     patients_file: str | Path | None = None,
     dataset_dir: str | Path | DatasetScans | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Split by LUNA16's own subsets, the folds of its ten-fold cross-validation: no scan is in both parts.
+    """Split by LUNA16's subsets, the folds of its ten-fold cross-validation. No scan is in both parts.
 
     Args:
         candidates: the table of :func:`~luna_monai.data.read_candidates`.
-        fold: the subset to validate on; all others are for training. When None, the first that has candidates.
-        patients_file: keep the scans of one patient together, see :func:`read_patients`: all of them count to the
-            lowest of their subsets, so that each scan is still validated in exactly one fold.
-        dataset_dir: the LUNA16 dataset folder of the table; when None, the one that ``read_candidates`` has noted in
-            ``candidates.attrs``, which pandas keeps in selections but not in a merge.
+        fold: the subset for validation; all others are for training. None uses the first subset with candidates.
+        patients_file: table of patients, see :func:`read_patients`, to keep the scans of a patient together. All scans
+            of a patient belong to the lowest of their subsets, so that each scan is validated in exactly one fold.
+        dataset_dir: the LUNA16 dataset folder of the table. None uses the folder that ``read_candidates`` has stored
+            in ``candidates.attrs``, which pandas keeps in selections but not in a merge.
 
     Returns:
-        Training and validation part, each with its rows' index in ``candidates``, the latter with ``fold`` in its
+        Training and validation part, with the index of ``candidates``. The validation part has ``fold`` in its
         ``attrs``.
 
     Raises:
-        LunaError: when the fold has no candidates with a CT on disk, no other subset has, the patient of a scan is
-            unknown, or the dataset folder of the table is.
+        LunaError: when the fold has no candidates with a CT on disk, no other subset has candidates, or the patient of
+            a scan or the dataset folder is unknown.
     """
     dataset_dir = candidates.attrs.get("dataset_dir") if dataset_dir is None else dataset_dir
     if dataset_dir is None:
@@ -81,7 +81,7 @@ def split_by_subset(
 def folds_of(
     candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScans, patients_file: str | Path | None = None
 ) -> pd.Series:
-    """Tell in which fold each candidate is validated.
+    """Return the fold in which each candidate is validated.
 
     Args:
         candidates: see :func:`split_by_subset`.
@@ -89,7 +89,7 @@ def folds_of(
         patients_file: see :func:`split_by_subset`.
 
     Returns:
-        The number of the LUNA16 subset, indexed as ``candidates``.
+        The number of the LUNA16 subset of each candidate, with the index of ``candidates``.
 
     Raises:
         LunaError: when a scan is not in the folder, or its patient is unknown.
@@ -97,7 +97,7 @@ def folds_of(
     scans, uids = DatasetScans.of(dataset_dir), candidates["seriesuid"]
     folds = uids.map({seriesuid: subset_of(path) for seriesuid, path in scans.paths.items()})
     if folds.isna().any():
-        raise LunaError(f"{scans.dataset_dir}: no CT of series {uids[folds.isna()].iloc[0]}; give its dataset_dir")
+        raise LunaError(f"{scans.dataset_dir}: no CT of series {uids[folds.isna()].iloc[0]}; pass its dataset_dir")
     if patients_file is None:
         return folds
     patients = uids.map(read_patients(patients_file))
@@ -107,35 +107,35 @@ def folds_of(
 
 
 def read_patients(path: str | Path) -> pd.Series:
-    """Read which patient each scan is of.
+    """Read the patient of each scan.
 
     Args:
-        path: CSV file with ``PatientID`` and ``SeriesInstanceUID``, as the LIDC-IDRI mapping of LUNA16 has them. One
-            patient of LUNA16's 888 scans, LIDC-IDRI-0332, was scanned twice.
+        path: CSV file with ``PatientID`` and ``SeriesInstanceUID``, such as the LIDC-IDRI mapping of LUNA16. In LUNA16,
+            one patient, LIDC-IDRI-0332, has two scans.
 
     Returns:
         Patient ID by series UID.
 
     Raises:
-        LunaError: when the file is missing or damaged, or gives two patients to one scan.
+        LunaError: when the file is missing or damaged, or lists a scan with two patients.
     """
     table = read_table(path, numeric=[], text=["PatientID", "SeriesInstanceUID"]).drop_duplicates()
     if not table["SeriesInstanceUID"].is_unique:
         seriesuid = table.loc[table["SeriesInstanceUID"].duplicated(), "SeriesInstanceUID"].iloc[0]
-        raise LunaError(f"{path}: series {seriesuid} is listed with two patients")
+        raise LunaError(f"{path}: series {seriesuid} is listed with two patients; remove one of the rows")
     return table.set_index("SeriesInstanceUID")["PatientID"]
 
 
 def check_split(training: pd.DataFrame, validation: pd.DataFrame, allow_shared_scans: bool = False) -> None:
-    """Log how many scans, candidates and nodules each part has, and refuse a scan that is in both.
+    """Log the number of scans, candidates and nodule candidates of each part, and refuse scans that are in both.
 
     Args:
         training: training part of the candidate table.
-        validation: validation part.
-        allow_shared_scans: only say how many scans are in both parts.
+        validation: validation part of the candidate table.
+        allow_shared_scans: log a warning about scans in both parts instead of raising an error.
 
     Raises:
-        LunaError: when a candidate is in both parts, or a scan is and may not be.
+        LunaError: when a candidate is in both parts, or a scan is and ``allow_shared_scans`` is False.
     """
     logger.info(f"{'part':10} {'scans':>7} {'candidates':>12} {'nodule candidates':>19}")
     for name, part in (("training", training), ("validation", validation)):
@@ -143,11 +143,11 @@ def check_split(training: pd.DataFrame, validation: pd.DataFrame, allow_shared_s
         logger.info(f"{name:10} {scans:>7,} {len(part):>12,} {nodules:>19,}")
     both = training.index.intersection(validation.index)
     if len(both):
-        raise LunaError(f"{len(both)} candidates are both for training and validation, the first in row {both[0]}")
+        raise LunaError(f"{len(both)} candidates are in both parts, the first in row {both[0]}; check the split")
     validation_scans = validation["seriesuid"].unique()
     shared = sorted(set(validation_scans) & set(training["seriesuid"].unique()))
     leak = f"{len(shared)} of {len(validation_scans)} validation scans have candidates in the training part too"
     if shared and not allow_shared_scans:
         raise LunaError(f"{leak}, such as {shared[0]}; split by subset, or set allow_shared_scans=true")
     if shared:
-        logger.warning("This split leaks: %s, so validation looks better than it is", leak)
+        logger.warning("This split leaks: %s, so the validation metrics are too optimistic", leak)

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 ANNOTATIONS = "annotations.csv"
 EXCLUDED = "annotations_excluded.csv"
-#: Warning of all commands that evaluate FROC without the excluded findings.
+#: Warning of commands that compute the FROC without the excluded findings.
 WITHOUT_EXCLUDED = f"no {EXCLUDED}: candidates on its findings count as false positives, so CPM is lower than LUNA16's"
 COORDINATES = ["coordX", "coordY", "coordZ"]
 
@@ -25,8 +25,8 @@ def read_findings(dataset_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame |
         dataset_dir: LUNA16 dataset folder.
 
     Returns:
-        The nodules of ``annotations.csv`` and the findings of ``annotations_excluded.csv``, None where that file is
-        missing, which is logged: each ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm) and
+        The nodules of ``annotations.csv``, and the findings of ``annotations_excluded.csv``, or None and a warning if
+        that file is missing. The columns are ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm) and
         ``diameter_mm``.
 
     Raises:
@@ -41,7 +41,13 @@ def read_findings(dataset_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame |
 
 
 def read_finding_table(path: str | Path, *, negative_is_usual: bool = True) -> pd.DataFrame:
-    """Read a table of findings; negative diameters, which count as 10 mm, are usual for excluded findings only."""
+    """Read a table of findings.
+
+    Args:
+        path: the CSV file.
+        negative_is_usual: whether to accept negative diameters, which count as 10 mm, without a warning. They are
+            usual for excluded findings, but not for nodules.
+    """
     table = read_table(path, [*COORDINATES, "diameter_mm"])
     negative = int((table["diameter_mm"] < 0).sum())
     if negative and not negative_is_usual:

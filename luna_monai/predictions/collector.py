@@ -237,8 +237,8 @@ class ScanPredictions:
             kind = "proposed" if result.proposed else "given"
             line = f"{len(result.candidates)} candidates {kind}, {len(result.findings)} findings"
             if result.findings:
-                line += f", {result.above_threshold} of at least {result.threshold:.3f} ({result.shown} shown)"
-                line += f"; the highest {result.findings[0].probability:.3f}"
+                line += f", {result.above_threshold} at or above {result.threshold:.3f}, {result.shown} shown"
+                line += f"; highest probability {result.findings[0].probability:.3f}"
             for text in (line, *result.warnings):
                 logger.info("%s: %s", result.seriesuid, text)
         elif len(self.scans) > 1:

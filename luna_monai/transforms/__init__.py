@@ -1,4 +1,4 @@
-"""Transforms, each as an array class and its dictionary wrapper."""
+"""Transforms, each as an array class and a dictionary wrapper."""
 
 from luna_monai.lazy import lazy_exports
 

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches, where the network runs."""
+"""Augmentation of whole batches, on the device of the network."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def resample_candidates(
     shift: torch.Tensor,
     stretch: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Flip, then scale, then rotate, then shift each candidate of a batch about its center, in one resampling.
+    """Flip, scale, rotate and shift each candidate of a batch about its center, in this order, in one resampling.
 
     Args:
         image: float (N, C, D, H, W); axes z, y, x.
-        flip: bool (N, 3), which of z, y and x to flip.
-        scale: (N,), how many times larger everything becomes.
-        rotate: (N,), degrees in the plane of the slices, from the x axis towards the y axis.
-        shift: (N, 3), voxels along z, y and x, towards higher indices.
-        stretch: (N,), how many times larger everything becomes along z alone, beside ``scale``; 1 when None.
+        flip: bool (N, 3), whether to flip z, y and x.
+        scale: (N,), factor by which structures become larger.
+        rotate: (N,), angle in degrees in the plane of the slices, from the x axis towards the y axis.
+        shift: (N, 3), shift in voxels along z, y and x, towards higher indices.
+        stretch: (N,), additional factor along z; 1 if None.
 
     Returns:
-        A batch of the same shape and type: trilinear, with the voxels of the border repeated outside.
+        A batch of the same shape and type. Interpolation is trilinear; outside the image, border voxels are repeated.
     """
-    # The plane of the slices and the axis across them do not mix, so trilinear interpolation is bilinear in the plane,
-    # one grid for all slices, and then linear across them: the same values in a sixth of the time.
+    # No transformation mixes z with x and y. Trilinear interpolation is therefore bilinear interpolation in the plane,
+    # with one grid for all slices, followed by linear interpolation along z. This takes a sixth of the time.
     plane = _resample_plane(image, flip[:, 1:], scale, rotate, shift[:, 1:])
     return _resample_across(plane, flip[:, 0], scale if stretch is None else scale * stretch, shift[:, 0])
 
@@ -40,11 +40,11 @@ def resample_candidates(
 def _resample_plane(
     image: torch.Tensor, flip: torch.Tensor, scale: torch.Tensor, rotate: torch.Tensor, shift: torch.Tensor
 ) -> torch.Tensor:
-    # x, y, in voxels; made on the device, for a copy from the host waits for all that a GPU has still to do.
+    # x, y, in voxels. Created on the device, because a copy from the host waits for all pending work of the GPU.
     half = torch.stack([image.new_full((), size / 2) for size in image.shape[:-3:-1]])
     angle = torch.deg2rad(rotate)
     cos, sin = angle.cos(), angle.sin()
-    # From output to input, in voxels from the center: each step undone, the last one first.
+    # The inverse transformation, from output to input, in voxels from the center.
     rotation = torch.stack([torch.stack([cos, sin], dim=1), torch.stack([-sin, cos], dim=1)], dim=1)
     sign = 1 - 2 * flip.flip(1).to(image.dtype)
     matrix = torch.diag_embed(sign / scale[:, None]) @ rotation
@@ -64,12 +64,12 @@ def _resample_across(image: torch.Tensor, flip: torch.Tensor, scale: torch.Tenso
     sign = 1 - 2 * flip.to(image.dtype)
     source = (index - center - shift[:, None]) * (sign / scale)[:, None] + center
     distance = (source.clamp(0, depth - 1)[:, :, None] - index).abs()
-    weights = (1 - distance).clamp(min=0)  # (N, to, from)
+    weights = (1 - distance).clamp(min=0)  # (N, output slice, input slice)
     return torch.matmul(weights[:, None], image.flatten(3)).reshape(image.shape)
 
 
 def _mean_of_three(image: torch.Tensor, axis: int, step: int = 1) -> torch.Tensor:
-    """Mean of each voxel and its two neighbors ``step`` voxels away; beyond the border, of the voxel itself."""
+    """Average each voxel with its neighbors ``step`` voxels away; at the border, it replaces a missing neighbor."""
     total, rest = image.clone(), image.shape[axis] - step
     for start in (0, step):
         total.narrow(axis, step - start, rest).add_(image.narrow(axis, start, rest))
@@ -80,26 +80,27 @@ def _mean_of_three(image: torch.Tensor, axis: int, step: int = 1) -> torch.Tenso
 
 @dataclass(eq=False)
 class RandAugmentCandidates(RandomizableTrait):
-    """Flips, shifts, scales and rotates candidates, and adds an offset and noise (chapter 12.6); changes the scanner.
+    """Random flips, shifts, scaling, rotation, offset and noise (chapter 12.6), and variation of the scanner.
 
-    Each candidate of a batch gets its own random values. All spatial changes are one resampling, trilinear, with the
-    voxels of the border repeated outside. Random numbers come from torch's global generator of the batch's device.
+    Each candidate of a batch gets its own random values. All spatial changes are done in one trilinear resampling,
+    which repeats border voxels outside the image. Random numbers come from torch's global generator of the batch's
+    device.
 
     Args:
         flip: flip each axis with probability 1/2.
         shift: largest shift along each axis, in voxels.
-        scale: largest change of size: 0.1 is from 0.9 to 1.1 times.
-        rotate: largest rotation in the plane of the slices, to either side, in degrees. Slices are further apart than
-            voxels within them, so there is no rotation out of the plane.
-        offset: largest offset, to either side, in HU.
-        noise: largest standard deviation of Gaussian noise, in HU; each candidate's is drawn between 0 and this.
-        stretch: largest change of size along z alone, beside ``scale``: slices further apart or closer.
-        sharpen: how far a reconstruction kernel may differ: 1 is from the mean over 3 x 3 voxels of a slice to as
-            much sharper.
-        thicken: largest share that a slice takes of each of its neighbors, below 0.5.
-        correlated: whether noise has the texture of a scanner: for each candidate a mixture of white noise, of coarse
-            noise and of streaks along x.
-        hu_range: what the result is clipped to, in HU.
+        scale: largest change of size; 0.1 means factors from 0.9 to 1.1.
+        rotate: largest rotation in the plane of the slices, in either direction, in degrees. There is no rotation out
+            of the plane, because slices are further apart than the voxels of a slice.
+        offset: largest offset, positive or negative, in HU.
+        noise: largest standard deviation of Gaussian noise, in HU; that of each candidate is between 0 and this.
+        stretch: largest additional change of size along z, which simulates another slice spacing.
+        sharpen: largest change of sharpness, which simulates another reconstruction kernel. With 1, slices vary from
+            their mean over 3 x 3 voxels to slices that are sharpened by the same amount.
+        thicken: largest weight of each neighboring slice in a slice, below 0.5, which simulates thicker slices.
+        correlated: whether noise has the texture of scanner noise: for each candidate, a random mixture of white
+            noise, coarse noise and streaks along x.
+        hu_range: range to which the result is clipped, in HU.
     """
 
     flip: bool = True
@@ -139,8 +140,8 @@ class RandAugmentCandidates(RandomizableTrait):
                 deviation = self._uniform(image, self.noise).abs()
                 change = self._noise(image).mul_(deviation).add_(change)
             image = image + change
-        # A batch of one channel is contiguous in both layouts, but a GPU picks its kernels by the strides: batch
-        # normalization gives a channel a single block of threads where they are not those of channels_last_3d.
+        # Keep the strides of the input. A batch with one channel is contiguous in both memory formats, but without the
+        # strides of channels_last_3d, batch normalization on a GPU uses only a single block of threads.
         return torch.clamp(image, *self.hu_range, out=torch.empty_like(given))
 
     def _uniform(self, image: torch.Tensor, largest: float, *shape: int) -> torch.Tensor:
@@ -151,10 +152,10 @@ class RandAugmentCandidates(RandomizableTrait):
         white = torch.randn_like(image)
         if not self.correlated:
             return white
-        # Each part has about unit variance, and so has their mixture.
+        # Each part has about unit variance, and so does their mixture.
         shares = torch.stack([self._uniform(image, 1.0).abs() ** power for power in (1, 1, 3)]) + 1e-3
         shares = shares / shares.square().sum(dim=0).sqrt()
-        # Noise of another place is as good as new, and costs less.
+        # Flipped white noise replaces new random numbers, which would take longer to draw.
         coarse = _mean_of_three(_mean_of_three(white.flip(2), 3), 4).mul_(3)
         streaks = _mean_of_three(_mean_of_three(white.flip(3), 4), 4, step=3).mul_(3)
         return white.mul_(shares[0]).addcmul_(coarse, shares[1]).addcmul_(streaks, shares[2])

@@ -1,4 +1,4 @@
-"""Cutting the candidates out of a CT."""
+"""Cropping of candidates from a CT."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from luna_monai.errors import LunaError
 
 
 def window_start(center: ArrayLike, size: ArrayLike, available: ArrayLike) -> np.ndarray:
-    """Find where the window around a voxel begins, as the book does (chapter 10.4), along one axis or several.
+    """Compute where the window around a voxel starts, as the book does (chapter 10.4), along one or several axes.
 
     Args:
         center: index of the voxel.
-        size: of the window, in voxels.
-        available: voxels of the volume, at least ``size``.
+        size: size of the window, in voxels.
+        available: size of the volume, in voxels, at least ``size``.
 
     Returns:
-        Index of the first voxel, int64: ``center - size / 2``, halves rounded to even, moved inside the volume.
+        Index of the first voxel, int64: ``center - size / 2``, rounded half to even, moved inside the volume.
     """
     start = np.round(np.subtract(center, np.divide(size, 2)))
     return np.clip(start, 0, np.subtract(available, size)).astype(np.int64)
 
 
 class CropCandidates(Transform):
-    """Cut a block of ``spatial_size`` voxels around each of many centers, as the book does (chapter 10.4).
+    """Crop a block of ``spatial_size`` voxels around each of several centers, as the book does (chapter 10.4).
 
-    The block starts at ``int(round(center - size / 2))`` along each axis, with Python's rounding; where that reaches
-    out of the volume it is moved inside, never padded. MONAI's own crops take one center, fixed when they are made,
-    and shorten the block at the high edge.
+    A block starts at ``int(round(center - size / 2))`` along each axis, with Python's rounding. A block that would
+    exceed the volume is moved inside and never padded. MONAI's crops have a single, fixed center, and shorten the block
+    at the high edge.
 
     Args:
         spatial_size: size of the blocks in voxels, (z, y, x).
@@ -45,29 +45,29 @@ class CropCandidates(Transform):
         self.spatial_size = tuple(int(size) for size in spatial_size)
 
     def __call__(self, img: torch.Tensor, roi_centers: np.ndarray) -> torch.Tensor:
-        """Cut all blocks.
+        """Crop all blocks.
 
         Args:
             img: the volume, (channel, z, y, x).
             roi_centers: (n, 3) voxel indices, (z, y, x), all inside the volume.
 
         Returns:
-            (n, channel, *spatial_size), a plain contiguous tensor of ``img``'s type that shares no memory with it.
+            (n, channel, *spatial_size), a contiguous plain tensor of the type of ``img``, without shared memory.
 
         Raises:
-            LunaError: when the volume is smaller than a block, or a center lies outside of it.
+            LunaError: when the volume is smaller than a block, or a center is outside the volume.
         """
         source = getattr(img, "meta", {}).get("filename_or_obj", "volume")
         shape, centers = tuple(img.shape[1:]), np.asarray(roi_centers).reshape(-1, 3)
         if np.less(shape, self.spatial_size).any():
             found, wanted = (" x ".join(map(str, each)) for each in (shape, self.spatial_size))
-            raise LunaError(f"{source}: {found} voxels (z,y,x) are too few for candidates of {wanted}")
+            raise LunaError(f"{source}: the volume of {found} voxels (z,y,x) is smaller than the crop of {wanted}")
         outside = ((centers < 0) | (centers >= shape)).any(axis=1)
         if outside.any():
             center = tuple(centers[outside][0].tolist())
             raise LunaError(f"{source}: voxel {center} (z,y,x) lies outside the volume of {shape} voxels")
         volume = (img.as_tensor() if isinstance(img, MetaTensor) else img).numpy()
-        # NumPy asks for huge pages and torch does not: most of the time here goes into touching new memory.
+        # NumPy uses huge pages and torch does not, and most of the time here is spent on the first access to memory.
         blocks = np.empty((len(centers), volume.shape[0], *self.spatial_size), dtype=volume.dtype)
         depth, height, width = self.spatial_size
         starts = window_start(centers, self.spatial_size, shape).tolist()
@@ -77,10 +77,10 @@ class CropCandidates(Transform):
 
 
 class CropCandidatesd(MapTransform):
-    """Cut all candidates of a series out of its CT: dictionary wrapper of :class:`CropCandidates`.
+    """Crop all candidates of a series from its CT: dictionary wrapper of :class:`CropCandidates`.
 
-    The candidates' centers, ``center_xyz``, (n, 3), world x,y,z in mm (LPS), are replaced by their voxel indices,
-    ``center_irc``, (n, 3), z,y,x ("IRC" in the book).
+    The key ``center_xyz``, (n, 3), the centers of the candidates x, y, z in mm (LPS), is replaced by the key
+    ``center_irc``, (n, 3), their voxel indices z, y, x ("IRC" in the book).
 
     Args:
         keys: key of the CT, a MetaTensor (1, z, y, x) as :class:`~luna_monai.transforms.LoadScand` loads it.
@@ -97,10 +97,10 @@ class CropCandidatesd(MapTransform):
         d = dict(data)
         points = np.asarray(d.pop("center_xyz"), dtype=float).reshape(-1, 3)
         for key in self.key_iterator(d):
-            # The geometry that the scan was loaded with: numbers in an affine are rounded differently.
+            # Use the geometry of the loaded scan: positions from the affine would be rounded differently.
             image, geometry = d[key], getattr(d[key], "meta", {}).get("geometry")
             if geometry is None or not np.allclose(image.affine.numpy(), geometry.affine_ras_zyx):
-                raise LunaError(f"{key}: not as LoadScand loads a scan; cut candidates before it is resampled")
+                raise LunaError(f"{key}: not a scan of LoadScand, or resampled; crop directly after LoadScand")
             centers = geometry.world_to_index(points)
             d["center_irc"] = torch.from_numpy(centers)
             d[key] = self.cropper(image, centers)
@@ -108,18 +108,18 @@ class CropCandidatesd(MapTransform):
 
 
 def candidate_size(transforms: Iterable[Any]) -> tuple[int, ...]:
-    """Look up the size of what :class:`CropCandidatesd` cuts.
+    """Return the size of the crops of :class:`CropCandidatesd`.
 
     Args:
-        transforms: a list of transforms with one that cuts candidates.
+        transforms: transforms that include a :class:`CropCandidatesd`.
 
     Returns:
-        The size of a candidate in voxels, (z, y, x).
+        The size of a crop in voxels, (z, y, x).
 
     Raises:
-        LunaError: when none of them cuts.
+        LunaError: when no transform is a :class:`CropCandidatesd`.
     """
     for transform in transforms:
         if isinstance(transform, CropCandidatesd):
             return tuple(transform.cropper.spatial_size)
-    raise LunaError("none of the cached transforms is a CropCandidatesd, so nothing is cut")
+    raise LunaError("none of the cached transforms is a CropCandidatesd; add one")

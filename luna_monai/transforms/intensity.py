@@ -15,12 +15,12 @@ from luna_monai.errors import LunaError
 class ClipIntensityRange(Transform):
     """``ScaleIntensityRange(a_min, a_max, b_min=a_min, b_max=a_max, clip=True)`` that is exact for integers.
 
-    MONAI's transform divides and multiplies in floating point and cuts the fraction off when asked for integers, so
-    -337 HU can come out as -336. Clipping needs no arithmetic. The result is int16, the type that CTs and the cache
-    are stored in; fractions of a HU are rounded to the nearest integer, half to even.
+    MONAI's transform divides and multiplies in floating point and truncates the result to integers, so -337 HU can
+    become -336. This transform only clips. The result is int16, the type of CTs and of the cache. Fractions of a HU
+    are rounded to the nearest integer, half to even.
 
     Args:
-        a_min: lowest value to keep, in HU; an integer that fits into int16.
+        a_min: lowest value to keep, in HU; an integer in the range of int16.
         a_max: highest value to keep, in HU.
     """
 
@@ -31,7 +31,7 @@ class ClipIntensityRange(Transform):
         self.a_max = a_max
 
     def __call__(self, img: torch.Tensor) -> torch.Tensor:
-        """Clip ``img`` of any shape, in place where its type allows it, and return it as int16."""
+        """Clip ``img``, of any shape, and return it as int16. The values of ``img`` itself are changed."""
         img.clamp_(self.a_min, self.a_max)
         if img.is_floating_point():
             img.round_()

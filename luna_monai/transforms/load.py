@@ -1,4 +1,4 @@
-"""Loading one CT."""
+"""Loading of CTs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from luna_monai.scans.sources import ScanSource
 
 
 class LoadScan(Transform):
-    """Load a scan in HU with its axes turned.
+    """Load a scan in HU, with axes in the given directions.
 
     Args:
-        orientation: where the x, y and z axes of the result lead; None leaves them as they are in the file.
+        orientation: directions of the x, y and z axes of the result; None keeps the axes of the file.
     """
 
-    # MONAI's LoadImage makes one of every reader that is installed and keeps them all: it warns where pydicom misses
-    # a CUDA library, and its hash, by which cached files are found, changes with the packages of a machine.
+    # Not MONAI's LoadImage, which creates all installed readers: it warns if pydicom misses a CUDA library, and its
+    # hash, which is part of the names of cache files, depends on the installed packages.
 
     def __init__(self, orientation: str | None = "LPS") -> None:
         self.orientation = orientation
@@ -32,7 +32,7 @@ class LoadScan(Transform):
         """Load a scan.
 
         Args:
-            source: its path, where it is, or its header, which is then not read again.
+            source: path of the scan, its :class:`ScanSource`, or its header, which is not read again.
 
         Returns:
             (1, z, y, x) in HU, int16 or float32, with ``affine`` (z, y, x indices to RAS mm); ``meta`` holds the
@@ -47,11 +47,11 @@ class LoadScan(Transform):
 
 
 class LoadScand(MapTransform):
-    """Dictionary wrapper of :class:`LoadScan`; takes the place of MONAI's ``LoadImaged``.
+    """Dictionary wrapper of :class:`LoadScan`, used in place of MONAI's ``LoadImaged``.
 
     Args:
         keys: keys of the scans.
-        orientation: where the x, y and z axes of the result lead; None leaves them as they are in the file.
+        orientation: directions of the x, y and z axes of the result; None keeps the axes of the file.
         allow_missing_keys: do not raise an error if a key is missing.
     """
 

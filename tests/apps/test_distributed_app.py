@@ -53,7 +53,7 @@ def start_training(processes, arguments, awaited):
     return process
 
 
-def test_nothing_goes_on_without_the_command(arguments, tmp_path):
+def test_processes_end_with_the_command(arguments, tmp_path):
     process = start_training("1", arguments, tmp_path / "run" / "checkpoint.pt")
     (worker,) = workers_of(process)
     process.kill()
@@ -89,7 +89,7 @@ def test_a_killed_process_ends_the_run_with_a_line(arguments, tmp_path):
 
 # torchrun leaves it open.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO name='/dev/null'")
-def test_a_mistake_of_theirs_is_one_line(arguments, tmp_path, capfd):
+def test_an_error_of_a_process_is_one_line(arguments, tmp_path, capfd):
     assert run_app(LunaTrainingApp, [*arguments, "--fold", 9, "--distributed", 1]) == 1
     error = capfd.readouterr().err
     assert error.count("\n") == 1
@@ -98,7 +98,7 @@ def test_a_mistake_of_theirs_is_one_line(arguments, tmp_path, capfd):
 
 
 def test_the_tracebacks_of_all_processes_are_the_reason(tmp_path):
-    """The process that waits for another one fails as soon as that has ended."""
+    """A process that waits for another one fails as soon as the other one has ended."""
     failures = {}
     for rank, trace in enumerate(["connection closed by peer", "IndexError"]):
         file = tmp_path / f"{rank}.json"
@@ -110,7 +110,7 @@ def test_the_tracebacks_of_all_processes_are_the_reason(tmp_path):
 
 
 @pytest.mark.parametrize("processes", [0, -2, 9999])
-def test_numbers_of_processes_that_make_no_sense(arguments, processes):
+def test_invalid_numbers_of_processes(arguments, processes):
     with pytest.raises(LunaError, match=f"--distributed {processes}: use from 1 to .* processes \\(this machine: "):
         LunaTrainingApp([*arguments, "--distributed", processes]).main()
 

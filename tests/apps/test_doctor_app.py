@@ -28,14 +28,14 @@ def dataset(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_nothing_wrong(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_good_dataset(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert LunaDoctorApp(["--dataset-dir", dataset]).main() == 0
     assert "no errors: 0 errors, 0 warnings" in caplog.text
     assert "2 CTs in subset0; 3 rows in candidates.csv" in caplog.text
 
 
-def test_many_of_a_kind_are_counted_and_a_few_shown(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_problems_are_counted_and_a_few_are_shown(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
     with (dataset / "candidates.csv").open("a") as stream:
         stream.writelines(f"1.1,20,20,{400 + z},0\n" for z in range(7))
     (dataset / "subset0" / "1.2.raw").unlink()
@@ -53,7 +53,7 @@ def test_many_of_a_kind_are_counted_and_a_few_shown(dataset: Path, caplog: pytes
 def test_deep_is_passed_on(dataset: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert LunaDoctorApp(["--dataset-dir", dataset, "--deep", "--num-workers", 1]).main() == 1
-    for kind in ("voxels that are not in HU", "slices that hold a single value"):
+    for kind in ("voxels that are not in HU", "slices with a single value"):
         assert f": {kind}" in caplog.text
 
 

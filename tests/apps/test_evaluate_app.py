@@ -21,7 +21,7 @@ from luna_monai.training import evaluation_dir
 
 @pytest.fixture(scope="module")
 def run(write_dataset, tmp_path_factory):
-    """Train a little on noise, and return the folder of the run."""
+    """Train for a short time on noise, and return the run folder."""
     folder = tmp_path_factory.mktemp("evaluate")
     dataset_dir = write_dataset(folder / "luna", scans=2, candidates=12)
     LunaTrainingApp(
@@ -90,7 +90,7 @@ def test_calibration_and_thresholds(run, tmp_path):
     assert content["reliability"]["calibrated"]["brier_score"] < content["reliability"]["raw"]["brier_score"]
 
 
-def test_a_calibration_is_not_judged_on_what_it_was_fitted_on(run, tmp_path, capsys):
+def test_a_calibration_is_evaluated_on_other_scans(run, tmp_path, capsys):
     LunaEvaluateApp([run, "--output-dir", tmp_path, "--all-scans"]).main()
     LunaEvaluateApp([run, "--output-dir", tmp_path, "--fold", 0]).main()  # one scan: nothing to evaluate on
     content = json.loads((tmp_path / "calibration.json").read_text())

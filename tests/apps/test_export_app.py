@@ -81,7 +81,7 @@ def test_prediction(run, tmp_path, make_dataset):
     assert [each.thresholds for each in facts] == [{}, *[{"sensitivity 0.9": 0.25}] * 2]
 
 
-def test_what_says_something_else_is_not_written(run, tmp_path, monkeypatch):
+def test_an_export_with_other_probabilities_is_not_written(run, tmp_path, monkeypatch):
     def export_another(network, *rest):
         other = LunaModel(conv_channels=2)
         other.load_state_dict(network.state_dict())

@@ -94,7 +94,7 @@ def run(write_dataset, tmp_path_factory):
         ("optimizer", {"_target_": "luna_monai.data.SeriesCache"}),  # known, but not in this place
     ],
 )
-def test_code_of_a_strangers_run_is_refused(run, tmp_path, monkeypatch, key, value):
+def test_code_in_the_configuration_of_a_run_is_refused(run, tmp_path, monkeypatch, key, value):
     monkeypatch.chdir(tmp_path)
     config = yaml.safe_load((run / "config.yaml").read_text())
     section, _, last = key.rpartition("#")

@@ -151,7 +151,7 @@ def test_all_shipped_configurations_pass():
         load(files=[str(TRAIN.parent / f"{name}.yaml"), str(extra)], kind=name)
 
 
-def test_an_option_without_effect_says_so():
+def test_an_option_without_effect_is_refused():
     files = [str(TRAIN), str(configs_dir() / "book_ch11.yaml")]
     with pytest.raises(LunaError, match="fold: has no effect"):
         load("fold=2", files=files)
@@ -198,7 +198,7 @@ def test_the_same_through_monai(monkeypatch):
         ("optimizer#lr", "@optimizer", "optimizer: torch.optim.Adam: detected circular references 'optimizer'"),
     ],
 )
-def test_what_cannot_be_made_is_one_line_with_key_class_and_reason(key, value, expected):
+def test_failed_objects_are_one_line_with_key_class_and_reason(key, value, expected):
     parser = load_workflow("training", [str(TRAIN)], {key: value}).parser
     with pytest.raises(LunaError) as caught, unwrapped_luna_errors():
         parser.get_parsed_content("optimizer")
@@ -206,7 +206,7 @@ def test_what_cannot_be_made_is_one_line_with_key_class_and_reason(key, value, e
     assert "\n" not in str(caught.value)
 
 
-def test_faults_of_the_program_are_not_hidden():
+def test_internal_errors_are_not_hidden():
     parser = ConfigParser({"run": ["$[][1]"]})
     with pytest.raises(RuntimeError) as caught:
         parser.get_parsed_content("run::0")

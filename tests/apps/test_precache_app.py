@@ -13,7 +13,7 @@ def test_subsets_shards_and_the_rest(make_dataset, tmp_path, capsys):
     cache_dir = tmp_path / "cache"
     options = ["--dataset-dir", make_dataset(scans=5), "--cache-dir", cache_dir, "--num-workers", 0]
     assert run_app(LunaPrecacheApp, [*options, "--dry-run"]) == 0
-    assert "5 series to cut: 60 candidates" in capsys.readouterr().out
+    assert "5 series to add: 60 candidates" in capsys.readouterr().out
     assert not cached_files(cache_dir)
     assert run_app(LunaPrecacheApp, [*options, "--subsets", "0-1,3"]) == 0
     assert {path.name[6] for path in cached_files(cache_dir)} == {"0", "1", "3"}
@@ -46,7 +46,7 @@ def test_the_folder_is_listed_once_and_a_header_read_once(make_dataset, tmp_path
         (["--shard", "a/b"], "argument --shard: invalid shard value: 'a/b'"),
         (["--shard", "8/3"], "argument --shard: invalid shard value: '8/3'"),
         (["--subsets", "1;2"], "argument --subsets: invalid numbers value: '1;2'"),
-        (["--subsets", "9"], "subsets 9: no scans with candidates there"),
+        (["--subsets", "9"], "subsets 9: no scans with candidates in them"),
         (["--subsets", "5-2"], "argument --subsets: invalid numbers value: '5-2'"),
         (["--subsets", "0-1000000000"], "argument --subsets: invalid numbers value: '0-1000000000'"),
         (["--num-workers", "-1"], "precache_workers: -1 is less than the minimum of 0"),

@@ -31,7 +31,7 @@ CENTERS = np.array([[18, 30, 28], [0, 0, 0], [35, 59, 55], [5, 50, 20], [30, 10,
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """Weights of a network that has learnt nothing, but says something else about each crop."""
+    """Weights of an untrained network that gives a different probability for each crop."""
     torch.manual_seed(3)
     network = LunaModel()
     network.tail_batchnorm.running_mean.fill_(-500)
@@ -43,7 +43,7 @@ def weights(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def voxels():
-    """Even HU from air to bone, smooth enough that neighbouring voxels are alike."""
+    """Even HU from air to bone, so smooth that neighboring voxels have similar values."""
     noise = sitk.GetImageFromArray(np.random.default_rng(0).normal(0, 1, SHAPE).astype(np.float32))
     smooth = sitk.GetArrayFromImage(sitk.SmoothingRecursiveGaussian(noise, 2.0))
     return (np.round(smooth / smooth.std() * 250) * 2 - 500).clip(-1024, 1024).astype(np.int16)
@@ -97,7 +97,7 @@ def probabilities(content, scan=0):
 
 @pytest.fixture(scope="session")
 def expected_scan(tmp_path_factory, weights, voxels, geometry):
-    """What is said about the scan as an .mhd file."""
+    """The results for the scan as an .mhd file."""
     folder = tmp_path_factory.mktemp("expected")
     sitk.WriteImage(image_of(voxels, geometry), str(folder / "a.mhd"))
     arguments = ["--candidates", write_points(folder / "points.csv", geometry), "--output", folder / "out.json"]
@@ -107,12 +107,12 @@ def expected_scan(tmp_path_factory, weights, voxels, geometry):
 
 @pytest.fixture
 def expected(expected_scan):
-    """Its probabilities."""
+    """The probabilities of these results."""
     return probabilities(expected_scan)
 
 
 @pytest.mark.parametrize("name", ["zipped.mhd", "b.mha", "c.nii.gz", "d.nrrd"])
-def test_every_file_format_gives_the_same(name, tmp_path, predict, voxels, geometry, expected):
+def test_every_file_format_gives_the_same_result(name, tmp_path, predict, voxels, geometry, expected):
     assert np.std(expected) > 0.02
     path = tmp_path / name
     sitk.WriteImage(image_of(voxels, geometry), str(path), useCompression="zipped" in name)
@@ -167,7 +167,7 @@ def test_dicom(kind, tmp_path, predict, write_dicom, voxels, geometry, expected)
     assert content["scans"][0]["seriesuid"] == "1.2.826.7"
 
 
-def test_a_study_as_it_comes(tmp_path, predict, write_dicom, voxels, geometry, expected):
+def test_a_study_with_other_series_and_files(tmp_path, predict, write_dicom, voxels, geometry, expected):
     """Nested folders without suffixes, with a localizer, timing images, another modality, a report and notes."""
     study = tmp_path / "study"
     write_dicom(study / "a" / "b" / "1", voxels[:20], geometry, suffix="")
@@ -206,7 +206,7 @@ def test_one_file_of_a_series(tmp_path, predict, write_dicom, voxels, geometry, 
 
 @pytest.mark.parametrize("name", ["b.nii.gz", "dicom"])
 def test_oblique_scans(name, tmp_path, predict, write_dicom, voxels, geometry, expected):
-    """The grid is the same, so are the crops; positions are found in the turned patient."""
+    """The crops are the same as for the straight grid. The positions are rotated with the patient."""
     turned = oblique(geometry)
     if name == "dicom":
         write_dicom(tmp_path / name, voxels, turned)
@@ -241,7 +241,7 @@ def test_padding_values_do_not_count(tmp_path, predict, voxels, geometry):
     np.testing.assert_allclose(results[1:], [results[0]], atol=1e-5)
 
 
-def test_voxels_that_are_no_numbers_are_air(tmp_path, predict, voxels, geometry):
+def test_voxels_that_are_not_finite_are_air(tmp_path, predict, voxels, geometry):
     values = voxels.astype(np.float32)
     values[:, :5] = np.nan
     values[:, 5:8] = -np.inf
@@ -256,7 +256,7 @@ def test_voxels_that_are_no_numbers_are_air(tmp_path, predict, voxels, geometry)
 
 
 def test_a_scan_smaller_than_a_crop(tmp_path, predict, voxels, geometry):
-    """A scan of thick slices is put into air, and the result says so."""
+    """A scan with few slices is padded with air, and the result contains a warning."""
     small = Geometry((56, 60, 10), (0.7, 0.8, 5.0), geometry.origin, geometry.direction)
     sitk.WriteImage(image_of(voxels[:10], small), str(tmp_path / "small.mhd"))
     before = np.full((11, 60, 56), -1000, dtype=np.int16)
@@ -397,7 +397,7 @@ def scans(tmp_path, write_dicom, voxels, geometry):
     return tmp_path / "scans.csv", tmp_path / "points.csv"
 
 
-def test_bad_scans_of_a_list_do_not_keep_the_others(scans, tmp_path, weights, capsys, expected):
+def test_bad_scans_of_a_list_do_not_stop_the_others(scans, tmp_path, weights, capsys, expected):
     path, points = scans
     outputs = ["--output", tmp_path / "out.json", "--output", tmp_path / "out.csv"]
     outputs += ["--output", tmp_path / "{seriesuid}.mrk.json"]
@@ -421,8 +421,8 @@ def test_bad_scans_of_a_list_do_not_keep_the_others(scans, tmp_path, weights, ca
     assert marks == {"1.2.3.mrk.json", "1.2.826.7.mrk.json", "1.2.826.8.mrk.json"}
 
 
-def test_files_of_a_scan_outlive_an_interruption(scans, tmp_path, weights, monkeypatch, capsys):
-    """What is for one scan is written at once; what is for all is not there in part. One line says it."""
+def test_files_of_finished_scans_are_kept_after_an_interruption(scans, tmp_path, weights, monkeypatch, capsys):
+    """Outputs of single scans are written at once. Outputs of all scans are not written in part. One line is shown."""
     path, points = scans
     load = read_scan
 
@@ -443,7 +443,7 @@ def test_files_of_a_scan_outlive_an_interruption(scans, tmp_path, weights, monke
 # torchrun leaves it open.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO name='/dev/null'")
 def test_scans_are_divided_among_processes(scans, tmp_path, weights, capfd, without_gpus):
-    """Two processes write what one does, and say it, with bad scans too."""
+    """Two processes write and log the same as one process, also with bad scans."""
     path, points = scans
     written, said = [], []
     for processes in ([], ["--distributed", 2]):
@@ -485,7 +485,7 @@ def test_a_folder_of_files(tmp_path, predict, voxels, geometry, expected):
         np.testing.assert_allclose(probabilities(content, number), expected, atol=1e-5)
 
 
-def test_nothing_of_the_patient_is_told(tmp_path, write_dicom, voxels, geometry, weights, capfd):
+def test_no_patient_data_in_outputs(tmp_path, write_dicom, voxels, geometry, weights, capfd):
     tags = {
         "PatientName": "Quux^Erika",
         "PatientID": "MRN-77123",
@@ -545,7 +545,7 @@ def test_froc_of_a_dataset_folder(tmp_path, weights, voxels, geometry, capfd):
 
 
 def test_golden_probabilities(luna16_mini, golden, shared_data, tmp_path):
-    """The book's weights on real scans, as the book's own code says."""
+    """The probabilities of the book's weights on real scans equal those of the book's code."""
     LunaPredictApp(
         [
             *(luna16_mini, "--candidates", luna16_mini / "candidates.csv", "--output", tmp_path / "out.csv"),
@@ -560,7 +560,7 @@ def test_golden_probabilities(luna16_mini, golden, shared_data, tmp_path):
     np.testing.assert_allclose(joined["probability"], joined["wanted"], atol=1e-4)
 
 
-def test_real_scan_in_real_formats(luna16_mini, shared_data, tmp_path, write_dicom):
+def test_a_real_scan_in_several_formats(luna16_mini, shared_data, tmp_path, write_dicom):
     """A part of a real scan around its nodule."""
     nodule = pd.read_csv(luna16_mini / "annotations.csv").iloc[0]
     source = next(luna16_mini.glob(f"subset*/{nodule['seriesuid']}.mhd"))
@@ -636,7 +636,7 @@ def test_the_same_findings_from_every_format_and_order_of_axes(chest, tmp_path, 
                 assert other[key] == pytest.approx(one[key], abs=2e-3), (name, key)
 
 
-def test_an_output_that_a_scan_cannot_have_is_said_before_the_work(
+def test_an_impossible_output_is_reported_before_the_prediction(
     tmp_path, write_dicom, voxels, geometry, weights, capfd
 ):
     write_dicom(tmp_path / "dicom", voxels, geometry, tags={"FrameOfReferenceUID": None})
@@ -663,7 +663,7 @@ def test_outputs_of_the_bundle_are_in_its_output_dir(tmp_path, weights, voxels, 
     assert (tmp_path / "new" / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
-def test_a_scan_that_shows_no_chest_says_so(tmp_path, predict, voxels, geometry):
+def test_a_scan_without_a_chest_has_a_warning(tmp_path, predict, voxels, geometry):
     sitk.WriteImage(image_of(np.zeros_like(voxels) + 40, geometry), str(tmp_path / "a.mhd"))
     content = predict(tmp_path / "a.mhd", "examine=$chest_warnings")
     assert content["scans"][0]["candidates"] == []
@@ -675,7 +675,7 @@ def test_a_scan_that_shows_no_chest_says_so(tmp_path, predict, voxels, geometry)
 # ----------------------------------------------------------------------------------------------------- damaged input
 @pytest.fixture
 def place(tmp_path, voxels, geometry, write_dicom, weights):
-    """A folder with one scan in several formats, candidates and weights, all of them good."""
+    """A folder with one undamaged scan in several formats, candidates and weights."""
     folder = tmp_path / "in"
     folder.mkdir()
     for name in ("a.mhd", "b.nii", "c.nii.gz", "d.nrrd"):
@@ -761,7 +761,7 @@ STRANGE_TAGS = {
 
 
 @pytest.mark.parametrize("kind", STRANGE_TAGS)
-def test_dicom_that_can_not_be_used(kind, tmp_path, write_dicom, voxels, geometry, weights, capfd):
+def test_unsupported_dicom(kind, tmp_path, write_dicom, voxels, geometry, weights, capfd):
     tags, message = STRANGE_TAGS[kind]
     write_dicom(tmp_path / "dicom", voxels[:8], geometry, tags=tags)
     points = write_points(tmp_path / "points.csv", geometry)

@@ -23,7 +23,7 @@ CENTERS = np.array([[20, 30, 28], [8, 40, 12], [35, 9, 50], [0, 0, 0], [21, 31, 
 
 @pytest.fixture
 def geometry():
-    """A grid that lies as DICOM slices of a patient on the back, feet first in the file."""
+    """The grid of DICOM slices of a patient in supine position, feet first."""
     return Geometry(SHAPE[::-1], (0.7, 0.7, 1.25), (-160.0, -171.5, -340.0), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
 
 

@@ -21,7 +21,7 @@ CONFIGS = Path(__file__).resolve().parents[2] / "bundle" / "configs"
 
 
 def network_without_batch_statistics():
-    """Make a small network whose numbers are those of one process on CPUs too."""
+    """Make a small network without batch normalization, so that results on CPUs equal those of one process."""
     network = LunaModel(conv_channels=2)
     network.tail_batchnorm = torch.nn.GroupNorm(1, 1)
     return network

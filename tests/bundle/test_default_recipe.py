@@ -34,7 +34,7 @@ def test_default(small_run, tmp_path, caplog):
     assert table[-2:] == [["training", "1", "16", "2"], ["validation", "1", "16", "2"]]
 
 
-def test_book_mode_has_none_of_it(small_run, tmp_path, caplog):
+def test_book_mode_has_no_balancing_and_augmentation(small_run, tmp_path, caplog):
     caplog.set_level("INFO", logger="luna_monai")
     get = small_run("book_ch11.yaml").parser.get_parsed_content
     assert get("train#prepare_batch").augmentation is None
@@ -45,12 +45,12 @@ def test_book_mode_has_none_of_it(small_run, tmp_path, caplog):
     assert "CPM" not in caplog.text
     leaks = [record.getMessage() for record in caplog.records if "leaks" in record.getMessage()]
     assert leaks == [
-        "This split leaks: 2 of 2 validation scans have candidates in the training part too, so validation looks "
-        "better than it is"
+        "This split leaks: 2 of 2 validation scans have candidates in the training part too, so the validation "
+        "metrics are too optimistic"
     ]
 
 
-def test_a_scan_on_both_sides_stops_the_run(small_run, tmp_path):
+def test_a_scan_in_both_splits_stops_the_run(small_run, tmp_path):
     leaking = {"_target_": "luna_monai.data.split_by_stride", "candidates": "@candidates", "val_stride": 10}
     with (
         pytest.raises(LunaError, match="2 of 2 validation scans have candidates in the training part too"),

@@ -128,7 +128,7 @@ def test_only_the_first_process_writes_and_logs(folder):
 
 def test_the_cache_is_filled_by_both(folder):
     log = log_of(folder, 0)
-    assert "cache: 1 series to cut" in log
+    assert "cache: 1 series to add" in log
     assert "of shard 1/2" in log
     assert len(list((folder / "cache").glob("*.pt"))) == 2
 

@@ -26,7 +26,7 @@ OVERLAYS = [
     ("network_def#in_channels: 2", "network_def: LunaModel cannot classify candidates of 32 x 48 x 48 voxels"),
     (
         "train#dataloader#drop_last: true\nbatch_size: 9999",
-        "batch_size: 9999 is more than the samples of an epoch",
+        "batch_size: 9999 exceeds the samples of an epoch",
     ),
     ("+nothing: [1]", "'nothing' is not a key of the configuration"),
     ("fold: 7", "fold 7: no scan with candidates in"),

@@ -12,7 +12,7 @@ CROP = (32, 48, 48)
 
 
 def write_scan(folder, number, rows, columns, random):
-    """Write a CT of noise in which nodules, which are balls, and vessels, which run through the slices, take turns."""
+    """Write a CT of noise with nodules (balls) and vessels (tubes across the slices) in alternating order."""
     voxels = random.normal(-800, 120, (CROP[0], rows * CROP[1], columns * CROP[2]))
     z, y, x = np.ogrid[tuple(slice(size) for size in CROP)]
     candidates = []
@@ -75,7 +75,7 @@ def loss_curve(make_workflow, dataset_dir, tmp_path):
 
 
 def test_the_loss_curve_in_bfloat16_is_within_the_noise_of_float32(loss_curve):
-    """The noise is what another order of the same samples changes; initial weights, which change more, are the same."""
+    """The noise is the effect of another order of the samples. The initial weights are the same."""
     curves = [loss_curve(f"order{seed}", precision="float32", **{"train#sampler#seed": seed}) for seed in (42, 1)]
     bfloat16 = loss_curve("bfloat16", precision="bfloat16", **{"train#sampler#seed": 42})
 

@@ -38,7 +38,7 @@ def test_weights_fit_the_network_and_nothing_else_is_in_the_file(weights):
         assert torch.isfinite(value).all(), name
 
 
-def test_they_find_real_nodules_as_the_metadata_says(weights, metadata, luna16_mini, tmp_path):
+def test_weights_find_the_real_nodules_of_the_metadata(weights, metadata, luna16_mini, tmp_path):
     LunaEvaluateApp(
         [
             *(weights, "--dataset-dir", luna16_mini, "--all-scans"),

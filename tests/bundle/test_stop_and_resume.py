@@ -65,7 +65,7 @@ def checkpoint(folder):
 
 
 @pytest.mark.parametrize("name", ["killed", "killed-with-workers", "longer"])
-def test_is_the_uninterrupted_run(runs, name):
+def test_results_equal_those_of_the_uninterrupted_run(runs, name):
     whole, resumed = runs / "whole", runs / name
     for file in TEXT_FILES:
         assert (resumed / file).read_text() == (whole / file).read_text(), file
@@ -77,7 +77,7 @@ def test_is_the_uninterrupted_run(runs, name):
 
 
 @pytest.mark.parametrize("name", ["killed", "killed-with-workers", "longer"])
-def test_everything_is_where_it_would_be(runs, name):
+def test_files_equal_those_of_the_uninterrupted_run(runs, name):
     expected, actual = checkpoint(runs / "whole"), checkpoint(runs / name)
     assert (actual["epoch"], actual["iteration"]) == (expected["epoch"], expected["iteration"]) == (4, 8)
     state, wanted = actual["state"], expected["state"]
@@ -94,7 +94,7 @@ def test_everything_is_where_it_would_be(runs, name):
 
 
 def test_epochs_differ(runs):
-    """Were all epochs the same, or the best one before the stop, the comparisons above would say little."""
+    """The comparisons above need epochs that differ, and a best epoch after the stop."""
     metrics = pd.read_csv(runs / "whole" / "metrics.csv").query("split == 'trn'")
     assert metrics["loss/all"].nunique() == 4
     assert checkpoint(runs / "whole")["state"]["run_state"]["best_epoch"] == 4

@@ -159,7 +159,7 @@ def test_validation_without_nodules_is_undefined_and_the_lowest_loss_wins(small_
     assert "n/a" in caplog.text
 
 
-def test_book_mode_is_the_books(make_workflow, make_dataset, tmp_path):
+def test_book_mode_has_the_settings_of_the_book(make_workflow, make_dataset, tmp_path):
     workflow = make_workflow("book_ch11.yaml", dataset_dir=str(make_dataset(scans=2, candidates=15)))
     workflow.initialize()
     get = workflow.parser.get_parsed_content

@@ -61,7 +61,7 @@ def test_preferred_configurations(repository, name):
     assert (repository / "bundle" / "configs" / f"{name}.yaml").is_file()
 
 
-def test_weights_are_small_and_harmless(pretrained):
+def test_weights_are_small_and_safe_to_load(pretrained):
     assert pretrained.stat().st_size <= 2_000_000
     state = torch.load(pretrained, weights_only=True)
     LunaModel().load_state_dict(state)  # nothing but the network's state, as the zoo's tools expect
@@ -99,7 +99,7 @@ def test_the_readme_says_what_hugging_face_needs(repository):
     assert front["tags"]
 
 
-def test_metadata_say_what_matters(metadata):
+def test_metadata_have_the_required_facts(metadata):
     image = metadata["network_data_format"]["inputs"]["image"]
     assert (image["format"], image["modality"], image["value_range"]) == ("hounsfield", "CT", [-1000, 1000])
     assert "Not for clinical use" in metadata["intended_use"]

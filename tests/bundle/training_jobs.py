@@ -48,7 +48,7 @@ def train(overrides, kill_in_epoch):
 
 
 def main():
-    """Run all jobs, one after another, and exit with 1 when one did not end as it should."""
+    """Run all jobs, one after another, and exit with 1 if one did not end as expected."""
     # What a training imports on its way: the optimizer takes a second of each process to import torch's compiler.
     import torch._dynamo
     import torch.utils.tensorboard  # noqa: F401

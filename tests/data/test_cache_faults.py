@@ -185,7 +185,7 @@ def damage_voxels(dataset_dir):
 
 
 def crop_larger_than_scan(dataset_dir):
-    return "too few for candidates of 64 x 48 x 48", {"spatial_size": (64, 48, 48)}
+    return "smaller than the crop of 64 x 48 x 48", {"spatial_size": (64, 48, 48)}
 
 
 def kill_worker(dataset_dir):
@@ -268,7 +268,7 @@ def test_file_under_the_name_of_another_is_made_again(make_dataset, tmp_path, ca
     Precache(cache).run()
     shutil.copyfile(cache.job(0)[0], cache.job(1)[0])
     assert_same_voxels(folder, tmp_path / "cache")
-    assert "its content belongs to another name" in caplog.text
+    assert "its content does not match its name" in caplog.text
 
 
 def test_odd_paths_and_a_tiny_folder_for_temporary_files(make_dataset, tmp_path, small_disk, monkeypatch):

@@ -48,7 +48,7 @@ def test_dry_run_leaves_nothing(make_dataset, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     cache = open_cache(make_dataset(), tmp_path / "cache")
     Precache(cache).show_plan()
-    assert "3 series to cut: 36 candidates" in caplog.text
+    assert "3 series to add: 36 candidates" in caplog.text
     assert not list((tmp_path / "cache").iterdir())
     assert len(cache.missing()) == 3
 
@@ -86,10 +86,10 @@ class Slow(Transform):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_line_comes_within_a_scan(make_dataset, tmp_path, caplog, monkeypatch, num_workers):
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(precache, "_SILENCE_S", 0.2)
+    monkeypatch.setattr(precache, "_LOG_INTERVAL_S", 0.2)
     cache = open_cache(make_dataset(scans=1), tmp_path / "cache", more=[Slow()])
     Precache(cache, num_workers, progress=enumerate_with_estimate).run()
-    assert "cache: 1 series to go after 0:00:0" in caplog.text
+    assert "cache: 1 series left after 0:00:0" in caplog.text
 
 
 def test_shards_and_subsets_divide_the_work(make_dataset, tmp_path):
@@ -108,7 +108,7 @@ def test_shards_and_subsets_divide_the_work(make_dataset, tmp_path):
 
 def test_bad_shards_and_subsets(make_dataset, tmp_path):
     cache = open_cache(make_dataset(scans=2), tmp_path / "cache")
-    with pytest.raises(LunaError, match=r"subsets 7: no scans with candidates there; there are some in 0, 1"):
+    with pytest.raises(LunaError, match=r"subsets 7: no scans with candidates in them; choose from 0, 1"):
         Precache(cache, subsets=[1, 7])
     for shard in ((3, 3), (-1, 2)):
         with pytest.raises(LunaError, match="shard"):
@@ -119,7 +119,7 @@ def test_too_many_workers_are_refused_before_the_work(make_dataset, tmp_path, mo
     memory = psutil.virtual_memory()._replace(available=4_000_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     cache = open_cache(make_dataset(scans=4), tmp_path / "cache")
-    with pytest.raises(LunaError, match=r"4 pre-cache workers need 7.12 MB of memory, 4 MB are available; use 2 at"):
+    with pytest.raises(LunaError, match=r"7\.12 MB of memory, 4 MB are available; use at most 2"):
         Precache(cache, num_workers=10_000).run()
 
 

@@ -83,7 +83,7 @@ def test_a_scan_on_both_sides_is_refused(candidates):
 
 def test_a_candidate_on_both_sides_is_refused_even_where_scans_may_be(candidates):
     training, validation = split_by_stride(candidates, 5)
-    with pytest.raises(LunaError, match="2 candidates are both for training and validation, the first in row 0"):
+    with pytest.raises(LunaError, match="2 candidates are in both parts, the first in row 0"):
         check_split(pd.concat([training, validation.head(2)]), validation, allow_shared_scans=True)
 
 

@@ -125,7 +125,7 @@ def test_ground_glass() -> None:
     assert found.attenuation == "ground-glass"
 
 
-def test_the_pleura_is_cut() -> None:
+def test_outlines_end_at_the_pleura() -> None:
     # Four fifths of a ball of 12 mm are inside the lung.
     volume, geometry = scan((ball((11.5, 30, 30), 6), 30))
     found = only(volume, geometry, (12.5, 30, 30))
@@ -134,7 +134,7 @@ def test_the_pleura_is_cut() -> None:
 
 
 @pytest.mark.parametrize("point", [(24, 45, 45), (24, 30, 30)], ids=["lung", "vessel"])
-def test_where_no_structure_stands_out_sizes_are_none(point: tuple[float, float, float]) -> None:
+def test_without_an_outline_sizes_are_none(point: tuple[float, float, float]) -> None:
     volume, geometry = scan((vessel(30, 30, 1.5), VESSEL_HU))
     found = only(volume, geometry, point)
     np.testing.assert_array_equal(found.position, world(point)[0])

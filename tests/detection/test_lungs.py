@@ -80,7 +80,7 @@ def test_a_chest_has_no_warning(chest: np.ndarray) -> None:
     assert chest_warnings(chest.astype(np.int16), geometry_of(chest)) == ()
 
 
-def test_lungs_are_found_without_gas_and_the_room(chest: np.ndarray) -> None:
+def test_lungs_are_segmented_without_bowel_gas_and_room_air(chest: np.ndarray) -> None:
     lungs = find_lungs(chest, geometry_of(chest))
     wanted = 2 * 4 / 3 * np.pi * 120 * 75 * 55 / 1000
     assert lungs.airy.sum() * 0.008 == pytest.approx(wanted, rel=0.03)
@@ -107,14 +107,14 @@ def test_nodules_are_inside_the_lungs(chest: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("padding", [-1024, -3024])
-def test_padding_is_no_reason(chest: np.ndarray, padding: float) -> None:
+def test_padding_causes_no_warning(chest: np.ndarray, padding: float) -> None:
     padded = chest.copy()
     y, x = np.indices(SHAPE[1:])
     padded[:, np.hypot(y - 55, x - 65) > 56] = padding
     assert chest_warnings(padded, geometry_of(padded)) == ()
 
 
-def test_contrast_agent_and_metal_are_no_reason(chest: np.ndarray) -> None:
+def test_contrast_agent_and_metal_cause_no_warning(chest: np.ndarray) -> None:
     volume = chest.copy()
     volume[ellipsoid((170, 150, 195), (60, 40, 15))] = 450
     volume[ellipsoid((250, 100, 195), (5, 5, 5))] = 20000
@@ -122,12 +122,12 @@ def test_contrast_agent_and_metal_are_no_reason(chest: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("part", [slice(0, 45), slice(20, 60), slice(20, 45)])
-def test_a_part_of_a_chest_is_no_reason(chest: np.ndarray, part: slice) -> None:
+def test_a_part_of_a_chest_causes_no_warning(chest: np.ndarray, part: slice) -> None:
     # The lungs reach the lowest and the highest slice.
     assert chest_warnings(chest[part], geometry_of(chest[part])) == ()
 
 
-def test_a_small_part_of_a_lung_is_no_reason(chest: np.ndarray) -> None:
+def test_a_small_part_of_a_lung_causes_no_warning(chest: np.ndarray) -> None:
     part = chest[40:60, 40:70, 80:100]
     assert chest_warnings(part, geometry_of(part)) == ()
     assert find_lungs(part, geometry_of(part)).mask.mean() > 0.8
@@ -149,7 +149,7 @@ def test_a_small_part_of_a_lung_is_no_reason(chest: np.ndarray) -> None:
     ],
     ids=["zeros", "air", "water", "abdomen", "head", "no rescale", "fractions", "table", "noise", "giant"],
 )
-def test_what_is_no_chest_has_one_clear_sentence(make: Callable[[], np.ndarray], words: str) -> None:
+def test_other_scans_cause_one_warning(make: Callable[[], np.ndarray], words: str) -> None:
     volume = make()
     (found,) = chest_warnings(volume, geometry_of(volume))
     assert re.search(words, found), found

@@ -65,7 +65,7 @@ def found(phantom: tuple[np.ndarray, Geometry]) -> pd.DataFrame:
 
 @dataclass
 class OnScan:
-    """What is found on one real scan."""
+    """The results on one real scan."""
 
     geometry: Geometry
     proposals: pd.DataFrame
@@ -202,7 +202,7 @@ def test_volume_smaller_than_a_crop(phantom: tuple[np.ndarray, Geometry]) -> Non
 
 
 @pytest.mark.parametrize("value", [-1024, 0, 1000])
-def test_no_lungs_no_candidates(value: int) -> None:
+def test_without_lungs_there_are_no_candidates(value: int) -> None:
     volume = np.full((30, 40, 50), value, dtype=np.int16)
     geometry = Geometry.from_header((50, 40, 30), (2, 2, 2), (0, 0, 0), np.eye(3), source="block")
     proposals = BlobProposer()(volume, geometry)
@@ -212,7 +212,7 @@ def test_no_lungs_no_candidates(value: int) -> None:
 
 
 @pytest.mark.parametrize("spacing", [(0.8, 0.8, 1.0), (0.5, 0.5, 1.0), (1.0, 1.0, 2.0)])
-def test_the_last_bits_of_the_spacing_change_nothing(spacing: tuple[float, float, float]) -> None:
+def test_rounding_errors_of_the_spacing_do_not_change_the_candidates(spacing: tuple[float, float, float]) -> None:
     volume, geometry = make_phantom(spacing)
     rows = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]])
     results = []

@@ -58,7 +58,7 @@ class Kill(Transform):
 """
 
 
-def test_a_fault_in_a_worker_ends_the_bundle_at_once_from_any_folder(repository, make_dataset, tmp_path):
+def test_an_error_in_a_worker_ends_the_bundle_at_once_from_any_folder(repository, make_dataset, tmp_path):
     (tmp_path / "kill.py").write_text(KILL)
     (tmp_path / "overlay.yaml").write_text("+train#deterministic_transforms: [{_target_: kill.Kill}]")
     files = [str(path) for path in (repository / "bundle" / "configs" / "train.yaml", tmp_path / "overlay.yaml")]
@@ -154,7 +154,7 @@ def test_without_a_command_the_commands_are_shown(tmp_path):
 
 
 @pytest.mark.parametrize("module", ["luna_monai.apps.synth", "luna_monai.apps.froc", "luna_monai.synthetic"])
-def test_what_needs_no_network_does_not_wait_for_torch(module, tmp_path):
+def test_modules_without_networks_do_not_import_torch(module, tmp_path):
     code = f"import sys, {module}; print([name for name in ('torch', 'monai') if name in sys.modules])"
     assert run(sys.executable, "-c", code, cwd=tmp_path).stdout.strip() == "[]"
 

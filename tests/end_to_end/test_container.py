@@ -24,7 +24,7 @@ def test_lint(repository):
     assert (done.returncode, done.stdout) == (0, "")
 
 
-def test_it_copies_what_exists_and_what_the_wheel_needs(repository, instructions, tmp_path):
+def test_copied_files_exist_and_suffice_for_the_wheel(repository, instructions, tmp_path):
     copied = [
         name
         for keyword, rest in instructions

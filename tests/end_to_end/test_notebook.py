@@ -37,7 +37,7 @@ def test_run_everything(notebook, tmp_path):
         assert pd.read_csv(folder / name / "metrics.csv")["split"].tolist() == ["trn", "val"]
 
 
-def test_what_is_saved_is_a_whole_run(notebook):
+def test_the_saved_notebook_is_a_complete_run(notebook):
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = outputs_of(notebook)

@@ -42,7 +42,7 @@ def test_lower_bounds_are_the_oldest_versions_that_are_tested(repository, projec
 
 @pytest.fixture(scope="module")
 def release(repository, tmp_path_factory):
-    """Run what 'make release-check' runs, into a folder of the test's; return the folder."""
+    """Run the commands of 'make release-check' in a temporary folder, and return the folder."""
     pytest.importorskip("twine")
     pytest.importorskip("check_wheel_contents")
     dist = tmp_path_factory.mktemp("release") / "dist"

@@ -89,7 +89,7 @@ def workplace(repository, tmp_path, monkeypatch, write_dataset, write_dicom):
 
 
 def smaller(words):
-    """Ask for less of the same."""
+    """Replace arguments of a command by smaller ones, to save time."""
     less = {"--epochs": "1", "--max_epochs": "1", "--num-workers": "0", "--bootstrap": "10"}
     return [less.get(before, word) for before, word in zip(["", *words], words, strict=False)]
 

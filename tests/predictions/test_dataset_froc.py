@@ -50,7 +50,7 @@ def test_findings_are_evaluated_beside_candidates(tmp_path, geometry, prediction
         )
 
 
-def test_without_nodules_the_numbers_are_undefined(tmp_path, geometry, predictions, caplog):
+def test_without_nodules_the_metrics_are_undefined(tmp_path, geometry, predictions, caplog):
     caplog.set_level("INFO")
     dataset = write_annotations(tmp_path, geometry, np.zeros((0, 3)))
     DatasetFroc(tmp_path / "froc.json", dataset).write(predictions)
@@ -58,6 +58,6 @@ def test_without_nodules_the_numbers_are_undefined(tmp_path, geometry, predictio
     assert json.loads((tmp_path / "froc.json").read_text())["findings"]["cpm"] is None
 
 
-def test_a_folder_without_annotations_is_refused_before_the_work(tmp_path):
+def test_a_folder_without_annotations_is_refused_before_the_prediction(tmp_path):
     with pytest.raises(LunaError, match=r"annotations\.csv"):
         DatasetFroc(tmp_path / "froc.json", tmp_path)

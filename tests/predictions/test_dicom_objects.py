@@ -95,7 +95,7 @@ def test_the_segmentation_has_the_outlines_and_the_report_refers_to_it(predictio
 
 @pytest.mark.parametrize("anonymous", [False, True])
 def test_patient_tags(prediction, tmp_path, anonymous):
-    """An archive files the objects with the CT; on request they name nobody."""
+    """The objects have the patient's tags of the CT, so that archives store them together, or empty tags."""
     write_dicom(tmp_path / "a.dcm", prediction, anonymous=anonymous)
     write_dicom(tmp_path / "a.seg.dcm", prediction, anonymous=anonymous)
     for path in tmp_path.glob("*.dcm"):
@@ -161,7 +161,7 @@ def test_series_that_cannot_be_referred_to(prediction, tmp_path, change, message
     assert not list(tmp_path.glob("*.dcm"))
 
 
-def test_what_is_not_dicom_is_refused(geometry, tmp_path):
+def test_other_formats_than_dicom_are_refused(geometry, tmp_path):
     with pytest.raises(LunaError, match=r"scan\.mhd: not a DICOM series, so no DICOM output"):
         write_dicom(tmp_path / "report.dcm", make_prediction(geometry, INDICES, PROBABILITIES))
 

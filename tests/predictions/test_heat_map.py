@@ -25,7 +25,7 @@ SHAPE = (32, 48, 48)
 
 
 class TwoSided(torch.nn.Module):
-    """Says nodule for what is bright on the left, none for what is bright on the right."""
+    """A network whose logit of a nodule is the brightness on the left, and of no nodule that on the right."""
 
     def __init__(self):
         super().__init__()
@@ -55,7 +55,7 @@ def two_balls():
     return image
 
 
-def test_the_heat_is_where_the_evidence_is(two_balls):
+def test_the_map_is_high_at_the_evidence(two_balls):
     heat = CandidateExplainer(TwoSided(), target_layers=["relu"])(two_balls)
     assert heat.shape == (1, *SHAPE)
     assert heat.dtype == torch.float32
@@ -68,13 +68,13 @@ def test_the_heat_is_where_the_evidence_is(two_balls):
     assert heat[..., 24:].sum() < 0.02 * heat.sum()
 
 
-def test_averaged_gradients_would_show_nothing(two_balls):
+def test_plain_grad_cam_does_not_localize(two_balls):
     # Why it is not MONAI's GradCAM itself: the two sides cancel.
     cam = GradCAM(TwoSided(), "relu", postprocessing=torch.nn.Identity())
     assert cam(two_balls, class_idx=1).abs().max() < 1e-6
 
 
-def test_each_candidate_has_a_scale_of_its_own_and_nothing_stays_nothing(two_balls):
+def test_each_map_is_normalized_and_zero_maps_stay_zero(two_balls):
     faint = (two_balls + 1000) * 0.5 - 1000
     nothing = torch.full((1, 1, *SHAPE), -1000.0)
     explainer = CandidateExplainer(TwoSided(), target_layers=["relu"])
@@ -83,7 +83,7 @@ def test_each_candidate_has_a_scale_of_its_own_and_nothing_stays_nothing(two_bal
     assert explainer(two_balls[:0]).shape == (0, *SHAPE)
 
 
-def test_the_network_stays_as_it_was():
+def test_the_network_is_not_changed():
     torch.manual_seed(0)
     network = LunaModel().requires_grad_(False)
     image = torch.randint(-1000, 400, (2, 1, *SHAPE)).float()
@@ -102,7 +102,7 @@ def test_a_missing_layer():
         CandidateExplainer(torch.nn.Flatten())
 
 
-def test_the_heat_is_on_real_nodules(golden, luna16_mini, shared_data):
+def test_the_map_is_high_at_real_nodules(golden, luna16_mini, shared_data):
     network = with_weights(LunaModel(), shared_data / "book" / "luna_model_2020.state")
     scans = {uid: read_scan(path) for uid, path in find_scans(luna16_mini).items()}
     shares, peaks = [], []
@@ -138,7 +138,7 @@ DIRECTIONS = {
 
 
 @pytest.mark.parametrize("case", DIRECTIONS)
-def test_volumes_lie_over_the_scan_as_its_file_has_it(case, tmp_path):
+def test_volumes_have_the_geometry_of_the_file(case, tmp_path):
     """The attribution map, and the outline of a finding."""
     direction, size = DIRECTIONS[case]
     geometry = Geometry(size, (0.7, 0.8, 1.25), (-20.0, 35.5, -100.25), tuple(map(tuple, direction.tolist())))
@@ -167,7 +167,7 @@ def test_volumes_lie_over_the_scan_as_its_file_has_it(case, tmp_path):
     assert for_nibabel.get_data_dtype() == np.uint8
 
 
-def test_overlapping_findings_take_the_higher_value_and_the_rest_is_left_out(geometry, voxels, tmp_path):
+def test_overlapping_maps_use_the_higher_value_and_other_findings_have_none(geometry, voxels, tmp_path):
     strengths = iter([0.5, 1.0])
 
     def explainer(candidates):

@@ -42,7 +42,7 @@ def test_a_submission_has_a_row_for_each_finding_or_given_candidate(prediction, 
         np.testing.assert_allclose(table.iloc[0, 1:4].tolist(), prediction.findings[0].position, rtol=1e-15)
 
 
-def test_the_table_for_people_has_sizes_where_they_are_known(geometry, tmp_path):
+def test_the_table_of_findings_has_sizes_if_they_are_known(geometry, tmp_path):
     prediction = dataclasses.replace(make_prediction(geometry, INDICES, [0.91234567890123, 0.25, 1.5e-7]), shown=2)
     table = pd.read_csv(written(prediction, tmp_path, "a.findings.csv"))
     assert table.columns[:2].tolist() == ["seriesuid", "finding"]
@@ -71,7 +71,7 @@ def test_points_of_slicer_are_the_findings_that_are_shown(prediction, tmp_path):
     assert markups["controlPoints"][0]["position"] == list(prediction.findings[0].position)
 
 
-def test_names_that_no_file_can_have_stay_different(prediction, tmp_path):
+def test_file_names_of_invalid_series_uids_stay_different(prediction, tmp_path):
     names = ["a/b", "a_b", "a\\b", "a%2Fb", "a:b", "ä ö", "1.2.3"]
     predictions = [dataclasses.replace(prediction, seriesuid=name) for name in names]
     files, problems = write_outputs([tmp_path / "{seriesuid}.json"], predictions)
@@ -86,20 +86,20 @@ def test_names_that_no_file_can_have_stay_different(prediction, tmp_path):
     assert all(name.startswith("ää") and len(name.encode()) < 72 for name in long)
 
 
-def test_an_output_that_cannot_be_written_costs_no_other(prediction, tmp_path):
+def test_other_outputs_are_written_if_one_fails(prediction, tmp_path):
     files, problems = write_outputs([tmp_path / "a.dcm", tmp_path / "a.seg.dcm", tmp_path / "a.csv"], [prediction])
     assert [path.name for path in files] == [path.name for path in tmp_path.iterdir()] == ["a.csv"]
     assert [problem.split(":")[0] for problem in problems] == ["cannot write a.dcm", "cannot write a.seg.dcm"]
 
 
-def test_several_scans_go_into_files_that_hold_several(tmp_path):
+def test_several_scans_need_formats_for_several_scans(tmp_path):
     check_outputs([tmp_path / name for name in ("a.csv", "a.json", "a.findings.csv", "{seriesuid}.dcm")], scans=2)
     for name in ("a.mrk.json", "a.dcm", "a.seg.dcm", "a.nii.gz", "a.nrrd"):
         with pytest.raises(LunaError, match="this format holds one scan, found 2"):
             check_outputs([tmp_path / name], scans=2)
 
 
-def test_programs_that_run_bundles_classify_their_own_crops(repository):
+def test_other_programs_can_classify_cropped_candidates(repository):
     """MONAI Deploy and MONAI Label take preprocessing, inferer and network, and have no list of candidates."""
     parser = ConfigParser()
     parser.read_config(repository / "bundle" / "configs" / "inference.yaml")
@@ -116,7 +116,7 @@ def test_programs_that_run_bundles_classify_their_own_crops(repository):
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
 
 
-def test_any_number_of_threads_and_batches_gives_the_same_logits():
+def test_logits_do_not_depend_on_threads_and_batch_size():
     torch.manual_seed(0)
     network, scan = LunaModel().eval(), torch.randint(-1000, 400, (1, 40, 60, 60), dtype=torch.int16)
     centers = torch.stack([torch.arange(7) + 16, torch.arange(7) + 24, torch.arange(7) + 30], dim=1)

@@ -19,7 +19,7 @@ from luna_monai.transforms import CropCandidates, CropCandidatesd, LoadScand
 
 
 @pytest.mark.parametrize(("listed", "examined"), [(False, False), (False, True), (True, False), (True, True)])
-def test_the_lungs_are_looked_for_once(
+def test_the_lungs_are_segmented_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool, examined: bool
 ) -> None:
     voxels = np.full((40, 60, 60), 30, dtype=np.int16)
@@ -45,7 +45,7 @@ def test_the_lungs_are_looked_for_once(
 
 
 class Slow:
-    """A dataset that notes which items have been asked for."""
+    """A dataset that records which items were requested."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
@@ -61,7 +61,7 @@ class Slow:
 
 
 @pytest.mark.parametrize("ahead", [0, 1, 2])
-def test_the_next_scans_are_read_ahead_in_their_order_and_errors_are_not_lost(ahead: int) -> None:
+def test_scans_are_read_ahead_in_order_and_errors_are_raised(ahead: int) -> None:
     dataset = Slow()
     loader = ScanLoader(dataset, ahead)  # type: ignore[arg-type]
     assert len(loader) == 5
@@ -85,7 +85,7 @@ def test_a_sampler() -> None:
 @pytest.mark.parametrize(
     "direction", [(-1, 0, 0, 0, -1, 0, 0, 0, 1), (1, 0, 0, 0, 1, 0, 0, 0, -1), (0, 1, 0, 1, 0, 0, 0, 0, 1)]
 )
-def test_training_and_prediction_cut_the_same_voxels(tmp_path: Path, direction: tuple[float, ...]) -> None:
+def test_training_and_prediction_crop_the_same_voxels(tmp_path: Path, direction: tuple[float, ...]) -> None:
     image = sitk.GetImageFromArray(np.random.default_rng(0).integers(-1000, 1000, (60, 64, 70)).astype(np.float32))
     image[20, 30, 25] = float("nan")
     image.SetDirection(direction)

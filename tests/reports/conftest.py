@@ -33,7 +33,7 @@ def write_scan(path, balls, direction=(1, 0, 0, 0, 1, 0, 0, 0, 1)):
 
 
 def predictions(seed, uids, rows=150):
-    """Candidates on every nodule and many elsewhere, of both kinds some called wrongly."""
+    """Candidates on every nodule and many others, some of each class with a wrong prediction."""
     generator = np.random.default_rng(seed)
     nodules = [(uid, *nodule) for uid in uids for nodule in NODULES[uid]]
     table = pd.DataFrame(nodules * 5, columns=["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"])
@@ -89,13 +89,13 @@ def write_run(folder, dataset):
 
 @pytest.fixture
 def dataset(tmp_path):
-    """A LUNA16 folder with one scan in subset0 and one, lying the other way round, in subset3."""
+    """A LUNA16 folder with one scan in subset0, and one with flipped axes in subset3."""
     return write_dataset(tmp_path / "luna")
 
 
 @pytest.fixture
 def run_folder(tmp_path, dataset):
-    """What a run of three epochs on that dataset leaves behind, validated on subset0."""
+    """The folder of a run of three epochs on that dataset, validated on subset0."""
     return write_run(tmp_path / "a run <1>", dataset)
 
 

@@ -33,7 +33,7 @@ def middle_slice(stack):
 
 
 @pytest.mark.parametrize("name", DIRECTIONS)
-def test_planes_are_the_patients_whatever_the_scans_orientation(scan_with_balls, name):
+def test_planes_are_those_of_the_patient_for_any_orientation(scan_with_balls, name):
     # A large ball at the candidate, and small ones 12 mm to the patient's left, back and head of it.
     small = [(CENTER + 12 * np.eye(3)[axis]).tolist() for axis in range(3)]
     balls = [(*CENTER, 10.0), *((*place, 5.0) for place in small)]

@@ -66,7 +66,7 @@ def pictures(html):
     ]
 
 
-def test_what_it_says(voxels, tmp_path):
+def test_texts_of_the_page(voxels, tmp_path):
     model = ModelFacts(
         "model.pt", "ab" * 32, "0.1.0", {"4 false positives per scan": 0.25}, Calibration(1, -3, 0.0074), True
     )
@@ -134,7 +134,7 @@ def test_attribution_maps_are_off_until_asked_for(voxels):
     assert 'id="heat-shown"' not in plain
 
 
-def test_colours_go_from_clear_to_bright():
+def test_colors_increase_in_opacity_and_luminance():
     colours = heat_colors(np.linspace(0, 1, 50)).astype(int)
     assert colours[0, 3] == 0
     assert (np.diff(colours[:, 3]) >= 0).all()
@@ -158,7 +158,7 @@ def test_numbers_on_the_map_do_not_overlap(count):
     np.testing.assert_allclose(marks[:, 2], (1 - (near[:, 0] + 0.5) / 40) * 450)
 
 
-def test_scans_one_after_the_other_keep_the_pictures_of_the_most_probable_of_all(voxels):
+def test_the_most_probable_findings_of_all_scans_have_pictures(voxels):
     places = np.random.default_rng(0).integers(5, 35, (6, 3))
     predictions = [
         predicted(voxels, places, np.linspace(highest, 0.01, 6), f"1.2.{number}")
@@ -197,7 +197,7 @@ def test_names(tmp_path):
         PredictionPage(tmp_path / "x.html")
 
 
-def test_a_probability_below_one_is_not_written_as_one():
+def test_a_probability_below_one_is_not_rounded_to_one():
     assert [show(value) for value in (0.99998, 0.981, 1.5e-7, 1.0, 16.1)] == [
         "1.000",
         "0.9810",

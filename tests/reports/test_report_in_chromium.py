@@ -155,7 +155,7 @@ def test_prediction_in_light_and_dark(chromium, predicted_page, tmp_path):
 
 
 def test_printed_pictures_are_those_of_the_page(chromium, predicted_page, tmp_path):
-    """A stack of slices is taller than a sheet; no page break may move it."""
+    """A stack of slices is taller than a printed page. Page breaks must not move it."""
     if shutil.which("pdftoppm") is None:
         pytest.skip("pdftoppm is not installed (Debian: poppler-utils)")
     page = tmp_path / "page.html"

@@ -93,7 +93,7 @@ def test_numbers_are_those_of_the_predictions(page, reported_run):
     assert any("2 (best epoch)" in dl["text"] for dl in page.all("dl", **{"class": "facts"}))
 
 
-def test_the_worst_mistakes_are_in_pictures(page, reported_run):
+def test_the_worst_errors_have_pictures(page, reported_run):
     table = pd.read_csv(reported_run / "predictions" / "val.csv", dtype={"seriesuid": str})
     wrong = table[(table["class"] == 1) != (table["probability"] > 0.5)]
     missed = wrong[wrong["class"] == 1].sort_values("probability").head(CASES)
@@ -122,7 +122,7 @@ def test_the_worst_mistakes_are_in_pictures(page, reported_run):
     assert len(page.all("svg", **{"class": "outline"})) >= 3 * len(missed), "missed nodules lie on an annotation"
 
 
-def test_it_needs_nothing_from_elsewhere(page, html, reported_run):
+def test_the_page_is_self_contained(page, html, reported_run):
     for element in page.elements:
         for name in ("src", "href", "xlink:href", "srcset", "action", "data"):
             if name in element:
@@ -134,7 +134,7 @@ def test_it_needs_nothing_from_elsewhere(page, html, reported_run):
     assert not [name for name in reported_run.iterdir() if name.suffix == ".tmp"]
 
 
-def test_structure_serves_keyboard_and_screen_reader(page):
+def test_accessibility(page):
     assert page.disorder == []
     assert page.all("html")[0]["lang"] == "en"
     ids = [element["id"] for element in page.elements if "id" in element]
@@ -179,7 +179,7 @@ def test_without_ct_and_without_dataset(report, run_folder, dataset):
     assert "CPM" in report(f"--dataset-dir={dataset.with_name('gone')}").tiles()
 
 
-def test_the_trap_and_the_leak_are_named(report, run_folder):
+def test_missed_nodules_and_shared_scans_are_reported(report, run_folder):
     path = run_folder / "predictions" / "val.csv"
     table = pd.read_csv(path, dtype={"seriesuid": str})
     table.assign(probability=0.001).to_csv(path, index=False)

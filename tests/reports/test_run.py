@@ -90,7 +90,7 @@ def test_a_dataset_without_annotations(run_folder, tmp_path):
         build_report(run_folder, tmp_path)
 
 
-def test_the_kept_epoch_is_found_by_its_loss(metrics, validation):
+def test_the_best_epoch_is_found_by_its_loss(metrics, validation):
     assert best_epoch(metrics, validation) == 2
     assert best_epoch(metrics, validation.assign(loss=np.nan)) is None
     assert best_epoch(metrics.assign(**{"loss/all": np.nan}), validation) is None
@@ -110,7 +110,7 @@ def test_candidates_by_diameter(validation):
     assert diameter_table(nodules, 0.5)["candidates"].tolist() == [1] * 7 + [2]
 
 
-def test_worst_candidates_are_the_surest_mistakes(validation):
+def test_worst_candidates_have_the_highest_loss(validation):
     missed, alarms = worst_candidates(validation, 0.5)
     wrong = validation[validation["class"] != (validation["probability"] > 0.5)]
     for shown, of_class in ((missed, wrong[wrong["class"]]), (alarms, wrong[~wrong["class"]])):

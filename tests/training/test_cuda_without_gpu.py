@@ -20,7 +20,7 @@ ELSEWHERE = torch.device("meta")
 
 
 class FromValues(TorchFunctionMode):
-    """Notes where a tensor is made of Python's numbers, which passes through the host."""
+    """Records where a tensor is made from Python numbers, which needs a copy from the CPU."""
 
     def __init__(self, background):
         super().__init__()
@@ -34,7 +34,7 @@ class FromValues(TorchFunctionMode):
 
 
 class Copies(TorchDispatchMode):
-    """Notes for each copy between host and device whether the host goes on meanwhile."""
+    """Records for each copy between CPU and GPU whether the CPU continues in the meantime."""
 
     def __init__(self):
         super().__init__()
@@ -82,7 +82,7 @@ def test_augmented_batches_have_the_strides_of_others(batch, augmentation):
         assert PrepareCandidateBatch(augment)(batch, "cpu")[0].stride() == plain.stride()
 
 
-def test_too_little_memory_is_one_line_that_says_what_to_do():
+def test_out_of_memory_is_one_line_with_advice():
     message = (
         "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 1.31 GiB is "
         "free. Including non-PyTorch memory, this process has 77.78 GiB memory in use. Of the allocated memory …"
@@ -101,7 +101,7 @@ def test_too_little_memory_is_one_line_that_says_what_to_do():
 
 
 @pytest.mark.parametrize(("candidates", "parts"), [(1, 1), (3640, 1), (3641, 2), (4096, 2), (7281, 3), (8192, 3)])
-def test_no_tensor_has_more_elements_than_a_gpu_can_count(candidates, parts):
+def test_no_tensor_has_more_elements_than_cuda_can_index(candidates, parts):
     network, sizes, whole = LunaModel().to(ELSEWHERE), [], []
     for module in network.modules():
         if isinstance(module, torch.nn.Conv3d):
@@ -112,7 +112,7 @@ def test_no_tensor_has_more_elements_than_a_gpu_can_count(candidates, parts):
     assert (len(sizes), whole) == (8 * parts, [candidates])
 
 
-def test_batch_normalization_of_several_gpus_keeps_what_the_optimizer_has(monkeypatch):
+def test_sync_batchnorm_keeps_the_parameters_of_the_optimizer(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(processes, "DistributedDataParallel", lambda network, **_: network)
     network = LunaModel().to(memory_format=torch.channels_last_3d)

@@ -62,7 +62,7 @@ def test_bfloat16_computes_in_bfloat16():
         ({}, torch.float32),
     ],
 )
-def test_precision_is_what_the_processor_has(monkeypatch, caplog, capabilities, dtype):
+def test_auto_precision_on_cpus(monkeypatch, caplog, capabilities, dtype):
     caplog.set_level("INFO", logger="luna_monai")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert AutocastInferer("cpu").dtype == dtype
@@ -70,7 +70,7 @@ def test_precision_is_what_the_processor_has(monkeypatch, caplog, capabilities, 
 
 
 @pytest.mark.parametrize("supported", [True, False])
-def test_precision_is_what_the_gpu_has(monkeypatch, supported):
+def test_auto_precision_on_gpus(monkeypatch, supported):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
     assert has_bfloat16(torch.device("cuda")) is supported
 

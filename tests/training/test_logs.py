@@ -27,7 +27,7 @@ def book_lines(epoch, mode, metrics):
 @pytest.mark.parametrize(
     ("label", "probability"), [([0, 0, 0, 1], [0.1, 0.2, 0.7, 0.4]), ([0] * 300 + [1], [0.0] * 301)]
 )
-def test_lines_are_the_books(label, probability):
+def test_lines_are_those_of_the_book(label, probability):
     metrics = per_class_metrics(label, probability, [12.3456] * len(label))
     assert [f"E1 {line}" for line in epoch_lines("trn", metrics, book=True)] == book_lines(1, "trn", metrics)
 

@@ -9,7 +9,7 @@ from luna_monai.metrics.per_class import per_class_metrics
 from luna_monai.training import CandidateMetrics, CheckLoss, RunState
 
 
-def test_records_are_what_the_network_said(make_network, make_evaluator, candidates):
+def test_records_are_the_outputs_of_the_network(make_network, make_evaluator, candidates):
     network = make_network()
     evaluator = make_evaluator(candidates[::3], network, key_val_metric={"average_precision": CandidateMetrics()})
     evaluator.run(1)
@@ -27,7 +27,7 @@ def test_records_are_what_the_network_said(make_network, make_evaluator, candida
     assert evaluator.state.best_metric == evaluator.state.metrics["average_precision"]
 
 
-def test_records_start_anew_each_epoch(make_network, make_trainer, candidates):
+def test_records_are_cleared_each_epoch(make_network, make_trainer, candidates):
     trainer = make_trainer(candidates, make_network(), max_epochs=3, key_train_metric={"roc_auc": CandidateMetrics()})
     trainer.run()
     assert len(trainer.state.records) == len(candidates)

@@ -25,7 +25,7 @@ from luna_monai.training.processes import (
 
 @pytest.fixture
 def torchrun(monkeypatch):
-    """Return a function that makes this process look like one of torchrun's."""
+    """Return a function that sets torchrun's environment variables for this process."""
 
     def start(rank=0, world_size=1, local_rank=0, local_world_size=1):
         values = {
@@ -52,7 +52,7 @@ def test_without_torchrun_there_is_one_process():
     assert not torch.distributed.is_initialized()
 
 
-def test_a_batch_is_that_of_all_processes(torchrun):
+def test_batch_size_is_divided_among_processes(torchrun):
     torchrun(world_size=4)
     assert share_of_batch(32) == 8
     with pytest.raises(LunaError, match="batch_size 30 must be a multiple of the number of processes, 4"):
@@ -92,7 +92,7 @@ def test_each_process_has_a_gpu_of_its_own(torchrun, monkeypatch, gpus, device):
     assert local_device() == torch.device(device)
 
 
-def test_processes_with_gpus_join_by_nccl_each_bound_to_its_own(torchrun, monkeypatch):
+def test_processes_with_gpus_use_nccl_and_their_own_gpu(torchrun, monkeypatch):
     calls = []
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("current", device)))
     monkeypatch.setattr(
@@ -126,7 +126,7 @@ def leave(rank, environment, ended):
             ended.set()
 
 
-def test_nobody_waits_for_a_process_that_has_ended():
+def test_processes_do_not_wait_for_an_ended_process():
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

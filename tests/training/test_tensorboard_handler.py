@@ -52,7 +52,7 @@ def test_precision_recall_curve(board):
     assert (precision[middle], recall[middle]) == pytest.approx((0.5, 0.5))
 
 
-def test_histograms_leave_out_what_is_sure(board):
+def test_histograms_omit_confident_predictions(board):
     events = write(board, [0, 0, 0, 1, 1, 1], [0.005, 0.011, 0.5, 0.995, 0.985, 0.5])
     negative, positive = (events.Histograms(name)[0].histogram_value for name in ("is_neg", "is_pos"))
     assert (negative.num, negative.sum) == (2, pytest.approx(0.511))
@@ -71,7 +71,7 @@ def test_histograms_leave_out_what_is_sure(board):
         ([0, 1], [np.nan, 0.5], {"is_pos"}),
     ],
 )
-def test_what_would_be_empty_is_left_out(board, label, probability, histograms):
+def test_empty_curves_and_histograms_are_not_written(board, label, probability, histograms):
     events = write(board, label, probability)
     assert set(events.Tags()["histograms"]) == histograms
     assert events.Tags()["tensors"] == ["pr"]

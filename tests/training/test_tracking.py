@@ -20,7 +20,7 @@ mlflow = pytest.importorskip("mlflow", reason="the extra mlflow is not installed
 
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory, sqlite_uri):
-    """Return the file of a store without runs, which takes MLflow seconds to make."""
+    """Return the file of an empty store. MLflow needs seconds to create it."""
     path = tmp_path_factory.mktemp("store") / "mlruns.db"
     mlflow.MlflowClient(sqlite_uri(path))
     return path
@@ -28,14 +28,14 @@ def empty_store(tmp_path_factory, sqlite_uri):
 
 @pytest.fixture
 def store(empty_store, tmp_path):
-    """Put a store where the run looks for it."""
+    """Copy the empty store to the place where the run expects it."""
     (tmp_path / "größe 1").mkdir()
     shutil.copy(empty_store, tmp_path / "größe 1" / "mlruns.db")
 
 
 @pytest.fixture
 def train(make_dataset, tmp_path):
-    """Return a function that trains with tracking into a folder whose name is awkward, and returns the exit status."""
+    """Return a function that trains with tracking in a folder with special characters, and returns the exit status."""
     data = ["--dataset-dir", make_dataset(scans=2), "--cache-dir", tmp_path / "cache", "precache_workers=0"]
     options = ["--batch-size", "8", "samples_per_epoch=8", "--tracking", "mlflow", "--fold", "1"]
 
@@ -86,7 +86,7 @@ def test_configuration_metrics_and_weights(train, tmp_path, open_store, capfd):
 
 
 @pytest.mark.usefixtures("store")
-def test_a_resumed_run_goes_on_and_no_other(train, tmp_path, open_store, sqlite_uri):
+def test_only_a_resumed_run_continues_its_mlflow_run(train, tmp_path, open_store, sqlite_uri):
     uri = sqlite_uri(tmp_path / "größe 1" / "mlruns.db")
     train("--epochs", "1")
     train("--epochs", "1", "--output-dir", tmp_path / "other", f"tracking_uri={uri}")
@@ -115,7 +115,7 @@ def test_a_failed_run_is_marked(train, open_store, monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("store")
-def test_a_store_that_goes_away_does_not_end_the_run(train, tmp_path, monkeypatch, capsys):
+def test_an_unreachable_store_does_not_stop_the_run(train, tmp_path, monkeypatch, capsys):
     def fail(*_, **__):
         raise ConnectionError("the server is gone")
 
@@ -146,7 +146,7 @@ def test_not_installed(train, monkeypatch, capsys):
     assert "mlflow is required but not installed: pip install 'luna-monai[mlflow]'" in capsys.readouterr().err
 
 
-def test_nothing_is_sent_to_the_makers():
+def test_no_usage_statistics_are_sent():
     code = """
 import socket, time
 addresses = []

@@ -86,7 +86,7 @@ class Run:
 
 @pytest.fixture
 def make_run(make_network, make_trainer, make_evaluator, candidates):
-    """Return a maker of runs."""
+    """Return a function that makes runs."""
 
     def make(output_dir, **options):
         return Run(make_network, make_trainer, make_evaluator, candidates, output_dir, **options)
@@ -226,7 +226,7 @@ def test_crash_in_the_first_epoch_leaves_no_runs(make_run, tmp_path):
     assert not (tmp_path / "checkpoint.pt").exists()
 
 
-def test_crash_later_leaves_whole_files(make_run, tmp_path):
+def test_crash_later_leaves_complete_files(make_run, tmp_path):
     run = make_run(tmp_path)
     run.evaluator.inferer = Failing(run.evaluator.inferer, calls=4)
     with pytest.raises(RuntimeError, match="broken"):
@@ -238,7 +238,7 @@ def test_crash_later_leaves_whole_files(make_run, tmp_path):
 
 
 class Failing:
-    """An inferer that breaks after some calls."""
+    """An inferer that raises an error after some calls."""
 
     def __init__(self, inferer, calls):
         self.inferer, self.calls = inferer, calls

@@ -43,14 +43,14 @@ def work(rank, folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Run the work in two processes and return the folder with what they got."""
+    """Run the work in two processes, and return the folder with their results."""
     folder = tmp_path_factory.mktemp("two_processes")
     torch.multiprocessing.start_processes(work, (str(folder),), nprocs=2, start_method="forkserver")
     return folder
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_every_process_has_all_records(folder, rank):
+def test_every_process_gets_all_records(folder, rank):
     frame = pd.read_pickle(folder / f"{rank}.pkl")
     assert frame["row"].tolist() == [0, 2, 4, 1, 0]
     assert frame["class"].tolist() == [0, 0, 0, 1, 0]
@@ -63,7 +63,7 @@ def test_a_process_without_samples(folder, rank):
     assert pd.read_pickle(folder / f"{rank}-empty.pkl")["row"].tolist() == [1, 0]
 
 
-def test_the_precision_is_one_that_all_processors_have(folder):
+def test_the_precision_is_supported_by_all_processes(folder):
     assert [pd.read_pickle(folder / f"{rank}-precision.pkl").item() for rank in (0, 1)] == ["float32"] * 2
 
 

@@ -89,7 +89,7 @@ def test_blocks_share_no_memory_with_the_scan():
 
 
 def test_too_small_a_volume_and_a_centre_outside():
-    with pytest.raises(LunaError, match=r"31 x 48 x 48 voxels \(z,y,x\) are too few for candidates of 32 x 48 x 48"):
+    with pytest.raises(LunaError, match=r"31 x 48 x 48 voxels \(z,y,x\) is smaller than the crop of 32 x 48 x 48"):
         CropCandidates(SIZE)(torch.zeros((1, 31, 48, 48)), np.array([[1, 1, 1]]))
     with pytest.raises(LunaError, match=r"voxel \(5, -1, 9\) \(z,y,x\) lies outside the volume"):
         CropCandidates(SIZE)(torch.zeros((1, 32, 48, 48)), np.array([[5, -1, 9]]))
@@ -131,7 +131,7 @@ def test_an_image_that_was_turned_since_or_comes_from_elsewhere_is_refused(tmp_p
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((40, 60, 60), dtype=np.int16)), str(tmp_path / "scan.mhd"))
     item = LoadScand("image")({"image": str(tmp_path / "scan.mhd"), "center_xyz": [(1, 2, 3)]})
     item["image"].affine = item["image"].affine @ torch.diag(torch.tensor([-1.0, 1, 1, 1], dtype=torch.float64))
-    with pytest.raises(LunaError, match="image: not as LoadScand loads a scan"):
+    with pytest.raises(LunaError, match="image: not a scan of LoadScand"):
         CropCandidatesd("image", SIZE)(item)
-    with pytest.raises(LunaError, match="image: not as LoadScand loads a scan"):
+    with pytest.raises(LunaError, match="image: not a scan of LoadScand"):
         CropCandidatesd("image", SIZE)({"image": torch.zeros((1, 40, 60, 60)), "center_xyz": [(1, 2, 3)]})
