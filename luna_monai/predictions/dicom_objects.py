@@ -80,7 +80,6 @@ def refusal(source: ScanSource) -> str | None:
     return None
 
 
-@without_pydicom_warnings()
 def make_report(prediction: ScanPrediction, anonymous: bool, segmentation: Any) -> Any:
     """Make a Comprehensive 3D SR with a TID 1500 "Measurement Report" of the findings that are shown.
 
@@ -132,7 +131,6 @@ def make_report(prediction: ScanPrediction, anonymous: bool, segmentation: Any) 
     )
 
 
-@without_pydicom_warnings()
 @lru_cache(maxsize=1)  # the report refers to it
 def make_segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
     """Make a binary DICOM segmentation of the outlines of the findings that are shown.

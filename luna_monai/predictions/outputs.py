@@ -25,7 +25,6 @@ from luna_monai.predictions.result import ScanPrediction, axial_slices, describe
 PLACEHOLDER = "{seriesuid}"
 #: Endings of volumes in the space of the scan.
 VOLUMES = (".nii.gz", ".nii", ".nrrd")
-_SCAN_FACTS = ("seriesuid", "voxels_sha256", "proposed", "warnings", "threshold")
 MARKUPS_SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
@@ -59,9 +58,8 @@ def readable_table(prediction: ScanPrediction, count: int) -> pd.DataFrame:
     table.insert(1, "finding", range(1, len(table) + 1))
     table.insert(6, "probability_calibrated", [row["probability_calibrated"] for row in rows[:count]])
     table["slice"] = [slices[row["voxel"][axis]][0] for row in rows[:count]]
-    for name in ("probability", "probability_calibrated"):
-        table[name] = table[name].astype(float).map("{:.6g}".format).astype(float)
-    return table.round({**SIZES, **dict.fromkeys(COORDINATES, 2)})
+    digits = dict.fromkeys(COORDINATES, 2) | {"probability": 6, "probability_calibrated": 6}
+    return table.astype({"probability_calibrated": float}).round({**SIZES, **digits})
 
 
 def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
@@ -76,13 +74,14 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any)
     facts["calibration"] = None if model.calibration is None else vars(model.calibration)
     scans = []
     for prediction in predictions:
-        scan = {name: getattr(prediction, name) for name in _SCAN_FACTS}
+        scan = {name: getattr(prediction, name) for name in ("seriesuid", "voxels_sha256", "proposed", "warnings")}
         positions = prediction.candidates[COORDINATES].to_numpy()
         candidates = prediction.candidates[["probability", "probability_calibrated"]].assign(
             position=list(positions), voxel=list(nearest_voxels(prediction.geometry, positions))
         )
         scan |= {"candidates": candidates.to_dict("records"), "findings": describe_findings(prediction)}
-        scans.append(vars(prediction.geometry) | scan | {"findings_shown": prediction.shown})
+        scan |= {"threshold": prediction.threshold, "findings_shown": prediction.shown}
+        scans.append(vars(prediction.geometry) | scan)
     files.write_json(path, {"format": "luna-monai predictions", "model": facts, "scans": scans}, indent=1)
 
 
@@ -163,9 +162,10 @@ def write_dicom(path: Path, prediction: ScanPrediction, *, anonymous: bool = Fal
     """
     dicom_objects = importlib.import_module("luna_monai.predictions.dicom_objects")  # highdicom is an extra
     is_report = ending_of(path) == ".dcm"
-    dataset = dicom_objects.make_segmentation(prediction, anonymous) if segmented or not is_report else None
-    if is_report:
-        dataset = dicom_objects.make_report(prediction, anonymous, dataset)
+    with dicom_objects.without_pydicom_warnings():
+        dataset = dicom_objects.make_segmentation(prediction, anonymous) if segmented or not is_report else None
+        if is_report:
+            dataset = dicom_objects.make_report(prediction, anonymous, dataset)
     if dataset is not None:
         buffer = io.BytesIO()
         dataset.save_as(buffer)

@@ -90,17 +90,8 @@ class PredictionPage:
     def to_html(self) -> str:
         """Render the page: a self-contained HTML document without paths of files."""
         scans: list[dict[str, Any]] = [
-            {
-                "id": f"scan{number + 1}",
-                "prediction": prediction,
-                "rows": self._rows(number, prediction),
-                "map": scan_map,
-                "above": {
-                    wanted: (threshold, sum(one.probability > threshold for one in prediction.findings))
-                    for wanted, threshold in prediction.model.thresholds.items()
-                },
-            }
-            for number, (prediction, scan_map) in sorted(self._scans.items())
+            {"id": f"scan{number + 1}", "prediction": one, "rows": self._rows(number, one), "map": scan_map}
+            for number, (one, scan_map) in sorted(self._scans.items())
         ]
         return render_page(
             "prediction.html",
@@ -108,8 +99,6 @@ class PredictionPage:
             name=f"{len(scans):,} scans" if len(scans) > 1 else scans[0]["prediction"].seriesuid,
             scans=scans,
             model=scans[0]["prediction"].model,
-            map_width=MAP_WIDTH,
-            margin=MARGIN,
             with_heat=any(stack["heat"] for _, stacks in self._pictures.values() for stack in stacks),
             legend=image_url(heat_colors(np.tile(np.linspace(0, 1, 120), (10, 1)))),
         )
@@ -151,7 +140,7 @@ def draw_map(voxels: np.ndarray, grid: Geometry, positions: Sequence[Sequence[fl
         positions: positions of the findings, x, y, z in LPS mm.
 
     Returns:
-        ``source``, the picture as a ``data:`` URL; ``height``, its height at a width of ``MAP_WIDTH``; and ``marks``:
+        ``source``, the picture as a ``data:`` URL; ``width``, ``height`` and ``margin`` in pixels; and ``marks``:
         for each finding its number, the x and y of the finding, and the x and y of the number in the margin, in pixels.
     """
     # One slice at a time, so that the scan is not copied.
@@ -165,4 +154,5 @@ def draw_map(voxels: np.ndarray, grid: Geometry, positions: Sequence[Sequence[fl
         order = np.flatnonzero(side)[np.argsort(y[side], kind="stable")].tolist()
         for place, number in enumerate(order):  # evenly spaced labels, from top to bottom
             marks.append((number + 1, x[number], y[number], label_x, (place + 0.5) * height / len(order)))
-    return {"source": image_url(gray[::-1]), "height": height, "marks": marks}
+    size = {"width": MAP_WIDTH, "height": height, "margin": MARGIN}
+    return {"source": image_url(gray[::-1]), **size, "marks": marks}

@@ -48,7 +48,10 @@ def test_the_table_of_findings_has_sizes_if_they_are_known(geometry, tmp_path):
     assert table.columns[:2].tolist() == ["seriesuid", "finding"]
     assert table["finding"].tolist() == [1, 2]
     assert table["slice"].tolist() == [13, 4]
-    assert table[["probability", "probability_calibrated"]].to_numpy().tolist() == [[0.912346, 0.832375], [0.25, 0.0625]]
+    assert table[["probability", "probability_calibrated"]].to_numpy().tolist() == [
+        [0.912346, 0.832375],
+        [0.25, 0.0625],
+    ]
     assert table.loc[0, ["diameter_mm", "volume_mm3", "attenuation", "lung"]].tolist() == [4.5, 48, "solid", "left"]
     assert table.loc[1, ["diameter_mm", "volume_mm3", "attenuation", "lung"]].isna().all()
 
