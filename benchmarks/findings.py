@@ -27,7 +27,7 @@ from luna_monai.networks import LunaModel, load_network
 from luna_monai.predictions import default_weights
 from luna_monai.scans import Geometry, find_scans, read_scan
 from luna_monai.synthetic.candidates import collect_places
-from luna_monai.synthetic.nodules import draw_nodule, paint_nodule
+from luna_monai.synthetic.nodules import Nodule, draw_nodule, paint_nodule
 from luna_monai.synthetic.painting import Canvas
 from luna_monai.synthetic.setting import draw_setting
 from luna_monai.synthetic.tissue import compose, scan_volume
@@ -96,6 +96,22 @@ def real_nodules(folder: Path) -> list[Measured]:
     return results
 
 
+def draw_typical(random: np.random.Generator, kind: str, size: float) -> Nodule:
+    """Draw a nodule with the properties that the generator gives to nodules of a kind and of about a size in mm."""
+    attenuation = KINDS[kind][0]
+    while True:
+        nodule = draw_nodule(random)
+        if nodule.kind == attenuation and abs(np.log(2 * nodule.radius / size)) < 0.4:
+            break
+    return dataclasses.replace(
+        nodule,
+        radius=size / 2 * random.uniform(0.85, 1.15),
+        halo=0.0,  # the known volume does not include it
+        calcium_hu=None,
+        cavity=float(random.uniform(0.25, 0.5)) if kind == "cavity" else 0.0,
+    )
+
+
 def synthetic_nodules(seed: int) -> list[Measured]:
     """Measure nodules of all kinds and sizes in a part of a synthetic lung."""
     random = np.random.default_rng(seed)
@@ -109,16 +125,9 @@ def synthetic_nodules(seed: int) -> list[Measured]:
     chosen = [jobs[row] for row in random.choice(len(jobs), 16, replace=False)]
     painted: list[tuple[np.ndarray, float, str]] = []
     for kind, size in sorted(chosen, key=lambda job: -job[1]):
-        radius = size / 2 * random.uniform(0.85, 1.15)
-        attenuation, pool = KINDS[kind]
-        nodule = dataclasses.replace(
-            draw_nodule(random),
-            radius=radius,
-            kind=attenuation,
-            calcium_hu=None,
-            cavity=float(random.uniform(0.25, 0.5)) if kind == "cavity" else 0.0,
-        )
-        for center in random.permutation(places[pool])[:60]:
+        nodule = draw_typical(random, kind, size)
+        radius = nodule.radius
+        for center in random.permutation(places[KINDS[kind][1]])[:60]:
             if kind == "on the pleura":
                 center = center - thorax.normal(center[None])[0] * radius * random.uniform(0.45, 1.0)
             elif kind == "on a vessel":
@@ -234,7 +243,7 @@ def main() -> None:
         show(HEADER, [*parts, row("all", real)])
     if arguments.scans:
         print("\n## Synthetic nodules\n")
-        show_sizes([one for seed in range(arguments.scans) for one in synthetic_nodules(100 + seed)])
+        show_sizes([one for seed in range(arguments.scans) for one in synthetic_nodules(300 + seed)])
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What is measured on an epoch's records, and by LUNA16's rules on a submission."""
+"""Metrics of an epoch, calibration of probabilities, and LUNA16's FROC evaluation of a submission."""

@@ -1,9 +1,10 @@
-"""Calibrated probabilities, how reliable they are, and thresholds, from predictions on validation data.
+"""Calibrated probabilities, their reliability, and thresholds, from predictions on validation data.
 
-A model trained on as many nodules as other candidates overestimates the probability of a nodule where one candidate in
-400 is one: in log-odds by a constant, the intercept (Elkan 2001, "The foundations of cost-sensitive learning").
-Overconfidence is a factor, the temperature (Guo et al. 2017, https://arxiv.org/abs/1706.04599). Both are fitted on
-validation data; neither changes the order of the candidates.
+A model that is trained on equal numbers of nodules and other candidates overestimates the probability of a nodule if
+only one candidate in 400 is one. Its log-odds are too high by a constant, which the intercept corrects (Elkan 2001,
+"The foundations of cost-sensitive learning"). The log-odds of an overconfident model are too large by a factor, which
+the temperature corrects (Guo et al. 2017, https://arxiv.org/abs/1706.04599). Both are fitted on validation data, and
+neither changes the order of the candidates.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _FloatArray = NDArray[np.float64]
 # Softmax in float32 saturates at 1 - 6e-8: closer to 1, the logit cannot be recovered from the probability.
 _PROBABILITY_MARGIN = 2.0**-25
 _SLOPES = (0.05, 20.0)
-#: Wanted sensitivities, for which there are thresholds.
+#: Sensitivities for which thresholds are determined.
 SENSITIVITIES = (0.8, 0.9, 0.95, 0.99)
 
 
@@ -33,9 +34,9 @@ class Calibration:
     """A map from a model's log-odds to calibrated probabilities: ``sigmoid(log_odds / temperature + intercept)``.
 
     Attributes:
-        temperature: above 1 where the model is overconfident.
-        intercept: added to the log-odds; negative where nodules are rarer than in training.
-        prevalence: share of nodules among the candidates on which it was fitted.
+        temperature: divides the log-odds; above 1 if the model is overconfident.
+        intercept: added to the log-odds; negative if nodules are rarer than in training.
+        prevalence: fraction of nodules among the candidates of the fit.
     """
 
     temperature: float = 1.0
@@ -43,20 +44,20 @@ class Calibration:
     prevalence: float | None = None
 
     def apply(self, log_odds: ArrayLike) -> _FloatArray:
-        """Turn log-odds of any shape into calibrated probabilities of a nodule."""
+        """Convert log-odds of any shape to calibrated probabilities of a nodule."""
         return np.asarray(expit(np.asarray(log_odds, dtype=float) / self.temperature + self.intercept))
 
 
 def log_odds_of_logits(logits: ArrayLike) -> _FloatArray:
-    """Turn a model's logits (..., 2), of which class 1 is the nodule, into the log-odds of a nodule (...)."""
+    """Convert a model's logits (..., 2), where class 1 is the nodule, to the log-odds of a nodule (...)."""
     return np.asarray(np.diff(np.asarray(logits, dtype=float))[..., 0])
 
 
 def log_odds_of_probability(probability: ArrayLike) -> _FloatArray:
-    """Turn probabilities of a nodule into log-odds within -17.3 and 17.3, the range that float32 can resolve.
+    """Convert probabilities of a nodule to log-odds between -17.3 and 17.3, the range that float32 can resolve.
 
     Raises:
-        LunaError: when a value is undefined or outside 0..1.
+        LunaError: when a value is NaN or outside [0, 1].
     """
     values = np.asarray(probability, dtype=float)
     if (wrong := ~((values >= 0) & (values <= 1))).any():
@@ -68,27 +69,27 @@ def fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike) -> Calibration:
     """Fit temperature and intercept by maximum likelihood on validation data.
 
     Args:
-        log_odds: of each candidate, shape (n,).
-        is_nodule: its class, 0 or 1, shape (n,).
+        log_odds: log-odds of each candidate, shape (n,).
+        is_nodule: class of each candidate, 0 or 1, shape (n,).
 
     Returns:
-        The calibration, its temperature within 0.05 to 20: where the classes are perfectly separated the best fit is
-        infinitely sharp.
+        The calibration. Its temperature is limited to the range from 0.05 to 20, because the best temperature for
+        perfectly separated classes is 0.
 
     Raises:
         LunaError: when only one class is present.
     """
-    # Prediction only applies a calibration: scikit-learn takes a second to import.
+    # Imported here, because scikit-learn takes a second to import, and prediction only applies a calibration.
     from scipy.optimize import brentq
     from sklearn.linear_model import LogisticRegression
 
     log_odds, target = np.asarray(log_odds, dtype=float), np.asarray(is_nodule, dtype=bool)
     if target.all() or not target.any():
         raise LunaError("a calibration needs candidates of both classes, found one class only")
-    # So weak a penalty keeps the fit finite where the classes are separated, and changes no digit where they are not.
+    # This weak penalty keeps the fit finite if the classes are separated, and has no effect otherwise.
     regression = LogisticRegression(C=1e6, tol=1e-8, max_iter=1000).fit(log_odds[:, None], target)
     slope, prevalence = float(np.clip(regression.coef_[0, 0], *_SLOPES)), float(target.mean())
-    # The best intercept makes the mean probability the prevalence; the regression's own is not that of a clipped slope.
+    # With the best intercept, the mean probability equals the prevalence. That of the regression ignores the clipping.
     scores, center = slope * log_odds, logit(prevalence)
     bracket = (center - scores.max() - 1, center - scores.min() + 1)
     intercept = brentq(lambda value: expit(scores + value).mean() - prevalence, *bracket)
@@ -96,18 +97,18 @@ def fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike) -> Calibration:
 
 
 def cross_fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike, seriesuid: ArrayLike) -> tuple[_FloatArray, int]:
-    """Calibrate each scan by a fit on other scans, as new scans will be: in 5 folds, or as many as scans allow.
+    """Calibrate each scan with a fit on other scans, as for new scans, in 5 folds or fewer if there are few scans.
 
     Args:
-        log_odds: of each candidate, shape (n,).
-        is_nodule: its class, 0 or 1, shape (n,).
-        seriesuid: its scan, shape (n,).
+        log_odds: log-odds of each candidate, shape (n,).
+        is_nodule: class of each candidate, 0 or 1, shape (n,).
+        seriesuid: scan of each candidate, shape (n,).
 
     Returns:
         The calibrated probabilities, shape (n,), and the number of folds.
 
     Raises:
-        LunaError: as :func:`fit_calibration`, and when only one scan has a nodule, or only one has anything else.
+        LunaError: as in :func:`fit_calibration`, and when fewer than two scans have nodules, or other candidates.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -123,18 +124,18 @@ def cross_fit_calibration(log_odds: ArrayLike, is_nodule: ArrayLike, seriesuid: 
 
 
 def reliability(probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10) -> dict[str, Any]:
-    """Compare predicted probabilities with the observed share of nodules, in bins of equal width.
+    """Compare predicted probabilities with the observed fraction of nodules, in bins of equal width.
 
     Args:
-        probability: of a nodule, shape (n,).
-        is_nodule: the class, 0 or 1, shape (n,).
+        probability: predicted probability of a nodule, shape (n,).
+        is_nodule: class of each candidate, 0 or 1, shape (n,).
         bins: number of bins.
 
     Returns:
-        For JSON, and for each bin that is not empty a list: ``count`` (of candidates), ``mean_probability``
-        (predicted) and ``positive_share`` (observed share of nodules). Over all: ``expected_calibration_error`` (mean
-        of the differences of these two, weighted by ``count``) and ``brier_score`` (mean squared difference of
-        probability and class).
+        Content for JSON. Lists with a value per bin that is not empty: ``count`` (of candidates), ``mean_probability``
+        (predicted) and ``positive_share`` (observed fraction of nodules). Values over all candidates:
+        ``expected_calibration_error`` (mean absolute difference of the two, weighted by ``count``) and ``brier_score``
+        (mean squared difference of probability and class).
     """
     values = pd.DataFrame(
         {"mean_probability": np.asarray(probability, float), "positive_share": np.asarray(is_nodule, float)}
@@ -154,22 +155,22 @@ def reliability(probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10)
 def calibration_summary(probability: ArrayLike, is_nodule: ArrayLike, seriesuid: ArrayLike) -> dict[str, Any]:
     """Fit a calibration and find thresholds on validation data, and measure the calibration by cross-fitting.
 
-    The calibration and the thresholds are those of all scans; the reliability of calibrated probabilities is measured
-    with each scan calibrated by a fit on others, see :func:`cross_fit_calibration`.
+    The calibration and the thresholds are fitted on all scans. The reliability of calibrated probabilities is measured
+    with each scan calibrated by a fit on other scans, see :func:`cross_fit_calibration`.
 
-    All counts are of candidates: two candidates on one nodule count as two. Thresholds are for the model's own
-    probabilities; ``calibrated_threshold`` is the same place on the calibrated scale.
+    All counts are numbers of candidates: two candidates on one nodule count as two. Thresholds apply to the model's
+    probabilities; ``calibrated_threshold`` is the corresponding calibrated probability.
 
     Args:
-        probability: of a nodule, as the model gave it, shape (n,).
-        is_nodule: the class, 0 or 1, shape (n,).
-        seriesuid: the scan of each candidate, shape (n,).
+        probability: the model's probability of a nodule, shape (n,).
+        is_nodule: class of each candidate, 0 or 1, shape (n,).
+        seriesuid: scan of each candidate, shape (n,).
 
     Returns:
-        Content for :func:`luna_monai.files.write_json`: ``fitted_on`` (the data in numbers), ``calibration``
-        (``temperature``, ``intercept`` and ``prevalence``), ``reliability`` (``raw``, ``calibrated`` and ``folds``, the
-        number of parts in the cross-fit; the latter two None where only one scan has nodules) and ``thresholds``
-        (``sensitivity`` and ``false_positives_per_scan``, a list each).
+        Content for :func:`luna_monai.files.write_json`: ``fitted_on`` (numbers of scans and candidates),
+        ``calibration`` (``temperature``, ``intercept`` and ``prevalence``), ``reliability`` (``raw``, ``calibrated``
+        and ``folds``, the number of folds of the cross-fit; the last two are None if only one scan has nodules) and
+        ``thresholds`` (the lists ``sensitivity`` and ``false_positives_per_scan``).
 
     Raises:
         LunaError: when a class is missing, or a probability is not between 0 and 1.
@@ -185,7 +186,7 @@ def calibration_summary(probability: ArrayLike, is_nodule: ArrayLike, seriesuid:
     except LunaError:
         pass
     points = operating_points(probability, target, scans)
-    # With a threshold below 0, every candidate is positive on any scale.
+    # With a threshold below 0 every candidate is positive, with or without calibration.
     on_calibrated_scale = calibration.apply(log_odds_of_probability(points["threshold"].clip(0)))
     points["calibrated_threshold"] = np.where(points["threshold"] < 0, points["threshold"], on_calibrated_scale)
     return {
@@ -199,38 +200,39 @@ def calibration_summary(probability: ArrayLike, is_nodule: ArrayLike, seriesuid:
 
 
 def operating_points(probability: ArrayLike, is_nodule: ArrayLike, scans: int) -> pd.DataFrame:
-    """Find the highest threshold for each sensitivity, and the lowest that keeps to each rate of false positives.
+    """Find the highest threshold for each sensitivity, and the lowest threshold for each false-positive rate.
 
     Args:
-        probability: of a nodule, from 0 to 1, shape (n,).
-        is_nodule: the class, 0 or 1, shape (n,); both occur.
-        scans: number of scans that the candidates come from.
+        probability: probability of a nodule, from 0 to 1, shape (n,).
+        is_nodule: class of each candidate, 0 or 1, shape (n,); both classes must occur.
+        scans: number of scans of the candidates.
 
     Returns:
         A row for each of ``SENSITIVITIES`` and of ``FALSE_POSITIVES_PER_SCAN``: ``kind`` (``sensitivity`` or
-        ``false_positives_per_scan``) and ``wanted``; ``threshold``, strictly above which a candidate is called a
-        nodule, as in the book; and ``sensitivity``, ``false_positives_per_scan`` and ``precision`` (NaN where no
-        candidate is called) of these candidates. A threshold lies in the middle between two probabilities that occur,
-        so that rounding elsewhere changes nothing; it is below 0 where even a probability of 0 must be called.
+        ``false_positives_per_scan``) and ``wanted``, the value to reach; ``threshold``, and the resulting
+        ``sensitivity``, ``false_positives_per_scan`` and ``precision`` (NaN without positive candidates). As in the
+        book, a candidate is positive if its probability is strictly above the threshold. A threshold is the midpoint
+        between two probabilities of candidates, so that rounding does not change the results. It is below 0 if
+        candidates with a probability of 0 must be positive.
     """
-    from sklearn.metrics import roc_curve  # prediction imports this module, and has no use for scikit-learn
+    from sklearn.metrics import roc_curve  # prediction imports this module, and does not need scikit-learn
 
     values, target = np.asarray(probability, dtype=float), np.asarray(is_nodule, dtype=bool)
     false_share, sensitivity, upper = roc_curve(target, values, drop_intermediate=False)
     true, false = np.rint(sensitivity * target.sum()), np.rint(false_share * (~target).sum())
-    # Row k calls the k highest of the different probabilities; the outer neighbors are 1 and 0, or below 0.
+    # In row k, candidates with the k highest distinct probabilities are positive. Thresholds range from 1 to 0 or -1.
     upper[0] = 1.0
     lower = np.append(upper[1:], 0.0 if upper[-1] > 0 else -1.0)
     middle = (lower + upper) / 2
     table = pd.DataFrame(
         {
-            "threshold": np.where(middle < upper, middle, lower),  # neighboring floating-point numbers have no middle
+            "threshold": np.where(middle < upper, middle, lower),  # neighboring floating-point numbers have no midpoint
             "sensitivity": sensitivity,
             "false_positives_per_scan": false / scans,
             "precision": pd.Series(true) / pd.Series(true + false),
         }
     )
-    # The small number keeps 0.9 of 10 nodules from becoming 10 of them by rounding.
+    # The tolerance is for rounding errors: 0.9 of 10 nodules must be 9 nodules, not 10.
     rows = [int(np.argmax(sensitivity >= wanted - 1e-9)) for wanted in SENSITIVITIES]
     rows += (np.searchsorted(false, np.multiply(FALSE_POSITIVES_PER_SCAN, scans) + 1e-9, side="right") - 1).tolist()
     kinds = ["sensitivity"] * len(SENSITIVITIES) + ["false_positives_per_scan"] * len(FALSE_POSITIVES_PER_SCAN)

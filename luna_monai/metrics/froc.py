@@ -3,14 +3,14 @@
 The rules are those of the challenge's official evaluation script (Setio et al. 2017,
 https://doi.org/10.1016/j.media.2017.06.015; https://luna16.grand-challenge.org/Evaluation/):
 
-* Per scan at most 100 candidates count. Where a submission has more, only those with a probability strictly above the
-  101st highest are kept, so ties at the limit leave fewer.
-* A candidate hits a finding when the squared distance of their centers is strictly below the squared radius. A finding
-  whose diameter is negative, as LUNA16 writes unknown ones, counts as 10 mm wide.
-* Of several candidates on one nodule the highest probability counts; the others are neither right nor wrong.
-* Candidates that hit no nodule but an excluded finding are ignored.
-* A nodule that no candidate hits stays in the denominator and can never be found.
-* False positives per scan divide by all scans of the evaluation, with or without candidates.
+* At most 100 candidates per scan count. If a submission has more, only those with a probability strictly above the
+  101st highest are kept, so ties at the limit leave fewer than 100.
+* A candidate hits a finding if the squared distance of their centers is strictly below the squared radius. A finding
+  with a negative diameter, which LUNA16 uses for unknown diameters, has a diameter of 10 mm.
+* If several candidates hit the same nodule, the highest probability counts; the other candidates are ignored.
+* Candidates that hit an excluded finding and no nodule are ignored.
+* A nodule that no candidate hits is a false negative at every threshold.
+* The number of false positives is divided by the number of all evaluated scans, with or without candidates.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from luna_monai.data import subset_of
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 
-#: False positives per scan at which LUNA16 reads the sensitivity; the CPM is the mean over them.
+#: False positives per scan at which LUNA16 measures the sensitivity. The CPM is the mean of these sensitivities.
 FALSE_POSITIVES_PER_SCAN = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 MAX_BOOTSTRAP = 100_000
-#: Share of the bootstrap samples inside the interval.
+#: Fraction of the bootstrap samples inside the interval.
 CONFIDENCE = 0.95
 
 MAX_CANDIDATES_PER_SCAN = 100
@@ -46,11 +46,11 @@ class FindingMatches(NamedTuple):
 
     Attributes:
         nodules: the annotated nodules of the evaluated scans: ``seriesuid``, ``coordX``, ``coordY``, ``coordZ``
-            (world, LPS, mm), ``diameter_mm`` and ``probability``, the highest of the candidates that hit it, NaN
-            where none does.
-        candidates: the candidates that the cap leaves: ``seriesuid``, coordinates, ``probability`` and ``outcome``,
-            one of ``hit``, ``excluded`` and ``false_positive``; the index is that of the submission.
-        double_detections: candidates on a nodule beyond the first, summed over nodules.
+            (world, LPS, mm), ``diameter_mm`` and ``probability``, the highest of the candidates that hit the nodule,
+            or NaN if none does.
+        candidates: the candidates within the limit per scan: ``seriesuid``, coordinates, ``probability`` and
+            ``outcome``, one of ``hit``, ``excluded`` and ``false_positive``; the index is that of the submission.
+        double_detections: number of candidates on a nodule beyond the first, summed over nodules.
     """
 
     nodules: pd.DataFrame
@@ -63,17 +63,17 @@ class FrocResult:
     """LUNA16's evaluation of one submission.
 
     Attributes:
-        counts: ``scans`` evaluated; ``total_number_of_nodules`` in them; ``total_number_of_candidates`` that the cap
-            leaves; ``true_positives`` and ``false_negatives``, nodules that a candidate hits at any probability, or
-            none; ``false_positives``, candidates that hit no finding at all;
-            ``ignored_candidates_on_excluded_findings``; ``ignored_double_detections`` on a nodule already hit.
+        counts: ``scans``, evaluated scans; ``total_number_of_nodules`` in them; ``total_number_of_candidates`` within
+            the limit per scan; ``true_positives``, nodules that at least one candidate hits, and ``false_negatives``,
+            all other nodules; ``false_positives``, candidates that hit no finding;
+            ``ignored_candidates_on_excluded_findings``; and ``ignored_double_detections`` on a nodule.
         sensitivity: at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan, shape (7,); NaN without nodules.
-        cpm: their mean, LUNA16's score.
-        curve: the corners of the FROC curve, from 0 upwards: ``false_positives_per_scan``, ``sensitivity`` and
-            ``threshold``, the lowest probability that still counts there; the first is infinite.
-        interval: when asked for, from bootstrap samples of scans, drawn with replacement: ``mean``, and ``lower`` and
-            ``upper`` end of the 95 % interval, of the sensitivity at each of the seven rates and, in row ``cpm``, of
-            the CPM.
+        cpm: mean of these sensitivities, LUNA16's score.
+        curve: the corners of the FROC curve, in increasing order: ``false_positives_per_scan``, ``sensitivity`` and
+            ``threshold``, the lowest probability that is positive; the first is infinite.
+        interval: ``mean``, ``lower`` and ``upper`` end of the 95 % interval over bootstrap samples of scans, drawn with
+            replacement, with a row for the sensitivity at each of the seven rates and a row ``cpm``; None if it was
+            not requested.
         samples: number of bootstrap samples.
     """
 
@@ -91,11 +91,11 @@ class FrocResult:
 
     @property
     def nodules(self) -> int:
-        """Number of annotated nodules in them."""
+        """Number of annotated nodules in the evaluated scans."""
         return self.counts["total_number_of_nodules"]
 
     def summary(self) -> str:
-        """Say in words how many nodules are found at which rate of false positives."""
+        """Return one line with the sensitivity at 1 and 4 false positives per scan and the CPM."""
         if not self.nodules:
             return f"no annotated nodule in {self.scans} scans"
         at_1, at_4 = (self.sensitivity[FALSE_POSITIVES_PER_SCAN.index(rate)] for rate in (1, 4))
@@ -108,7 +108,7 @@ class FrocResult:
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """Return all but the single candidates for :func:`luna_monai.files.write_json`."""
+        """Return the result as content for :func:`luna_monai.files.write_json`."""
         result = {
             **self.counts,
             "average_number_of_candidates_per_scan": self.counts["total_number_of_candidates"] / self.scans,
@@ -125,21 +125,21 @@ class FrocResult:
 
 
 def check_bootstrap(samples: int) -> None:
-    """Refuse a number of bootstrap samples that is negative or does not fit into memory."""
+    """Raise a :class:`LunaError` if a number of bootstrap samples is negative or would not fit into memory."""
     if not 0 <= samples <= MAX_BOOTSTRAP:
         raise LunaError(f"bootstrap samples must be between 0 and {MAX_BOOTSTRAP:,}, found {samples:,}")
 
 
 def evaluated_scans(validated: Iterable[str], trained: Iterable[str], scans: Mapping[str, Path]) -> list[str]:
-    """List the scans of an evaluation, those without candidates included.
+    """List the scans of an evaluation, including those without candidates.
 
     Args:
         validated: series UIDs of the validation candidates.
         trained: series UIDs of all other candidates.
-        scans: the CT of each series on disk.
+        scans: the CT files on disk, by series UID.
 
     Returns:
-        The validated scans, and of the same LUNA16 subsets those that have no candidate at all; sorted.
+        The series UIDs of validated scans, and of scans without any candidate in the same LUNA16 subsets, sorted.
     """
     chosen = set(validated)
     subsets = {subset_of(scans[uid]) for uid in chosen if uid in scans}
@@ -159,17 +159,17 @@ def evaluate_froc(
 
     Args:
         submission: ``seriesuid``, ``coordX``, ``coordY``, ``coordZ`` (world, LPS, mm) and ``probability``.
-        annotations: the nodules to be found: ``seriesuid``, coordinates and ``diameter_mm``. Those of scans that are
-            not in ``seriesuids`` do not count.
-        excluded: findings that are neither right nor wrong, in the same form; None for none.
-        seriesuids: the scans that are evaluated.
+        annotations: the nodules: ``seriesuid``, coordinates and ``diameter_mm``. Nodules of scans that are not in
+            ``seriesuids`` are ignored.
+        excluded: findings on which candidates are ignored, with the same columns; None for no such findings.
+        seriesuids: the scans to evaluate.
         bootstrap: number of bootstrap samples of scans; 0 for no interval.
 
     Returns:
         Counts, sensitivities, CPM, curve and interval.
 
     Raises:
-        LunaError: when a probability is undefined or outside 0..1, a candidate's scan is not in ``seriesuids``, or
+        LunaError: when a probability is NaN or outside [0, 1], the scan of a candidate is not in ``seriesuids``, or
             more than 100,000 bootstrap samples are requested.
     """
     check_bootstrap(bootstrap)
@@ -179,7 +179,7 @@ def evaluate_froc(
     found, wrong = matches.nodules.dropna(subset="probability"), matches.candidates[outcomes == "false_positive"]
     nodules_of_scan = matches.nodules["seriesuid"].value_counts().reindex(uids, fill_value=0).to_numpy()
 
-    # What happens from the highest probability down; equal probabilities enter the curve together.
+    # Found nodules and false positives by descending probability; equal probabilities are one step of the curve.
     probability = np.concatenate([found["probability"], wrong["probability"]]).astype(float)
     order = np.argsort(-probability, kind="stable")
     probability, is_nodule = probability[order], order < len(found)
@@ -187,7 +187,7 @@ def evaluate_froc(
     ends = np.flatnonzero(np.diff(probability, append=-1))
 
     def counts(weights: _FloatArray) -> tuple[_FloatArray, _FloatArray]:
-        """Count false positives and found nodules from each threshold on, beginning with none; scans have weights."""
+        """Count false positives and found nodules at each threshold, from the highest on, with weighted scans."""
         each = (np.cumsum(np.where(mask, weights[scan], 0.0))[ends] for mask in (~is_nodule, is_nodule))
         false_positives, hits = (np.insert(values, 0, 0.0) for values in each)
         return false_positives, hits
@@ -217,7 +217,7 @@ def evaluate_froc(
 def _corners(
     false_positives: _FloatArray, found: _FloatArray, threshold: _FloatArray, scans: int, nodules: int
 ) -> pd.DataFrame:
-    """Keep the points of a curve between which it runs straight along an axis, or in one tied step."""
+    """Keep the corners of a curve, and drop the points between them on horizontal and vertical lines."""
     right, up = np.diff(false_positives) > 0, np.diff(found) > 0
     turns = (up[:-1] & right[1:]) | (right[:-1] & up[1:])
     columns = {
@@ -232,26 +232,26 @@ def _bootstrap(sensitivity_of: Callable[[_FloatArray], _FloatArray], scans: int,
     generator = np.random.default_rng(0)
     drawn = (np.bincount(generator.integers(scans, size=scans), minlength=scans) for _ in range(samples))
     table = pd.DataFrame([sensitivity_of(weights.astype(float)) for weights in drawn], columns=FALSE_POSITIVES_PER_SCAN)
-    # Samples without any scan that has a nodule leave the sensitivity undefined.
+    # The sensitivity is undefined in samples in which no scan has a nodule.
     table = table.dropna().assign(cpm=lambda values: values.mean(axis=1))
     lower, upper = (table.quantile(0.5 + side * CONFIDENCE / 2) for side in (-1, 1))
     return pd.DataFrame({"mean": table.mean(), "lower": lower, "upper": upper})
 
 
 def rate_name(rate: float) -> str:
-    """Write a rate of false positives as LUNA16 does: ``1/8``, ``4``."""
+    """Format a false-positive rate as LUNA16 does: ``1/8``, ``4``."""
     return f"{rate:g}" if rate >= 1 else f"1/{1 / rate:g}"
 
 
 def match_findings(
     submission: pd.DataFrame, annotations: pd.DataFrame, excluded: pd.DataFrame | None, seriesuids: Sequence[str]
 ) -> FindingMatches:
-    """Cap the candidates of each scan and match them to nodules and excluded findings, as LUNA16 does.
+    """Limit the candidates of each scan, and match them to nodules and excluded findings, as LUNA16 does.
 
     Arguments and errors are those of :func:`evaluate_froc`.
 
     Returns:
-        Candidates with their outcome and nodules with their highest probability.
+        Candidates with their outcome, and nodules with their highest probability.
     """
     wrong = ~(submission["seriesuid"].isin(seriesuids) & submission["probability"].between(0, 1))
     if wrong.any():
@@ -259,7 +259,7 @@ def match_findings(
         uid, value = submission[["seriesuid", "probability"]].iloc[number]
         rule = f"expected a probability from 0 to 1 in one of the {len(seriesuids)} scans to evaluate"
         raise LunaError(f"{rule}, found {value} in {uid} in data row {number + 1} ({wrong.sum():,} such rows)")
-    # The number of candidates at least as probable is that of the cap at most.
+    # The rank is the number of candidates that are at least as probable.
     rank = submission.groupby("seriesuid")["probability"].rank(ascending=False, method="max")
     kept = submission.loc[rank <= MAX_CANDIDATES_PER_SCAN, ["seriesuid", *COORDINATES, "probability"]]
     points, probability = kept[COORDINATES].to_numpy(dtype=float), kept["probability"].to_numpy(dtype=float)
@@ -267,7 +267,7 @@ def match_findings(
     outcome = np.full(len(kept), "false_positive", dtype=object)
     best = np.full(len(annotations), np.nan)
     double_detections = 0
-    # Nodules come last: a nodule outranks an excluded finding at the same place.
+    # Nodules come last, because a nodule takes precedence over an excluded finding at the same position.
     for name, findings in (("excluded", annotations.iloc[:0] if excluded is None else excluded), ("hit", annotations)):
         for seriesuid, own in findings.groupby("seriesuid").indices.items():
             here = np.asarray(candidates.get(seriesuid, []), dtype=int)

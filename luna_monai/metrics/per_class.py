@@ -1,4 +1,4 @@
-"""The book's metrics by class (chapters 11.6 and 12.4), and the two areas under curves."""
+"""The book's metrics per class (chapters 11.6 and 12.4), and the areas under the ROC and precision-recall curves."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-#: What chapter 11 logs.
+#: Metrics that chapter 11 logs.
 BOOK_METRICS = ("loss/all", "loss/neg", "loss/pos", "correct/all", "correct/neg", "correct/pos")
 
-#: Where to find how good the ranking and the decisions are.
+#: Metrics of the decisions and of the ranking.
 RANKING_METRICS = ("pr/precision", "pr/recall", "pr/f1_score", "roc_auc", "average_precision")
 
-#: Numbers of samples, which console lines show beside percentages.
+#: Numbers of samples, which console lines show next to percentages.
 COUNTS = ("count/neg", "count/pos", "correct_count/neg", "correct_count/pos")
 
-#: Everything that :func:`per_class_metrics` returns, in this order.
+#: All metrics that :func:`per_class_metrics` returns, in this order.
 METRIC_NAMES = BOOK_METRICS + RANKING_METRICS + COUNTS
 
 
@@ -23,18 +23,18 @@ def per_class_metrics(label: Any, probability: Any, loss: Any, threshold: float 
     """Compute losses, percentages of correct decisions and ranking metrics of a set of samples.
 
     Args:
-        label: (N,) class of each sample, 0 or 1; anything that ``numpy.asarray`` takes.
+        label: (N,) class of each sample, 0 or 1; anything that ``numpy.asarray`` accepts.
         probability: (N,) probability of class 1.
         loss: (N,) loss of each sample.
-        threshold: a probability above it is a decision for class 1; one equal to it is not, as in the book.
+        threshold: a sample is positive if its probability is strictly above this value, as in the book.
 
     Returns:
         The values of ``METRIC_NAMES``: mean losses, percentages (0 to 100), precision, recall and F1 of class 1, areas
-        under the ROC and the precision-recall curve (0 to 1), and counts. What is undefined is NaN: means and
-        percentages of a class without samples, precision when nothing is called positive, and areas when a class is
-        absent or a probability is not finite.
+        under the ROC and the precision-recall curve (0 to 1), and counts. Undefined values are NaN: means and
+        percentages of a class without samples, precision without positive samples, and areas if a class is missing or
+        a probability is not finite.
     """
-    # Prediction imports this module, and has no use for scikit-learn.
+    # Imported here, because prediction imports this module and does not need scikit-learn.
     from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
     probability, loss = np.asarray(probability, dtype=float), np.asarray(loss, dtype=float)

@@ -1,4 +1,4 @@
-"""The network."""
+"""The network, its weights and its exports."""
 
 from luna_monai.networks.luna_model import BookLunaModel, LunaBlock, LunaModel
 from luna_monai.networks.weights import check_network, load_network, load_weights, with_weights

@@ -1,4 +1,4 @@
-"""Exporting the network to TorchScript and ONNX, and comparing the result with the network itself."""
+"""Export of networks to TorchScript and ONNX, and comparison of the result with the original network."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from luna_monai.extras import import_extra
 from luna_monai.networks.weights import CANDIDATE_SHAPE
 from luna_monai.share import bundle_dir
 
-#: Largest difference between an export and the network itself, in probability. Two orders of summation in float32
-#: differ by about as much.
+#: Largest accepted difference in probability between an export and the original network. Different orders of summation
+#: in float32 cause differences of about this size.
 TOLERANCE = 1e-5
 
-#: Formats, and the suffix of their files.
+#: File suffixes, by format.
 FORMATS = {"torchscript": ".ts", "onnx": ".onnx"}
 
 
 def export_network(network: torch.nn.Module, form: str, path: str | Path, metadata: Mapping[str, Any]) -> None:
-    """Write a network in the form of another runtime, for batches of any size.
+    """Write a network in the format of another runtime, for batches of any size.
 
     A TorchScript file has the layout of ``monai.bundle ckpt_export``: ``NAME/extra/metadata.json`` and
     ``NAME/extra/inference.json`` inside ``NAME.ts``, which ``monai.bundle.load_bundle_config`` and MONAI Deploy read.
-    (``ckpt_export`` itself takes the weights and the network from files, not the network that is compared later.)
+    ``ckpt_export`` itself is not used, because it reads the network from files.
 
     Args:
         network: takes candidates, float32 (N, 1, 32, 48, 48), and returns logits (N, 2).
-        form: one of ``FORMATS``.
-        path: the file, with the suffix of its form.
-        metadata: content for ``json.dumps`` that is stored inside the file; the bundle's ``metadata.json``.
+        form: the format, one of ``FORMATS``.
+        path: the file, with the suffix of its format.
+        metadata: content for ``json.dumps`` to store inside the file, such as the bundle's ``metadata.json``.
 
     Raises:
-        LunaError: when a package that is needed is not installed.
-        KeyError: for another form.
+        LunaError: when a required package is not installed.
+        KeyError: when the format is unknown.
     """
     {"torchscript": _export_torchscript, "onnx": _export_onnx}[form](network.eval(), Path(path), metadata)
 
@@ -49,7 +49,7 @@ def _export_torchscript(network: torch.nn.Module, path: Path, metadata: Mapping[
     from monai.networks import convert_to_torchscript
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".torch.jit.* is deprecated", DeprecationWarning)  # still the zoo's form
+        warnings.filterwarnings("ignore", ".torch.jit.* is deprecated", DeprecationWarning)  # the Model Zoo uses it
         script = convert_to_torchscript(network)
     inference = ConfigParser.load_config_file(bundle_dir() / "configs" / "inference.yaml")
     extra_files = {"inference.json": json.dumps(inference).encode()}
@@ -63,11 +63,11 @@ def _export_onnx(network: torch.nn.Module, path: Path, metadata: Mapping[str, An
     onnx = import_extra("onnx", "export")
     import_extra("onnxscript", "export")
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # every step of an export, and operators of torchvision that are not used
+    logging.disable(logging.WARNING)  # messages about each step, and about unused operators of torchvision
     try:
         # Not MONAI's convert_to_onnx, which optimizes further where polygraphy is installed.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch.export about torch's own trees
+            warnings.simplefilter("ignore", FutureWarning)  # of torch.export, about code of torch
             program = torch.onnx.export(
                 network,
                 (torch.zeros(2, *CANDIDATE_SHAPE),),
@@ -91,12 +91,12 @@ def largest_differences(
     """Compare the outputs of two networks.
 
     Args:
-        network: the network itself.
-        exported: the other one.
+        network: the original network.
+        exported: the exported network.
         images: candidates, float32 (N, 1, 32, 48, 48).
 
     Returns:
-        The largest difference in probability, and that in logits.
+        The largest absolute difference in probability, and the largest absolute difference in logits.
     """
     batches = [batch.to(memory_format=torch.channels_last_3d) for batch in images.split(32)]
     with torch.inference_mode():

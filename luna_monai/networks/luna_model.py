@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-_COUNTABLE = 2**31 - 1  # elements of a tensor: many GPU kernels and cuDNN index with 32 bits
+_MAX_ELEMENTS = 2**31 - 1  # of a tensor, because many GPU kernels and cuDNN use indices of 32 bits
 
 
 class LunaBlock(nn.Module):
@@ -34,7 +34,7 @@ class LunaBlock(nn.Module):
 
 
 class LunaModel(nn.Module):
-    """Nodule or not, for candidates of 32 x 48 x 48 voxels: the book's network, parameter names and initialization.
+    """The book's network for candidates of 32 x 48 x 48 voxels, with its parameter names and initialization.
 
     ``forward`` returns logits alone, because MONAI's engines, inferers and bundle commands expect one tensor;
     :class:`BookLunaModel` returns the book's pair. One ``state_dict`` serves both, and the book's published ``.state``
@@ -42,12 +42,13 @@ class LunaModel(nn.Module):
 
     Args:
         in_channels: channels of a candidate; 1 for CT.
-        conv_channels: channels of the first block; each of the following three has twice those of the one before it.
-        split_size: on a CPU, the largest number of candidates that go through the convolutions together, so that the
-            output of one layer is still in the processor's cache for the next. Results equal those of the whole batch
-            up to rounding, because ``tail_batchnorm`` normalizes all of it. Batches stay whole when None, in exports,
-            in evaluation with gradients, where :class:`monai.visualize.GradCAM` hooks the layers, and on GPUs as long
-            as no output of a layer has more than 2^31 elements: with 8 channels, up to 3,640 candidates.
+        conv_channels: channels of the first block; each of the three following blocks has twice as many.
+        split_size: on a CPU, the largest number of candidates that pass through the convolutions together, so that the
+            outputs of layers stay in the processor's cache. Results equal those of the whole batch up to rounding,
+            because ``tail_batchnorm`` normalizes the whole batch. Batches are not split if this is None, in exports,
+            and in evaluation with gradients, because :class:`monai.visualize.GradCAM` hooks the layers. On GPUs,
+            batches are split only if the output of a layer would have more than 2^31 elements: with 8 channels, from
+            3,641 candidates on.
 
     Reference:
         Stevens, Antiga, Viehmann: *Deep Learning with PyTorch* (Manning, 2020), chapter 11.4.
@@ -71,16 +72,16 @@ class LunaModel(nn.Module):
                 if module.bias is not None:
                     _, fan_out = nn.init._calculate_fan_in_and_fan_out(module.weight)
                     bound = 1 / math.sqrt(fan_out)
-                    # The book's quirk, kept: it passes what reads like the ends of a uniform distribution to
-                    # normal_(), so biases come from a normal distribution of mean -bound and deviation bound.
+                    # As in the book, which passes the limits of a uniform distribution to normal_(): biases are drawn
+                    # from a normal distribution with mean -bound and standard deviation bound.
                     nn.init.normal_(module.bias, -bound, bound)
 
     def forward(self, input_batch: torch.Tensor) -> torch.Tensor:
         """Classify candidates.
 
         Args:
-            input_batch: (N, in_channels, 32, 48, 48), float, in HU clipped to [-1000, 1000]; ``tail_batchnorm`` does
-                the scaling.
+            input_batch: (N, in_channels, 32, 48, 48), float, in HU clipped to [-1000, 1000]; ``tail_batchnorm``
+                normalizes the values.
 
         Returns:
             Logits (N, 2): not a nodule, nodule.
@@ -98,9 +99,9 @@ class LunaModel(nn.Module):
             return 1
         if batch.device.type != "cpu":
             candidate = math.prod(batch.shape[2:]) * self.block1.conv1.out_channels
-            return math.ceil(len(batch) / (_COUNTABLE // candidate))
-        looked_at = not self.training and torch.is_grad_enabled()
-        if self.split_size is None or torch.compiler.is_compiling() or looked_at:
+            return math.ceil(len(batch) / (_MAX_ELEMENTS // candidate))
+        with_gradients = not self.training and torch.is_grad_enabled()
+        if self.split_size is None or torch.compiler.is_compiling() or with_gradients:
             return 1
         return math.ceil(len(batch) / self.split_size)
 

@@ -1,4 +1,4 @@
-"""Networks from files: weights of ours, of a run's checkpoint or of the book, and exports (TorchScript, ONNX)."""
+"""Reading of networks from files: weights of this package or of the book, and exports (TorchScript, ONNX)."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
         The ``state_dict``, on the CPU.
 
     Raises:
-        LunaError: when there is no such file, it is damaged, or holds something else than finite real numbers.
+        LunaError: when the file does not exist, is damaged, or contains anything but finite real numbers.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds
+    except Exception as error:  # torch.load raises many types
         raise LunaError(f"{path}: cannot be read as weights ({reason_of(error)}); {_FORMS}") from None
     for name in ("model_state", "state", "network"):  # of the book; of a checkpoint
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
@@ -61,7 +61,7 @@ def with_weights(network: torch.nn.Module, path: str | Path | None) -> torch.nn.
         The same network.
 
     Raises:
-        LunaError: as :func:`load_weights`, and when the weights are those of another network.
+        LunaError: as in :func:`load_weights`, and when the weights are those of another network.
     """
     if path is None:
         return network
@@ -77,27 +77,27 @@ def with_weights(network: torch.nn.Module, path: str | Path | None) -> torch.nn.
 
 
 def check_network(network: torch.nn.Module, spatial_size: Sequence[int], device: str | torch.device) -> torch.nn.Module:
-    """Move a network to where it runs, laid out for 3D convolutions, and try it with one empty crop.
+    """Move a network to its device, set its memory format for 3D convolutions, and test it with a crop of zeros.
 
     Args:
-        network: any that is for candidates.
-        spatial_size: voxels of a candidate, z, y, x.
-        device: where the network runs.
+        network: a network that classifies candidates.
+        spatial_size: size of a candidate in voxels, (z, y, x).
+        device: the device on which the network runs.
 
     Returns:
         The same network.
 
     Raises:
-        LunaError: when it cannot take such a crop, or does not give two logits.
+        LunaError: when the network cannot process such a crop, or does not return two logits.
     """
     name, size = f"network_def: {type(network).__name__}", " x ".join(map(str, spatial_size))
     training = network.training
-    network.to(device)  # a device that is not there is no fault of the network
+    network.to(device)  # outside of the try block: a missing device is not an error of the network
     try:
         network.to(memory_format=torch.channels_last_3d).eval()  # type: ignore[call-overload] # not in its stubs
         with torch.inference_mode():
             shape = tuple(network(torch.zeros(1, 1, *spatial_size, device=device)).shape)
-    except Exception as error:  # whatever a network and its device raise
+    except Exception as error:  # networks and devices raise many types
         raise LunaError(f"{name} cannot classify candidates of {size} voxels ({reason_of(error)})") from error
     if shape != (1, 2):
         raise LunaError(f"{name} must give 2 logits for a candidate, found shape {shape}")
@@ -105,10 +105,10 @@ def check_network(network: torch.nn.Module, spatial_size: Sequence[int], device:
 
 
 class OnnxNetwork(torch.nn.Module):
-    """A network in an ONNX file, run by ONNX Runtime on the CPU, on as many threads as PyTorch uses.
+    """A network in an ONNX file. ONNX Runtime runs it on the CPU, with as many threads as PyTorch uses.
 
     Args:
-        path: the file; weights are inside it.
+        path: the file, which includes the weights.
 
     Raises:
         LunaError: when ONNX Runtime is not installed.
@@ -119,7 +119,7 @@ class OnnxNetwork(torch.nn.Module):
         onnxruntime = import_extra("onnxruntime", "export")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 4  # errors are raised too
+        options.log_severity_level = 4  # errors are raised anyway
         self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self.input_name = self.session.get_inputs()[0].name
 
@@ -129,8 +129,8 @@ class OnnxNetwork(torch.nn.Module):
         return torch.from_numpy(logits).to(input_batch.device)
 
 
-class _InParts(torch.nn.Module):
-    """On a CPU, a few candidates at a time, whose activations fit its cache: twice as fast, as in LunaModel."""
+class _SplitBatches(torch.nn.Module):
+    """On a CPU, run a few candidates at a time, so that activations fit into its cache: twice as fast."""
 
     def __init__(self, network: torch.nn.Module, split_size: int = 4) -> None:
         super().__init__()
@@ -145,10 +145,11 @@ class _InParts(torch.nn.Module):
 class FlipAverage(torch.nn.Module):
     """The mean of a network's logits over the eight flips of each candidate.
 
-    A nodule is one whichever way it is seen. The mean is less noisy than a single pass, and takes eight times as long.
+    A flip does not change the class of a candidate. The mean is less noisy than a single pass, and takes eight times
+    as long.
 
     Args:
-        network: takes (N, 1, 32, 48, 48), gives logits (N, 2).
+        network: takes (N, 1, 32, 48, 48) and returns logits (N, 2).
     """
 
     def __init__(self, network: torch.nn.Module) -> None:
@@ -162,20 +163,21 @@ class FlipAverage(torch.nn.Module):
 
 
 def load_network(path: str | Path, network_def: torch.nn.Module, flips: bool = False) -> torch.nn.Module:
-    """Read a network for inference: weights, or an export by ``luna-monai export`` or ``monai.bundle``.
+    """Load a network for inference from weights, or from an export of ``luna-monai export`` or ``monai.bundle``.
 
     Args:
         path: ``.ts`` (TorchScript), ``.onnx``, or weights, see :func:`~luna_monai.networks.load_weights`. A TorchScript
-            file is a program: load it only from sources whose programs you would run.
-        network_def: takes the weights; not used for exports.
-        flips: average over the eight flips of each candidate, see :class:`FlipAverage`.
+            file is a program: load it only from sources that you trust.
+        network_def: the network for the weights; not used for exports.
+        flips: average the logits over the eight flips of each candidate, see :class:`FlipAverage`.
 
     Returns:
-        The network, in evaluation mode: candidates, float32 (N, 1, 32, 48, 48), in HU, to logits (N, 2).
+        The network in evaluation mode. It takes candidates, float32 (N, 1, 32, 48, 48), in HU, and returns logits
+        (N, 2).
 
     Raises:
-        LunaError: when there is no such file, it is damaged, it needs a package that is not installed, or it holds a
-            network for something else.
+        LunaError: when the file does not exist, is damaged, needs a package that is not installed, or contains a
+            network for other inputs.
     """
     path = Path(path)
     network = _open_export(path) if path.suffix.lower() in (".ts", ".onnx") else with_weights(network_def, path)
@@ -189,22 +191,21 @@ def _open_export(path: Path) -> torch.nn.Module:
         import_extra("onnxruntime", "export")
     try:
         opened: Any = OnnxNetwork(path) if suffix == ".onnx" else torch.jit.load(path, map_location="cpu")
-        return check_network(_InParts(opened).eval(), CANDIDATE_SHAPE[1:], "cpu")
-    except Exception as error:  # each runtime has exceptions of its own
+        return check_network(_SplitBatches(opened).eval(), CANDIDATE_SHAPE[1:], "cpu")
+    except Exception as error:  # each runtime raises its own types
         form = "damaged, or not a network for candidates of 32 x 48 x 48 voxels"
         raise LunaError(f"{path}: {form} ({reason_of(error)})") from None
 
 
 def exported_metadata(path: str | Path) -> dict[str, Any]:
-    """Read the metadata that ``luna-monai export`` has stored inside a file.
+    """Read the metadata that ``luna-monai export`` stores inside a file. They are not verified.
 
     Args:
-        path: the file. Nothing else confirms what it says.
+        path: the file.
 
     Returns:
         The bundle's ``metadata.json``, and ``weights_sha256`` of the weights that were exported; empty for a file of
-        weights, and for an export by others.
-
+        weights, and for an export by another program.
     """
     path = Path(path)
     try:
@@ -213,5 +214,5 @@ def exported_metadata(path: str | Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             (name,) = (name for name in archive.namelist() if name.endswith("/extra/metadata.json"))
             return dict(json.loads(archive.read(name)))
-    except Exception:  # weights, or an export by others
+    except Exception:  # weights, or an export by another program
         return {}

@@ -1,4 +1,4 @@
-"""A synthetic LUNA16: thoraces with vessels, nodules and what looks like nodules."""
+"""Synthetic LUNA16 datasets: CTs of the thorax with vessels, nodules and structures that look like nodules."""
 
 from luna_monai.synthetic.dataset import write_dataset
 

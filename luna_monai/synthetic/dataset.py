@@ -26,7 +26,7 @@ from luna_monai.synthetic.scan import ScanOptions, SyntheticScan, generate_scan
 logger = logging.getLogger(__name__)
 
 _Written: TypeAlias = tuple[str, SyntheticScan]
-# Smallest and largest value, and the unit, of each argument. A million candidates of a scan are 150 GB to cache.
+# Smallest value, largest value and unit of each argument. The cache of a million candidates would take 150 GB.
 _RANGES: dict[str, tuple[float, float, str]] = {
     "scans": (1, math.inf, ""),
     "whole_thoraxes": (0, math.inf, ""),
@@ -38,7 +38,7 @@ _RANGES: dict[str, tuple[float, float, str]] = {
     "slices": (40, 1000, " voxels"),
 }
 _MEAN_SLICES = 230
-# LUNA16 shows whole thoraxes, which have room for more candidates than a part of one lung.
+# Factor for scans of a whole thorax, which has space for more candidates than a part of a lung.
 _WHOLE_THORAX_CANDIDATES = 3
 _LOG_INTERVAL_SECONDS = 10.0
 
@@ -57,25 +57,25 @@ def write_dataset(
 ) -> Path:
     """Write synthetic chest CTs as a LUNA16 dataset folder.
 
-    The folder holds ``subset0`` … with ``UID.mhd`` and ``UID.raw`` (scans take turns over two to ten subsets, two or
-    more in each if there are enough), ``annotations.csv``, ``annotations_excluded.csv``, ``candidates.csv`` and
-    ``seriesuids.csv``. A scan gets its name when it is complete, and the tables are written last: a folder that has
-    them is whole.
+    The folder contains ``subset0`` … with ``UID.mhd`` and ``UID.raw``, and ``annotations.csv``,
+    ``annotations_excluded.csv``, ``candidates.csv`` and ``seriesuids.csv``. Scans are distributed over two to ten
+    subsets, with at least two scans per subset if there are enough. Files get their names when they are complete, and
+    the tables are written last, so a folder with tables is complete.
 
-    Voxel spacing, position and direction are distributed as in LUNA16. With fewer than 400 voxels in-plane the scan is
-    a targeted reconstruction: the same spacing, but only a part of one lung and what surrounds it.
+    Voxel spacing, position and direction are distributed as in LUNA16. With fewer than 400 voxels in-plane, a scan is
+    a targeted reconstruction: it has the same spacing, but shows only a part of one lung and its surroundings.
 
     Args:
-        path: the folder to write; made if missing, and empty otherwise.
-        scans: how many scans.
-        candidates_per_scan: rows of ``candidates.csv`` a scan; LUNA16 has about 620.
-        nodules_per_scan: mean number of annotated nodules; LUNA16 has 1.34 (1,186 in 888 scans).
-        seed: decides everything: the same arguments give the same bytes, whatever the number of workers.
-        workers: processes that generate scans; 0 for none but this one.
-        in_plane: voxels along x and along y, 64 to 512.
-        slices: voxels along z, 40 to 1000; as many as the whole thorax needs when None.
-        whole_thoraxes: how many of the scans, the last ones, show the whole thorax, whatever ``in_plane`` and
-            ``slices`` say, each with three times the candidates.
+        path: the folder to write; created if it is missing. An existing folder must be empty.
+        scans: number of scans.
+        candidates_per_scan: number of rows in ``candidates.csv`` per scan; LUNA16 has about 620.
+        nodules_per_scan: mean number of annotated nodules per scan; LUNA16 has 1.34 (1,186 in 888 scans).
+        seed: random seed. The same arguments produce the same bytes, for any number of workers.
+        workers: number of processes that generate scans; 0 works in this process.
+        in_plane: number of voxels along x and along y, 64 to 512.
+        slices: number of voxels along z, 40 to 1000. None covers the whole thorax.
+        whole_thoraxes: number of scans that show the whole thorax. These are the last scans; they ignore ``in_plane``
+            and ``slices``, and have three times as many candidates.
 
     Returns:
         The folder.
@@ -96,7 +96,7 @@ def write_dataset(
     counts = {part: scans - whole_thoraxes, whole: whole_thoraxes}
     _prepare_folder(path, sum(n * 2 * it.in_plane**2 * (it.slices or _MEAN_SLICES) for it, n in counts.items()))
     options = [option for option, count in counts.items() for _ in range(count)]
-    subsets = min(10, max(2, scans // 2))  # one to validate on and one to train on at least
+    subsets = min(10, max(2, scans // 2))  # at least one for validation and one for training
     folders = [path / f"subset{number % subsets}" for number in range(scans)]
     seeds = np.random.SeedSequence(seed).spawn(scans)
     began = reported = time.monotonic()
@@ -117,7 +117,7 @@ def write_dataset(
 
 
 def _prepare_folder(path: Path, size: int) -> None:
-    """Make the folder and check that it is empty and that ``size`` bytes fit."""
+    """Create the folder, and check that it is empty and that its disk has ``size`` bytes free."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         found = sorted(entry.name for entry in path.iterdir())
@@ -134,11 +134,11 @@ def _prepare_folder(path: Path, size: int) -> None:
 
 
 def _results(options: list[ScanOptions], folders: list[Path], seeds: list[Any], workers: int) -> Iterator[_Written]:
-    """Write all scans and yield each one's name and content, without its voxels, in order."""
+    """Write all scans, and yield the series UID and the scan without voxels, in order."""
     if workers == 0:
         yield from map(_write_scan, options, folders, seeds)
         return
-    # Forking a process that has loaded torch, with its threads, can hang. Ctrl-C is left to the parent process.
+    # Spawn, because forking a process with the threads of torch can hang. The parent process handles Ctrl-C.
     executor = ProcessPoolExecutor(
         min(workers, len(folders)),
         mp_context=multiprocessing.get_context("spawn"),
@@ -159,10 +159,10 @@ def _results(options: list[ScanOptions], folders: list[Path], seeds: list[Any], 
 def _write_scan(options: ScanOptions, folder: Path, seed: np.random.SeedSequence) -> _Written:
     """Generate one scan and write its two files."""
     uid_seed, scan_seed = seed.spawn(2)
-    # A UUID below the root 2.25 is a valid DICOM UID that needs no registration (DICOM PS3.5, annex B.2).
+    # A UUID with the root 2.25 is a valid DICOM UID that needs no registration (DICOM PS3.5, annex B.2).
     seriesuid = f"2.25.{uuid.UUID(bytes=uid_seed.generate_state(4).tobytes(), version=4).int}"
     scan = generate_scan(scan_seed, options)
-    # The header comes last: a header on disk has its voxels.
+    # The header is written last, so that each header on disk has its voxels.
     write_bytes(folder / f"{seriesuid}.raw", np.ascontiguousarray(scan.voxels, dtype="<i2").data)
     write_bytes(folder / f"{seriesuid}.mhd", format_header(scan, f"{seriesuid}.raw").encode())
     return seriesuid, dataclasses.replace(scan, voxels=scan.voxels[:0])
@@ -180,7 +180,7 @@ def format_header(scan: SyntheticScan, data_file: str) -> str:
         "TransformMatrix": f"{x} 0 0 0 {y} 0 0 0 {z}",
         "Offset": " ".join(f"{value:.17g}" for value in scan.origin),
         "CenterOfRotation": "0 0 0",
-        # Where the axes come from: LUNA16 has RAI, and LPI for its flipped scans.
+        # The directions in which the axes start: RAI in LUNA16, and LPI in its flipped scans.
         "AnatomicalOrientation": "LPI" if scan.direction[0] < 0 else "RAI",
         "ElementSpacing": " ".join(f"{value:.17g}" for value in scan.spacing),
         "DimSize": " ".join(str(size) for size in scan.voxels.shape[::-1]),

@@ -1,4 +1,4 @@
-"""What is no nodule but looks like one: pleural plaques, scars, collapsed lung, lymph nodes, plugs of mucus."""
+"""Structures that look like nodules: pleural plaques, scars, atelectases, infiltrates, lymph nodes and bone."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from luna_monai.synthetic.sampling import Points, smooth_noise
 
 
 def paint_plaque(rng: np.random.Generator, canvas: Canvas, center: Points, normal: Points) -> None:
-    """Paint a pleural thickening: broad on the wall, with edges that run out flat.
+    """Paint a pleural thickening, which is broad at the wall and has flat edges.
 
     Args:
-        rng: source of randomness.
-        canvas: where to paint.
-        center: a point of the lung's surface (3,), (x, y, z) in mm.
+        rng: random number generator.
+        canvas: the canvas to paint on.
+        center: point on the surface of the lung (3,), (x, y, z) in mm.
         normal: unit vector out of the lung (3,).
     """
     breadth, height = rng.uniform(5, 18, 2), rng.uniform(1.2, 4.5)
@@ -31,15 +31,15 @@ def paint_plaque(rng: np.random.Generator, canvas: Canvas, center: Points, norma
 def paint_sheet(
     rng: np.random.Generator, canvas: Canvas, center: Points, normal: Points, size: tuple[float, ...], hu: float
 ) -> None:
-    """Paint a bent sheet or, when one reach is short, a band: scars and plates of collapsed lung.
+    """Paint a bent sheet, or a band if it is short in one direction: a scar or a plate-like atelectasis.
 
     Args:
-        rng: source of randomness.
-        canvas: where to paint.
-        center: its middle (3,), (x, y, z) in mm.
-        normal: unit vector out of the lung (3,); the sheet stands on the lung's surface.
-        size: half of its reach along ``normal`` and across, and of its thickness, mm.
-        hu: of the tissue.
+        rng: random number generator.
+        canvas: the canvas to paint on.
+        center: center of the sheet (3,), (x, y, z) in mm.
+        normal: unit vector out of the lung (3,); the sheet is perpendicular to the surface of the lung.
+        size: half of the size along ``normal``, across it, and of the thickness, mm.
+        hu: HU of the tissue.
     """
     along_normal, across, thickness = size
     block, position = canvas.around(center, max(along_normal, across) + 3)
@@ -54,18 +54,18 @@ def paint_sheet(
 
 
 def paint_patch(rng: np.random.Generator, canvas: Canvas, center: Points, radius: float) -> None:
-    """Paint an ill-defined patch: an infiltrate or lung that is not fully open.
+    """Paint an ill-defined patch: an infiltrate, or lung that is not fully aerated.
 
     Args:
-        rng: source of randomness.
-        canvas: where to paint.
-        center: its middle (3,), (x, y, z) in mm.
-        radius: how far it reaches, mm.
+        rng: random number generator.
+        canvas: the canvas to paint on.
+        center: center of the patch (3,), (x, y, z) in mm.
+        radius: radius of the patch, mm.
     """
     block, position = canvas.around(center, 1.6 * radius)
     stretch = np.exp(rng.normal(0, 0.5, 3))
     away = np.sqrt(sum((p / np.float32(s)) ** 2 for p, s in zip(position, stretch, strict=True)))
-    # As uneven as it is dense: a smooth round patch is a ground-glass nodule.
+    # The texture is as strong as the patch, because a smooth round patch would be a ground-glass nodule.
     cells = max(3, round(radius / 2))
     mottled = smooth_noise(rng, away.shape, (3, 3, 3)) + smooth_noise(rng, away.shape, (cells, cells, cells))
     share = np.clip(0.8 - away / radius + 0.5 * mottled, 0, 1) * np.clip(1.5 - away / radius, 0, 1)
@@ -73,14 +73,14 @@ def paint_patch(rng: np.random.Generator, canvas: Canvas, center: Points, radius
 
 
 def paint_blob(rng: np.random.Generator, canvas: Canvas, center: Points, radius: float, hu: float) -> None:
-    """Paint an oval blob: a lymph node.
+    """Paint an ellipsoid: a lymph node or a part of a bone.
 
     Args:
-        rng: source of randomness.
-        canvas: where to paint.
-        center: its middle (3,), (x, y, z) in mm.
+        rng: random number generator.
+        canvas: the canvas to paint on.
+        center: center of the ellipsoid (3,), (x, y, z) in mm.
         radius: mean radius, mm.
-        hu: of the tissue.
+        hu: HU of the tissue.
     """
     block, position = canvas.around(center, 1.8 * radius + 2)
     stretch = np.exp(rng.normal(0, 0.25, 3))
@@ -92,17 +92,18 @@ def paint_blob(rng: np.random.Generator, canvas: Canvas, center: Points, radius:
 def paint_lookalikes(
     rng: np.random.Generator, canvas: Canvas, thorax: Thorax, surfaces: dict[str, Points], amount: float
 ) -> Points:
-    """Paint a scan's lookalikes.
+    """Paint all structures of a scan that look like nodules.
 
     Args:
-        rng: source of randomness.
-        canvas: where to paint.
+        rng: random number generator.
+        canvas: the canvas to paint on.
         thorax: the anatomy.
-        surfaces: points (n, 3) in mm of ``wall``, ``mediastinum``, ``diaphragm``, ``fissure`` and inner ``lung``.
-        amount: how many, as a share of what a whole thorax has.
+        surfaces: points (n, 3) in mm on ``wall``, ``mediastinum``, ``diaphragm``, ``fissure`` and ``rib``, and inside
+            the ``lung``.
+        amount: number of structures, as a fraction of the number in a whole thorax.
 
     Returns:
-        Their positions (n, 3), (x, y, z) in mm.
+        Positions of the structures (n, 3), (x, y, z) in mm.
     """
     placed: list[Points] = []
 
@@ -114,7 +115,7 @@ def paint_lookalikes(
 
     for center in pick("wall", 14):
         paint_plaque(rng, canvas, center, thorax.normal(center[None])[0])
-    # Scars at the pleura, plates of collapsed lung above the diaphragm, thickened or fluid-filled fissures.
+    # Scars at the pleura, plate-like atelectases above the diaphragm, thickened or fluid-filled fissures.
     for pool, mean, depth, along, across, thick in (
         ("wall", 12, (2, 9), (5, 14), (1.5, 9), 1.3),
         ("diaphragm", 6, (3, 12), (3, 8), (8, 22), 2.0),
@@ -129,7 +130,7 @@ def paint_lookalikes(
         for center in pick(pool, mean):
             inner = center - thorax.normal(center[None])[0] * rng.uniform(0, 8)
             paint_patch(rng, canvas, inner, float(rng.uniform(7, 18)))
-    # Lymph nodes, ends of ribs and spurs of bone bulge into the lung. A ball that only touches its surface is a nodule.
+    # Lymph nodes, rib ends and bone spurs bulge into the lung. A ball that only touches the surface would be a nodule.
     blood = thorax.body.contrast_hu
     for pool, mean, radii, densities in (
         ("mediastinum", 14, (2.5, 7), (45.0, 45.0, blood)),

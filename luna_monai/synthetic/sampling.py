@@ -1,4 +1,4 @@
-"""Fields on a coarse grid, brought to voxels one slice at a time."""
+"""Grids, and interpolation of fields from a coarse grid to voxels, one slice at a time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ Vector = tuple[float, ...]
 
 
 def cubic_weights(positions: Points, size: int) -> FloatArray:
-    """Weights of Catmull-Rom interpolation, as a matrix that a field is multiplied with.
+    """Return the weights of Catmull-Rom interpolation, as a matrix to multiply with a field.
 
     Args:
         positions: where to interpolate, in units of the coarse grid.
-        size: points of the coarse grid; beyond its ends the last value goes on.
+        size: number of points of the coarse grid. Beyond its ends, the last value is repeated.
 
     Returns:
         Weights (len(positions), size).
@@ -42,9 +42,9 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], cells: Iterab
     """Draw smooth noise of about unit variance.
 
     Args:
-        rng: source of randomness.
-        shape: points (z, y, x).
-        cells: independent values along (z, y, x); the more, the rougher.
+        rng: random number generator.
+        shape: number of points (z, y, x).
+        cells: number of independent values along (z, y, x); more values make rougher noise.
 
     Returns:
         Noise (z, y, x).
@@ -58,12 +58,12 @@ def smooth_noise(rng: np.random.Generator, shape: tuple[int, ...], cells: Iterab
 
 @dataclass(frozen=True)
 class Grid:
-    """A regular grid in the patient's mm (x to the left, y to the back, z to the head).
+    """A regular grid in patient coordinates in mm (x to the left, y to the back, z to the head).
 
     Args:
         start: position of the first point (x, y, z), mm.
-        step: signed distance of points along (x, y, z), mm.
-        shape: points (z, y, x).
+        step: signed distance between points along (x, y, z), mm.
+        shape: number of points (z, y, x).
     """
 
     start: Vector
@@ -86,11 +86,11 @@ class Grid:
         return ends.min(axis=1), ends.max(axis=1)
 
     def points_where(self, mask: NDArray[np.bool_]) -> Points:
-        """Return the positions (n, 3) of a mask's points as (x, y, z), mm."""
+        """Return the positions (n, 3) of the points of a mask, (x, y, z) in mm."""
         return np.argwhere(mask)[:, ::-1] * np.asarray(self.step) + np.asarray(self.start)
 
     def to_index(self, points: Points) -> Points:
-        """Turn positions (n, 3), (x, y, z) in mm, into fractional indices (z, y, x)."""
+        """Convert positions (n, 3), (x, y, z) in mm, to continuous indices (z, y, x)."""
         return np.asarray((points - np.asarray(self.start)) / np.asarray(self.step))[:, ::-1]
 
     def value_at(self, field: FloatArray, points: Points) -> Points:
@@ -99,7 +99,7 @@ class Grid:
         return field[index[:, 0], index[:, 1], index[:, 2]].astype(np.float64)
 
     def contains(self, points: Points, margin: float = 0.0) -> NDArray[np.bool_]:
-        """Tell which of ``points`` (n, 3), (x, y, z) in mm, lie at least ``margin`` mm inside the grid's box."""
+        """Return which of ``points`` (n, 3), (x, y, z) in mm, are at least ``margin`` mm inside the grid's box."""
         low, high = self.box
         return np.all((points >= low + margin) & (points <= high - margin), axis=1)
 
@@ -111,7 +111,7 @@ class Grid:
 
 
 class SliceSampler:
-    """Interpolates fields of a coarse grid at a slice of voxels.
+    """Interpolation of the fields of a coarse grid at slices of voxels.
 
     Args:
         coarse: the grid of the fields.

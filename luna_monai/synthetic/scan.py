@@ -1,4 +1,4 @@
-"""One synthetic scan: everything put together."""
+"""Generation of one synthetic scan."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from luna_monai.synthetic.vessels import draw_tubes
 
 @dataclass(frozen=True)
 class ScanOptions:
-    """What a scan contains.
+    """Options of a scan.
 
     Args:
-        in_plane: voxels along x and along y.
-        slices: voxels along z; as many as the thorax needs when None.
-        candidates: how many candidates.
+        in_plane: number of voxels along x and along y.
+        slices: number of voxels along z; None covers the whole thorax.
+        candidates: number of candidates.
         nodules: mean number of nodules.
     """
 
@@ -36,16 +36,16 @@ class ScanOptions:
 
 @dataclass(frozen=True)
 class SyntheticScan:
-    """A scan and what is known about it. World coordinates are LPS (x, y, z), mm.
+    """A scan with its annotations. World coordinates are LPS (x, y, z), mm.
 
     Args:
         voxels: HU, int16 (z, y, x).
-        spacing: distance of voxels along (x, y, z), mm.
+        spacing: distance between voxels along (x, y, z), mm.
         origin: world position of the first voxel.
-        direction: signs of the x, y and z axis.
+        direction: signs of the x, y and z axes.
         annotations: nodules (n, 4): world position and diameter, mm.
-        excluded: other findings (n, 4): world position and diameter, mm, or -1.
-        candidates: (n, 4): world position, and 1 for a nodule or 0.
+        excluded: other findings (n, 4): world position and diameter, mm; -1 for an unknown diameter.
+        candidates: candidates (n, 4): world position, and class, 1 for a nodule and 0 otherwise.
     """
 
     voxels: NDArray[np.int16]
@@ -61,13 +61,13 @@ def generate_scan(seed: np.random.SeedSequence, options: ScanOptions) -> Synthet
     """Generate a scan.
 
     Args:
-        seed: decides everything about it.
-        options: what it contains.
+        seed: random seed.
+        options: size of the scan, and numbers of candidates and nodules.
 
     Returns:
-        The scan; the same bytes for the same seed and options.
+        The scan. The same seed and options produce the same bytes.
     """
-    # A product of matrices may differ in its last bits when another number of threads computes it.
+    # The last bits of a matrix product may depend on the number of threads.
     with threadpool_limits(limits=1, user_api="blas"):
         rng = np.random.default_rng(seed)
         setting = draw_setting(rng, options.in_plane, options.slices)

@@ -1,4 +1,4 @@
-"""What the voxels show: air, lung, soft tissue, bone, vessels and airways, put together; then the scanner's noise."""
+"""Composition of voxels from air, lung, soft tissue, bone, vessels and airways, and the noise of the scanner."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TILE = (40, 192, 192)
 
 
 def _frequencies(step: Vector) -> tuple[FloatArray, FloatArray]:
-    """In-plane and axial frequencies of a tile's real FFT, cycles per mm, for voxels of ``step`` (x, y, z) mm."""
+    """Return in-plane and axial frequencies of the real FFT of a tile, cycles per mm; ``step`` is (x, y, z) in mm."""
     z, y = fft.fftfreq(_TILE[0], abs(step[2])), fft.fftfreq(_TILE[1], abs(step[1]))
     x = fft.rfftfreq(_TILE[2], abs(step[0]))
     in_plane = np.sqrt(y[None, :, None] ** 2 + x[None, None, :] ** 2)
@@ -23,7 +23,7 @@ def _frequencies(step: Vector) -> tuple[FloatArray, FloatArray]:
 
 
 def _filtered(rng: np.random.Generator, gain: FloatArray) -> FloatArray:
-    """Draw white noise, filter it and bring it to unit variance."""
+    """Draw white noise, filter it and scale it to unit variance."""
     white = rng.standard_normal(_TILE, dtype=np.float32)
     noise = fft.irfftn(fft.rfftn(white) * gain, s=_TILE)
     return np.asarray(noise / noise.std(), dtype=np.float32)
@@ -32,17 +32,17 @@ def _filtered(rng: np.random.Generator, gain: FloatArray) -> FloatArray:
 def scanner_noise(
     rng: np.random.Generator, step: Vector, cutoff: float, thickness: float, streaks: float = 0.0
 ) -> FloatArray:
-    """Draw noise as filtered back-projection leaves it.
+    """Draw noise with the spectrum of filtered back-projection.
 
-    The power grows with the frequency, as the ramp filter has it, until the kernel cuts it off (Riederer, Pelc and
-    Chesler, Physics in Medicine and Biology 23, 1978); part of it is broad, from scatter and beam hardening.
+    The power increases with the frequency because of the ramp filter, up to the cutoff of the kernel (Riederer, Pelc
+    and Chesler, Physics in Medicine and Biology 23, 1978). A broad part represents scatter and beam hardening.
 
     Args:
-        rng: source of randomness.
-        step: distance of voxels (x, y, z), mm.
-        cutoff: where the kernel cuts off, cycles per mm.
-        thickness: of the slices, mm.
-        streaks: how many times as strong noise that runs along x is added, as where many photons are absorbed.
+        rng: random number generator.
+        step: distance between voxels (x, y, z), mm.
+        cutoff: cutoff frequency of the kernel, cycles per mm.
+        thickness: thickness of the slices, mm.
+        streaks: relative strength of additional noise in streaks along x, as with strong absorption of photons.
 
     Returns:
         Periodic noise of unit variance (z, y, x).
@@ -60,14 +60,14 @@ def scanner_noise(
 def lung_texture(
     rng: np.random.Generator, step: Vector, fine_hu: float, coarse_hu: float, emphysema: float
 ) -> FloatArray:
-    """Draw the texture of the parenchyma: small vessels below resolution, lobules, and holes of emphysema.
+    """Draw the texture of the parenchyma: vessels below the resolution, lobules, and holes of emphysema.
 
     Args:
-        rng: source of randomness.
-        step: distance of voxels (x, y, z), mm.
-        fine_hu: standard deviation of what is about 2 mm large, HU.
-        coarse_hu: standard deviation of what is about 10 mm large, HU.
-        emphysema: severity, 0 for none to 1.
+        rng: random number generator.
+        step: distance between voxels (x, y, z), mm.
+        fine_hu: standard deviation of the texture with a size of about 2 mm, HU.
+        coarse_hu: standard deviation of the texture with a size of about 10 mm, HU.
+        emphysema: severity of emphysema, from 0 (none) to 1.
 
     Returns:
         Periodic deviation from the mean (z, y, x), HU.
@@ -83,11 +83,11 @@ def lung_texture(
 
 
 def compose(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> FloatArray:
-    """Put air, lung, soft tissue, bone, vessels and airways together.
+    """Compose a volume of air, lung, soft tissue, bone, vessels and airways.
 
     Args:
-        rng: source of randomness.
-        setting: the scan's frame.
+        rng: random number generator.
+        setting: the setting of the scan.
         tubes: vessels and airways.
 
     Returns:
@@ -143,7 +143,7 @@ def compose(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> FloatAr
 def _fissures(
     rng: np.random.Generator, lung_height: float, y: FloatArray, x: FloatArray
 ) -> list[tuple[FloatArray, float, NDArray[np.bool_]]]:
-    """Height of the fissures over each (y, x), mm, with their slope and whether they run there."""
+    """Return for each fissure the height at each (y, x), mm, the slope, and a mask (y, x) where it exists."""
     result = []
     for side in (-1.0, 1.0):
         slope = rng.uniform(0.7, 1.2)
@@ -158,8 +158,8 @@ def _fissures(
 
 
 def _table(rng: np.random.Generator, setting: Setting) -> FloatArray:
-    """HU (y, x) of the table below the patient; very low elsewhere."""
-    # The table is where gravity points to, whichever way the patient lies.
+    """Return HU (y, x) of the table below the patient; very low values elsewhere."""
+    # The table is in the direction of gravity, for both patient positions.
     body, down = setting.thorax.body, setting.acquisition.direction[1]
     y, x = down * setting.fine.axis(1)[:, None], setting.fine.axis(0)[None, :]
     depth = body.depth + 27 + 0.8 * body.fat + 8 * down
@@ -172,20 +172,20 @@ def _table(rng: np.random.Generator, setting: Setting) -> FloatArray:
 
 
 def scan_volume(rng: np.random.Generator, setting: Setting, volume: FloatArray) -> NDArray[np.int16]:
-    """Average fine slices, add noise, and round to whole HU.
+    """Average fine slices, add noise, and round to integers.
 
     Args:
-        rng: source of randomness.
-        setting: the scan's frame.
+        rng: random number generator.
+        setting: the setting of the scan.
         volume: HU of the fine voxels (z, y, x), without noise.
 
     Returns:
-        The finished scan's voxels (z, y, x).
+        HU of the finished scan (z, y, x), int16.
     """
     acquisition = setting.acquisition
     fine = acquisition.oversampling
     if fine == 2 or acquisition.thick_slices:
-        # A slice sees a little of its neighbors too.
+        # The slice profile overlaps with the neighboring slices.
         kernel = (0.15, 0.7, 0.15) if fine == 2 else (0.25, 0.5, 0.25)
         volume = ndimage.convolve1d(volume, np.asarray(kernel, dtype=np.float32), axis=0, mode="nearest")
     thickness = max(acquisition.spacing[2], 1.0) * (1.6 if acquisition.thick_slices else 1.0)

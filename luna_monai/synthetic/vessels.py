@@ -1,7 +1,7 @@
-"""Vessels and airways: trees that fill the lungs, and what they paint.
+"""Vessels and airways: growing trees that fill the lungs, and painting them.
 
-The trees grow as Tawhai and others let airways grow (Annals of Biomedical Engineering 28, 2000): a branch heads for the
-middle of the points that it supplies, goes a part of the way, and splits them between its two children.
+The trees grow with the algorithm of Tawhai et al. for airways (Annals of Biomedical Engineering 28, 2000): a branch
+grows towards the centroid of the points that it supplies, ends on the way, and divides the points between two children.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Branches:
     """Branches of one or several trees.
 
     Args:
-        start: where they begin (n, 3), (x, y, z) in mm.
-        end: where they end (n, 3).
-        bend: how far the middle of each lies off the straight line (n, 3), mm.
-        start_radius: radius at the beginning (n,), mm.
+        start: start of each branch (n, 3), (x, y, z) in mm.
+        end: end of each branch (n, 3), mm.
+        bend: displacement of the middle of each branch from the straight line (n, 3), mm.
+        start_radius: radius at the start (n,), mm.
         end_radius: radius at the end (n,), mm.
-        leaves: how many leaves each supplies (n,).
+        leaves: number of leaves that each branch supplies (n,).
     """
 
     start: Points
@@ -41,13 +41,13 @@ class Branches:
         return Branches(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
 
     def sample(self, step: float) -> tuple[Points, Points, NDArray[np.int64]]:
-        """Walk along all branches.
+        """Sample points along all branches.
 
         Args:
-            step: distance of the samples on thin branches, mm; half a radius on thick ones.
+            step: distance between samples on thin branches, mm; on thick branches it is half the radius.
 
         Returns:
-            Positions (m, 3), radii (m,), mm, and the branch that each belongs to (m,).
+            Positions (m, 3) and radii (m,) of the samples, mm, and the index of their branch (m,).
         """
         length = np.linalg.norm(self.end - self.start, axis=1)
         distance = np.maximum(step, 0.5 * np.minimum(self.start_radius, self.end_radius))
@@ -62,7 +62,7 @@ class Branches:
 
 
 def join(parts: list[Branches]) -> Branches:
-    """Return all branches of ``parts`` as one."""
+    """Return all branches of ``parts`` as one object."""
     return Branches(*(np.concatenate([getattr(p, name) for p in parts]) for name in Branches.__dataclass_fields__))
 
 
@@ -70,11 +70,11 @@ def grow_tree(rng: np.random.Generator, root: Points, leaves: Points, leaf_radiu
     """Grow a tree from a root to all its leaves.
 
     Args:
-        rng: source of randomness.
-        root: where it begins (3,), mm.
-        leaves: where it must arrive (n, 3), mm.
+        rng: random number generator.
+        root: start of the tree (3,), mm.
+        leaves: points that the tree must reach (n, 3), mm.
         leaf_radius: radius of a branch that supplies one leaf, mm.
-        exponent: of Murray's law: a branch's radius to this power is the sum of its children's.
+        exponent: exponent of Murray's law: a branch's radius to this power is the sum of those of its children.
 
     Returns:
         The branches.
@@ -93,7 +93,7 @@ def grow_tree(rng: np.random.Generator, root: Points, leaves: Points, leaf_radiu
         part = np.where(count == 1, 1.0, rng.uniform(0.3, 0.5, len(tips)))
         way = centroid - tips
         ends = tips + part[:, None] * way
-        # A branch is as thick as its own leaves ask for, and narrows to that from its parent's radius.
+        # The number of leaves determines the radius of a branch; at its start it is closer to that of the parent.
         radius = np.maximum(leaf_radius * count ** (1 / exponent), 1e-3)
         length = np.linalg.norm(ends - tips, axis=1, keepdims=True)
         bend = rng.normal(0, 0.05, ends.shape) * np.minimum(length, 25)
@@ -108,7 +108,7 @@ def grow_tree(rng: np.random.Generator, root: Points, leaves: Points, leaf_radiu
         across = np.eye(3) - np.einsum("ni,nj->nij", heading, heading)
         spread = across @ spread.reshape(-1, 3, 3) @ across
         axis = np.linalg.eigh(spread)[1][:, :, -1]
-        # Siblings differ in size: the plane that divides them need not pass through the middle.
+        # Shift the dividing plane away from the centroid, so that siblings differ in size.
         shift = rng.normal(0, 0.15, len(tips)) * np.sqrt(np.trace(spread, axis1=1, axis2=2) / count)
         upper = np.einsum("ni,ni->n", offset, axis[group]) > shift[group]
         keep = growing[group]
@@ -119,15 +119,15 @@ def grow_tree(rng: np.random.Generator, root: Points, leaves: Points, leaf_radiu
 
 
 def airways_beside(arteries: Branches, leaf_radius: float, exponent: float) -> Branches:
-    """Put airways beside arteries, to the front and to the head of them, and about as wide.
+    """Place airways next to arteries, anterior and superior to them, with about the same width.
 
     Args:
-        arteries: the arteries to accompany.
-        leaf_radius: radius of the artery of one leaf, mm.
-        exponent: of Murray's law.
+        arteries: the arteries.
+        leaf_radius: radius of an airway that supplies one leaf, mm, before narrowing.
+        exponent: exponent of Murray's law.
 
     Returns:
-        The airways; their radius is that of the lumen.
+        The airways. Their radius is that of the lumen.
     """
     lumen = np.asarray(0.85 * leaf_radius * arteries.leaves ** (1 / exponent), dtype=np.float64)
     way = arteries.end - arteries.start
@@ -141,14 +141,14 @@ def airways_beside(arteries: Branches, leaf_radius: float, exponent: float) -> B
 
 @dataclass(frozen=True)
 class Tubes:
-    """Vessels and airways, as branches and as shares of the fine voxels (z, y, x) that they fill.
+    """Vessels and airways, as branches and as fractions of the fine voxels (z, y, x).
 
     Args:
         vessels: arteries and veins of both lungs.
-        airways: airways beside the larger arteries.
-        blood: share of each voxel that vessels fill.
-        airway_walls: share that airways with their walls fill.
-        airway_lumen: share that the air in them fills.
+        airways: airways next to the larger arteries.
+        blood: fraction of each voxel that vessels fill.
+        airway_walls: fraction of each voxel that airways fill, including their walls.
+        airway_lumen: fraction of each voxel that the air in airways fills.
     """
 
     vessels: Branches
@@ -162,8 +162,8 @@ def draw_tubes(rng: np.random.Generator, setting: Setting) -> Tubes:
     """Grow and paint the vessels and airways of both lungs.
 
     Args:
-        rng: source of randomness.
-        setting: the scan's frame.
+        rng: random number generator.
+        setting: the setting of the scan.
 
     Returns:
         The vessels and airways.
@@ -197,7 +197,7 @@ def draw_tubes(rng: np.random.Generator, setting: Setting) -> Tubes:
 
 
 def _central_airways(height: float) -> Branches:
-    """Trachea and main bronchi, for lungs of ``height`` mm."""
+    """Return the trachea and main bronchi for lungs of ``height`` mm."""
     carina = np.array([0.0, 4.0, 0.62 * height])
     start = np.array([[0.0, -4.0, 1.25 * height], carina, carina])
     end = np.array([carina, [-36.0, 6.0, 0.55 * height], [36.0, 8.0, 0.55 * height]])

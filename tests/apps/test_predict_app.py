@@ -752,7 +752,7 @@ def test_damaged_dicom(kind, tmp_path, write_dicom, voxels, geometry, weights, c
 
 
 STRANGE_TAGS = {
-    "no position": ({"ImagePositionPatient": None}, r"a slice without ImagePositionPatient"),
+    "no position": ({"ImagePositionPatient": None}, r"missing tags: ImagePositionPatient"),
     "another modality": (
         {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.4", "Modality": "MR"},
         r"dicom: no DICOM slices of a CT in this folder; .*other images: MR Image Storage",
