@@ -136,9 +136,9 @@ class ScanExplanation:
         centers = nearest_voxels(grid, [finding.position for finding in prediction.findings[: self.max_findings]])
         heat = self.explainer(self.preprocessing(CropCandidates(self.spatial_size)(image, centers)))
         smooth = ndimage.gaussian_filter(heat.numpy(), (0, *np.divide(self.smoothing_mm, grid.spacing[::-1])))
-        heat = _divided_by_maximum(torch.from_numpy(smooth)).numpy()
+        smooth = _divided_by_maximum(torch.from_numpy(smooth)).numpy()
         values = np.zeros(grid.shape, dtype=np.uint8)
-        for block, center in zip(heat, centers.tolist(), strict=True):
+        for block, center in zip(smooth, centers.tolist(), strict=True):
             starts = [window_start(*axis) for axis in zip(center, block.shape, grid.shape, strict=True)]
             place = values[tuple(slice(a, a + n) for a, n in zip(starts, block.shape, strict=True))]
             np.maximum(place, np.rint(block * 255).astype(np.uint8), out=place)

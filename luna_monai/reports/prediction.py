@@ -98,7 +98,6 @@ class PredictionPage:
             brand="luna-monai prediction",
             name=f"{len(scans):,} scans" if len(scans) > 1 else scans[0]["prediction"].seriesuid,
             scans=scans,
-            model=scans[0]["prediction"].model,
             with_heat=any(stack["heat"] for _, stacks in self._pictures.values() for stack in stacks),
             legend=image_url(heat_colors(np.tile(np.linspace(0, 1, 120), (10, 1)))),
         )
@@ -111,7 +110,6 @@ class PredictionPage:
         names = [f"instance {number}" if uid else f"slice {number} of {len(slices)}" for number, uid in slices]
         for rank, row in enumerate(rows):
             row |= {name: f"{row[name]:,.{digits}f}" for name, digits in SIZES.items() if row[name] is not None}
-            row["position"] = ", ".join(f"{value:.1f}" for value in row["position"])
             row["number"], row["id"] = rank + 1, f"s{number + 1}f{rank + 1}"
             row["csv_header"], row["csv"] = lines[0], lines[rank + 1]
             place = row["voxel"][axis]
@@ -154,5 +152,4 @@ def draw_map(voxels: np.ndarray, grid: Geometry, positions: Sequence[Sequence[fl
         order = np.flatnonzero(side)[np.argsort(y[side], kind="stable")].tolist()
         for place, number in enumerate(order):  # evenly spaced labels, from top to bottom
             marks.append((number + 1, x[number], y[number], label_x, (place + 0.5) * height / len(order)))
-    size = {"width": MAP_WIDTH, "height": height, "margin": MARGIN}
-    return {"source": image_url(gray[::-1]), **size, "marks": marks}
+    return {"source": image_url(gray[::-1]), "width": MAP_WIDTH, "margin": MARGIN, "height": height, "marks": marks}
