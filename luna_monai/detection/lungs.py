@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -210,10 +211,11 @@ def chest_warnings(volume: np.ndarray, geometry: Geometry, lungs: Lungs | None =
     return ()
 
 
-def distance(mask: np.ndarray) -> np.ndarray:
-    """Return the distance of each voxel outside a mask to the mask, in voxels. ITK is much faster than SciPy here."""
+def distance(mask: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
+    """Return the distance of each voxel outside a mask to the mask. ITK is much faster than SciPy here."""
     image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=False))
+    image.SetSpacing(spacing[::-1])
+    return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True))
 
 
 def _at_sides(labels: np.ndarray) -> NDArray[np.intp]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from luna_monai.detection.grid import grid_at, interpolate
-from luna_monai.detection.lungs import Lungs
+from luna_monai.detection.lungs import Lungs, distance
 from luna_monai.scans.geometry import Geometry
 
 #: Boxes in which a structure is looked for, one after the other until it fits: half of the edge and the grid, mm.
@@ -32,9 +32,9 @@ CORE_MM = (2.5, 5.0)
 #: The candidate may be this far outside of the outline, mm.
 SEED_MM = 2.5
 #: Thresholds between background (0) and densest point (1): the edge of a structure, and of a halo around it.
-EDGE, HALO = 0.45, 0.17
-#: A halo adds this to the radius; blur adds less, mm.
-HALO_MM = 1.5
+EDGE, HALO = 0.4, 0.2
+#: There is a halo where most of the lung this far outside of the edge, mm, is above this threshold. Blur raises less.
+AROUND_MM, AROUND = (0.6, 1.6), 0.15
 #: Radius of the ball that opens a region, as a part of its largest inscribed ball; the next one where the result leaks.
 OPENINGS = (0.5, 0.65, 0.8)
 #: A result of more volume than this, in inscribed balls, is a vessel or has leaked into one.
@@ -51,12 +51,12 @@ _BALL = ndimage.generate_binary_structure(3, 2)
 def find_outline(voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lungs: Lungs) -> NDArray[np.intp]:
     """Outline the structure at a position of a scan.
 
-    The region around the densest point near the position that is above a threshold halfway between this point and the
-    lung around it, with cavities filled, is opened by a ball of half the radius of the largest ball inside it: vessels
-    and remains of the pleura are thinner. The size of the ball adapted to the structure is that of Kuhnigk et al.,
-    "Morphological segmentation and partial volume analysis for volumetry of solid pulmonary lesions in thoracic CT
-    scans" (IEEE Transactions on Medical Imaging 25, 2006). Where a lower threshold adds more than blur would, the
-    structure has a halo of ground glass, which belongs to it.
+    The region around the densest point near the position that is above a threshold, 40 % of the way from the lung
+    around it to this point, with cavities filled, is opened by a ball of half the radius of the largest ball inside it:
+    vessels and remains of the pleura are thinner. The size of the ball adapted to the structure is that of Kuhnigk et
+    al., "Morphological segmentation and partial volume analysis for volumetry of solid pulmonary lesions in thoracic CT
+    scans" (IEEE Transactions on Medical Imaging 25, 2006). Where the lung just outside is denser than blur makes it,
+    the structure has a halo of ground glass, which belongs to it and is found by a threshold of 20 %.
 
     Args:
         voxels: HU (z, y, x).
@@ -85,12 +85,21 @@ def find_outline(voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lung
         away = _distance_from(seed, hu.shape) * step_mm
         # A structure may reach the faces of the scan, not other ones of the box.
         inner = tuple(map(slice, (low > 0).astype(int), hu.shape - (high < size)))
-        mask, lowest_hu = _segment(hu, lung > LUNG_SHARE, away, inner, step_mm, float(np.median(around)))
+        inside, background = lung > LUNG_SHARE, float(np.median(around))
+        mask, core, contrast = _segment(hu, inside, away, inner, step_mm, background)
         if mask is None:
             break
-        if mask[inner].sum() == mask.sum():
-            share = interpolate(mask, np.zeros(3), scale, fine.shape)
-            return np.argwhere((share > SHARE) | ((share > SHARE_OF_DENSE) & (fine > lowest_hu))) + low
+        if mask[inner].sum() < mask.sum():
+            continue
+        outline = _on_voxels(mask, scale, fine, background + EDGE * contrast)
+        within = interpolate(lung, np.zeros(3), scale, fine.shape) > LUNG_SHARE
+        if _has_halo(outline, within, fine > background + AROUND * contrast, geometry.spacing[::-1]):
+            lowest_hu = background + max(HALO * contrast, MIN_CONTRAST / 2)
+            halo = _compact_part(inside & (hu > lowest_hu), core)
+            if halo is not None and halo[inner].sum() < halo.sum():
+                continue
+            outline = outline if halo is None else _on_voxels(halo, scale, fine, lowest_hu)
+        return np.argwhere(outline) + low
     return np.empty((0, 3), dtype=int)
 
 
@@ -100,31 +109,33 @@ def _distance_from(at: Iterable[Any], shape: tuple[int, ...]) -> NDArray[np.floa
     return np.asarray(np.sqrt(z[:, None, None] + y[:, None] + x))
 
 
+def _on_voxels(mask: BoolArray, scale: np.ndarray, hu: np.ndarray, lowest_hu: float) -> BoolArray:
+    """Take a mask of the grid to the voxels of the scan."""
+    share = interpolate(mask, np.zeros(3), scale, hu.shape)
+    return np.asarray((share > SHARE) | ((share > SHARE_OF_DENSE) & (hu > lowest_hu)))
+
+
+def _has_halo(outline: BoolArray, lung: BoolArray, dense: BoolArray, spacing: Sequence[float]) -> bool:
+    """Tell whether most of the lung just outside of an outline is dense."""
+    # From the centers of the voxels at the surface.
+    outside_mm = distance(outline, spacing) - np.cbrt(np.prod(spacing)) / 2
+    around = dense[lung & (outside_mm >= AROUND_MM[0]) & (outside_mm <= AROUND_MM[1])]
+    return bool(2 * around.sum() > around.size)
+
+
 def _segment(
     hu: np.ndarray, lung: BoolArray, away: np.ndarray, inner: Any, step_mm: float, background: float
-) -> tuple[BoolArray | None, float]:
-    """Find the structure on the grid, and the lowest HU that belong to it, given the HU of the lung around it."""
-    tried = None
+) -> tuple[BoolArray | None, Any, float]:
+    """Find the structure on the grid, its densest voxel, and by how much this is denser than the lung around it."""
     for reach_mm in CORE_MM:
         near = np.where(lung & (away <= reach_mm), hu, -np.inf)
         core = np.unravel_index(np.argmax(near), hu.shape)
         contrast = float(near[core]) - background
-        if contrast < MIN_CONTRAST or core == tried:
-            continue
-        tried, lowest_hu = core, background + EDGE * contrast
-        mask = _compact_part(lung & (hu > lowest_hu), core)
-        if mask is None:
-            continue
-        if mask[inner].sum() < mask.sum():
-            return mask, lowest_hu  # a larger box is needed
-        halo_hu = background + max(HALO * contrast, MIN_CONTRAST / 2)
-        halo = _compact_part(lung & (hu > halo_hu), core)
-        # Radii of balls of the same volume.
-        if halo is not None and np.cbrt(0.75 / np.pi) * step_mm * (np.cbrt(halo.sum()) - np.cbrt(mask.sum())) > HALO_MM:
-            mask, lowest_hu = halo, halo_hu
-        if away[mask].min() <= SEED_MM:
-            return mask, lowest_hu
-    return None, 0.0
+        mask = _compact_part(lung & (hu > background + EDGE * contrast), core) if contrast >= MIN_CONTRAST else None
+        # A larger box is needed where it reaches the faces of this one.
+        if mask is not None and (mask[inner].sum() < mask.sum() or away[mask].min() <= SEED_MM):
+            return mask, core, contrast
+    return None, None, 0.0
 
 
 def _compact_part(dense: BoolArray, at: tuple[np.intp, ...]) -> BoolArray | None:
@@ -152,10 +163,7 @@ def _compact_part(dense: BoolArray, at: tuple[np.intp, ...]) -> BoolArray | None
     radius = float(depth[at])
     for share in OPENINGS:
         labels, _ = ndimage.label(depth > share * radius)
-        kept, reach, opened = labels == labels[at], int(share * radius) + 1, np.zeros_like(part)
-        (core,) = ndimage.find_objects(kept.astype(np.uint8))
-        near = tuple(slice(max(0, one.start - reach), one.stop + reach) for one in core)
-        opened[near] = part[near] & (ndimage.distance_transform_edt(~kept[near]) <= share * radius)
+        opened = part & (distance(labels == labels[at]) <= share * radius)
         if opened.sum() <= MAX_BALLS * 4 / 3 * np.pi * max(radius, 1.0) ** 3:
             region[box] = opened[1:-1, 1:-1, 1:-1]
             return region

@@ -108,11 +108,9 @@ def _halved(array: np.ndarray) -> NDArray[np.float32]:
     return np.asarray(sum(parts[1:], parts[0].astype(np.float32)) / 8)
 
 
-def _grown(box: Sequence[slice], margin: int, shape: Sequence[int]) -> tuple[slice, ...]:
-    """Enlarge a box by a margin, within the array."""
-    return tuple(
-        slice(max(0, part.start - margin), min(size, part.stop + margin)) for part, size in zip(box, shape, strict=True)
-    )
+def _grown(box: Sequence[slice], margin: int) -> tuple[slice, ...]:
+    """Enlarge a box by a margin; beyond the end of an array, slices are cut anyway."""
+    return tuple(slice(max(0, part.start - margin), part.stop + margin) for part in box)
 
 
 def _find_in_slab(
@@ -127,7 +125,7 @@ def _find_in_slab(
         core = (slice(start + box[0].start, start + box[0].stop), *box[1:])
         sigma, lung_hu = radius / np.sqrt(3) / spacing, np.clip(median_hu, low, high)
         # The wide box includes the kernel; the narrow box has a margin of two voxels for the derivatives.
-        wide, narrow = (_grown(core, margin, hu.shape) for margin in (int(_TRUNCATE * sigma + 0.5) + 2, 2))
+        wide, narrow = (_grown(core, margin) for margin in (int(_TRUNCATE * sigma + 0.5) + 2, 2))
         limited = np.clip(hu[wide], low, high, dtype=np.float32)
         limited[~inside[wide]] = lung_hu
         smooth = ndimage.gaussian_filter(limited, sigma, mode="nearest", truncate=_TRUNCATE, output=limited)
