@@ -23,7 +23,7 @@ SOFT_TISSUE_HU, CAVITY_HU = -300, -800
 LITTLE_SOLID, MOSTLY_SOLID = 0.1, 0.7
 #: Candidates within this distance of an outline belong to its finding, mm.
 MARGIN_MM = 2.0
-#: Largest number of findings that are outlined, and their lowest probability.
+#: Defaults for the largest number of findings that are outlined, and for the lowest probability of their candidates.
 MAX_OUTLINES, MIN_PROBABILITY = 30, 0.01
 
 #: Numeric measurements of a finding, with the number of decimals in tables and pages.
@@ -76,7 +76,13 @@ class Finding:
 
 
 def find_findings(
-    voxels: np.ndarray, geometry: Geometry, points: ArrayLike, probabilities: ArrayLike, lungs: Lungs | None = None
+    voxels: np.ndarray,
+    geometry: Geometry,
+    points: ArrayLike,
+    probabilities: ArrayLike,
+    lungs: Lungs | None = None,
+    max_outlines: int = MAX_OUTLINES,
+    min_probability: float = MIN_PROBABILITY,
 ) -> list[Finding]:
     """Group the candidates of a scan into findings.
 
@@ -89,6 +95,8 @@ def find_findings(
         points: positions of the candidates, (n, 3), x, y, z in LPS mm.
         probabilities: probabilities of the candidates, (n,).
         lungs: result of :func:`~luna_monai.detection.lungs.find_lungs` for the scan; None to compute it.
+        max_outlines: largest number of findings that are outlined, from the most probable one.
+        min_probability: candidates with a lower probability are not outlined.
 
     Returns:
         Findings, most probable first. Each candidate belongs to exactly one finding.
@@ -100,9 +108,9 @@ def find_findings(
     order = np.argsort(-probability, kind="stable").tolist()
     outlines: list[NDArray[np.intp]] = []
     # For each voxel and candidate the number of its outline, from 1; 0 for none.
-    owned, owner = np.zeros(voxels.shape, dtype=np.uint8), np.zeros(len(points), dtype=int)
+    owned, owner = np.zeros(voxels.shape, dtype=np.min_scalar_type(max_outlines)), np.zeros(len(points), dtype=int)
     for row in order:
-        if owner[row] or len(outlines) == MAX_OUTLINES or probability[row] < MIN_PROBABILITY:
+        if owner[row] or len(outlines) == max_outlines or probability[row] < min_probability:
             continue
         outline = find_outline(voxels, geometry, indices[row], lungs)
         if len(outline) == 0:

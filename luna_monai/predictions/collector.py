@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
 from luna_monai.data.tables import COORDINATES, read_findings
-from luna_monai.detection.findings import find_findings, findings_table
+from luna_monai.detection.findings import MAX_OUTLINES, MIN_PROBABILITY, find_findings, findings_table
 from luna_monai.errors import LunaError
 from luna_monai.files import SUBMISSION_COLUMNS, write_json
 from luna_monai.metrics.calibration import log_odds_of_logits
@@ -209,7 +209,10 @@ class ScanPredictions:
         if self.model.calibration is not None:
             table["probability_calibrated"] = self.model.calibration.apply(log_odds_of_logits(logits.numpy()))
         table = table.sort_values("probability", ascending=False, kind="stable", ignore_index=True)[list(COLUMNS)]
-        findings = find_findings(voxels, grid, table[COORDINATES], table["probability"], batch["lungs"])
+        probable = int((table["probability"] >= self._threshold).sum())
+        # An outline is computed for all findings that can be shown.
+        most, lowest = max(MAX_OUTLINES, min(self.max_findings, probable)), min(MIN_PROBABILITY, self._threshold)
+        findings = find_findings(voxels, grid, table[COORDINATES], table["probability"], batch["lungs"], most, lowest)
         return ScanPrediction(
             seriesuid=scan.seriesuid,
             source=scan.path,
@@ -218,6 +221,7 @@ class ScanPredictions:
             model=self.model,
             proposed=self.proposed,
             findings=tuple(findings),
+            threshold=self._threshold,
             shown=min(self.max_findings, sum(finding.probability >= self._threshold for finding in findings)),
             grid=grid,
             warnings=tuple(batch["warnings"]),
@@ -230,25 +234,12 @@ class ScanPredictions:
         if launched().rank > 0:
             return  # the first process logs the results of all processes
         if isinstance(result, ScanPrediction):
-            for line in summary_lines(result, self._threshold):
-                logger.info(line)
+            kind = "proposed" if result.proposed else "given"
+            line = f"{len(result.candidates)} candidates {kind}, {len(result.findings)} findings"
+            if result.findings:
+                line += f", {result.above_threshold} at or above {result.threshold:.3f}, {result.shown} shown"
+                line += f"; highest probability {result.findings[0].probability:.3f}"
+            for text in (line, *result.warnings):
+                logger.info("%s: %s", result.seriesuid, text)
         elif len(self.scans) > 1:
             logger.error("Scan %d of %d: %s", number + 1, len(self.scans), result)
-
-
-def summary_lines(prediction: ScanPrediction, threshold: float) -> list[str]:
-    """Describe the result of a scan: a line with the numbers of candidates and findings, and a line for each warning.
-
-    Args:
-        prediction: prediction of the scan.
-        threshold: probability above which findings are counted.
-
-    Returns:
-        The lines. Each starts with the series UID.
-    """
-    kind = "proposed" if prediction.proposed else "given"
-    line = f"{len(prediction.candidates)} candidates {kind}, {len(prediction.findings)} findings"
-    if prediction.findings:
-        above = sum(finding.probability >= threshold for finding in prediction.findings)
-        line += f", {above} at or above {threshold:.3f}; highest probability {prediction.findings[0].probability:.3f}"
-    return [f"{prediction.seriesuid}: {text}" for text in (line, *prediction.warnings)]

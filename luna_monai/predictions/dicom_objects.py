@@ -18,6 +18,7 @@ from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
 from luna_monai.predictions.outputs import label_map
 from luna_monai.predictions.result import ScanPrediction, describe_findings
+from luna_monai.scans.dicom_slice import without_pydicom_warnings
 from luna_monai.scans.scan import read_header
 from luna_monai.scans.sources import ScanSource
 
@@ -39,6 +40,7 @@ _IMAGE_TAGS = [
 ]
 
 
+@without_pydicom_warnings()
 def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False) -> list[Dataset]:
     """Read the tags of the slices that DICOM objects copy or refer to.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.visualize import GradCAM
+from scipy import ndimage
 from torch import nn
 
 from luna_monai.errors import LunaError
@@ -100,6 +101,7 @@ class ScanExplanation:
         explainer: maps candidates (n, 1, z, y, x) to attribution maps (n, z, y, x) from 0 to 1.
         max_findings: largest number of findings with an attribution map.
         spatial_size: shape of a candidate in voxels, z, y, x.
+        smoothing_mm: standard deviation of the Gaussian that smooths each map, mm. Unsmoothed maps are hardly visible.
         preprocessing: applied to candidates before ``explainer``.
 
     Raises:
@@ -110,6 +112,7 @@ class ScanExplanation:
     explainer: Callable[[torch.Tensor], torch.Tensor]
     max_findings: int = 5
     spatial_size: Sequence[int] = (32, 48, 48)
+    smoothing_mm: float = 1.5
     preprocessing: Callable[[torch.Tensor], torch.Tensor] = field(default_factory=nn.Identity)
 
     def __post_init__(self) -> None:
@@ -131,9 +134,11 @@ class ScanExplanation:
             LunaError: if the file cannot be written.
         """
         centers = nearest_voxels(grid, [finding.position for finding in prediction.findings[: self.max_findings]])
-        heat = self.explainer(self.preprocessing(CropCandidates(self.spatial_size)(image, centers))).numpy()
+        heat = self.explainer(self.preprocessing(CropCandidates(self.spatial_size)(image, centers)))
+        smooth = ndimage.gaussian_filter(heat.numpy(), (0, *np.divide(self.smoothing_mm, grid.spacing[::-1])))
+        smooth = _divided_by_maximum(torch.from_numpy(smooth)).numpy()
         values = np.zeros(grid.shape, dtype=np.uint8)
-        for block, center in zip(heat, centers.tolist(), strict=True):
+        for block, center in zip(smooth, centers.tolist(), strict=True):
             starts = [window_start(*axis) for axis in zip(center, block.shape, grid.shape, strict=True)]
             place = values[tuple(slice(a, a + n) for a, n in zip(starts, block.shape, strict=True))]
             np.maximum(place, np.rint(block * 255).astype(np.uint8), out=place)

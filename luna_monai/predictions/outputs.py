@@ -19,7 +19,7 @@ from luna_monai.detection.findings import SIZES, findings_table
 from luna_monai.detection.grid import to_image
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
-from luna_monai.predictions.result import ScanPrediction, describe_findings, nearest_voxels
+from luna_monai.predictions.result import ScanPrediction, axial_slices, describe_findings, nearest_voxels
 
 #: Placeholder in the name of an output, which is replaced by the name of the scan: one file per scan.
 PLACEHOLDER = "{seriesuid}"
@@ -39,14 +39,27 @@ def write_submission(path: Path, predictions: Sequence[ScanPrediction], **_: Any
 
 def write_findings(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
     """Write a table of the findings that are shown: position, probability and size."""
-    tables = []
-    for prediction in predictions:
-        table = findings_table(prediction.findings[: prediction.shown], prediction.seriesuid)
-        calibrated = [row["probability_calibrated"] for row in describe_findings(prediction)[: prediction.shown]]
-        table.insert(5, "probability_calibrated", pd.Series(calibrated, dtype=float))
-        table.insert(1, "finding", range(1, len(table) + 1))
-        tables.append(table)
-    files.write_table(path, pd.concat(tables).round({**SIZES, **dict.fromkeys(COORDINATES, 2)}))
+    files.write_table(path, pd.concat([readable_table(one, one.shown) for one in predictions]))
+
+
+def readable_table(prediction: ScanPrediction, count: int) -> pd.DataFrame:
+    """Make a table of findings with rounded values.
+
+    Args:
+        prediction: prediction for a scan.
+        count: number of findings, from the most probable one.
+
+    Returns:
+        The columns of :func:`~luna_monai.detection.findings.findings_table`; ``finding``, the number from 1;
+        ``probability_calibrated``; and ``slice``, see :func:`~luna_monai.predictions.result.axial_slices`.
+    """
+    table, rows = findings_table(prediction.findings[:count], prediction.seriesuid), describe_findings(prediction)
+    axis, slices = axial_slices(prediction)
+    table.insert(1, "finding", range(1, len(table) + 1))
+    table.insert(6, "probability_calibrated", [row["probability_calibrated"] for row in rows[:count]])
+    table["slice"] = [slices[row["voxel"][axis]][0] for row in rows[:count]]
+    digits = dict.fromkeys(COORDINATES, 2) | {"probability": 6, "probability_calibrated": 6}
+    return table.astype({"probability_calibrated": float}).round({**SIZES, **digits})
 
 
 def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
@@ -67,7 +80,8 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any)
             position=list(positions), voxel=list(nearest_voxels(prediction.geometry, positions))
         )
         scan |= {"candidates": candidates.to_dict("records"), "findings": describe_findings(prediction)}
-        scans.append(vars(prediction.geometry) | scan | {"findings_shown": prediction.shown})
+        scan |= {"threshold": prediction.threshold, "findings_shown": prediction.shown}
+        scans.append(vars(prediction.geometry) | scan)
     files.write_json(path, {"format": "luna-monai predictions", "model": facts, "scans": scans}, indent=1)
 
 
@@ -148,9 +162,10 @@ def write_dicom(path: Path, prediction: ScanPrediction, *, anonymous: bool = Fal
     """
     dicom_objects = importlib.import_module("luna_monai.predictions.dicom_objects")  # highdicom is an extra
     is_report = ending_of(path) == ".dcm"
-    dataset = dicom_objects.make_segmentation(prediction, anonymous) if segmented or not is_report else None
-    if is_report:
-        dataset = dicom_objects.make_report(prediction, anonymous, dataset)
+    with dicom_objects.without_pydicom_warnings():
+        dataset = dicom_objects.make_segmentation(prediction, anonymous) if segmented or not is_report else None
+        if is_report:
+            dataset = dicom_objects.make_report(prediction, anonymous, dataset)
     if dataset is not None:
         buffer = io.BytesIO()
         dataset.save_as(buffer)

@@ -16,6 +16,7 @@ from luna_monai.errors import LunaError
 from luna_monai.files import sha256_of
 from luna_monai.metrics.calibration import Calibration
 from luna_monai.networks.weights import exported_metadata
+from luna_monai.scans.dicom_slice import read_dicom_file
 from luna_monai.scans.geometry import Geometry
 from luna_monai.share import bundle_dir
 
@@ -108,6 +109,7 @@ class ScanPrediction:
         proposed: True if the candidates are proposals, False if they come from a list.
         findings: findings, most probable first. Their outlines are in ``grid``. ``Finding.candidates`` are rows of
             ``candidates``.
+        threshold: lowest probability of findings that are shown.
         shown: number of findings that are shown in pages, tables and DICOM objects, from the first.
         grid: geometry of the scan after it was oriented to LPS and, if smaller than a candidate, padded.
         warnings: warnings about the scan, for example that it does not look like a chest CT.
@@ -122,11 +124,17 @@ class ScanPrediction:
     model: ModelFacts
     proposed: bool
     findings: tuple[Finding, ...] = ()
+    threshold: float = 0.5
     shown: int = 0
     grid: Geometry | None = None
     warnings: tuple[str, ...] = ()
     dicom_files: tuple[Path, ...] = ()
     voxels_sha256: str = ""
+
+    @property
+    def above_threshold(self) -> int:
+        """Number of findings with a probability of at least ``threshold``. Not all of them may be shown."""
+        return sum(finding.probability >= self.threshold for finding in self.findings)
 
 
 def describe_findings(prediction: ScanPrediction) -> list[dict[str, Any]]:
@@ -152,6 +160,24 @@ def describe_findings(prediction: ScanPrediction) -> list[dict[str, Any]]:
         }
         for finding, voxel in zip(prediction.findings, voxels.tolist(), strict=True)
     ]
+
+
+def axial_slices(prediction: ScanPrediction) -> tuple[int, list[tuple[str, str]]]:
+    """Find the numbers of the axial slices of a scan, as viewers show them.
+
+    Args:
+        prediction: prediction for a scan.
+
+    Returns:
+        The axis of the slices in the file, 0 for z, and for each slice its number and its DICOM SOP Instance UID. The
+        number is the Instance Number of a DICOM slice. In other formats it counts from 1, and the UID is empty.
+    """
+    axis = 2 - int(np.argmax(np.abs(np.asarray(prediction.geometry.direction)[2])))
+    names = [(str(number + 1), "") for number in range(prediction.geometry.shape[axis])]
+    for number, path in enumerate(prediction.dicom_files if axis == 0 else ()):
+        if file := read_dicom_file(path):
+            names[number] = (file.text("InstanceNumber") or names[number][0], file.text("SOPInstanceUID"))
+    return axis, names
 
 
 def nearest_voxels(geometry: Geometry, points: Any) -> np.ndarray:

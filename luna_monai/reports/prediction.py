@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 import SimpleITK as sitk
 
 from luna_monai.detection.findings import SIZES, Finding
-from luna_monai.detection.grid import to_image
+from luna_monai.detection.grid import grid_at, to_image
 from luna_monai.files import write_bytes
-from luna_monai.predictions.outputs import check_file
-from luna_monai.predictions.result import ScanPrediction, describe_findings
+from luna_monai.predictions.outputs import check_file, readable_table
+from luna_monai.predictions.result import ScanPrediction, axial_slices, describe_findings
 from luna_monai.reports.pages import render_page
 from luna_monai.reports.pictures import draw_stacks, heat_colors, image_url
 from luna_monai.scans.geometry import Geometry
@@ -91,26 +90,14 @@ class PredictionPage:
     def to_html(self) -> str:
         """Render the page: a self-contained HTML document without paths of files."""
         scans: list[dict[str, Any]] = [
-            {
-                "id": f"scan{number + 1}",
-                "prediction": prediction,
-                "rows": self._rows(number, prediction),
-                "map": scan_map,
-                "above": {
-                    wanted: (threshold, sum(one.probability > threshold for one in prediction.findings))
-                    for wanted, threshold in prediction.model.thresholds.items()
-                },
-            }
-            for number, (prediction, scan_map) in sorted(self._scans.items())
+            {"id": f"scan{number + 1}", "prediction": one, "rows": self._rows(number, one), "map": scan_map}
+            for number, (one, scan_map) in sorted(self._scans.items())
         ]
         return render_page(
             "prediction.html",
             brand="luna-monai prediction",
             name=f"{len(scans):,} scans" if len(scans) > 1 else scans[0]["prediction"].seriesuid,
             scans=scans,
-            model=scans[0]["prediction"].model,
-            map_width=MAP_WIDTH,
-            margin=MARGIN,
             with_heat=any(stack["heat"] for _, stacks in self._pictures.values() for stack in stacks),
             legend=image_url(heat_colors(np.tile(np.linspace(0, 1, 120), (10, 1)))),
         )
@@ -118,28 +105,20 @@ class PredictionPage:
     def _rows(self, number: int, prediction: ScanPrediction) -> list[dict[str, Any]]:
         """Describe the findings of a scan as formatted values, with pictures for those that are shown."""
         rows = describe_findings(prediction)[: max(prediction.shown, ROWS // len(self._scans))]
-        axis, slices = _slices(prediction)
+        lines = readable_table(prediction, len(rows)).to_csv(index=False).splitlines()
+        axis, slices = axial_slices(prediction)
+        names = [f"instance {number}" if uid else f"slice {number} of {len(slices)}" for number, uid in slices]
         for rank, row in enumerate(rows):
             row |= {name: f"{row[name]:,.{digits}f}" for name, digits in SIZES.items() if row[name] is not None}
-            row["position"] = ", ".join(f"{value:.1f}" for value in row["position"])
             row["number"], row["id"] = rank + 1, f"s{number + 1}f{rank + 1}"
-            row["slice"], row["instance"] = slices[row["voxel"][axis]]
+            row["csv_header"], row["csv"] = lines[0], lines[rank + 1]
+            place = row["voxel"][axis]
+            row["slice_name"], (row["slice"], row["instance"]) = names[place], slices[place]
             row["stacks"] = self._pictures.get((number, rank), (0, []))[1]
             for stack in row["stacks"][:1]:
                 places = prediction.geometry.world_to_index(stack["positions"])[:, axis].tolist()
-                stack["labels"] = [slices[at][0] if at in range(len(slices)) else "outside the scan" for at in places]
+                stack["labels"] = [names[at] if at in range(len(names)) else "outside the scan" for at in places]
         return rows
-
-
-def _slices(prediction: ScanPrediction) -> tuple[int, list[tuple[str, str]]]:
-    """Find the axis of the axial slices, and the name and DICOM SOP Instance UID of each slice."""
-    axis = 2 - int(np.argmax(np.abs(np.asarray(prediction.geometry.direction)[2])))
-    count = prediction.geometry.shape[axis]
-    names = [(f"slice {number + 1} of {count}", "") for number in range(count)]
-    for number, path in enumerate(prediction.dicom_files if axis == 0 else ()):
-        header = pydicom.dcmread(path, specific_tags=["InstanceNumber", "SOPInstanceUID"], stop_before_pixels=True)
-        names[number] = (f"instance {header.get('InstanceNumber', number + 1)}", str(header.SOPInstanceUID))
-    return axis, names
 
 
 def _outline_of(finding: Finding, grid: Geometry) -> sitk.Image | None:
@@ -147,8 +126,7 @@ def _outline_of(finding: Finding, grid: Geometry) -> sitk.Image | None:
     if finding.outline is None or finding.outline_start is None:
         return None
     mask = np.pad(finding.outline, 1).astype(np.uint8)
-    x, y, z = grid.index_to_world(np.array([finding.outline_start]) - 1)[0].tolist()
-    return to_image(mask, Geometry(mask.shape[::-1], grid.spacing, (x, y, z), grid.direction))
+    return to_image(mask, grid_at(grid, np.array(finding.outline_start) - 1, mask.shape))
 
 
 def draw_map(voxels: np.ndarray, grid: Geometry, positions: Sequence[Sequence[float]]) -> dict[str, Any]:
@@ -160,7 +138,7 @@ def draw_map(voxels: np.ndarray, grid: Geometry, positions: Sequence[Sequence[fl
         positions: positions of the findings, x, y, z in LPS mm.
 
     Returns:
-        ``source``, the picture as a ``data:`` URL; ``height``, its height at a width of ``MAP_WIDTH``; and ``marks``:
+        ``source``, the picture as a ``data:`` URL; ``width``, ``height`` and ``margin`` in pixels; and ``marks``:
         for each finding its number, the x and y of the finding, and the x and y of the number in the margin, in pixels.
     """
     # One slice at a time, so that the scan is not copied.
@@ -174,4 +152,4 @@ def draw_map(voxels: np.ndarray, grid: Geometry, positions: Sequence[Sequence[fl
         order = np.flatnonzero(side)[np.argsort(y[side], kind="stable")].tolist()
         for place, number in enumerate(order):  # evenly spaced labels, from top to bottom
             marks.append((number + 1, x[number], y[number], label_x, (place + 0.5) * height / len(order)))
-    return {"source": image_url(gray[::-1]), "height": height, "marks": marks}
+    return {"source": image_url(gray[::-1]), "width": MAP_WIDTH, "margin": MARGIN, "height": height, "marks": marks}

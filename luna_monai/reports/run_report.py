@@ -62,17 +62,10 @@ def build_report(folder: Path, dataset_dir: str | Path | None = None, threshold:
     metrics = read_metrics(folder / METRICS)
     training, validation = (read_predictions(folder / PREDICTIONS / f"{split}.csv") for split in ("trn", "val"))
     config = _read_config(folder / CONFIG)
-    epoch, notes = best_epoch(metrics, validation), []
-    headline, tiles = _summarize(validation, threshold)
+    epoch = best_epoch(metrics, validation)
     charts = _ranking_charts(validation)
-    if shared := set(validation["seriesuid"]) & set(training["seriesuid"]):
-        notes.append(
-            f"{len(shared):,} of {validation['seriesuid'].nunique():,} validation scans are also training scans, as "
-            "in the book's split. The results are therefore better than on new patients. FROC counts a nodule as "
-            "missed if its candidates are training samples."
-        )
     dataset = Path(dataset_dir or str(text_of(config.get("dataset_dir", ""))))
-    annotations, scans = None, {}
+    annotations, scans, froc = None, {}, None
     if dataset_dir or (dataset / ANNOTATIONS).is_file():
         annotations, excluded = read_findings(dataset)
         scans = find_scans(dataset)
@@ -80,9 +73,6 @@ def build_report(folder: Path, dataset_dir: str | Path | None = None, threshold:
         seriesuids = evaluated_scans(validation["seriesuid"], candidates["seriesuid"], scans)
         froc = evaluate_froc(validation, annotations, excluded, seriesuids, bootstrap=_BOOTSTRAP)
         charts.append(chart(figures.froc_figure(froc), "FROC of nodules, by LUNA16's rules", froc.summary() + "."))
-        tiles.append(("CPM", show(froc.cpm), "LUNA16's score: mean sensitivity of the FROC"))
-    else:
-        notes.append("The dataset is missing, so there is no FROC curve. Give its folder with --dataset-dir.")
     missed, false_positives = worst_candidates(validation, threshold)
     cases = _cases(pd.concat([missed, false_positives]), annotations, scans)
     sections = [
@@ -96,15 +86,14 @@ def build_report(folder: Path, dataset_dir: str | Path | None = None, threshold:
         "report.html",
         brand="luna-monai run report",
         name=folder.resolve().name,
-        facts={
-            "validation": f"{len(validation):,} candidates in {validation['seriesuid'].nunique():,} scans",
-            "epochs": show(metrics["epoch"].max()),
-            "evaluated epoch": "unknown" if epoch is None else f"{epoch} (best epoch)",
-            "fold": str(config.get("fold")),
-        },
-        headline=headline,
-        tiles=tiles,
-        notes=notes,
+        epochs=metrics["epoch"].max(),
+        best_epoch=epoch,
+        fold=str(config.get("fold")),
+        metrics=per_class_metrics(validation["class"], validation["probability"], validation["loss"], threshold),
+        scans=validation["seriesuid"].nunique(),
+        shared_scans=len(set(validation["seriesuid"]) & set(training["seriesuid"])),
+        threshold=threshold,
+        froc=froc,
         sections=sections,
         config=yaml.safe_dump(config, sort_keys=False, allow_unicode=True),
     )
@@ -146,25 +135,6 @@ def _ranking_charts(validation: pd.DataFrame) -> list[dict[str, str]]:
     drawn = figures.ranking_figures(is_nodule, validation["probability"].to_numpy())
     titles = ("ROC curve of candidates", "Precision-recall curve of candidates")
     return [chart(figure, title, "Dashed: chance level.") for figure, title in zip(drawn, titles, strict=True)]
-
-
-def _summarize(validation: pd.DataFrame, threshold: float) -> tuple[str, list[tuple[str, str, str]]]:
-    """Summarize the results in a text, and in tiles of title, value and explanation."""
-    metrics = per_class_metrics(validation["class"], validation["probability"], validation["loss"], threshold)
-    nodules, others, found = (int(metrics[name]) for name in ("count/pos", "count/neg", "correct_count/pos"))
-    false_positives = others - int(metrics["correct_count/neg"])
-    per_scan = f"{false_positives / validation['seriesuid'].nunique():.2f}"
-    headline = f"The model finds {found:,} of {nodules:,} nodule candidates at a threshold of {threshold:g}. "
-    headline += f"It classifies {false_positives:,} of {others:,} other candidates as nodules, {per_scan} per scan."
-    if nodules and not found:
-        headline += f" A model that finds no nodule is correct for {others / len(validation):.2%} of all candidates."
-    return headline, [
-        ("Recall", show(metrics["pr/recall"]), f"fraction of nodule candidates above {threshold:g}"),
-        ("Precision", show(metrics["pr/precision"]), f"fraction of nodules among candidates above {threshold:g}"),
-        ("False positives", per_scan, "candidates per scan"),
-        ("ROC AUC", show(metrics["roc_auc"]), "1 is perfect, 0.5 is chance"),
-        ("Average precision", show(metrics["average_precision"]), "area under the precision-recall curve"),
-    ]
 
 
 def diameter_table(validation: pd.DataFrame, threshold: float) -> pd.DataFrame:
@@ -210,9 +180,7 @@ def _cases(rows: pd.DataFrame, annotations: pd.DataFrame | None, scans: dict[str
                     x, y, z, diameter = nodules[[*COORDINATES, "diameter_mm"]].iloc[int(distance.argmin())]
                     facts["nearest nodule"] = f"{distance.min():.1f} mm away, diameter {diameter:.1f} mm"
                     outlined = ball((x, y, z), max(diameter, 0))
-            if image is None:
-                facts["pictures"] = "none, because the CT is missing or damaged"
-            else:
+            if image is not None:
                 facts["voxel z, y, x"] = ", ".join(map(str, scan.geometry.world_to_index(center)[0]))
                 stacks = draw_stacks(image, center, outlined)
             cases[index] = {"title": f"Candidate {row['row']}", "facts": facts, "stacks": stacks}

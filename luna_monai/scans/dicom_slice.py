@@ -5,7 +5,10 @@ Only tags that locate and rescale the voxels are read. Tags that identify a pati
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,10 +35,24 @@ VOLUME_TAGS = [
 _PADDING = ["PixelPaddingValue", "PixelPaddingRangeLimit"]
 _NEEDED = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated"]
 _TAGS = [
-    *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "NumberOfFrames", *_NEEDED),
+    *("SOPClassUID", "SOPInstanceUID", "InstanceNumber", "SeriesInstanceUID", "NumberOfFrames", *_NEEDED),
     *("SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "PixelRepresentation"),
     *("RescaleSlope", "RescaleIntercept", *_PADDING, *VOLUME_TAGS),
 ]
+
+
+@contextmanager
+def without_pydicom_warnings() -> Iterator[None]:
+    """Hide the warnings of pydicom, such as those about UIDs with leading zeros. They do not name the file."""
+    # Each block has its own filter, because several threads read files. It rejects all records of other loggers.
+    logger, log_filter = logging.getLogger("pydicom"), logging.Filter("luna_monai")
+    logger.addFilter(log_filter)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.removeFilter(log_filter)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,14 +69,13 @@ class DicomFile:
     tags: pydicom.Dataset
     offset: int
 
+    @without_pydicom_warnings()
     def text(self, keyword: str) -> str:
         """Return the value of a tag as text; empty if the tag is missing or has no value."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings of pydicom do not name the file
-            try:
-                value = self.tags.get(keyword)
-            except (ValueError, TypeError, OverflowError):  # not valid for the tag; return it undecoded
-                value = self.tags.get_item(keyword).value.decode("latin-1").strip(" \0")
+        try:
+            value = self.tags.get(keyword)
+        except (ValueError, TypeError, OverflowError):  # not valid for the tag; return it undecoded
+            value = self.tags.get_item(keyword).value.decode("latin-1").strip(" \0")
         if isinstance(value, bytes):  # implicit VR does not define whether padding is signed
             value = int.from_bytes(value, "little")
         if isinstance(value, (MultiValue, list)):
@@ -97,6 +113,7 @@ class DicomFile:
         return self.sop_class in CTS[1:] or self.text("NumberOfFrames") not in ("", "0", "1")
 
 
+@without_pydicom_warnings()
 def read_dicom_file(path: Path) -> DicomFile | None:
     """Read the tags of a DICOM file.
 
@@ -111,8 +128,7 @@ def read_dicom_file(path: Path) -> DicomFile | None:
     """
     is_dicom = path.suffix.lower() == ".dcm" and not path.name.startswith(".")
     try:
-        with path.open("rb") as stream, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # warnings of pydicom do not name the file
+        with path.open("rb") as stream:
             head = stream.read(132)
             if head[128:] == b"DICM" or head[:2] in BARE_DICOM:
                 stream.seek(0)

@@ -145,13 +145,13 @@ def test_without_an_outline_sizes_are_none(point: tuple[float, float, float]) ->
     assert found.lung == "right"
 
 
-def test_only_the_most_probable_findings_are_outlined(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luna_monai.detection.findings.MAX_OUTLINES", 1)
+def test_only_the_most_probable_findings_are_outlined() -> None:
     centers = [(24.0, 30.0, 30.0), (80.0, 32.0, 36.0)]
     volume, geometry = scan(*[(ball(center, 4), 30) for center in centers])
-    found = find_findings(volume, geometry, world(*centers), [0.2, 0.9])
-    assert [finding.candidates for finding in found] == [(1,), (0,)]
-    assert [finding.outline is None for finding in found] == [False, True]
+    for limits, outlined in (({"max_outlines": 1}, False), ({"min_probability": 0.5}, False), ({}, True)):
+        found = find_findings(volume, geometry, world(*centers), [0.2, 0.9], **limits)
+        assert [finding.candidates for finding in found] == [(1,), (0,)]
+        assert [finding.outline is not None for finding in found] == [True, outlined]
 
 
 def test_scans_without_lungs_or_candidates() -> None:

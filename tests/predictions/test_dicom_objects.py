@@ -1,9 +1,11 @@
 """Structured reports and segmentations, read back by highdicom and pydicom and checked by dciodvfy."""
 
 import dataclasses
+import logging
 import shutil
 import subprocess
 import sys
+import warnings
 
 import highdicom as hd
 import numpy as np
@@ -14,8 +16,12 @@ from pydicom.sr.codedict import codes
 
 from luna_monai.errors import LunaError
 from luna_monai.predictions import write_dicom
-from luna_monai.predictions.dicom_objects import PATIENT_TAGS
+from luna_monai.predictions import write_dicom as write_object
+from luna_monai.predictions.dicom_objects import PATIENT_TAGS, refusal
 from luna_monai.predictions.outputs import check_outputs
+from luna_monai.reports import PredictionPage
+from luna_monai.scans import read_scan
+from luna_monai.scans.sources import ScanSource
 
 from .conftest import IDENTIFYING, make_prediction
 
@@ -164,3 +170,24 @@ def test_without_highdicom(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "highdicom", None)
     with pytest.raises(LunaError, match=r"luna-monai\[dicom\]"):
         check_outputs([tmp_path / "report.dcm"], scans=1)
+
+
+def test_uids_with_leading_zeros_do_not_fill_the_log(tmp_path, write_dicom, voxels, geometry, caplog, recwarn):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        files = write_dicom(tmp_path / "series", voxels, geometry, seriesuid="1.2.826.007")
+    caplog.clear()
+    scan = read_scan(tmp_path / "series")
+    assert scan.seriesuid == "1.2.826.007"
+    prediction = make_prediction(
+        geometry, INDICES, PROBABILITIES, source=tmp_path, seriesuid=scan.seriesuid, dicom_files=tuple(files)
+    )
+    assert refusal(ScanSource(tmp_path / "series")) is None
+    write_object(tmp_path / "a.dcm", prediction, segmented=True)
+    write_object(tmp_path / "a.seg.dcm", prediction)
+    page = PredictionPage(tmp_path / "a.html")
+    page.add(0, prediction, voxels, geometry, None)
+    assert "1.2.826.007.13" in page.to_html()
+    assert caplog.records == []
+    assert len(recwarn) == 0
+    assert logging.getLogger("pydicom").filters == []

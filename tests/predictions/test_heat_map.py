@@ -152,7 +152,7 @@ def test_volumes_have_the_geometry_of_the_file(case, tmp_path):
     prediction = dataclasses.replace(prediction, findings=(finding, prediction.findings[1]), grid=grid)
     path = tmp_path / "new" / "heat.nii.gz"
     image = torch.from_numpy(np.array(seen))[None]
-    values = ScanExplanation(path, bright, spatial_size=SHAPE)(prediction, image, grid)
+    values = ScanExplanation(path, bright, spatial_size=SHAPE, smoothing_mm=0)(prediction, image, grid)
     np.testing.assert_array_equal(values, np.where(seen > 0, 255, 0))
     write_label_map(tmp_path / "outline.nrrd", prediction)
     for name, value in (("new/heat.nii.gz", 255), ("outline.nrrd", 1)):
@@ -174,12 +174,26 @@ def test_overlapping_maps_use_the_higher_value_and_other_findings_have_none(geom
         return torch.stack([bright(one[None])[0] * next(strengths) for one in candidates])
 
     prediction = make_prediction(geometry, [(12, 20, 34), (13, 21, 35), (30, 2, 2)], [0.9, 0.8, 0.7])
-    explain = ScanExplanation(tmp_path / "a.nii", explainer, max_findings=2, spatial_size=SHAPE)
+    explain = ScanExplanation(tmp_path / "a.nii", explainer, max_findings=2, spatial_size=SHAPE, smoothing_mm=0)
     values = explain(prediction, torch.from_numpy(voxels)[None], geometry)
     np.testing.assert_array_equal(values, np.where(voxels > 0, 255, 0))
-    explain = ScanExplanation(tmp_path / "b.nii", bright, spatial_size=SHAPE)
+    explain = ScanExplanation(tmp_path / "b.nii", bright, spatial_size=SHAPE, smoothing_mm=0)
     nothing = explain(make_prediction(geometry, [], []), torch.from_numpy(voxels)[None], geometry)
     assert not nothing.any()
+
+
+def test_maps_are_smoothed(geometry, voxels, tmp_path):
+    def explainer(candidates):
+        heat = torch.zeros((len(candidates), *SHAPE))
+        heat[:, 16, 24, 24] = 1  # all of the contribution is in one voxel
+        return heat
+
+    explain = ScanExplanation(tmp_path / "a.nii", explainer, spatial_size=SHAPE)
+    values = explain(make_prediction(geometry, [(18, 26, 28)], [0.9]), torch.from_numpy(voxels)[None], geometry)
+    assert values.max() == 255
+    extents = (np.ptp(np.argwhere(values > 64), axis=0) + 1) * geometry.spacing[::-1]
+    # A Gaussian of 1.5 mm is above a quarter of its maximum in a ball of 5 mm.
+    np.testing.assert_allclose(extents, 5, atol=1.3)
 
 
 @pytest.mark.parametrize(

@@ -42,16 +42,24 @@ def test_a_submission_has_a_row_for_each_finding_or_given_candidate(prediction, 
         np.testing.assert_allclose(table.iloc[0, 1:4].tolist(), prediction.findings[0].position, rtol=1e-15)
 
 
-def test_the_table_of_findings_has_sizes_if_they_are_known(prediction, tmp_path):
+def test_the_table_of_findings_has_sizes_if_they_are_known(geometry, tmp_path):
+    prediction = dataclasses.replace(make_prediction(geometry, INDICES, [0.91234567890123, 0.25, 1.5e-7]), shown=2)
     table = pd.read_csv(written(prediction, tmp_path, "a.findings.csv"))
+    assert table.columns[:2].tolist() == ["seriesuid", "finding"]
     assert table["finding"].tolist() == [1, 2]
+    assert table["slice"].tolist() == [13, 4]
+    assert table[["probability", "probability_calibrated"]].to_numpy().tolist() == [
+        [0.912346, 0.832375],
+        [0.25, 0.0625],
+    ]
     assert table.loc[0, ["diameter_mm", "volume_mm3", "attenuation", "lung"]].tolist() == [4.5, 48, "solid", "left"]
     assert table.loc[1, ["diameter_mm", "volume_mm3", "attenuation", "lung"]].isna().all()
 
 
 def test_json_has_all_findings(prediction, tmp_path):
     (scan,) = json.loads(written(prediction, tmp_path, "a.json").read_text())["scans"]
-    assert (len(scan["candidates"]), len(scan["findings"]), scan["findings_shown"]) == (3, 3, 2)
+    assert (len(scan["candidates"]), len(scan["findings"])) == (3, 3)
+    assert (scan["threshold"], scan["findings_shown"]) == (0.5, 2)
     first, second = scan["findings"][:2]
     assert first["position"] == list(prediction.findings[0].position)
     assert (first["voxel"], first["diameter_mm"], first["candidates"]) == ([12, 20, 34], 4.5, 1)

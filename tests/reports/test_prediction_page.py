@@ -71,14 +71,14 @@ def test_texts_of_the_page(voxels, tmp_path):
         "model.pt", "ab" * 32, "0.1.0", {"4 false positives per scan": 0.25}, Calibration(1, -3, 0.0074), True
     )
     prediction = predicted(
-        voxels, [(20, 30, 32), (5, 6, 7), (39, 0, 63)], [0.99958, 0.3, 1.5e-7], shown=2, model=model,
+        voxels, [(20, 30, 32), (5, 6, 7), (39, 0, 63)], [0.99958, 0.3, 1.5e-7], shown=2, threshold=0.25, model=model,
         warnings=("no lung was found; is this <a chest> CT?",),
     )  # fmt: skip
     page = PredictionPage(tmp_path / "new" / "report.html")
     page.add(0, prediction, voxels, GEOMETRY, None)
     page.write()
     html = (tmp_path / "new" / "report.html").read_text(encoding="utf-8")
-    assert "2 of 3 findings are shown. The highest probability is 0.9996." in html
+    assert "2 of 3 findings have a probability of at least 0.2500. The page shows all of them. The highest" in html
     assert "no lung was found; is this &lt;a chest&gt; CT?" in html
     assert "Not for clinical use" in html
     assert "assumes that 0.74% of all candidates are nodules" in html
@@ -172,7 +172,7 @@ def test_the_most_probable_findings_of_all_scans_have_pictures(voxels):
     assert html.count('<div class="stacks">') == 3
     assert len(page._pictures) == 3
     counts = re.findall(r'<p class="headline">(\d+) of (\d+) findings', html)
-    assert counts == [(str(len(one.findings)),) * 2 for one in predictions] + [("0", "0")]
+    assert counts == [(str(one.above_threshold), str(len(one.findings))) for one in predictions] + [("0", "0")]
     parts = [PredictionPage("report.html", max_pictures=3) for _ in range(2)]
     for number, prediction in enumerate(predictions):
         parts[number % 2].add(number, prediction, voxels, GEOMETRY, None)

@@ -53,13 +53,19 @@ addEventListener("load", () => {
     found.label = stack.querySelector("output").textContent;
     stack.querySelector(".view").dispatchEvent(new WheelEvent("wheel", { deltaY: 1, bubbles: true, cancelable: true }));
     found.wheel = stack.querySelector("output").textContent;
+    const turn = new WheelEvent("wheel", { deltaY: 1, bubbles: true, cancelable: true });
+    stack.querySelector("input").value = stack.querySelector("input").max;
+    stack.querySelector(".view").dispatchEvent(turn);
+    found.wheelAtTheEnd = turn.defaultPrevented;
     card.querySelector(".enlarge").click();
     found.enlarged = document.querySelectorAll("dialog[open] .stack").length;
     document.querySelector("dialog").close();
     document.querySelector(".min-probability").value = 0.5;
     document.querySelector(".min-probability").dispatchEvent(new Event("input", { bubbles: true }));
     const seen = (query) => [...document.querySelectorAll(query)].filter((one) => one.checkVisibility()).length;
-    found.filtered = [seen(".findings tbody tr"), seen(".finding")];
+    found.filtered = [seen(".findings tbody tr"), seen(".finding"), seen(".overview .mark")];
+    document.execCommand = () => { found.copied = document.activeElement.value; return true; };
+    document.querySelector(".copy").click();
     document.querySelector(".min-probability").value = 0;
     document.querySelector(".min-probability").dispatchEvent(new Event("input", { bubbles: true }));
   }
@@ -106,7 +112,7 @@ def predicted_page():
         "diameter_mm": 6.0,
         "long_axis_mm": 7.0,
     }
-    sizes = {"short_axis_mm": 5.0, "volume_mm3": 150.0, "mean_hu": 30.0, "attenuation": "solid", "lung": "right"}
+    sizes = {"short_axis_mm": 5.0, "volume_mm3": 1500.0, "mean_hu": 30.0, "attenuation": "solid", "lung": "right"}
     findings = (Finding((10.0, 30.0, 38.0), 0.75, (0,), **outline, **sizes), Finding((50.0, 30.0, 38.0), 0.25, (1,)))
     model = ModelFacts("model.pt", "ab" * 32, "0.1.0", {"4 false positives per scan": 0.5})
     uid = "1.3.6.1.4.1.14519.5.2.1.6279.6001.272190966764020277652079081128"
@@ -134,7 +140,14 @@ def test_prediction_in_light_and_dark(chromium, predicted_page, tmp_path):
         "slice 14 of 40, -12.0 mm",
     )
     assert light["enlarged"] == 3
-    assert light["filtered"] == [1, 1], "rows and cards together"
+    assert not light["wheelAtTheEnd"], "the page scrolls"
+    assert light["filtered"] == [1, 1, 1], "rows, cards and numbers on the map together"
+    uid = "1.3.6.1.4.1.14519.5.2.1.6279.6001.272190966764020277652079081128"
+    assert light["copied"].splitlines() == [
+        "seriesuid,finding,coordX,coordY,coordZ,probability,probability_calibrated,diameter_mm,long_axis_mm,"
+        "short_axis_mm,volume_mm3,mean_hu,pleura_distance_mm,attenuation,lung,candidates,slice",
+        f"{uid},1,10.0,30.0,38.0,0.75,0.0,6.0,7.0,5.0,1500.0,30.0,,solid,right,1,20",
+    ]
     assert all(sort["kept"] and sort["rising"] == sort["falling"][::-1] for sort in light["sorts"][:3])
     dark, errors = look(chromium, page, tmp_path / "profile2", dark=True)
     assert errors == []

@@ -14,8 +14,11 @@ for (const kind of ["input", "wheel"]) {
     if (!stack) return;
     if (kind === "input") return show(stack, Number(event.target.value));
     if (!event.target.closest(".view")) return;
+    const { value, max } = stack.querySelector("input");
+    const slice = Number(value) + Math.sign(event.deltaY);
+    if (slice < 0 || slice > max) return;  // the page scrolls
     event.preventDefault();
-    show(stack, Number(stack.querySelector("input").value) + Math.sign(event.deltaY));
+    show(stack, slice);
   }, { passive: false });
 }
 
@@ -39,18 +42,16 @@ for (const section of document.querySelectorAll("section:has(.findings)")) {
     for (const row of rows) {
       const { probability, diameter, lung: side } = row.dataset;
       row.hidden = probability < number(".min-probability") || diameter < number(".min-diameter") || (lung && side !== lung);
-      const card = document.getElementById(row.id.replace("-row", ""));
-      if (card) card.hidden = row.hidden;
+      const id = row.id.replace("-row", "");
+      for (const one of section.querySelectorAll(`#${id}, .mark[href="#${id}"]`)) one.toggleAttribute("hidden", row.hidden);
     }
   };
   section.querySelector(".tools").addEventListener("input", filter);
   section.querySelector(".copy").addEventListener("click", async (event) => {
     const table = section.querySelector(".findings");
-    const lines = [...table.rows].filter((row) => !row.hidden);
-    const quote = (text) => (/[",\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
-    const csv = lines.map((row) => [...row.cells].map((one) => quote(one.textContent.trim())).join(",")).join("\n");
+    const lines = [table, ...table.tBodies[0].rows].filter((row) => !row.hidden);
     const area = document.createElement("textarea");
-    area.value = `${csv}\n`;
+    area.value = lines.map((row) => `${row.dataset.csv}\n`).join("");
     document.body.append(area);
     area.select();
     const done = document.execCommand("copy");  // works in a file opened from disk, too
