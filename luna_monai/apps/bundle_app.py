@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from luna_monai.apps.cli import App
+from luna_monai.errors import LunaError
 from luna_monai.share import bundle_dir
 from luna_monai.torchrun import is_launched, launch
 from luna_monai.workflow import add_settings, config_files, given_settings, load_workflow, run_config
@@ -80,6 +81,8 @@ class BundleApp(App):
         if run is not None:
             files[0] = run_config(run, files[1:])
         if self.distributed_help and is_launched():
+            if self.kind == "train" and load_workflow(run_id, files, given).parser["train"]["sampler"] is None:
+                raise LunaError("train#sampler: null cannot divide the samples among processes; use one process")
             files.append(str(bundle_dir() / "configs" / f"multi_gpu_{self.kind}.yaml"))
         return load_workflow(run_id, [*files, *map(str, overlays)], given, self.kind)
 

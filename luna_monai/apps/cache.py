@@ -80,6 +80,8 @@ class LunaCacheApp(BundleApp):
                 given |= {"cache_dir": literal(str(folder)), "dataset_dir": literal(str(dataset_dir))}
                 for overlays in ([], *([str(path)] for path in sorted(configs_dir().glob("*.yaml")))):
                     parsers.append(load_workflow("precache", config_files(overlays), given).parser)
+                    # All configurations share the object that lists the folder and reads headers.
+                    parsers[-1]["scans"] = {"_target_": lambda: parser.get_parsed_content("scans")}
             caches = [one.get_parsed_content("cache") for one in parsers]
             needed, found = take_inventory(caches)
             size = readable_size(sum(path.stat().st_size for path in needed))

@@ -56,11 +56,11 @@ class LunaCrossvalApp(BundleApp):
         if unknown := set(wanted) - set(present):
             raise LunaError(f"fold {min(unknown)} has no scans with candidates; folds: {', '.join(map(str, present))}")
         for fold in wanted:
-            self._train(fold, folder / f"fold{fold}", given)
+            self._train(fold, folder / f"fold{fold}", given, scans)
         done = [fold for fold in present if (folder / f"fold{fold}" / DONE).is_file()]
         write_results(folder, candidates, folds, scans, done, self.cli_args.bootstrap)
 
-    def _train(self, fold: int, folder: Path, given: Mapping[str, Any]) -> None:
+    def _train(self, fold: int, folder: Path, given: Mapping[str, Any], scans: Mapping[str, Any]) -> None:
         """Train a fold unless it is complete. An interrupted fold is resumed."""
         from luna_monai.training.checkpoint import first_difference
         from luna_monai.training.run_files import PREDICTIONS
@@ -81,6 +81,7 @@ class LunaCrossvalApp(BundleApp):
             logger.info("Fold %d: already trained", fold)
             return
         logger.info("Fold %d: %s", fold, "resuming" if resume else "training from random weights")
+        workflow.parser["scans"] = {"_target_": lambda: scans}  # lists the folder and reads headers once for all folds
         run_workflow(workflow)
         if not (folder / PREDICTIONS / "val.csv").is_file():
             found = f"fold {fold}: the training diverged, so there are no validation predictions"

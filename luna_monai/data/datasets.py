@@ -185,9 +185,7 @@ class CandidateLoader(DataLoader):
 
     def _read(self, indices: Sequence[int], pin: bool) -> dict[str, Any]:
         batch = self.dataset.read(indices)
-        if not pin:
-            return batch
-        return {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+        return {name: item.pin_memory() if pin and torch.is_tensor(item) else item for name, item in batch.items()}
 
 
 def read_ahead(read: Callable[[Any], Any], indices: Iterable[Any], num_workers: int, **options: Any) -> Iterator[Any]:

@@ -137,6 +137,7 @@ def reliability(probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10)
         ``expected_calibration_error`` (mean absolute difference of the two, weighted by ``count``) and ``brier_score``
         (mean squared difference of probability and class).
     """
+    # Not scikit-learn's calibration_curve, which does not return the number of candidates in each bin.
     values = pd.DataFrame(
         {"mean_probability": np.asarray(probability, float), "positive_share": np.asarray(is_nodule, float)}
     )

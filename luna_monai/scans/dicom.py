@@ -146,6 +146,7 @@ def _without_outliers(folder: Path, slices: list[Slice], warnings: list[str]) ->
 
 def _stack(folder: Path, slices: list[Slice]) -> dict[str, Any]:
     """Sort slices along their normal, and check that they form a rectangular grid."""
+    # Not highdicom's get_series_volume_positions, because highdicom is an optional dependency.
     first = slices[0].geometry
     normal = np.asarray(first.direction)[:, 2]
     slices = sorted(slices, key=lambda one: float(np.dot(one.geometry.origin, normal)))

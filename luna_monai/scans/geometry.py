@@ -138,6 +138,7 @@ def orient(voxels: np.ndarray, geometry: Geometry, orientation: str = "LPS") -> 
     """
     from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
+    # Not ITK's DICOMOrient, which needs a copy of voxels that are otherwise memory-mapped.
     change = ornt_transform(io_orientation(geometry.affine_ras_zyx), axcodes2ornt(tuple(reversed(orientation))))
     if np.array_equal(change, [[0, 1], [1, 1], [2, 1]]):
         return voxels, geometry

@@ -1,7 +1,8 @@
 """Reading of MetaImage files (``.mhd`` with ``.raw`` or ``.zraw``, ``.mha``), the format of LUNA16.
 
 ITK also reads this format, but fills the missing voxels of a truncated or damaged file with zeros. This module raises
-an error instead. Uncompressed voxels are memory-mapped.
+an error instead. Uncompressed voxels are memory-mapped. The header is read here too, because ITK does not return
+``HeaderSize``, ``CompressedDataSize`` and ``ElementDataFile``, which locate the voxels.
 
 Format: https://itk.org/Wiki/ITK/MetaIO/Documentation
 """

@@ -79,10 +79,9 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
         LunaError: when there is no scan.
     """
     path = Path(path)
-    if any(path.glob("subset*/*.mhd")):
+    if path.is_dir():
         sources = [ScanSource(file, uid) for uid, file in find_scans(path).items()]
-    elif path.is_dir():
-        sources = [ScanSource(file) for file in sorted(path.iterdir()) if suffix_of(file)]
+        sources = sources or [ScanSource(file) for file in sorted(path.iterdir()) if suffix_of(file)]
         if not sources:
             return [ScanSource(path, seriesuid)]
     elif not path.exists():

@@ -88,7 +88,7 @@ def epoch_lines(split: str, metrics: Mapping[str, float], book: bool = False) ->
 class TensorBoardHandler:
     """Writes metrics, precision-recall curve and histograms of an epoch, over the number of training samples seen.
 
-    MONAI's ``TensorBoardStatsHandler`` creates its folder before there is anything to write. Add one handler to the
+    MONAI's ``TensorBoardStatsHandler`` writes scalars only, and without a writer creates its folder immediately. Add one handler to the
     trainer, where it also counts the samples and closes the files at the end, and one to the evaluator.
 
     Args:

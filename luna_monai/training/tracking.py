@@ -53,10 +53,11 @@ def sqlite_uri(path: str | Path) -> str:
 class MLflowTracking:
     """Records a training run in MLflow: configuration, metrics of each epoch, weights.
 
-    MONAI's ``MLFlowHandler`` uses the same names for training and validation metrics, creates a new MLflow run when a
-    run is resumed, and sets no status when a run fails. MLflow's usage statistics are disabled. Add this handler after
-    :class:`~luna_monai.training.run_folder.RunFolder`, whose files it records. With several processes, only the first
-    one records. Errors after the start are logged as warnings. The run folder is complete in any case.
+    MONAI's ``MLFlowHandler`` uses the same names for training and validation metrics, sets no status when a run fails,
+    and without a run name continues the latest unfinished run of the experiment, whoever started it. MLflow's usage
+    statistics are disabled. Add this handler after :class:`~luna_monai.training.run_folder.RunFolder`, whose files it
+    records. With several processes, only the first one records. Errors after the start are logged as warnings. The run
+    folder is complete in any case.
 
     Args:
         tracking_uri: MLflow's store: ``sqlite:///PATH`` or the URL of a server. The environment variable

@@ -23,7 +23,8 @@ class LoadScan(Transform):
     """
 
     # Not MONAI's LoadImage, which creates all installed readers: it warns if pydicom misses a CUDA library, and its
-    # hash, which is part of the names of cache files, depends on the installed packages.
+    # hash, which is part of the names of cache files, depends on the installed packages. It also turns its argument
+    # into a path, so a header would be read twice, and fails for metadata of other types, such as Geometry.
 
     def __init__(self, orientation: str | None = "LPS") -> None:
         self.orientation = orientation

@@ -81,6 +81,12 @@ def test_gc_removes_what_no_configuration_needs(filled, tmp_path, capsys):
     assert "3 files in use" in capsys.readouterr().out
 
 
+def test_gc_lists_the_folder_once_and_reads_each_header_once(filled, count_reads):
+    _, _, options = filled
+    assert run_app(LunaCacheApp, ["gc", *options]) == 0
+    assert sorted(count_reads) == ["1.2.3.0.mhd", "1.2.3.1.mhd", "1.2.3.2.mhd", "luna"]
+
+
 @pytest.mark.parametrize("action", ["status", "verify", "gc"])
 def test_no_such_folder_is_one_line(make_dataset, tmp_path, capsys, action):
     for cache_dir, message in ((tmp_path / "none", "no such folder"), ("null", "cache_dir None: no such folder")):

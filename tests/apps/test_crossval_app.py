@@ -27,8 +27,9 @@ def arguments(dataset_dir, tmp_path):
     ]
 
 
-def test_all_folds(arguments, dataset_dir, tmp_path):
+def test_all_folds(arguments, dataset_dir, tmp_path, count_reads):
     assert LunaCrossvalApp(arguments).main() == 0
+    assert sorted(count_reads) == ["1.2.3.0.mhd", "1.2.3.1.mhd", "1.2.3.2.mhd", "luna"]
     folder = tmp_path / "cv"
 
     # Each fold starts from the same fresh weights, which one batch of a low learning rate hardly changes.

@@ -97,6 +97,15 @@ def test_an_error_of_a_process_is_one_line(arguments, tmp_path, capfd):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("given", [["--config", "null.yaml"], ["train#sampler=null", "train#dataloader#shuffle=true"]])
+def test_no_sampler_is_refused(arguments, tmp_path, monkeypatch, capsys, given):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "null.yaml").write_text("train#sampler: null\ntrain#dataloader#shuffle: true\n")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # as in a process that torchrun starts
+    assert run_app(LunaTrainingApp, [*arguments, *given]) == 1
+    assert "train#sampler: null cannot divide the samples among processes" in capsys.readouterr().err
+
+
 def test_the_tracebacks_of_all_processes_are_the_reason(tmp_path):
     """A process that waits for another one fails as soon as the other one has ended."""
     failures = {}

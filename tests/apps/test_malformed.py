@@ -70,6 +70,7 @@ TRAINING = [
     ("train=null", "train: None is not of type 'object'"),
     ("validate#dataset=3", "validate#dataset: 3 is not of type 'object'"),
     # sections and references
+    ("orientation=LRS", "orientation: 'LRS' does not match"),
     ("train#deterministic_transforms#0#orientation=LRS", "orientation: 'LRS' does not match"),
     ("optimizer={lr: 0.01}", r"optimizer: .* replaces the whole section; .* write 'optimizer#lr: …' in a file"),
     # the form

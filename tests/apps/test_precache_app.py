@@ -4,9 +4,7 @@ import pytest
 
 from luna_monai.apps import LunaPrecacheApp
 from luna_monai.apps.cli import run_app
-from luna_monai.data import candidates
 from luna_monai.data.cache_files import cached_files
-from luna_monai.scans import metaimage
 
 
 def test_subsets_shards_and_the_rest(make_dataset, tmp_path, capsys):
@@ -25,17 +23,10 @@ def test_subsets_shards_and_the_rest(make_dataset, tmp_path, capsys):
     assert "holds 5 of 5 series" in capsys.readouterr().out
 
 
-def test_the_folder_is_listed_once_and_a_header_read_once(make_dataset, tmp_path, monkeypatch):
-    read = []
-
-    def count(function):
-        return lambda path: read.append(path.name) or function(path)
-
-    monkeypatch.setattr(candidates, "find_scans", count(candidates.find_scans))
-    monkeypatch.setattr(metaimage, "_read_fields", count(metaimage._read_fields))
+def test_the_folder_is_listed_once_and_a_header_read_once(make_dataset, tmp_path, count_reads):
     folder = make_dataset(scans=3)
     assert run_app(LunaPrecacheApp, ["--dataset-dir", folder, "--cache-dir", tmp_path / "cache"]) == 0
-    assert sorted(read) == ["1.2.3.0.mhd", "1.2.3.1.mhd", "1.2.3.2.mhd", "luna"]
+    assert sorted(count_reads) == ["1.2.3.0.mhd", "1.2.3.1.mhd", "1.2.3.2.mhd", "luna"]
 
 
 @pytest.mark.parametrize(
