@@ -46,8 +46,7 @@ def read_table(
             these values.
 
     Returns:
-        The ``text``, ``optional`` and ``numeric`` columns, in this order, with one row per line of the file, indexed
-        from 0.
+        The ``text``, ``optional`` and ``numeric`` columns, in this order, indexed by their lines in the file.
 
     Raises:
         LunaError: when the file is missing, empty, not a CSV table, lacks a column, or a value is missing or not
@@ -90,7 +89,7 @@ def read_table(
         is_allowed, description = allowed.get(column, (np.isfinite, ""))
         check(~pd.Series(is_allowed(numbers)), column, f"{column!r} must be {description}")
         table[column] = numbers
-    return table[[*texts, *numeric]].reset_index(drop=True)
+    return table[[*texts, *numeric]]
 
 
 def _decode(path: Path) -> str:

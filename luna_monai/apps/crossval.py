@@ -48,8 +48,6 @@ class LunaCrossvalApp(BundleApp):
 
         check_bootstrap(self.cli_args.bootstrap)
         folder, given = Path(self.cli_args.folder), self.given()
-        for key in given.keys() & {"fold", "resume", "output_dir", "finetune"}:
-            raise LunaError(f"{key}={given[key]}: crossval sets this key for each fold; remove it")
         get = self.load("training", given).parser.get_parsed_content
         candidates, scans = get("candidates"), get("scans")
         folds = folds_of(candidates, scans, get("patients_file"))
@@ -65,10 +63,14 @@ class LunaCrossvalApp(BundleApp):
     def _train(self, fold: int, folder: Path, given: Mapping[str, Any]) -> None:
         """Train a fold unless it is complete. An interrupted fold is resumed."""
         from luna_monai.training.checkpoint import first_difference
+        from luna_monai.training.run_files import PREDICTIONS
 
         resume = any(folder.glob("checkpoint*.pt"))
         own = {"fold": fold, "output_dir": literal(str(folder)), "comment": f"fold{fold}", "resume": resume}
-        workflow = self.load("training", {**given, **own, "finetune": None})
+        own["finetune"] = None
+        for key in given.keys() & own.keys():
+            raise LunaError(f"{key}={given[key]}: crossval sets this key for each fold; remove it")
+        workflow = self.load("training", {**given, **own})
         for path in sorted(folder.parent.glob("fold*/config.yaml")):
             if difference := first_difference(read_config(path), workflow.parser["configuration"], ["fold"]):
                 raise LunaError(
@@ -80,4 +82,7 @@ class LunaCrossvalApp(BundleApp):
             return
         logger.info("Fold %d: %s", fold, "resuming" if resume else "training from random weights")
         run_workflow(workflow)
+        if not (folder / PREDICTIONS / "val.csv").is_file():
+            found = f"fold {fold}: the training diverged, so there are no validation predictions"
+            raise LunaError(f"{found}; use other settings, such as a lower optimizer#lr, and another --output-dir")
         write_json(folder / DONE, {"fold": fold})

@@ -71,6 +71,23 @@ def subset_of(path: Path) -> int:
     return int(match[1])
 
 
+def candidate_table(dataset_dir: Path, candidates_file: str | None = None) -> Path:
+    """Return the path of the candidate table of a folder.
+
+    Args:
+        dataset_dir: LUNA16 dataset folder.
+        candidates_file: name of the table; None for the first of ``CANDIDATE_FILES`` that exists.
+
+    Raises:
+        LunaError: when there is no such file.
+    """
+    names = CANDIDATE_FILES if candidates_file is None else (candidates_file,)
+    path = next((dataset_dir / name for name in names if (dataset_dir / name).is_file()), None)
+    if path is None:
+        raise LunaError(f"{dataset_dir}: no {' or '.join(names)} in this folder; copy this table of LUNA16 to it")
+    return path
+
+
 def read_candidates(
     dataset_dir: str | Path | DatasetScans, *, candidates_file: str | None = None, outside_volume: str = "error"
 ) -> pd.DataFrame:
@@ -97,10 +114,7 @@ def read_candidates(
     """
     scans = DatasetScans.of(dataset_dir)
     dataset_dir = scans.dataset_dir
-    names = CANDIDATE_FILES if candidates_file is None else (candidates_file,)
-    path = next((dataset_dir / name for name in names if (dataset_dir / name).is_file()), None)
-    if path is None:
-        raise LunaError(f"{dataset_dir}: no {' or '.join(names)} in this folder; copy this table of LUNA16 to it")
+    path = candidate_table(dataset_dir, candidates_file)
     annotations = read_table(dataset_dir / ANNOTATIONS, [*COORDINATES, "diameter_mm"], allowed=ALLOWED)
     candidates = read_table(path, [*COORDINATES, "class"], allowed=ALLOWED)
     candidates["class"] = candidates["class"].astype(int)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,21 +177,11 @@ class CandidateLoader(DataLoader):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         pin = self.pin_memory and torch.accelerator.is_available()
-        if not self.num_workers:
-            yield from (self._read(indices, pin) for indices in self.batch_sampler)
-            return
-        device = torch.accelerator.current_device_index() if pin else None
-        pool = ThreadPoolExecutor(self.num_workers, "read ahead", initializer=_start_thread, initargs=(device,))
-        try:
-            batches: deque[Future] = deque()
-            for indices in self.batch_sampler:
-                batches.append(pool.submit(self._read, indices, pin))
-                if len(batches) > self.num_workers:
-                    yield batches.popleft().result()
-            while batches:
-                yield batches.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        options: dict[str, Any] = {}
+        if pin:  # in distributed training each process has its own GPU, but a new thread starts with the first one
+            device = torch.accelerator.current_device_index()
+            options = {"initializer": torch.accelerator.set_device_index, "initargs": (device,)}
+        return read_ahead(partial(self._read, pin=pin), self.batch_sampler, self.num_workers, **options)
 
     def _read(self, indices: Sequence[int], pin: bool) -> dict[str, Any]:
         batch = self.dataset.read(indices)
@@ -199,7 +190,29 @@ class CandidateLoader(DataLoader):
         return {key: value.pin_memory() if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
 
 
-def _start_thread(device: int | None) -> None:
-    # In distributed training each process has its own GPU, but a new thread starts with the first one.
-    if device is not None:
-        torch.accelerator.set_device_index(device)
+def read_ahead(read: Callable[[Any], Any], indices: Iterable[Any], num_workers: int, **options: Any) -> Iterator[Any]:
+    """Read items in order, the next ones ahead of time in threads.
+
+    Args:
+        read: reads the item of an index.
+        indices: indices of the items.
+        num_workers: number of threads, and of items that are read ahead; 0 reads an item when it is needed.
+        options: arguments of ``ThreadPoolExecutor``.
+
+    Yields:
+        The items.
+    """
+    if not num_workers:
+        yield from map(read, indices)
+        return
+    pool = ThreadPoolExecutor(num_workers, "read ahead", **options)
+    try:
+        waiting: deque[Future[Any]] = deque()
+        for index in indices:
+            waiting.append(pool.submit(read, index))
+            if len(waiting) > num_workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -130,12 +130,12 @@ def check_bootstrap(samples: int) -> None:
         raise LunaError(f"bootstrap samples must be between 0 and {MAX_BOOTSTRAP:,}, found {samples:,}")
 
 
-def evaluated_scans(validated: Iterable[str], trained: Iterable[str], scans: Mapping[str, Path]) -> list[str]:
+def evaluated_scans(validated: Iterable[str], candidates: Iterable[str], scans: Mapping[str, Path]) -> list[str]:
     """List the scans of an evaluation, including those without candidates.
 
     Args:
         validated: series UIDs of the validation candidates.
-        trained: series UIDs of all other candidates.
+        candidates: series UIDs of all candidates of the dataset.
         scans: the CT files on disk, by series UID.
 
     Returns:
@@ -143,7 +143,7 @@ def evaluated_scans(validated: Iterable[str], trained: Iterable[str], scans: Map
     """
     chosen = set(validated)
     subsets = {subset_of(scans[uid]) for uid in chosen if uid in scans}
-    without = scans.keys() - chosen - set(trained)
+    without = scans.keys() - chosen - set(candidates)
     return sorted(chosen | {uid for uid in without if subset_of(scans[uid]) in subsets})
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
+from luna_monai.data.datasets import read_ahead
 from luna_monai.data.tables import COORDINATES
 from luna_monai.detection.grid import grid_at
 from luna_monai.detection.lungs import Lungs, find_lungs
@@ -130,9 +129,9 @@ class ScanDataset(torch.utils.data.Dataset):
         outside = ((index < 0) | (index >= geometry.shape)).any(axis=1)
         if outside.any():
             row = int(outside.argmax())
-            place, line = given[row].tolist(), cast(int, table.index[row]) + 2
+            place, voxel = given[row].tolist(), index[row].tolist()
             raise LunaError(
-                f"{self.candidates}, line {line}: {place} in {self.coordinates} is voxel {index[row].tolist()}, "
+                f"{self.candidates}, line {table.index[row]}: {place} in {self.coordinates} is voxel {voxel}, "
                 f"outside scan {scan.seriesuid}; correct it, or choose other --coordinates: {', '.join(systems)}"
             )
         return systems[self.coordinates]
@@ -181,11 +180,4 @@ class ScanLoader:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        with ThreadPoolExecutor(max(self.num_workers, 1), thread_name_prefix="read-ahead") as pool:
-            waiting: deque[Future[dict[str, Any]]] = deque()
-            for index in self.indices:
-                waiting.append(pool.submit(self.dataset.__getitem__, index))
-                if len(waiting) > self.num_workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+        return read_ahead(self.dataset.__getitem__, self.indices, self.num_workers)

@@ -13,12 +13,13 @@ from luna_monai.data.candidates import DatasetScans
 from luna_monai.data.tables import read_findings
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json, write_submission, write_table
-from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, evaluated_scans
+from luna_monai.metrics.froc import FrocResult, evaluate_froc, evaluated_scans
 from luna_monai.metrics.per_class import RANKING_METRICS, per_class_metrics
 from luna_monai.reports.figures import froc_figure
 from luna_monai.reports.pages import render_page
 from luna_monai.reports.run_report import chart
-from luna_monai.training.run_files import read_predictions
+from luna_monai.training.metrics import FROC_METRICS
+from luna_monai.training.run_files import PREDICTIONS, read_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,8 @@ def write_results(
     Raises:
         LunaError: if the predictions of a fold are missing or NaN, or a candidate is not predicted exactly once.
     """
-    predictions = pd.concat([_read_fold(output_dir / f"fold{fold}" / "predictions" / "val.csv", fold) for fold in done])
+    of_folds = {fold: read_predictions(output_dir / f"fold{fold}" / PREDICTIONS / "val.csv") for fold in done}
+    predictions = pd.concat(of_folds, names=["fold"]).reset_index("fold").astype({"class": int})
     predictions = predictions.sort_values("row", kind="stable", ignore_index=True)
     expected = folds[folds.isin(done)].sort_index()
     if not predictions.set_index("row")["fold"].equals(expected):
@@ -67,8 +69,7 @@ def write_results(
     annotations, excluded = read_findings(scans.dataset_dir)
 
     def evaluate(part: pd.DataFrame, samples: int = 0) -> FrocResult:
-        others = candidates.loc[~candidates["seriesuid"].isin(part["seriesuid"]), "seriesuid"]
-        seriesuids = evaluated_scans(part["seriesuid"], others, scans.paths)
+        seriesuids = evaluated_scans(part["seriesuid"], candidates["seriesuid"], scans.paths)
         return evaluate_froc(part, annotations, excluded, seriesuids, bootstrap=samples)
 
     parts = [part for _, part in predictions.groupby("fold")]
@@ -103,16 +104,8 @@ def write_results(
     logger.info("Results: %s", output_dir)
 
 
-def _read_fold(path: Path, fold: int) -> pd.DataFrame:
-    """Read the validation predictions of a fold, and add the column ``fold``."""
-    part = read_predictions(path).astype({"class": int})
-    part.insert(0, "fold", fold)
-    return part
-
-
 def _row(part: pd.DataFrame, froc: FrocResult) -> dict[str, Any]:
     metrics = per_class_metrics(part["class"], part["probability"], part["loss"])
     counts = {"scans": froc.scans, "candidates": len(part), "nodules": froc.nodules}
-    rates = [f"sensitivity/{rate:g}" for rate in FALSE_POSITIVES_PER_SCAN]
     of_candidates = {name: metrics[name] for name in RANKING_METRICS}
-    return counts | of_candidates | {"cpm": froc.cpm} | dict(zip(rates, froc.sensitivity, strict=True))
+    return counts | of_candidates | dict(zip(FROC_METRICS, [froc.cpm, *froc.sensitivity], strict=True))

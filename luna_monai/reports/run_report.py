@@ -13,6 +13,7 @@ import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 
+from luna_monai.data.candidates import candidate_table
 from luna_monai.data.tables import ANNOTATIONS, COORDINATES, read_findings
 from luna_monai.detection.grid import to_image
 from luna_monai.errors import LunaError, reason_of
@@ -24,6 +25,7 @@ from luna_monai.reports.pages import render_page, show
 from luna_monai.reports.pictures import ball, data_url, draw_stacks
 from luna_monai.scans.scan import read_scan
 from luna_monai.scans.sources import find_scans
+from luna_monai.tables import read_table
 from luna_monai.training.run_files import CONFIG, METRICS, PREDICTIONS, read_metrics, read_predictions
 
 logger = logging.getLogger(__name__)
@@ -55,7 +57,7 @@ def build_report(folder: Path, dataset_dir: str | Path | None = None, threshold:
 
     Raises:
         LunaError: if a file of the run is missing or damaged, if the predictions are NaN because the training diverged,
-            or if a given ``dataset_dir`` has no annotations.
+            or if a given ``dataset_dir`` has no annotations or candidates.
     """
     metrics = read_metrics(folder / METRICS)
     training, validation = (read_predictions(folder / PREDICTIONS / f"{split}.csv") for split in ("trn", "val"))
@@ -67,7 +69,8 @@ def build_report(folder: Path, dataset_dir: str | Path | None = None, threshold:
     if dataset_dir or (dataset / ANNOTATIONS).is_file():
         annotations, excluded = read_findings(dataset)
         scans = find_scans(dataset)
-        seriesuids = evaluated_scans(validation["seriesuid"], training["seriesuid"], scans)
+        candidates = read_table(candidate_table(dataset, text_of(config.get("candidates_file"))), numeric=[])
+        seriesuids = evaluated_scans(validation["seriesuid"], candidates["seriesuid"], scans)
         froc = evaluate_froc(validation, annotations, excluded, seriesuids, bootstrap=_BOOTSTRAP)
         charts.append(chart(figures.froc_figure(froc), "FROC of nodules, by LUNA16's rules", froc.summary() + "."))
     missed, false_positives = worst_candidates(validation, threshold)

@@ -129,9 +129,7 @@ class FrocMetrics:
 
     def __init__(self, candidates: pd.DataFrame, all_candidates: pd.DataFrame, scans: DatasetScans) -> None:
         self.positions = candidates[["seriesuid", *COORDINATES]]
-        uids = all_candidates["seriesuid"]
-        others = uids[~uids.isin(candidates["seriesuid"])]
-        self.seriesuids = evaluated_scans(candidates["seriesuid"], others, scans.paths)
+        self.seriesuids = evaluated_scans(candidates["seriesuid"], all_candidates["seriesuid"], scans.paths)
         self.annotations, self.excluded = read_findings(scans.dataset_dir)
 
     def attach(self, engine: Engine) -> None:

@@ -111,6 +111,7 @@ def test_an_interrupted_fold_goes_on(arguments, tmp_path, capsys):
         (["--folds", "0,7"], "fold 7 has no scans with candidates; folds: 0, 1, 2"),
         (["--folds", "all"], "argument --folds: invalid numbers value: 'all'"),
         (["fold=1"], "fold=1: crossval sets this key for each fold"),
+        (["comment=mine"], "comment=mine: crossval sets this key for each fold"),
         (["finetune=model.pt"], "finetune=model.pt: crossval sets this key for each fold"),
         (["--config", "book_ch11"], "has no effect, because nothing in this configuration refers to it"),
         (["--bootstrap", "-1"], "bootstrap samples must be between 0 and 100,000, found -1"),
@@ -124,6 +125,16 @@ def test_mistakes_get_one_clear_line(arguments, capsys, tmp_path, wrong, message
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "cv").exists()
+
+
+def test_a_diverged_fold_is_named_at_once(arguments, tmp_path, capsys):
+    arguments[arguments.index("optimizer#lr=0.00001")] = "optimizer#lr=1e30"
+    for _ in range(2):  # the second call resumes the fold, which is not complete
+        assert run_app(LunaCrossvalApp, [*arguments, "book_metrics_only=true"]) == 1
+        error = capsys.readouterr().err
+        assert "fold 0: the training diverged, so there are no validation predictions; use other settings" in error
+        assert sorted(path.name for path in (tmp_path / "cv").iterdir()) == ["fold0"]
+        assert not (tmp_path / "cv" / "fold0" / "fold.json").exists()
 
 
 def test_folds_must_be_trained_alike(arguments, tmp_path):

@@ -784,8 +784,8 @@ def test_damaged_candidates(place, weights, capfd):
         (head + "a,1,nan,3\n", r"list\.csv, line 2: 'coordY' must be a number, found nothing"),
         (head + "1.2.3,-150,-150,-320\n", r"list\.csv: no candidates of scan a"),
         (
-            head + "a,-150,-150,-320\na,150,150,-320\n",
-            r"list\.csv, line 3: \[150\.0, 150\.0, -320\.0\] in lps is voxel .*, outside scan a; .* ras, voxel",
+            head + "\nb,0,0,0\n\na,-150,-150,-320\na,150,150,-320\n",
+            r"list\.csv, line 6: \[150\.0, 150\.0, -320\.0\] in lps is voxel .*, outside scan a; .* ras, voxel",
         ),
     ):
         path = place / "list.csv"

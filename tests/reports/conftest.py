@@ -67,6 +67,8 @@ def write_dataset(folder):
     header = "seriesuid,coordX,coordY,coordZ,diameter_mm\n"
     rows = [f"{uid},{','.join(map(str, nodule))}\n" for uid, nodules in NODULES.items() for nodule in nodules]
     (folder / "annotations.csv").write_text(header + "".join(rows))
+    table = pd.concat([predictions(0, ["1.2"]), predictions(1, ["1.1"])])
+    table[["seriesuid", "coordX", "coordY", "coordZ", "class"]].to_csv(folder / "candidates.csv", index=False)
     (folder / "annotations_excluded.csv").write_text(header + "1.1,-30,10,40,-1\n")
     return folder
 

@@ -134,6 +134,18 @@ def test_the_page_is_self_contained(page, html, reported_run):
     assert not [name for name in reported_run.iterdir() if name.suffix == ".tmp"]
 
 
+@pytest.mark.parametrize(("listed", "scans"), [(False, 2), (True, 1)])
+def test_froc_counts_scans_without_candidates_but_not_training_scans_of_which_none_was_drawn(
+    report, dataset, listed, scans
+):
+    other = dataset / "subset0" / "1.3.mhd"  # of the validated subset, and not in predictions/trn.csv
+    other.write_bytes(other.with_name("1.1.mhd").read_bytes())
+    if listed:
+        with (dataset / "candidates.csv").open("a") as file:
+            file.write("1.3,0,0,30,0\n")
+    assert any(f"2 nodules in {scans} scans," in element["text"] for element in report().elements)
+
+
 def test_accessibility(page):
     assert page.disorder == []
     assert page.all("html")[0]["lang"] == "en"
@@ -220,6 +232,7 @@ def test_full_size(tmp_path, caplog):
     table["probability"] = np.where(table["class"] == 1, generator.beta(5, 2, rows), generator.beta(1, 8, rows))
     table["loss"] = -np.log(np.where(table["class"] == 1, table["probability"], 1 - table["probability"]))
     table.to_csv(folder / "predictions" / "val.csv", index=False)
+    table.to_csv(dataset / "candidates.csv", index=False)
     table.assign(seriesuid="9").to_csv(folder / "predictions" / "trn.csv", index=False)
     (folder / "config.yaml").write_text("fold: 0")
     columns = ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]
