@@ -108,7 +108,9 @@ def test_page_and_json_say_that_findings_are_not_shown(tmp_path, voxels, geometr
     assert count > 1
     assert (scan["threshold"], scan["findings_shown"]) == (0, 1)
     html = (tmp_path / "a.html").read_text()
-    assert f"{count} of {count} findings have a probability of at least 0. The page shows the 1 most probable of" in html
+    assert (
+        f"{count} of {count} findings have a probability of at least 0. The page shows the 1 most probable of" in html
+    )
     assert html.count("<article") == 1
 
 
