@@ -594,6 +594,11 @@ def test_a_real_scan_in_several_formats(luna16_mini, shared_data, tmp_path, writ
     assert np.linalg.norm(np.subtract(best["position"], nodule[["coordX", "coordY", "coordZ"]])) < 5
     np.testing.assert_array_equal(best["voxel"], grid.world_to_index(np.array([best["position"]]))[0])
     assert len(scan["candidates"]) > 5
+    positions = np.array([one["position"] for one in scan["findings"][:8]])
+    distances = np.linalg.norm(positions - nodule[["coordX", "coordY", "coordZ"]].to_numpy(dtype=float), axis=1)
+    found = scan["findings"][int(distances.argmin())]
+    assert distances.min() < nodule["diameter_mm"] / 2
+    assert found["diameter_mm"] == pytest.approx(nodule["diameter_mm"], rel=0.25)
 
 
 @pytest.fixture(scope="session")

@@ -96,6 +96,24 @@ def test_exported_weights_cannot_be_explained(tmp_path, voxels, geometry, points
     assert not (tmp_path / "heat.nii.gz").exists()
 
 
+def test_page_and_json_say_that_findings_are_not_shown(tmp_path, voxels, geometry, points, weights):
+    image = sitk.GetImageFromArray(voxels)
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    sitk.WriteImage(image, str(tmp_path / "a.mhd"))
+    outputs = ["--report", tmp_path / "a.html", "--output", tmp_path / "a.json", "--max-findings", 1, "--threshold", 0]
+    LunaPredictApp([tmp_path / "a.mhd", "--candidates", points, "--weights", weights, *outputs]).main()
+    (scan,) = json.loads((tmp_path / "a.json").read_text())["scans"]
+    count = len(scan["findings"])
+    assert count > 1
+    assert (scan["threshold"], scan["findings_shown"]) == (0, 1)
+    html = (tmp_path / "a.html").read_text()
+    assert (
+        f"{count} of {count} findings have a probability of at least 0. The page shows the 1 most probable of" in html
+    )
+    assert html.count("<article") == 1
+
+
 def test_a_report_of_several_scans(make_dataset, tmp_path, weights):
     dataset_dir = make_dataset(scans=3, candidates=4)
     arguments = [
