@@ -55,12 +55,8 @@ class BalancedSampler(DistributedSampler):
 
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        drawn = torch.cat(
-            [
-                _draw(self.positives, self.positives_per_epoch, generator),
-                _draw(self.negatives, self.negatives_per_epoch, generator),
-            ]
-        )
+        parts = ((self.positives, self.positives_per_epoch), (self.negatives, self.negatives_per_epoch))
+        drawn = torch.cat([_draw(*part, generator) for part in parts])
         drawn = drawn[torch.randperm(len(drawn), generator=generator)]
         # All ranks get the same number of samples: as in DistributedSampler, the first samples are repeated at the end.
         drawn = torch.cat([drawn, drawn[: self.total_size - len(drawn)]])

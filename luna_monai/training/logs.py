@@ -88,8 +88,9 @@ def epoch_lines(split: str, metrics: Mapping[str, float], book: bool = False) ->
 class TensorBoardHandler:
     """Writes metrics, precision-recall curve and histograms of an epoch, over the number of training samples seen.
 
-    MONAI's ``TensorBoardStatsHandler`` writes scalars only, and without a writer creates its folder immediately. Add one handler to the
-    trainer, where it also counts the samples and closes the files at the end, and one to the evaluator.
+    MONAI's ``TensorBoardStatsHandler`` writes scalars only, and without a writer creates its folder immediately. Add
+    one handler to the trainer, where it also counts the samples and closes the files at the end, and one to the
+    evaluator.
 
     Args:
         run_state: holds the number of samples and the folders; the same object for both handlers.
