@@ -11,16 +11,18 @@ with deferred_imports():
     import torch._dynamo  # MONAI imports it where torchvision is installed
 import torch
 assert torch._dynamo.utils
-early = {"mlflow", "matplotlib", "scipy.signal", "sklearn"} & set(sys.modules)
+early = {"mlflow", "matplotlib", "nibabel", "pydicom", "scipy.signal", "sklearn"} & set(sys.modules)
 assert not early, early
 
 from ignite.handlers.checkpoint import HAVE_ZERO, ZeroRedundancyOptimizer
+from monai.data.image_reader import nib, pydicom
 from monai.data.ultrasound_confidence_map import hilbert
 from monai.handlers import mlflow_handler
 from monai.visualize.utils import plt
 assert HAVE_ZERO and not isinstance(3, ZeroRedundancyOptimizer)
 assert abs(hilbert([1.0, 0.0, -1.0, 0.0])[0] - 1) < 1e-9
 assert plt.figure().number == 1
+assert nib.Nifti1Image and pydicom.dcmread
 
 import matplotlib.pyplot
 import mlflow

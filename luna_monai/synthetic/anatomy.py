@@ -178,15 +178,21 @@ def _mediastinum(position: Position, body: Body, rng: np.random.Generator) -> Fl
     column = _ellipsoid(position, (0, 0, 0), (29 * m, 0.62 * depth, np.inf))
     front = _ellipsoid(position, (rng.uniform(-6, 6), -0.6 * depth, 0), (9 * m, 0.8 * depth, np.inf))
     heart = _ellipsoid(position, (20 * m, -0.36 * depth, 0.34 * height), (66 * h, 0.58 * depth * h, 0.24 * height * h))
-    aorta = _ellipsoid(position, (20, body.spine_y - 16, 0), (15, 14, np.inf))
-    aorta = np.maximum(aorta, position[2] - 0.76 * height)
-    arch = _ellipsoid(position, (15, 0, 0.74 * height), (22, 38, 15))
+    aorta, arch = _aorta(position, body, 2.5)
     right = _ellipsoid(position, (-38 * m, 4, 0.52 * height), (12, 16, 24))
     left = _ellipsoid(position, (39 * m, 8, 0.56 * height), (12, 16, 22))
     result = spine
     for part, width in ((column, 6), (front, 6), (heart, 6), (aorta, 4), (arch, 4), (right, 6), (left, 6)):
         result = _smooth_min(result, part, width)
     return result
+
+
+def _aorta(position: Position, body: Body, wall: float) -> tuple[FloatArray, FloatArray]:
+    """Distance to the descending aorta and to its arch, in which it ends."""
+    back, top = body.spine_y - 16, 0.68 * body.height
+    aorta = _ellipsoid(position, (20, back, 0), (12.5 + wall, 12 + wall, np.inf))
+    arch = _ellipsoid(position, (15, back / 2 - 12, top), (14 + wall, back / 2 + 24 + wall, 22 + wall))
+    return np.maximum(aorta, position[2] - top), arch
 
 
 def _bones(position: Position, plain: Position, cavity: FloatArray, body: Body) -> tuple[FloatArray, FloatArray]:
@@ -229,7 +235,7 @@ def _soft_tissue(
     rng: np.random.Generator, body: Body, position: Position, surfaces: tuple[FloatArray, ...], cells: NDArray[np.int64]
 ) -> FloatArray:
     """HU of fat, muscle, the mediastinum, the abdomen, and of air and cloth around the body."""
-    (x, _, z), (cavity, mediastinum, diaphragm, skin) = position, surfaces
+    x, (cavity, mediastinum, diaphragm, skin) = position[0], surfaces
     height, depth = body.height, body.depth
     texture, organs = (smooth_noise(rng, x.shape, cells * finer) for finer in ((3, 4, 4), (2, 2, 2)))
     muscle, fat = np.float32(rng.uniform(45, 65)), np.float32(rng.uniform(-115, -90))
@@ -239,9 +245,7 @@ def _soft_tissue(
 
     center, radii = (20, -0.36 * depth, 0.34 * height), (60, 0.5 * depth, 0.22 * height)
     heart = _ellipsoid(position, center, (radii[0] * body.heart, radii[1] * body.heart, radii[2] * body.heart))
-    aorta = _ellipsoid(position, (20, body.spine_y - 16, 0), (12.5, 12, np.inf))
-    vessels = np.maximum(np.minimum(heart, aorta), z - 0.76 * height)
-    vessels = np.minimum(vessels, _ellipsoid(position, (14, 0, 0.74 * height), (19, 34, 12)))
+    vessels = functools.reduce(np.minimum, _aorta(position, body, 0.0), heart)
     vessels = np.minimum(vessels, _ellipsoid(position, (-18, -14, 0.7 * height), (9, 9, 0.3 * height)))
     vessels = np.minimum(vessels, _ellipsoid(position, (5, -8, 0.58 * height), (38, 14, 13)))
     tissue = np.where(texture > -0.2, fat + 15, muscle - 10)
@@ -254,7 +258,7 @@ def _soft_tissue(
     organ = np.where((x < 15) & (diaphragm >= -55), liver, left)
     # Gas in stomach and colon, below the left half of the diaphragm.
     gas = np.clip((organs - rng.uniform(0.7, 1.6)) * 5, 0, 1) * np.clip(-(diaphragm + 9) / 3, 0, 1)
-    organ = organ + (np.float32(-900) - organ) * gas * (x > -30) * (np.abs(texture) > 0.15)
+    organ = organ + (np.float32(-900) - organ) * gas * (x > -30) * np.clip(np.abs(texture) * 6 - 0.5, 0, 1)
     hu = hu + (organ - hu) * np.clip(0.5 - diaphragm / 3, 0, 1) * (cavity < 1)
 
     cloth = np.clip(1 - np.abs(organs + 0.35 * texture) / 0.10, 0, 1) * rng.uniform(20, 130)

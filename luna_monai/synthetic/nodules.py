@@ -234,8 +234,9 @@ def paint_nodule(rng: np.random.Generator, canvas: Canvas, center: Points, nodul
         shift = rng.normal(0, 0.15, 3) * r
         away = np.sqrt(sum((p - np.float32(s)) ** 2 for p, s in zip(position, shift, strict=True)))
         hole = away - np.float32(nodule.cavity * r) * (1 + np.float32(0.2) * roughness)
-        # A wall of any thickness, but a wall.
-        air = share_inside(np.maximum(hole, body + np.float32(rng.uniform(0.6, 1.5))).astype(np.float32), sigma)
+        # A wall of any thickness, but a wall: what has a thin one all around is a cyst or a bulla.
+        wall = np.float32(rng.uniform(0.6, 1.2) + rng.uniform(0.0, 0.2) * r)
+        air = share_inside(np.maximum(hole, body + wall).astype(np.float32), sigma)
     if nodule.bronchi:
         length = rng.uniform(0.6, 1.6, nodule.bronchi) * r
         radius = rng.uniform(0.7, 1.6, nodule.bronchi)

@@ -45,6 +45,19 @@ def test_acquisitions_are_distributed_as_in_luna16():
     assert all(a.spacing[0] == a.spacing[1] for a in drawn)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_aorta_has_no_flat_end_in_the_lung(seed):
+    rng = np.random.default_rng(seed)
+    body = draw_body(rng)
+    low, high = (-body.width - 12, -body.depth - 12, -12), (body.width + 12, body.depth + 26, body.height + 8)
+    grid = Grid.covering(np.array(low), np.array(high), 3.0)
+    lung = build_thorax(rng, body, grid).lung < 0
+    x, y, z = grid.axes()
+    around = np.hypot(x - 20, y - body.spine_y + 16) < 25
+    ends = ~lung[:-1] & lung[1:] & around & (z[:-1] > 0.45 * body.height)
+    assert ends.sum(axis=(1, 2)).max() * 9 < 300  # mm²; a cut through the whole vessel is 400 and more
+
+
 def test_sampler_reproduces_a_smooth_field():
     voxels = Grid((10.0, 12.0, -5.0), (-0.7, -0.7, 1.1), (9, 20, 24))
     low, high = voxels.box
