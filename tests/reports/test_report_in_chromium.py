@@ -175,6 +175,19 @@ def test_printed_pictures_are_those_of_the_page(chromium, predicted_page, tmp_pa
     assert red > 1500, "the picture is about 40 mm wide"
 
 
+def test_printed_tables_repeat_their_header(chromium, predicted_page, tmp_path):
+    if shutil.which("pdftotext") is None:
+        pytest.skip("pdftotext is not installed (Debian: poppler-utils)")
+    row = re.search(r'<tr id="s1f1-row".*?</tr>', predicted_page, flags=re.DOTALL)[0]
+    (tmp_path / "page.html").write_text(predicted_page.replace(row, 150 * row))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", f"--user-data-dir={tmp_path / 'profile'}"]
+    flags += ["--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'page.pdf'}", (tmp_path / "page.html").as_uri()]
+    subprocess.run([chromium, *flags], capture_output=True, timeout=120, check=True)
+    command = ["pdftotext", "-layout", tmp_path / "page.pdf", "-"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert len(re.findall("^ *finding .* slice ", text, flags=re.MULTILINE)) >= 3
+
+
 def test_in_light_and_dark(chromium, reported_run, tmp_path):
     html = (reported_run / "report.html").read_text(encoding="utf-8")
     page = tmp_path / "probe.html"
