@@ -41,8 +41,7 @@ class BalancedSampler(DistributedSampler):
         seed: int = 0,
     ) -> None:
         label = torch.as_tensor(dataset.label)
-        self.positives = torch.nonzero(label == 1).flatten()
-        self.negatives = torch.nonzero(label == 0).flatten()
+        self.negatives, self.positives = (torch.nonzero(label == value).flatten() for value in (0, 1))
         if len(self.positives) == 0 or len(self.negatives) == 0:
             found = f"{len(self.positives)} nodules and {len(self.negatives)} non-nodules"
             raise LunaError(f"a balanced epoch needs both classes, found {found} to train on; choose another fold")

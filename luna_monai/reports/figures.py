@@ -50,7 +50,7 @@ def froc_figure(result: FrocResult, title: str = "", folds: Iterable[FrocResult]
     axes.set_xscale("log", base=2)
     axes.set_xticks(FALSE_POSITIVES_PER_SCAN, [*map(rate_name, FALSE_POSITIVES_PER_SCAN)])
     axes.minorticks_off()
-    axes.set(xlim=(0.125, 8), ylim=(0, 1.02))
+    axes.set(xlim=(FALSE_POSITIVES_PER_SCAN[0], FALSE_POSITIVES_PER_SCAN[-1]), ylim=(0, 1.02))
     axes.legend(loc="lower right", fontsize=9)
     return figure
 

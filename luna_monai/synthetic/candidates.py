@@ -87,11 +87,8 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
 
 
 def _in_reach(setting: Setting, points: Points) -> NDArray[np.bool_]:
-    """Tell which of ``points`` (n, 3) may be candidates: inside and, in a targeted scan, away from its faces.
-
-    A candidate's window is moved inside the volume. The lungs of a whole thorax are far from the faces, but in a
-    targeted scan they are cut there, and windows would not be centered on their candidates.
-    """
+    """Return which points (n, 3) can be candidates: inside the volume and, in a targeted scan, away from its faces."""
+    # Crops are moved inside the volume. A targeted scan has lung at its faces, where candidates would be off-center.
     index = setting.slices.to_index(points)
     margin = np.zeros(3) if setting.whole_thorax else np.array([8.0, 24.0, 24.0])
     return np.all((index >= margin) & (index <= np.array(setting.slices.shape) - 1 - margin), axis=1)

@@ -18,6 +18,7 @@ from ignite.engine import Engine, Events
 from monai.engines import Trainer
 
 from luna_monai.files import write_errors
+from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, rate_name
 from luna_monai.metrics.per_class import BOOK_METRICS, COUNTS, RANKING_METRICS
 from luna_monai.training.metrics import FROC_METRICS
 from luna_monai.training.run_state import RunState
@@ -79,7 +80,7 @@ def epoch_lines(split: str, metrics: Mapping[str, float], book: bool = False) ->
         lines.append(f"{split:8} " + ", ".join(f"{number(name, '6.4f')} {title}" for name, title in names))
     if not book and metrics.keys() >= set(FROC_METRICS):
         sensitivities = " ".join(number(name, "5.3f") for name in FROC_METRICS[1:])
-        rates = "1/8 1/4 1/2 1 2 4 8 false positives per scan, counted as in LUNA16"
+        rates = f"{' '.join(map(rate_name, FALSE_POSITIVES_PER_SCAN))} false positives per scan, counted as in LUNA16"
         lines.append(f"{split:8} {number('cpm', '6.4f')} CPM, sensitivity {sensitivities} at {rates}")
     return lines
 
