@@ -8,7 +8,7 @@ from luna_monai.apps.cli import run_app
 
 def test_writes_what_was_asked_for(tmp_path):
     argv = [tmp_path / "luna", "--scans", 2, "--candidates-per-scan", 15, "--nodules-per-scan", 2.5]
-    assert LunaSynthApp([*argv, "--seed", 3, "--in-plane", 72, "--slices", 40]).main() == 0
+    assert LunaSynthApp([*argv, "--seed", 4, "--in-plane", 72, "--slices", 40]).main() == 0
     candidates = pd.read_csv(tmp_path / "luna" / "candidates.csv")
     assert candidates.groupby("seriesuid").size().tolist() == [15, 15]
     subsets = [path.parent.name for path in sorted(tmp_path.rglob("*.mhd"))]

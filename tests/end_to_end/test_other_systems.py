@@ -26,7 +26,7 @@ COMMANDS = """
 from luna_monai.apps.cli import main
 
 if __name__ == "__main__":
-    size = ["--scans", "4", "--candidates-per-scan", "8", "--nodules-per-scan", "4", "--in-plane", "64"]
+    size = ["--scans", "4", "--candidates-per-scan", "8", "--nodules-per-scan", "4", "--in-plane", "64", "--seed", "1"]
     folders = ["--dataset-dir", "luna", "--cache-dir", "cache"]
     small = ["--epochs", "1", "samples_per_epoch=8", "batch_size=8"]
     for command in (

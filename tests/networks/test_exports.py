@@ -157,7 +157,9 @@ def test_network_for_something_else(tmp_path):
 
 def test_missing_package(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(LunaError, match=r"onnxruntime is not installed.*pip install 'luna-monai\[export\]'"):
+    with pytest.raises(
+        LunaError, match=r"onnxruntime is required but not installed: pip install 'luna-monai\[export\]'"
+    ):
         load_network(exported["onnx"], LunaModel())
 
 
