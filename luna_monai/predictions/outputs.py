@@ -19,7 +19,7 @@ from luna_monai.detection.findings import SIZES, findings_table
 from luna_monai.detection.grid import to_image
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
-from luna_monai.predictions.result import ScanPrediction, axial_slices, describe_findings, nearest_voxels
+from luna_monai.predictions.result import ScanPrediction, describe_findings, nearest_voxels
 
 #: Placeholder in the name of an output, which is replaced by the name of the scan: one file per scan.
 PLACEHOLDER = "{seriesuid}"
@@ -51,10 +51,10 @@ def readable_table(prediction: ScanPrediction, count: int) -> pd.DataFrame:
 
     Returns:
         The columns of :func:`~luna_monai.detection.findings.findings_table`; ``finding``, the number from 1;
-        ``probability_calibrated``; and ``slice``, see :func:`~luna_monai.predictions.result.axial_slices`.
+        ``probability_calibrated``; and ``slice``, see :attr:`ScanPrediction.axial_slices`.
     """
     table, rows = findings_table(prediction.findings[:count], prediction.seriesuid), describe_findings(prediction)
-    axis, slices = axial_slices(prediction)
+    axis, slices = prediction.axial_slices
     table.insert(1, "finding", range(1, len(table) + 1))
     table.insert(6, "probability_calibrated", [row["probability_calibrated"] for row in rows[:count]])
     table["slice"] = [slices[row["voxel"][axis]][0] for row in rows[:count]]

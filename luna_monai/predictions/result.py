@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,19 @@ class ScanPrediction:
         """Number of findings with a probability of at least ``threshold``. Not all of them may be shown."""
         return sum(finding.probability >= self.threshold for finding in self.findings)
 
+    @cached_property
+    def axial_slices(self) -> tuple[int, list[tuple[str, str]]]:
+        """The axis of the axial slices in the file, 0 for z, and for each slice its number and its SOP Instance UID.
+
+        The number is the Instance Number of a DICOM slice. In other formats it counts from 1, and the UID is empty.
+        """
+        axis = 2 - int(np.argmax(np.abs(np.asarray(self.geometry.direction)[2])))
+        names = [(str(number + 1), "") for number in range(self.geometry.shape[axis])]
+        for number, path in enumerate(self.dicom_files if axis == 0 else ()):
+            if file := read_dicom_file(path):
+                names[number] = (file.text("InstanceNumber") or names[number][0], file.text("SOPInstanceUID"))
+        return axis, names
+
 
 def describe_findings(prediction: ScanPrediction) -> list[dict[str, Any]]:
     """Convert the findings of a scan to plain values. All files and pages use this function.
@@ -160,24 +174,6 @@ def describe_findings(prediction: ScanPrediction) -> list[dict[str, Any]]:
         }
         for finding, voxel in zip(prediction.findings, voxels.tolist(), strict=True)
     ]
-
-
-def axial_slices(prediction: ScanPrediction) -> tuple[int, list[tuple[str, str]]]:
-    """Find the numbers of the axial slices of a scan, as viewers show them.
-
-    Args:
-        prediction: prediction for a scan.
-
-    Returns:
-        The axis of the slices in the file, 0 for z, and for each slice its number and its DICOM SOP Instance UID. The
-        number is the Instance Number of a DICOM slice. In other formats it counts from 1, and the UID is empty.
-    """
-    axis = 2 - int(np.argmax(np.abs(np.asarray(prediction.geometry.direction)[2])))
-    names = [(str(number + 1), "") for number in range(prediction.geometry.shape[axis])]
-    for number, path in enumerate(prediction.dicom_files if axis == 0 else ()):
-        if file := read_dicom_file(path):
-            names[number] = (file.text("InstanceNumber") or names[number][0], file.text("SOPInstanceUID"))
-    return axis, names
 
 
 def nearest_voxels(geometry: Geometry, points: Any) -> np.ndarray:

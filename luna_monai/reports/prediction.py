@@ -13,7 +13,7 @@ from luna_monai.detection.findings import SIZES, Finding
 from luna_monai.detection.grid import grid_at, to_image
 from luna_monai.files import write_bytes
 from luna_monai.predictions.outputs import check_file, readable_table
-from luna_monai.predictions.result import ScanPrediction, axial_slices, describe_findings
+from luna_monai.predictions.result import ScanPrediction, describe_findings
 from luna_monai.reports.pages import render_page
 from luna_monai.reports.pictures import draw_stacks, heat_colors, image_url
 from luna_monai.scans.geometry import Geometry
@@ -106,7 +106,7 @@ class PredictionPage:
         """Describe the findings of a scan as formatted values, with pictures for those that are shown."""
         rows = describe_findings(prediction)[: max(prediction.shown, ROWS // len(self._scans))]
         lines = readable_table(prediction, len(rows)).to_csv(index=False).splitlines()
-        axis, slices = axial_slices(prediction)
+        axis, slices = prediction.axial_slices
         names = [f"instance {number}" if uid else f"slice {number} of {len(slices)}" for number, uid in slices]
         for rank, row in enumerate(rows):
             row |= {name: f"{row[name]:,.{digits}f}" for name, digits in SIZES.items() if row[name] is not None}
