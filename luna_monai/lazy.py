@@ -41,14 +41,16 @@ def lazy_exports(package: str, modules: Mapping[str, Sequence[str]]) -> tuple[li
         modules: public names of the package, by the module that defines them.
 
     Returns:
-        All names, sorted, and a function that returns the object of a name after importing its module.
+        All names, sorted, and a function that imports and returns the object of a name, or a module of the package.
     """
     module_of = {name: module for module, names in modules.items() for name in names}
 
     def getattr_(name: str) -> Any:
-        if name not in module_of:
+        place = f"{package}.{module_of.get(name, name)}"
+        if importlib.util.find_spec(place) is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
+        module = importlib.import_module(place)
+        return getattr(module, name) if name in module_of else module
 
     return sorted(module_of), getattr_
 

@@ -216,10 +216,8 @@ def run_config(run: Path, overlays: Sequence[str]) -> str:
     trusted = {code for file in shipped for code in _code_in(read_config(file))}
     for key, value in _code_in(read_config(path)):
         if (key, value) not in trusted:
-            raise LunaError(
-                f"{path}: {key}: {value!r} is code that is not part of luna-monai, and is not run. If you trust this "
-                f"file as you trust a program, add '--config {path}'"
-            )
+            advice = f"If you trust this file as you trust a program, add '--config {path}'"
+            raise LunaError(f"{path}: {key}: {value!r} is code that is not part of luna-monai, and not run. {advice}")
     return str(path)
 
 

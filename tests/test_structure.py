@@ -23,7 +23,7 @@ ROOMS = [
     "apps",
 ]
 #: Modules at the root that every room may use.
-ROOT = {"__version__", "errors", "extras", "files", "lazy", "literals", "share", "tables"}
+ROOT = {"__version__", "errors", "extras", "files", "lazy", "literals", "progress", "share", "tables"}
 #: Modules at the root that run the bundle for commands.
 RUN = {"settings", "torchrun", "workflow"}
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if "_share" not in path.parts]

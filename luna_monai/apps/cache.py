@@ -10,6 +10,7 @@ from luna_monai.apps.bundle_app import BundleApp
 from luna_monai.errors import LunaError
 from luna_monai.files import readable_size
 from luna_monai.literals import literal
+from luna_monai.progress import enumerate_with_estimate
 from luna_monai.share import configs_dir
 from luna_monai.workflow import config_files, given_options, load_workflow, numbers, run_workflow
 
@@ -62,7 +63,6 @@ class LunaCacheApp(BundleApp):
     def run(self) -> int:
         """List or check the files of the cache, and remove them if ``--yes`` is given."""
         from luna_monai.data.cache_files import cached_files, find_damage, take_inventory
-        from luna_monai.training import enumerate_with_estimate
 
         action, given = self.cli_args.action, self.given()
         parser = self.load("precache", given).parser

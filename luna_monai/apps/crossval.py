@@ -73,10 +73,8 @@ class LunaCrossvalApp(BundleApp):
         workflow = self.load("training", {**given, **own})
         for path in sorted(folder.parent.glob("fold*/config.yaml")):
             if difference := first_difference(read_config(path), workflow.parser["configuration"], ["fold"]):
-                raise LunaError(
-                    f"{path.parent} was trained with other settings: {difference}; use the same for all folds, or "
-                    "another --output-dir"
-                )
+                advice = "use the same for all folds, or another --output-dir"
+                raise LunaError(f"{path.parent} was trained with other settings: {difference}; {advice}")
         if (folder / DONE).is_file():
             logger.info("Fold %d: already trained", fold)
             return

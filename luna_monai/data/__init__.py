@@ -11,6 +11,6 @@ __all__, __getattr__ = lazy_exports(
         "doctor": ["Finding", "examine_dataset"],
         "precache": ["Precache", "available_cores"],
         "samplers": ["BalancedSampler"],
-        "splits": ["check_split", "folds_of", "read_patients", "split_by_stride", "split_by_subset"],
+        "splits": ["check_split", "folds_of", "read_patients", "split_by_stride", "split_by_subset", "with_fold"],
     },
 )

@@ -21,7 +21,7 @@ from luna_monai.data.candidates import DatasetScans
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError
 from luna_monai.files import file_name_of
-from luna_monai.transforms import candidate_size
+from luna_monai.transforms import CropCandidatesd
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +92,13 @@ class SeriesCache(PersistentDataset):
             raise LunaError(f"{cache_dir}: cannot be used as cache folder ({error}); choose another") from None
         # Flatten once only, because flattening creates a Compose, which draws random seeds.
         self.steps = steps = list(self.transform.flatten().transforms)
-        if wrong := [
-            step for step in self.steps if isinstance(step, RandomizableTrait) or not isinstance(step, Transform)
-        ]:
+        wrong = [step for step in steps if isinstance(step, RandomizableTrait) or not isinstance(step, Transform)]
+        if wrong:
             raise LunaError(f"{type(wrong[0]).__name__}: only MONAI's deterministic transforms can be cached")
-        self.spatial_size = candidate_size(self.steps)
+        crop = next((step for step in steps if isinstance(step, CropCandidatesd)), None)
+        if crop is None:
+            raise LunaError("none of the cached transforms is a CropCandidatesd; add one")
+        self.spatial_size = tuple(crop.cropper.spatial_size)
         ends = [f".{series_hashing(item).decode()}.{self.transform_hash}.pt" for item in data]
         self.names = [file_name_of(item["seriesuid"]) + end for item, end in zip(data, ends, strict=True)]
         self._open: dict[int, dict[str, Any]] = {}

@@ -10,13 +10,11 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import psutil
 import torch
@@ -26,6 +24,7 @@ from luna_monai.data.cache_files import build_series
 from luna_monai.data.candidates import subset_of
 from luna_monai.errors import LunaError
 from luna_monai.files import readable_size, remove_abandoned
+from luna_monai.progress import enumerate_with_estimate
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +48,6 @@ class Precache:
         num_workers: number of processes; each holds one CT and its candidates in memory. 0 works in this process.
         subsets: LUNA16 subsets to process; None for all.
         shard: ``(k, n)``: process only every n-th of these series, starting with the k-th, counted from 0.
-        progress: wraps the iterable of finished series to show progress, as
-            ``progress(iterable, description, total)``; None shows no progress.
         wait: called when the shard is done, to wait for other processes that work on other shards.
 
     Raises:
@@ -61,7 +58,6 @@ class Precache:
     num_workers: int = 0
     subsets: Sequence[int] | None = None
     shard: Sequence[int] = (0, 1)
-    progress: Callable[[Iterable[Any], str, int], Iterator[Any]] | None = None
     wait: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
@@ -129,11 +125,9 @@ class Precache:
             return 0
         remove_abandoned(folder)
         series = self.show_plan()
-        finished: Iterable[Any] = self._build(series) if series else []
-        if series and self.progress is not None:
-            finished = self.progress(finished, "cache", len(series))
         try:
-            deque(finished, maxlen=0)
+            for _ in enumerate_with_estimate(self._build(series), "cache", len(series)) if series else ():
+                pass
         except BrokenProcessPool:
             advice = f"if memory ran out, use fewer than {self.num_workers} workers"
             raise LunaError(f"{folder}: a worker was killed; {advice}") from None

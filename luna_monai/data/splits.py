@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -104,6 +106,19 @@ def folds_of(
     if patients.isna().any():
         raise LunaError(f"{patients_file}: no patient for series {uids[patients.isna()].iloc[0]}; add a row")
     return folds.groupby(patients).transform("min")
+
+
+def with_fold(configuration: Mapping[str, Any], validation: pd.DataFrame) -> dict[str, Any]:
+    """Replace ``fold: null`` in a configuration by the fold in use, so that a run can be repeated with more scans.
+
+    Args:
+        configuration: the configuration of a run.
+        validation: the validation part of its split; :func:`split_by_subset` stores the fold in its ``attrs``.
+
+    Returns:
+        A copy of the configuration. For other splits, ``fold`` is unchanged.
+    """
+    return {**configuration, "fold": validation.attrs.get("fold", configuration["fold"])}
 
 
 def read_patients(path: str | Path) -> pd.Series:

@@ -50,12 +50,13 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     return {str(name): value for name, value in content.items()}
 
 
-def with_weights(network: torch.nn.Module, path: str | Path | None) -> torch.nn.Module:
+def with_weights(network: torch.nn.Module, path: str | Path | None, resume: bool = False) -> torch.nn.Module:
     """Load weights from a file into a network.
 
     Args:
         network: changed in place.
         path: see :func:`load_weights`; None leaves the network as it is.
+        resume: leave the network as it is, because the run's checkpoint will replace its weights.
 
     Returns:
         The same network.
@@ -63,7 +64,7 @@ def with_weights(network: torch.nn.Module, path: str | Path | None) -> torch.nn.
     Raises:
         LunaError: as in :func:`load_weights`, and when the weights are those of another network.
     """
-    if path is None:
+    if path is None or resume:
         return network
     state = load_weights(path)
     try:

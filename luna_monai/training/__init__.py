@@ -11,7 +11,7 @@ __all__, __getattr__ = lazy_exports(
         "processes": ["BroadcastBuffers", "SeedEachEpoch"],
         "run_folder": ["LrSchedule", "RunFolder", "Validation"],
         "run_state": ["EarlyStopping", "RunState"],
-        "logs": ["ConsoleHandler", "ProgressHandler", "TensorBoardHandler", "enumerate_with_estimate"],
+        "logs": ["ConsoleHandler", "ProgressHandler", "TensorBoardHandler"],
         "tracking": ["MLflowTracking", "sqlite_uri"],
     },
 )

@@ -50,13 +50,13 @@ class EvaluationFolder:
         output_dir: folder of the results.
         candidates: the candidates that are evaluated, indexed by row.
         source: more entries of ``metrics.json``, such as the file of the weights.
-        calibrate: fit calibration and thresholds. False for the book's evaluation, whose threshold is 0.5.
+        book: fit no calibration and thresholds; the book's threshold is 0.5.
     """
 
     output_dir: str | Path
     candidates: pd.DataFrame
     source: Mapping[str, Any]
-    calibrate: bool = True
+    book: bool = False
 
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator that has :class:`~luna_monai.training.metrics.CandidateMetrics`."""
@@ -72,7 +72,7 @@ class EvaluationFolder:
         counts = {"scans": seriesuid.nunique(), "candidates": len(records)}
         write_json(folder / "metrics.json", {**self.source, **counts, "metrics": engine.state.metrics})
         (folder / "calibration.json").unlink(missing_ok=True)  # of an earlier evaluation
-        if self.calibrate:
+        if not self.book:
             try:
                 content = calibration_summary(records["probability"], records["class"], seriesuid)
             except LunaError as error:

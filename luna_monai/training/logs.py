@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
-import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any
 
 import ignite.distributed as idist
 import numpy as np
@@ -20,14 +18,11 @@ from monai.engines import Trainer
 from luna_monai.files import write_errors
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, rate_name
 from luna_monai.metrics.per_class import BOOK_METRICS, COUNTS, RANKING_METRICS
+from luna_monai.progress import enumerate_with_estimate
 from luna_monai.training.metrics import FROC_METRICS
 from luna_monai.training.run_state import RunState
 
 logger = logging.getLogger(__name__)
-
-Item = TypeVar("Item")
-
-_LONGEST_PAUSE_S = 30  # between two progress lines
 
 
 @dataclass(eq=False)
@@ -144,46 +139,6 @@ def write_distributions(writer: Any, records: pd.DataFrame, step: int) -> None:
             writer.add_histogram(name, probability[mask], step, bins=[edge / 50 for edge in range(51)])
 
 
-def enumerate_with_estimate(
-    iterable: Iterable[Item], description: str, total: int | None = None, *, warm_up: int = 0
-) -> Iterator[tuple[int, Item]]:
-    """Enumerate the items of a loop, and log its progress and the estimated time of completion.
-
-    A line is logged after 4, 8, 16, 32 … iterations as in the book, and at least every 30 s.
-
-    Args:
-        iterable: the items.
-        description: start of each line, such as ``E1 Training``.
-        total: number of items; required if ``iterable`` has no length.
-        warm_up: number of first iterations that are not timed, because workers are still starting. No line is logged
-            before twice this number. The book uses the number of workers.
-
-    Yields:
-        Index, from 0, and item.
-    """
-    total = len(iterable) if total is None else total  # type: ignore[arg-type]
-    due = 4
-    while due < 2 * warm_up:
-        due *= 2
-    logger.info("%s ----/%d, starting", description, total)
-    start = logged = time.time()
-    for number, item in enumerate(iterable, 1):
-        yield number - 1, item
-        now = time.time()
-        if (number == due or now - logged >= _LONGEST_PAUSE_S) and number > warm_up:
-            seconds = (now - start) / (number - warm_up) * (total - warm_up)
-            left = timedelta(seconds=int(seconds))
-            logger.info("%s %4d/%d, %s, %s", description, number, total, _done_at(start + seconds), left)
-            logged = now
-        due *= 2 if number == due else 1
-        start = now if number == warm_up else start
-    logger.info("%s ----/%d, %s", description, total, _done_at(time.time()))
-
-
-def _done_at(timestamp: float) -> str:
-    return f"done at {datetime.fromtimestamp(timestamp):%Y-%m-%d %H:%M:%S}"
-
-
 @dataclass(eq=False)
 class ProgressHandler:
     """Logs the progress of an epoch, such as ``E1 Training   16/1938, done at 2018-02-28 20:52:54, 0:02:57``.
@@ -191,7 +146,7 @@ class ProgressHandler:
     Args:
         description: start of each line; ``{epoch}`` is replaced by the number of the epoch. The book uses
             ``"E{epoch} Training"`` and ``"E{epoch} Validation "``.
-        warm_up: iterations that are not timed, see :func:`enumerate_with_estimate`.
+        warm_up: iterations that are not timed, see :func:`~luna_monai.progress.enumerate_with_estimate`.
     """
 
     description: str = "E{epoch} Training"

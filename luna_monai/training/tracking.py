@@ -30,14 +30,15 @@ logger = logging.getLogger(__name__)
 _PARAMS_AT_ONCE = 100  # limit of MLflow
 
 
-def sqlite_uri(path: str | Path) -> str:
+def sqlite_uri(folder: str | Path, name: str = "mlruns.db") -> str:
     """Make the URI of an MLflow store in an SQLite file, in the form that the installed SQLAlchemy expects.
 
     SQLAlchemy 2.1 decodes percent-encoded paths, earlier versions do not. MONAI's ``path_to_sqlite_uri`` always encodes
     them, so that SQLAlchemy 2.0 creates a wrong folder if the path contains a space.
 
     Args:
-        path: the SQLite file.
+        folder: folder of the SQLite file.
+        name: name of the file.
 
     Returns:
         A URI that starts with ``sqlite:///``.
@@ -45,7 +46,7 @@ def sqlite_uri(path: str | Path) -> str:
     Raises:
         LunaError: if SQLAlchemy is not installed.
     """
-    database = Path(path).absolute().as_posix()
+    database = Path(folder, name).absolute().as_posix()
     return import_extra("sqlalchemy", "mlflow").URL.create("sqlite", database=database).render_as_string()
 
 

@@ -6,7 +6,7 @@ __all__, __getattr__ = lazy_exports(
     __name__,
     {
         "augment": ["RandAugmentCandidates", "resample_candidates"],
-        "crop": ["CropCandidates", "CropCandidatesd", "candidate_size"],
+        "crop": ["CropCandidates", "CropCandidatesd"],
         "intensity": ["ClipIntensityRange", "ClipIntensityRanged"],
         "load": ["LoadScan", "LoadScand"],
     },

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,21 +105,3 @@ class CropCandidatesd(MapTransform):
             d["center_irc"] = torch.from_numpy(centers)
             d[key] = self.cropper(image, centers)
         return d
-
-
-def candidate_size(transforms: Iterable[Any]) -> tuple[int, ...]:
-    """Return the size of the crops of :class:`CropCandidatesd`.
-
-    Args:
-        transforms: transforms that include a :class:`CropCandidatesd`.
-
-    Returns:
-        The size of a crop in voxels, (z, y, x).
-
-    Raises:
-        LunaError: when no transform is a :class:`CropCandidatesd`.
-    """
-    for transform in transforms:
-        if isinstance(transform, CropCandidatesd):
-            return tuple(transform.cropper.spatial_size)
-    raise LunaError("none of the cached transforms is a CropCandidatesd; add one")

@@ -12,7 +12,6 @@ from luna_monai.data import Precache, SeriesCache, precache, read_candidates, se
 from luna_monai.data.cache_files import build_series, cached_files
 from luna_monai.errors import LunaError
 from luna_monai.files import atomic_write
-from luna_monai.training import enumerate_with_estimate
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
 
@@ -68,7 +67,7 @@ def test_log_says_that_there_is_no_cache(make_dataset, caplog):
 def test_progress_and_rate(make_dataset, tmp_path, caplog, num_workers):
     caplog.set_level(logging.INFO)
     cache = open_cache(make_dataset(scans=5), tmp_path / "cache")
-    assert Precache(cache, num_workers, progress=enumerate_with_estimate).run() == 5
+    assert Precache(cache, num_workers).run() == 5
     text = caplog.text
     assert "cache    4/5, done at" in text
     assert cache.missing() == []
@@ -88,7 +87,7 @@ def test_a_line_comes_within_a_scan(make_dataset, tmp_path, caplog, monkeypatch,
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(precache, "_LOG_INTERVAL_S", 0.2)
     cache = open_cache(make_dataset(scans=1), tmp_path / "cache", more=[Slow()])
-    Precache(cache, num_workers, progress=enumerate_with_estimate).run()
+    Precache(cache, num_workers).run()
     assert "cache: 1 series left after 0:00:0" in caplog.text
 
 

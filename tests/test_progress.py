@@ -1,11 +1,13 @@
-"""Tests of luna_monai.training.logs."""
+"""Tests of luna_monai.progress and the handler that uses it."""
 
 import logging
 
 import pytest
 from ignite.engine import Engine
 
-from luna_monai.training import ProgressHandler, enumerate_with_estimate, logs
+from luna_monai import progress
+from luna_monai.progress import enumerate_with_estimate
+from luna_monai.training import ProgressHandler
 
 
 class Clock:
@@ -21,8 +23,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     """Stop the clock at noon, local time."""
-    clock = Clock(logs.datetime(2018, 2, 28, 12, 0, 0).timestamp())
-    monkeypatch.setattr(logs, "time", clock)
+    clock = Clock(progress.datetime(2018, 2, 28, 12, 0, 0).timestamp())
+    monkeypatch.setattr(progress, "time", clock)
     return clock
 
 
