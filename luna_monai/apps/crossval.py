@@ -72,7 +72,7 @@ class LunaCrossvalApp(BundleApp):
             raise LunaError(f"{key}={given[key]}: crossval sets this key for each fold; remove it")
         workflow = self.load("training", {**given, **own})
         for path in sorted(folder.parent.glob("fold*/config.yaml")):
-            if difference := first_difference(read_config(path), workflow.parser["configuration"], ["fold"]):
+            if difference := first_difference(read_config(path), workflow.parser["configuration"], "fold"):
                 advice = "use the same for all folds, or another --output-dir"
                 raise LunaError(f"{path.parent} was trained with other settings: {difference}; {advice}")
         if (folder / DONE).is_file():

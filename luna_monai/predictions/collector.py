@@ -21,9 +21,11 @@ from luna_monai.files import SUBMISSION_COLUMNS, write_json
 from luna_monai.metrics.calibration import log_odds_of_logits
 from luna_monai.metrics.froc import evaluate_froc
 from luna_monai.predictions.heat_map import ScanExplanation
-from luna_monai.predictions.outputs import PLACEHOLDER, check_file, check_outputs, ending_of, is_dicom, write_outputs
+from luna_monai.predictions.outputs import check_file, check_outputs, ending_of, is_dicom, is_of_one_scan, write_outputs
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
-from luna_monai.scans.sources import ScanSource, scan_name
+from luna_monai.predictions.scan_dataset import ScanDataset
+from luna_monai.scans import ScanHeader, ScanSource, read_header
+from luna_monai.scans.sources import scan_name
 from luna_monai.training.processes import gather_objects, launched
 
 logger = logging.getLogger(__name__)
@@ -69,14 +71,14 @@ class DatasetFroc:
 class ScanPredictions:
     """Makes a :class:`~luna_monai.predictions.ScanPrediction` of each scan of an evaluator.
 
-    Call :meth:`check` before the evaluator runs and :meth:`write` after it. Outputs with ``{seriesuid}`` in their names
-    are written as soon as their scan is classified. All other outputs contain all scans. If the scans are divided among
-    processes, the first process writes the outputs that contain all scans.
+    Call :meth:`check` before the evaluator runs and :meth:`write` after it. Outputs of one scan, which have
+    ``{seriesuid}`` in their names or a format for one scan, are written as soon as the scan is classified. All other
+    outputs contain all scans. If the scans are divided among processes, the first process writes these.
 
     Args:
         model: facts about the model.
         outputs: name or names of output files, relative to ``output_dir``. The ending is the format.
-        scans: the scans.
+        dataset: the scans.
         proposed: True if the candidates are proposals, False if they come from a list.
         threshold: lowest probability of findings that are shown. None for the model's threshold for 4 false positives
             per scan, or 0.5 if it is not known.
@@ -90,7 +92,7 @@ class ScanPredictions:
 
     model: ModelFacts
     outputs: str | Sequence[str] | None
-    scans: Sequence[ScanSource]
+    dataset: ScanDataset
     proposed: bool
     threshold: float | None = None
     max_findings: int = 20
@@ -120,24 +122,28 @@ class ScanPredictions:
             LunaError: if there is no output, if two scans have the same name, or if
                 :func:`~luna_monai.predictions.outputs.check_outputs` raises it.
         """
-        check_outputs(self._paths, len(self.scans))
+        check_outputs(self._paths, len(self.dataset))
+        with_dicom, scans = any(map(is_dicom, self._paths)), self.dataset.data
+        if with_dicom and isinstance(scans[0], ScanSource) and len(scans) == 1:
+            scans = self.dataset.data = [read_header(scans[0])]  # headers of several series would take too much memory
         # The name of other DICOM series is in their header, which is not read yet.
-        names = [scan.seriesuid or scan_name(scan.path) for scan in self.scans if scan.seriesuid or scan.path.is_file()]
+        names = [scan.seriesuid or scan_name(scan.path) for scan in scans if scan.seriesuid or scan.path.is_file()]
         if twice := sorted(name for name in set(names) if names.count(name) > 1):
             raise LunaError(f"two scans have the name {twice[0]}; give them different names in a column 'seriesuid'")
         others = [*(path for path in self._paths if not is_dicom(path)), self.explanation, self.page, self.froc]
-        if any(map(is_dicom, self._paths)):
-            from luna_monai.predictions.dicom_objects import refusal
-
-            refused = [reason for scan in self.scans if (reason := refusal(scan))]
-            if len(refused) == len(self.scans) and not any(others):
-                raise LunaError(refused[0])
-            if refused:
-                logger.error("No DICOM object of %d of %d scans: %s", len(refused), len(self.scans), refused[0])
-        elif not any(others):
+        if not with_dicom and not any(others):
             raise LunaError("no output file; give at least one, for example --output findings.csv")
-        if self.explanation is not None and len(self.scans) != 1:
-            raise LunaError(f"{self.explanation.path}: --explain supports one scan, found {len(self.scans)}")
+        if with_dicom and (len(scans) == 1 or not any(scan.path.is_dir() for scan in scans)):
+            from luna_monai.predictions.dicom_objects import slice_tags
+
+            try:
+                slice_tags(scans[0])
+            except LunaError as error:
+                if not any(others):
+                    raise
+                logger.error("No DICOM object can be written: %s", error)
+        if self.explanation is not None and len(scans) != 1:
+            raise LunaError(f"{self.explanation.path}: --explain supports one scan, found {len(scans)}")
 
     def write(self) -> None:
         """Write the outputs that contain all scans. All processes must call this method; the first one writes.
@@ -157,7 +163,7 @@ class ScanPredictions:
         results = [self._results[number] for number in sorted(self._results)]
         predictions = [result for result in results if isinstance(result, ScanPrediction)]
         if predictions:
-            self._write(predictions, each=False)
+            self._write(predictions)
             if self.page is not None:
                 self.page.write()
                 logger.info("Written: %s", self.page.path)
@@ -165,20 +171,24 @@ class ScanPredictions:
                 self.froc.write(predictions)
                 logger.info("Written: %s", self.froc.path)
         problems = [result for result in results if isinstance(result, str)]
-        if problems and len(self.scans) > 1:
-            count = f"{len(problems)} of {len(self.scans)} scans could not be classified"
+        if problems and len(self.dataset) > 1:
+            count = f"{len(problems)} of {len(self.dataset)} scans could not be classified"
             rest = "the others are written" if predictions else "nothing is written"
             raise LunaError(f"{count}, {rest}; first error: {problems[0]}")
         for problem in problems or self._problems:
             raise LunaError(problem)
 
-    def _write(self, predictions: Sequence[ScanPrediction], *, each: bool) -> None:
-        paths = [path for path in self._paths if (PLACEHOLDER in path.name) == each]
+    def _write(self, predictions: Sequence[ScanPrediction], header: ScanHeader | None = None) -> None:
+        """Write the outputs of one scan, whose header is given, or the outputs of all scans."""
+        paths = [path for path in self._paths if is_of_one_scan(path) == (header is not None)]
         segmented = any(ending_of(path) == ".seg.dcm" for path in self._paths)
-        written, problems = write_outputs(paths, predictions, anonymous=self.anonymous, segmented=segmented)
+        options = {"anonymous": self.anonymous, "segmented": segmented}
+        written, problems = write_outputs(paths, predictions, header=header, **options)
         for path in written:
             logger.info("Written: %s", path)
         self._problems += problems
+        for problem in problems if len(self.dataset) > 1 else ():
+            logger.error("%s", problem)
 
     def _collect(self, engine: Engine) -> None:
         batch, output = engine.state.batch, engine.state.output
@@ -197,7 +207,7 @@ class ScanPredictions:
             if self.page is not None:
                 self.page.add(number, prediction, batch["image"][0].numpy(), batch["geometry"], heat)
             self._add(number, prediction)
-            self._write([prediction], each=True)
+            self._write([prediction], batch["header"])
 
     def _predict(self, batch: dict[str, Any], logits: torch.Tensor) -> ScanPrediction:
         scan, voxels, grid = batch["header"], batch["image"][0].numpy(), batch["geometry"]
@@ -215,7 +225,6 @@ class ScanPredictions:
         findings = find_findings(voxels, grid, table[COORDINATES], table["probability"], batch["lungs"], most, lowest)
         return ScanPrediction(
             seriesuid=scan.seriesuid,
-            source=scan.path,
             geometry=scan.geometry,
             candidates=table,
             model=self.model,
@@ -225,7 +234,7 @@ class ScanPredictions:
             shown=min(self.max_findings, sum(finding.probability >= self._threshold for finding in findings)),
             grid=grid,
             warnings=tuple(batch["warnings"]),
-            dicom_files=scan.files if scan.path.is_dir() else (),
+            instances=scan.instances,
             voxels_sha256=batch["voxels_sha256"],
         )
 
@@ -241,5 +250,5 @@ class ScanPredictions:
                 line += f"; highest probability {result.findings[0].probability:.3f}"
             for text in (line, *result.warnings):
                 logger.info("%s: %s", result.seriesuid, text)
-        elif len(self.scans) > 1:
-            logger.error("Scan %d of %d: %s", number + 1, len(self.scans), result)
+        elif len(self.dataset) > 1:
+            logger.error("Scan %d of %d: %s", number + 1, len(self.dataset), result)

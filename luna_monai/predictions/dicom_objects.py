@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pydicom
 import SimpleITK as sitk
 from pydicom import Dataset
 from pydicom.sr.codedict import codes
@@ -18,8 +16,9 @@ from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
 from luna_monai.predictions.outputs import label_map
 from luna_monai.predictions.result import ScanPrediction, describe_findings
-from luna_monai.scans.dicom_slice import without_pydicom_warnings
-from luna_monai.scans.scan import read_header
+from luna_monai.scans.dicom import DicomHeader
+from luna_monai.scans.dicom_slice import PATIENT_TAGS, REFERENCES, read_dicom_file, without_pydicom_warnings
+from luna_monai.scans.header import ScanHeader
 from luna_monai.scans.sources import ScanSource
 
 hd = import_extra("highdicom", "dicom")
@@ -27,27 +26,19 @@ sr = hd.sr
 
 #: Private coding scheme for codes that DICOM does not define (PS3.16: names of private schemes start with 99).
 PRIVATE_SCHEME = "99LUNAMONAI"
-#: Tags that identify the patient and the study. They are left empty on request.
-PATIENT_TAGS = [
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
-    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
-]
-#: Tags that objects need to refer to the slices.
-_REFERENCES = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
-_IMAGE_TAGS = [
-    *("SpecificCharacterSet", "Modality", "Rows", "Columns", "PixelSpacing", "SliceThickness", "InstanceNumber"),
-    *("ImageOrientationPatient", "ImagePositionPatient", "PositionReferenceIndicator"),
-]
+#: Texture of a nodule, with the codes of the DICOM conversion of LIDC-IDRI (https://github.com/QIICR/lidc2dicom).
+TEXTURE = sr.CodedConcept("C41144", "NCIt", "Texture")
+RADLEX = {"solid": "RID50151", "part-solid": "RID50152", "ground-glass": "RID50153"}
 
 
+@lru_cache(maxsize=1)  # the report and the segmentation use the same tags
 @without_pydicom_warnings()
-def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False) -> list[Dataset]:
-    """Read the tags of the slices that DICOM objects copy or refer to.
+def slice_tags(header: ScanHeader | ScanSource, *, anonymous: bool = True) -> list[Dataset]:
+    """Collect the tags of the slices that DICOM objects copy or refer to.
 
     Args:
-        files: the slices in the order of the volume.
-        source: the scan, for error messages.
-        anonymous: leave ``PATIENT_TAGS`` empty.
+        header: header of a DICOM series.
+        anonymous: leave ``PATIENT_TAGS`` empty instead of reading them from the first slice.
 
     Returns:
         A dataset for each slice, without pixels.
@@ -56,39 +47,33 @@ def read_slices(files: Sequence[Path], source: Path, *, anonymous: bool = False)
         LunaError: if the scan is not a DICOM series, or if the tags for study, series or frame of reference are
             missing or differ between slices.
     """
-    if not files:
-        raise LunaError(f"{source}: not a DICOM series, so no DICOM output is possible; use .json or .nii.gz instead")
-    slices: list[Dataset] = []
-    for path in files:
-        header = pydicom.dcmread(path, specific_tags=[*_REFERENCES, *_IMAGE_TAGS, *PATIENT_TAGS])
-        slices.append(header)
-        for keyword in _REFERENCES:
-            if not header.get(keyword) or (header[keyword] != slices[0][keyword] and "SOP" not in keyword):
-                raise LunaError(f"{path}: {keyword} is missing or differs from {files[0]}; DICOM output needs it")
+    if not isinstance(header, DicomHeader):
+        raise LunaError(f"{header.path}: not a DICOM series, so no DICOM output is possible; use .json or .nii.gz")
+    files = [one.file for one in header.slices]
+    first, slices = files[0], [Dataset() for _ in files]
+    patient = None if anonymous else read_dicom_file(first.path, PATIENT_TAGS)
+    for file, tags in zip(files, slices, strict=True):
+        for keyword in REFERENCES:
+            if not (value := file.text(keyword)) or (value != first.text(keyword) and "SOP" not in keyword):
+                found = f"{keyword} is missing or differs from {first.path}"
+                raise LunaError(f"{file.path}: {found}; DICOM output needs it")
+        tags.update(file.tags)
         for keyword in (*PATIENT_TAGS, "ReferringPhysicianName"):
-            if anonymous or keyword not in header:
-                setattr(header, keyword, "")
+            setattr(tags, keyword, patient.tags.get(keyword, "") if patient else "")
     return slices
 
 
-def refusal(source: ScanSource) -> str | None:
-    """Return the reason why no DICOM object can be written for a scan, or None if it can be written."""
-    try:
-        read_slices(read_header(source).files if source.path.is_dir() else (), source.path)
-    except LunaError as error:
-        return str(error)
-    return None
-
-
-def make_report(prediction: ScanPrediction, anonymous: bool, segmentation: Any) -> Any:
+def make_report(prediction: ScanPrediction, header: ScanHeader, anonymous: bool, segmentation: Any) -> Any:
     """Make a Comprehensive 3D SR with a TID 1500 "Measurement Report" of the findings that are shown.
 
     Each finding is a measurement group with its probability (122157, DCM, without unit) and, if it has an outline,
-    diameter, long and short axis (mm), volume (mm3) and mean attenuation (HU). The group refers to a segment of the
-    segmentation (TID 1411) or, without a segmentation, to a point in the frame of reference (mm, LPS; TID 1410).
+    diameter, long and short axis (mm), volume (mm3), mean attenuation (HU) and texture (solid, part-solid or
+    ground-glass). The group refers to a segment of the segmentation (TID 1411) or, without a segmentation, to a point
+    in the frame of reference (mm, LPS; TID 1410).
 
     Args:
         prediction: prediction for a DICOM series.
+        header: header of the series.
         anonymous: leave ``PATIENT_TAGS`` empty instead of copying them from the CT.
         segmentation: result of :func:`make_segmentation` for the same prediction; None for no segmentation.
 
@@ -96,12 +81,12 @@ def make_report(prediction: ScanPrediction, anonymous: bool, segmentation: Any) 
         The ``Comprehensive3DSR``.
 
     Raises:
-        LunaError: see :func:`read_slices`.
+        LunaError: see :func:`slice_tags`.
 
     Reference:
         DICOM PS3.16, TID 1500 "Measurement Report".
     """
-    slices = read_slices(prediction.dicom_files, prediction.source, anonymous=anonymous)
+    slices = slice_tags(header, anonymous=anonymous)
     rows = enumerate(describe_findings(prediction)[: prediction.shown], start=1)
     groups = [_group(slices, segmentation, f"Finding {number}", row) for number, row in rows]
     if not groups:  # TID 1500 needs one
@@ -132,7 +117,7 @@ def make_report(prediction: ScanPrediction, anonymous: bool, segmentation: Any) 
 
 
 @lru_cache(maxsize=1)  # the report refers to it
-def make_segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
+def make_segmentation(prediction: ScanPrediction, header: ScanHeader, anonymous: bool) -> Any:
     """Make a binary DICOM segmentation of the outlines of the findings that are shown.
 
     Segments are numbered from 1 without gaps, as DICOM requires. The label of a segment contains the number of the
@@ -140,15 +125,16 @@ def make_segmentation(prediction: ScanPrediction, anonymous: bool) -> Any:
 
     Args:
         prediction: prediction for a DICOM series.
+        header: header of the series.
         anonymous: leave ``PATIENT_TAGS`` empty instead of copying them from the CT.
 
     Returns:
         The ``Segmentation``; None if no finding has an outline, because DICOM requires at least one segment.
 
     Raises:
-        LunaError: see :func:`read_slices`.
+        LunaError: see :func:`slice_tags`.
     """
-    slices = read_slices(prediction.dicom_files, prediction.source, anonymous=anonymous)
+    slices = slice_tags(header, anonymous=anonymous)
     labels = sitk.GetArrayFromImage(label_map(prediction))
     # Slices without an outline are omitted to save time.
     kept = np.flatnonzero(labels.any(axis=(1, 2)))
@@ -212,6 +198,8 @@ def _group(slices: Sequence[Dataset], segmentation: Any, name: str, row: dict[st
         "volume_mm3": (codes.SCT.Volume, codes.UCUM.CubicMillimeter),
         "mean_hu": (codes.DCM.AttenuationCoefficient, codes.UCUM.HounsfieldUnit),
     }
+    kind = row["attenuation"]
+    textures = [sr.CodedConcept(RADLEX[kind], "RADLEX", f"{kind} pulmonary nodule")] if kind else []
     side = {"left": codes.SCT.Left, "right": codes.SCT.Right}.get(row["lung"])
     facts = {
         "tracking_identifier": sr.TrackingIdentifier(uid, name),
@@ -222,6 +210,7 @@ def _group(slices: Sequence[Dataset], segmentation: Any, name: str, row: dict[st
             for key, (quantity, unit) in values.items()
             if row[key] is not None
         ],
+        "qualitative_evaluations": [sr.QualitativeEvaluation(TEXTURE, texture) for texture in textures],
     }
     if segments:
         uids = (segmentation.SOPClassUID, segmentation.SOPInstanceUID)

@@ -20,6 +20,7 @@ from luna_monai.detection.grid import to_image
 from luna_monai.errors import LunaError
 from luna_monai.extras import import_extra
 from luna_monai.predictions.result import ScanPrediction, describe_findings, nearest_voxels
+from luna_monai.scans.header import ScanHeader
 
 #: Placeholder in the name of an output, which is replaced by the name of the scan: one file per scan.
 PLACEHOLDER = "{seriesuid}"
@@ -31,7 +32,7 @@ MARKUPS_SCHEMA = (
 )
 
 
-def write_submission(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
+def write_predictions(path: Path, predictions: Sequence[ScanPrediction], **_: Any) -> None:
     """Write a LUNA16 submission: a row per finding for proposed candidates, or per candidate for a given list."""
     tables = [findings_table(one.findings, one.seriesuid) if one.proposed else one.candidates for one in predictions]
     files.write_submission(path, pd.concat(tables))
@@ -145,12 +146,15 @@ def write_volume(path: Path, image: sitk.Image) -> None:
         files.write_bytes(path, whole.read_bytes())
 
 
-def write_dicom(path: Path, prediction: ScanPrediction, *, anonymous: bool = False, segmented: bool = False) -> bool:
+def write_dicom(
+    path: Path, prediction: ScanPrediction, header: ScanHeader, *, anonymous: bool = False, segmented: bool = False
+) -> bool:
     """Write a DICOM structured report (``.dcm``) or segmentation (``.seg.dcm``).
 
     Args:
         path: the file.
         prediction: prediction for a DICOM series.
+        header: header of the series.
         anonymous: leave the tags of patient and study empty instead of copying them from the CT.
         segmented: True if a segmentation is written too, which the structured report then refers to.
 
@@ -163,9 +167,9 @@ def write_dicom(path: Path, prediction: ScanPrediction, *, anonymous: bool = Fal
     dicom_objects = importlib.import_module("luna_monai.predictions.dicom_objects")  # highdicom is an extra
     is_report = ending_of(path) == ".dcm"
     with dicom_objects.without_pydicom_warnings():
-        dataset = dicom_objects.make_segmentation(prediction, anonymous) if segmented or not is_report else None
+        dataset = dicom_objects.make_segmentation(prediction, header, anonymous) if segmented or not is_report else None
         if is_report:
-            dataset = dicom_objects.make_report(prediction, anonymous, dataset)
+            dataset = dicom_objects.make_report(prediction, header, anonymous, dataset)
     if dataset is not None:
         buffer = io.BytesIO()
         dataset.save_as(buffer)
@@ -176,7 +180,7 @@ def write_dicom(path: Path, prediction: ScanPrediction, *, anonymous: bool = Fal
 #: For each file ending, the function that writes it, and whether the file can contain several scans. The longest
 #: matching ending is used. A function returns False if there was nothing to write.
 FORMATS: dict[str, tuple[Callable[..., bool | None], bool]] = {
-    ".csv": (write_submission, True),
+    ".csv": (write_predictions, True),
     ".findings.csv": (write_findings, True),
     ".json": (write_json_file, True),
     ".mrk.json": (write_markups, False),
@@ -208,6 +212,11 @@ def ending_of(path: Path, endings: Iterable[str] = FORMATS) -> str:
 def is_dicom(path: Path) -> bool:
     """Check whether an output is a DICOM object, which requires a DICOM series as input."""
     return ending_of(path).endswith(".dcm")
+
+
+def is_of_one_scan(path: Path) -> bool:
+    """Check whether an output contains one scan, so that it can be written as soon as this scan is classified."""
+    return PLACEHOLDER in path.name or not FORMATS[ending_of(path)][1]
 
 
 def check_file(path: Path, endings: Iterable[str] = FORMATS) -> None:
@@ -247,19 +256,19 @@ def check_outputs(paths: Sequence[Path], scans: int) -> None:
             import_extra("highdicom", "dicom")
         if paths.count(path) > 1:
             raise LunaError(f"{path}: given twice as an output; remove one")
-        if scans > 1 and not FORMATS[ending_of(path)][1] and PLACEHOLDER not in path.name:
+        if scans > 1 and is_of_one_scan(path) and PLACEHOLDER not in path.name:
             raise LunaError(f"{path}: this format holds one scan, found {scans}; put {PLACEHOLDER} into the file name")
 
 
 def write_outputs(
-    paths: Iterable[Path], predictions: Sequence[ScanPrediction], **options: bool
+    paths: Iterable[Path], predictions: Sequence[ScanPrediction], **options: Any
 ) -> tuple[list[Path], list[str]]:
     """Write predictions to all outputs. If one output fails, the others are still written.
 
     Args:
         paths: the files. If a name contains ``{seriesuid}``, one file per scan is written.
         predictions: predictions for one or more scans.
-        options: ``anonymous`` and ``segmented``, see :func:`write_dicom`.
+        options: ``header``, ``anonymous`` and ``segmented``, see :func:`write_dicom`.
 
     Returns:
         The files that were written, and error messages for the others.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from luna_monai.errors import LunaError
 from luna_monai.files import sha256_of
 from luna_monai.metrics.calibration import Calibration
 from luna_monai.networks.weights import exported_metadata
-from luna_monai.scans.dicom_slice import read_dicom_file
 from luna_monai.scans.geometry import Geometry
 from luna_monai.share import bundle_dir
 
@@ -102,7 +100,6 @@ class ScanPrediction:
 
     Attributes:
         seriesuid: series UID, or the file name for formats without a UID.
-        source: file or folder of the scan.
         geometry: geometry of the scan in the axis order of its file.
         candidates: table with ``COLUMNS``, most probable first: position (LPS, mm), probability of the network, and
             calibrated probability, NaN if the calibration is not known.
@@ -114,12 +111,11 @@ class ScanPrediction:
         shown: number of findings that are shown in pages, tables and DICOM objects, from the first.
         grid: geometry of the scan after it was oriented to LPS and, if smaller than a candidate, padded.
         warnings: warnings about the scan, for example that it does not look like a chest CT.
-        dicom_files: slices of a DICOM series in the order of the volume; empty for other formats.
+        instances: Instance Number and SOP Instance UID of each slice of a DICOM series; empty for other formats.
         voxels_sha256: SHA-256 of the HU of the scan.
     """
 
     seriesuid: str
-    source: Path
     geometry: Geometry
     candidates: pd.DataFrame
     model: ModelFacts
@@ -129,7 +125,7 @@ class ScanPrediction:
     shown: int = 0
     grid: Geometry | None = None
     warnings: tuple[str, ...] = ()
-    dicom_files: tuple[Path, ...] = ()
+    instances: tuple[tuple[str, str], ...] = ()
     voxels_sha256: str = ""
 
     @property
@@ -137,7 +133,7 @@ class ScanPrediction:
         """Number of findings with a probability of at least ``threshold``. Not all of them may be shown."""
         return sum(finding.probability >= self.threshold for finding in self.findings)
 
-    @cached_property
+    @property
     def axial_slices(self) -> tuple[int, list[tuple[str, str]]]:
         """The axis of the axial slices in the file, 0 for z, and for each slice its number and its SOP Instance UID.
 
@@ -145,9 +141,8 @@ class ScanPrediction:
         """
         axis = 2 - int(np.argmax(np.abs(np.asarray(self.geometry.direction)[2])))
         names = [(str(number + 1), "") for number in range(self.geometry.shape[axis])]
-        for number, path in enumerate(self.dicom_files if axis == 0 else ()):
-            if file := read_dicom_file(path):
-                names[number] = (file.text("InstanceNumber") or names[number][0], file.text("SOPInstanceUID"))
+        if self.instances and axis == 0:
+            names = [(number or name, uid) for (name, _), (number, uid) in zip(names, self.instances, strict=True)]
         return axis, names
 
 

@@ -18,9 +18,7 @@ from luna_monai.detection.lungs import Lungs, find_lungs
 from luna_monai.detection.proposals import BlobProposer
 from luna_monai.errors import LunaError
 from luna_monai.predictions.result import nearest_voxels
-from luna_monai.scans.geometry import Geometry
-from luna_monai.scans.scan import Scan, read_scan
-from luna_monai.scans.sources import ScanSource
+from luna_monai.scans import Geometry, Scan, ScanHeader, ScanSource, read_scan
 from luna_monai.scans.voxels import AIR, voxels_sha256
 from luna_monai.tables import read_table
 
@@ -49,7 +47,7 @@ class ScanDataset(torch.utils.data.Dataset):
     that the evaluator continues with the other scans.
 
     Args:
-        data: the sources of the scans.
+        data: the sources of the scans, or their headers.
         candidates: CSV file with ``coordX``, ``coordY``, ``coordZ``, and ``seriesuid`` if there are several scans.
             Other columns are ignored. None for the proposals of ``proposer``.
         coordinates: coordinate system of ``candidates``: ``lps``, mm towards left, posterior and superior, as in LUNA16
@@ -64,7 +62,7 @@ class ScanDataset(torch.utils.data.Dataset):
         LunaError: if the file of candidates is missing or damaged, or has no ``seriesuid`` for several scans.
     """
 
-    data: Sequence[ScanSource]
+    data: Sequence[ScanSource | ScanHeader]
     candidates: str | Path | None = None
     coordinates: str = "lps"
     proposer: Callable[[np.ndarray, Geometry, Lungs], pd.DataFrame] = field(default_factory=BlobProposer)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from luna_monai.errors import LunaError
 from luna_monai.scans.dicom_slice import CTS, VOLUME_TAGS, DicomFile, Slice, read_dicom_file
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.header import ScanHeader
+from luna_monai.scans.sources import ScanSource, walk
 
 #: Largest deviation of the distance between two slices from the median distance, as a fraction of it.
 SLICE_STEP_TOLERANCE = 0.1
@@ -42,15 +41,15 @@ class DicomHeader(ScanHeader):
         return volume
 
 
-def read_dicom_header(folder: Path, seriesuid: str | None = None) -> DicomHeader:
+def read_dicom_header(source: ScanSource) -> DicomHeader:
     """Find a CT series in a folder and its subfolders, and read its tags.
 
     Other modalities, localizers, and series whose images all have the same position (such as bolus tracking) are
     ignored.
 
     Args:
-        folder: the folder to search; symbolic links are followed.
-        seriesuid: the series to read; required if there are several CT series.
+        source: the folder to search; symbolic links are followed. A series UID is required if there are several CT
+            series.
 
     Returns:
         The header, with the slices sorted along their normal.
@@ -61,7 +60,9 @@ def read_dicom_header(folder: Path, seriesuid: str | None = None) -> DicomHeader
     """
     series: dict[str, list[DicomFile]] = {}
     others: dict[str, str] = {}
-    for file in filter(None, map(read_dicom_file, _files(folder))):
+    folder, seriesuid = source.path, source.seriesuid
+    paths = source.files or (path for _, files in walk(folder) for path in files)
+    for file in filter(None, map(read_dicom_file, filter(Path.is_file, paths))):
         uid, is_ct = file.text("SeriesInstanceUID"), file.sop_class in CTS
         if is_ct and "LOCALIZER" not in file.text("ImageType").upper():
             series.setdefault(uid, []).append(file)
@@ -81,52 +82,22 @@ def read_dicom_header(folder: Path, seriesuid: str | None = None) -> DicomHeader
         other = ", ".join(sorted(set(others.values()))) or "none"
         raise LunaError(f"{folder}: {problem}; CT series: {found}; other images: {other}")
     warnings: list[str] = []
-    files = _without_copies(series[seriesuid], warnings)
-    slices = _without_outliers(folder, [Slice.check(file) for file in files], warnings)
+    slices = [Slice.check(file) for file in _without_copies(series[seriesuid], warnings)]
+    slices = _without_outliers(folder, slices, warnings)
     return DicomHeader(
         path=folder, seriesuid=seriesuid, dtype=np.dtype(np.int16), **_stack(folder, slices), warnings=tuple(warnings)
     )
 
 
-def series_of_file(path: Path) -> str:
-    """Return the series UID of a file.
-
-    Args:
-        path: any file.
-
-    Returns:
-        The Series Instance UID; empty if the file is not a DICOM image.
-
-    Raises:
-        LunaError: when the file is a damaged DICOM slice.
-    """
-    file = read_dicom_file(path)
-    return "" if file is None else file.text("SeriesInstanceUID")
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """List all files below a folder, sorted; each folder is listed once, even if several links lead to it."""
-    seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders.sort()
-        if (real := os.path.realpath(parent)) in seen:
-            folders.clear()
-        else:
-            seen.add(real)
-            yield from (path for name in sorted(names) if (path := Path(parent, name)).is_file())
-
-
 def _without_copies(files: list[DicomFile], warnings: list[str]) -> list[DicomFile]:
     """Remove files that are byte-for-byte copies of another file."""
-    first: dict[str, DicomFile] = {}
-    kept = []
-    for file in files:
-        other = first.setdefault(file.text("SOPInstanceUID"), file)
-        if other is file or not filecmp.cmp(other.path, file.path, shallow=False):
-            kept.append(file)
-    if copies := [file.path.name for file in files if file not in kept]:
-        warnings.append(f"{len(copies)} files are copies of other slices and were ignored; the first is {copies[0]}")
-    return kept
+    first = {file.text("SOPInstanceUID"): file for file in reversed(files)}
+    pairs = ((first[file.text("SOPInstanceUID")], file) for file in files)
+    copies = [file for one, file in pairs if one is not file and filecmp.cmp(one.path, file.path, shallow=False)]
+    if copies:
+        name = copies[0].path.name
+        warnings.append(f"{len(copies)} files are copies of other slices and were ignored; the first is {name}")
+    return [file for file in files if file not in copies]
 
 
 def _without_outliers(folder: Path, slices: list[Slice], warnings: list[str]) -> list[Slice]:
@@ -172,4 +143,6 @@ def _stack(folder: Path, slices: list[Slice]) -> dict[str, Any]:
             raise LunaError(f"{folder}: {found}; resample the scan onto a rectangular grid")
     size, spacing = (*first.size[:2], len(slices)), (*first.spacing[:2], step)
     geometry = Geometry.from_header(size, spacing, origins[0], first.direction, source=folder)
-    return {"geometry": geometry, "slices": tuple(slices), "files": tuple(one.file.path for one in slices)}
+    files = tuple(one.file.path for one in slices)
+    instances = tuple((one.file.text("InstanceNumber"), one.file.text("SOPInstanceUID")) for one in slices)
+    return {"geometry": geometry, "slices": tuple(slices), "files": files, "instances": instances}

@@ -1,13 +1,14 @@
 """One DICOM file: its tags, which are checked, and its pixels in HU.
 
-Only tags that locate and rescale the voxels are read. Tags that identify a patient are not read.
+Only tags that locate and rescale the voxels are read, and those that other DICOM objects need to refer to the slice.
+Tags that identify a patient are read only on request.
 """
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,16 @@ VOLUME_TAGS = [
 ]
 _PADDING = ["PixelPaddingValue", "PixelPaddingRangeLimit"]
 _NEEDED = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated"]
+#: Tags that other DICOM objects need to refer to the slice.
+REFERENCES = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
+#: Tags that identify the patient and the study.
+PATIENT_TAGS = [
+    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
+]
 _TAGS = [
-    *("SOPClassUID", "SOPInstanceUID", "InstanceNumber", "SeriesInstanceUID", "NumberOfFrames", *_NEEDED),
+    *(*REFERENCES, "Modality", "SliceThickness", "PositionReferenceIndicator"),
+    *("InstanceNumber", "NumberOfFrames", *_NEEDED),
     *("SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "PixelRepresentation"),
     *("RescaleSlope", "RescaleIntercept", *_PADDING, *VOLUME_TAGS),
 ]
@@ -61,7 +70,7 @@ class DicomFile:
 
     Attributes:
         path: the file.
-        tags: the tags of ``_TAGS`` that the file contains, and its file meta information.
+        tags: the tags that were read, without those that the file does not contain, and its file meta information.
         offset: number of bytes before the pixel data element.
     """
 
@@ -107,18 +116,14 @@ class DicomFile:
         """SOP Class UID, the type of the DICOM object."""
         return uid.UID(self.text("SOPClassUID") or str(self.tags.file_meta.get("MediaStorageSOPClassUID", "")))
 
-    @property
-    def is_multi_frame(self) -> bool:
-        """Whether the file contains several slices."""
-        return self.sop_class in CTS[1:] or self.text("NumberOfFrames") not in ("", "0", "1")
-
 
 @without_pydicom_warnings()
-def read_dicom_file(path: Path) -> DicomFile | None:
+def read_dicom_file(path: Path, tags: Sequence[str] = ()) -> DicomFile | None:
     """Read the tags of a DICOM file.
 
     Args:
         path: any file.
+        tags: more tags to read.
 
     Returns:
         The file; None if it is not a DICOM file.
@@ -132,8 +137,8 @@ def read_dicom_file(path: Path) -> DicomFile | None:
             head = stream.read(132)
             if head[128:] == b"DICM" or head[:2] in BARE_DICOM:
                 stream.seek(0)
-                tags = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=_TAGS, force=True)
-                file = DicomFile(path, tags, stream.tell())
+                found = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=[*_TAGS, *tags], force=True)
+                file = DicomFile(path, found, stream.tell())
                 if file.sop_class:
                     return file
     except OSError as error:
@@ -182,7 +187,7 @@ class Slice:
         Raises:
             LunaError: when a tag is missing, damaged or not valid for a CT, or the file is truncated.
         """
-        if file.is_multi_frame:
+        if file.sop_class in CTS[1:] or file.text("NumberOfFrames") not in ("", "0", "1"):
             raise LunaError(f"{file.path}: multi-frame CTs (all slices in one file) cannot be read; convert to NIfTI")
         if missing := [keyword for keyword in _NEEDED if not file.text(keyword)]:
             raise LunaError(f"{file.path}: missing tags: {', '.join(missing)}; export the series again")

@@ -23,6 +23,7 @@ class ScanHeader:
         geometry: size, position and orientation of the voxels in the file.
         dtype: type of the voxels in the file.
         files: all files of the scan: the header and then the voxels, or the DICOM slices in the order of the volume.
+        instances: Instance Number and SOP Instance UID of each DICOM slice; empty for other formats.
         warnings: unusual properties of the scan.
         slope: factor from the values of :meth:`read_voxels` to HU.
         intercept: HU of the value 0.
@@ -33,6 +34,7 @@ class ScanHeader:
     geometry: Geometry
     dtype: np.dtype
     files: tuple[Path, ...]
+    instances: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
     slope: float = 1.0
     intercept: float = 0.0

@@ -69,7 +69,7 @@ def read_header(source: str | Path | ScanSource) -> ScanHeader:
     if path.is_dir():
         from luna_monai.scans.dicom import read_dicom_header
 
-        return read_dicom_header(path, source.seriesuid)
+        return read_dicom_header(source)
     if not path.is_file():
         raise LunaError(f"{path}: no such file or folder")
     if suffix is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +22,12 @@ class ScanSource:
         path: a file, or a folder that contains DICOM files.
         seriesuid: the series to read in a DICOM folder; for other formats, the series UID to use instead of the file
             name.
+        files: all files below a DICOM folder, if it has been listed.
     """
 
     path: Path
     seriesuid: str | None = None
+    files: tuple[Path, ...] = ()
 
 
 def suffix_of(path: Path) -> str | None:
@@ -53,14 +57,38 @@ def find_scans(dataset_dir: str | Path) -> dict[str, Path]:
     dataset_dir = Path(dataset_dir)
     if not dataset_dir.is_dir():
         raise LunaError(f"{dataset_dir}: no such folder; dataset_dir contains LUNA16's subset0 … subset9 and tables")
+    return _in_subsets(dataset_dir.glob("subset*"))
+
+
+def _in_subsets(folders: Iterable[Path]) -> dict[str, Path]:
     scans: dict[str, Path] = {}
-    for path in sorted(dataset_dir.glob("subset*/*.mhd"), key=lambda path: path.stem):
+    paths = [path for folder in folders if folder.name.startswith("subset") for path in folder.glob("*.mhd")]
+    for path in sorted(paths, key=lambda path: path.stem):
         if suffix_of(path) is None:
             continue
         if path.stem in scans:
             raise LunaError(f"{path}: the same series is also in {scans[path.stem].parent}; remove one of the two")
         scans[path.stem] = path
     return scans
+
+
+def walk(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
+    """List a folder and its subfolders, also behind symbolic links, each once.
+
+    Args:
+        folder: the folder.
+
+    Yields:
+        For each folder its subfolders and its files, each sorted. Those of ``folder`` are first.
+    """
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders.sort()
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+        else:
+            seen.add(real)
+            yield [Path(parent, name) for name in folders], [Path(parent, name) for name in sorted(names)]
 
 
 def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSource]:
@@ -80,10 +108,12 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
     """
     path = Path(path)
     if path.is_dir():
-        sources = [ScanSource(file, uid) for uid, file in find_scans(path).items()]
-        sources = sources or [ScanSource(file) for file in sorted(path.iterdir()) if suffix_of(file)]
+        listing = walk(path)
+        folders, files = next(listing, ([], []))
+        sources = [ScanSource(file, uid) for uid, file in _in_subsets(folders).items()]
+        sources = sources or [ScanSource(file) for file in files if suffix_of(file)]
         if not sources:
-            return [ScanSource(path, seriesuid)]
+            return [ScanSource(path, seriesuid, (*files, *(file for _, more in listing for file in more)))]
     elif not path.exists():
         raise LunaError(f"{path}: no such file or folder; supported: {', '.join(SUFFIXES)}, and DICOM")
     elif path.name.lower().endswith(".csv"):
@@ -91,9 +121,10 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
     elif suffix_of(path):
         sources = [ScanSource(path)]
     else:
-        from luna_monai.scans.dicom import series_of_file
+        from luna_monai.scans.dicom_slice import read_dicom_file
 
-        if not (found := series_of_file(path)):
+        file = read_dicom_file(path)
+        if file is None or not (found := file.text("SeriesInstanceUID")):
             raise LunaError(f"{path}: not a scan; supported: {', '.join(SUFFIXES)}, DICOM, and CSV with column 'path'")
         sources = [ScanSource(path.parent, found)]
     if seriesuid is not None:

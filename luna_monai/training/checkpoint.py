@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def restore_checkpoint(folder: Path, objects: Mapping[str, Any], settings: Mappi
     for path in filter(Path.is_file, (folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT)):
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            if difference := first_difference(content["settings"], settings, ("max_epochs", "patience", "finetune")):
+            if difference := first_difference(content["settings"], settings, "resume"):
                 advice = f"or start a new run from its weights with finetune={folder / 'model.pt'}"
                 raise LunaError(f"{folder}: cannot resume: {difference}; resume with the same settings, {advice}")
             for name, item in objects.items():
@@ -75,21 +75,21 @@ def restore_checkpoint(folder: Path, objects: Mapping[str, Any], settings: Mappi
     raise LunaError(f"{found}; start without resume")
 
 
-def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], ignored: Iterable[str] = ()) -> str:
+def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], between: str) -> str:
     """Find the first setting that differs between two configurations.
 
-    Paths and settings that depend on the machine may differ: keys with ``mayDiffer`` in train.schema.json, and keys of
-    the overlays multi_gpu_train.yaml and mlflow.yaml.
+    Keys with a matching ``mayDiffer`` in train.schema.json may differ, such as paths and settings that depend on the
+    machine, and keys of the overlays multi_gpu_train.yaml and mlflow.yaml.
 
     Args:
         was: a recorded configuration.
         now: the current configuration.
-        ignored: more keys that may differ.
+        between: what is compared: ``resume`` for a run and the run that is resumed, ``fold`` for two folds.
 
     Returns:
         ``KEY was 1, is now 2``, or an empty string if no setting differs.
     """
-    skipped = {key for key, rules in schema("train")["properties"].items() if rules.get("mayDiffer")} | set(ignored)
+    skipped = {key for key, rules in schema("train")["properties"].items() if rules.get("mayDiffer") in (True, between)}
     for name in ("multi_gpu_train", "mlflow"):
         overlay = yaml.safe_load((bundle_dir() / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
         skipped |= {key.lstrip("+") for key in overlay}

@@ -1,9 +1,11 @@
 """Predictions of any scan: the same from every format, and one clear line for every kind of damage."""
 
+import ast
 import hashlib
 import json
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -525,6 +527,44 @@ def test_no_patient_data_in_outputs(tmp_path, write_dicom, voxels, geometry, wei
         assert word not in told, word
     assert (tmp_path / "out" / "d.dcm").exists()
     assert told.count("1.2.826.7") >= len(CENTERS)
+
+
+#: Runs a command, and prints how often each file below a folder is opened and each folder is listed.
+COUNT_READS = """
+import collections, os, sys
+folder, counts = sys.argv.pop(1), collections.Counter()
+def count(event, arguments):
+    if event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], (str, os.PathLike)):
+        path = os.path.abspath(os.fspath(arguments[0]))
+        if path.startswith(folder):
+            counts[os.path.relpath(path, folder)] += 1
+sys.addaudithook(count)
+from luna_monai.apps.cli import main
+code = main()
+print("reads:", dict(counts))
+sys.exit(code)
+"""
+
+
+def test_each_file_is_read_once(tmp_path, write_dicom, voxels, geometry, weights):
+    """A DICOM slice is opened twice: for its tags, and for its pixels. The patient's tags are those of one slice."""
+    files = [file.name for file in write_dicom(tmp_path / "dicom", voxels, geometry)]
+    for name in ("luna/subset0", "files"):
+        (tmp_path / name).mkdir(parents=True)
+        sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / name / "a.mhd"))
+    points = write_points(tmp_path / "points.csv", geometry)
+    dicom = [word for name in ("x.dcm", "x.seg.dcm", "x.findings.csv") for word in ("--output", tmp_path / name)]
+    expected = {
+        "dicom": {".": 1, **dict.fromkeys(files, 2), files[0]: 3},
+        "luna": {".": 1, "subset0": 1, "subset0/a.mhd": 1, "subset0/a.raw": 1},
+        "files": {".": 1, "a.mhd": 1, "a.raw": 1},
+    }
+    for name, counts in expected.items():
+        outputs = ["--report", tmp_path / "x.html", *(dicom if name == "dicom" else ())]
+        command = [sys.executable, "-c", COUNT_READS, tmp_path / name, "predict", tmp_path / name, *outputs]
+        command += ["--candidates", points, "--weights", weights, "--threshold", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+        assert ast.literal_eval(done.stdout.partition("reads: ")[2]) == counts
 
 
 def test_froc_of_a_dataset_folder(tmp_path, weights, voxels, geometry, capfd):

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.engines import SupervisedTrainer
 from monai.transforms import Lambdad, Transform
@@ -20,7 +21,7 @@ import luna_monai.data.cache
 from luna_monai.data import CandidateDataset, CandidateLoader, Precache, SeriesCache, read_candidates, series_items
 from luna_monai.data.cache_files import cached_files, transform_hashing
 from luna_monai.errors import LunaError
-from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
+from luna_monai.transforms import ClipIntensityRanged, CropCandidates, CropCandidatesd, LoadScand
 
 
 def transforms(a_max=1000, spatial_size=(32, 48, 48)):
@@ -161,6 +162,28 @@ def test_cold_and_warm_reads_are_of_one_type(make_dataset, tmp_path):
     assert {key: type(value) for key, value in cold.items()} == {key: type(value) for key, value in warm.items()}
     assert type(warm["image"]) is torch.Tensor
     torch.testing.assert_close(cold["image"], warm["image"])
+
+
+@pytest.mark.parametrize("state", ["direct", "cold", "precached"])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "uint32"])
+def test_every_integer_type_is_cached_as_int16(make_dataset, tmp_path, dtype, state):
+    folder = make_dataset(scans=1)
+    (path,) = folder.glob("subset*/*.mhd")
+    image = sitk.ReadImage(str(path))
+    limits = np.iinfo(dtype)
+    random = np.random.default_rng(0)
+    voxels = random.integers(max(limits.min, -2000), min(limits.max, 70_000), image.GetSize()[::-1]).astype(dtype)
+    changed = sitk.GetImageFromArray(voxels)
+    changed.CopyInformation(image)
+    sitk.WriteImage(changed, str(path))
+    dataset = open_dataset(folder, None if state == "direct" else tmp_path / "cache")
+    if state == "precached":
+        Precache(dataset.cache).run()
+    (batch,) = CandidateLoader(dataset, batch_size=100)
+    assert batch["image"].dtype == torch.int16
+    scan, centers = torch.from_numpy(voxels.astype(np.int32))[None], batch["center_irc"].numpy()
+    expected = CropCandidates((32, 48, 48))(scan, centers)
+    np.testing.assert_array_equal(batch["image"].numpy(), np.clip(expected.numpy(), -1000, 1000))
 
 
 def test_moved_dataset_keeps_its_cache(make_dataset, tmp_path):

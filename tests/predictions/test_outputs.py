@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
@@ -15,6 +16,7 @@ from luna_monai.files import file_name_of
 from luna_monai.networks import LunaModel
 from luna_monai.predictions import CandidateInferer, write_outputs
 from luna_monai.predictions.outputs import check_outputs
+from luna_monai.scans import read_header
 
 from .conftest import make_prediction
 
@@ -90,8 +92,11 @@ def test_file_names_of_invalid_series_uids_stay_different(prediction, tmp_path):
 
 
 def test_other_outputs_are_written_if_one_fails(prediction, tmp_path):
-    files, problems = write_outputs([tmp_path / "a.dcm", tmp_path / "a.seg.dcm", tmp_path / "a.csv"], [prediction])
-    assert [path.name for path in files] == [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+    sitk.WriteImage(sitk.Image([8, 8, 8], sitk.sitkInt16), str(tmp_path / "scan.mha"))
+    header, out = read_header(tmp_path / "scan.mha"), tmp_path / "out"
+    options = {"header": header, "anonymous": False, "segmented": True}
+    files, problems = write_outputs([out / "a.dcm", out / "a.seg.dcm", out / "a.csv"], [prediction], **options)
+    assert [path.name for path in files] == [path.name for path in out.iterdir()] == ["a.csv"]
     assert [problem.split(":")[0] for problem in problems] == ["cannot write a.dcm", "cannot write a.seg.dcm"]
 
 

@@ -41,7 +41,6 @@ def predicted(voxels, indices, probability, seriesuid="1.2.3", shown=None, **cha
     table = table.assign(seriesuid=seriesuid, probability=probability, probability_calibrated=probability / 2)
     facts = {
         "seriesuid": seriesuid,
-        "source": "/home/erika.quux/secret/scan.mhd",
         "geometry": GEOMETRY,
         "candidates": table[list(COLUMNS)],
         "model": ModelFacts("model.pt", "ab" * 32, "0.1.0", {}),
@@ -95,7 +94,6 @@ def test_texts_of_the_page(voxels, tmp_path):
     # Rows and cards lead to each other; what is not shown has a row alone.
     assert len(re.findall(r'<tr id="s1f\d-row"', html)) == 3
     assert re.findall(r'<a href="#(s1f\d)">', html) == ["s1f1", "s1f2"]
-    assert "erika" not in html
     assert "home" not in html
     assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', html) == []
 
