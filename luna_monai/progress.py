@@ -6,18 +6,17 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
-from typing import TypeVar
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
 
 _LONGEST_PAUSE_S = 30  # between two lines
 
 
 def enumerate_with_estimate(
-    iterable: Iterable[Item], description: str, total: int | None = None, *, warm_up: int = 0
-) -> Iterator[tuple[int, Item]]:
+    iterable: Iterable[Any], description: str, total: int | None = None, *, warm_up: int = 0
+) -> Iterator[tuple[int, Any]]:
     """Enumerate the items of a loop, and log its progress and the estimated time of completion.
 
     A line is logged after 4, 8, 16, 32 … iterations as in the book, and at least every 30 s.
