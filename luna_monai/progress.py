@@ -10,7 +10,6 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-
 _LONGEST_PAUSE_S = 30  # between two lines
 
 
