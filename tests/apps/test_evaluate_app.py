@@ -61,7 +61,7 @@ def test_each_file_of_weights_has_a_folder_of_its_own(run, tmp_path):
     assert re.fullmatch(r"data-unversioned/evaluation/model-[0-9a-f]{8}", first)
     assert first != second
     config = ConfigParser.load_config_file(bundle_dir() / "configs" / "evaluate.yaml")
-    assert config["output_dir"] == "$evaluation_dir(@weights)"
+    assert config["output_dir"] == "$luna_monai.training.evaluation_dir(@weights)"
 
 
 def test_calibration_and_thresholds(run, tmp_path):
