@@ -117,7 +117,7 @@ def predicted_page():
     model = ModelFacts("model.pt", "ab" * 32, "0.1.0", {"4 false positives per scan": 0.5})
     uid = "1.3.6.1.4.1.14519.5.2.1.6279.6001.272190966764020277652079081128"
     prediction = ScanPrediction(
-        uid, "", geometry, table, model, proposed=True, findings=findings, shown=2, warnings=("no lung " * 30,)
+        uid, geometry, table, model, proposed=True, findings=findings, shown=2, warnings=("no lung " * 30,)
     )
     heat = np.zeros(shape, dtype=np.uint8)
     heat[18:21, 28:33, 8:13] = 255
