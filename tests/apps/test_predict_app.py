@@ -710,7 +710,7 @@ def test_outputs_of_the_bundle_are_in_its_output_dir(tmp_path, weights, voxels, 
 
 def test_a_scan_without_a_chest_has_a_warning(tmp_path, predict, voxels, geometry):
     sitk.WriteImage(image_of(np.zeros_like(voxels) + 40, geometry), str(tmp_path / "a.mhd"))
-    content = predict(tmp_path / "a.mhd", "examine=$chest_warnings")
+    content = predict(tmp_path / "a.mhd", "examine=$luna_monai.detection.chest_warnings")
     assert content["scans"][0]["candidates"] == []
     (warning,) = content["scans"][0]["warnings"]
     assert warning.startswith("The scan does not seem to show the chest")
