@@ -68,7 +68,7 @@ def sqlite_uri() -> Callable[[Path], str]:
     """Return the function that gives the address of an MLflow database."""
     from luna_monai.training import sqlite_uri
 
-    return sqlite_uri
+    return lambda path: sqlite_uri(path.parent, path.name)
 
 
 @pytest.fixture(scope="session")
