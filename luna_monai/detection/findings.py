@@ -138,16 +138,8 @@ def find_findings(
             outline = outlines[number - 1]
             surface, measures = geometry.index_to_world(outline), _measure(voxels, geometry, outline)
         x, y, z = surface.mean(axis=0).tolist()
-        findings.append(
-            Finding(
-                position=(x, y, z),
-                probability=float(probability[rows[0]]),
-                candidates=tuple(rows),
-                lung=lungs.side(surface.mean(axis=0)),
-                pleura_distance_mm=lungs.pleura_distance_mm(surface),
-                **measures,
-            )
-        )
+        measures |= {"lung": lungs.side(surface.mean(axis=0)), "pleura_distance_mm": lungs.pleura_distance_mm(surface)}
+        findings.append(Finding((x, y, z), float(probability[rows[0]]), tuple(rows), **measures))
     return findings
 
 

@@ -14,7 +14,7 @@ from luna_monai.scans.geometry import Geometry
 #: Values are clipped to this range, HU. Values above it are metal and artifacts, which would blur their surroundings.
 LIMITS_HU = (-1024, 1000)
 #: Number of slices of the new grid that are computed at a time, so that the scan is never copied as a whole.
-_SLICES = 32
+_SLICES = 16
 #: Added before rounding down to whole HU. Interpolated values are often multiples of 0.5, so that adding 0.5 would make
 #: the result depend on floating-point errors.
 _ROUNDING = 0.41
@@ -121,6 +121,11 @@ def interpolate(array: np.ndarray, first: Any, steps: np.ndarray, shape: Any) ->
         weight = np.reshape(at % 1, [-1 if k == axis else 1 for k in range(3)]).astype(np.float32)
         array = array.take(low, axis) * (1 - weight) + array.take(high, axis) * weight
     return array
+
+
+def grown(box: tuple[slice, ...], margin: int) -> tuple[slice, ...]:
+    """Enlarge a box by a margin; beyond the end of an array, slices are cut anyway."""
+    return tuple(slice(max(0, part.start - margin), part.stop + margin) for part in box)
 
 
 def _rounded(geometry: Geometry) -> Geometry:

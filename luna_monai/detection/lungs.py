@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
@@ -83,9 +81,8 @@ class Lungs:
             return np.ones_like(self.mask)
         result, margin = self.mask.copy(), CLOSING + 1
         (box,) = ndimage.find_objects(self.mask.astype(np.uint8))
-        # By distance maps, whose time does not depend on the radius.
-        dilated = distance(np.pad(self.mask[box], margin)) <= CLOSING
-        result[box] |= (distance(~dilated) > CLOSING)[margin:-margin, margin:-margin, margin:-margin]
+        outside = ~_dilated(np.pad(self.mask[box], margin), CLOSING)
+        result[box] |= ~_dilated(outside, CLOSING)[margin:-margin, margin:-margin, margin:-margin]
         return result
 
     def fine_grid(self) -> tuple[Geometry, BoolArray]:
@@ -211,11 +208,17 @@ def chest_warnings(volume: np.ndarray, geometry: Geometry, lungs: Lungs | None =
     return ()
 
 
-def distance(mask: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> np.ndarray:
-    """Return the distance of each voxel outside a mask to the mask. ITK is much faster than SciPy here."""
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    image.SetSpacing(spacing[::-1])
-    return sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, squaredDistance=False, useImageSpacing=True))
+def _dilated(mask: BoolArray, radius: int) -> BoolArray:
+    """Dilate by a ball; as exact as a distance map, and several times as fast."""
+    # Squared distances to the mask, axis by axis, as 8-bit integers; larger ones than the square of the radius are cut.
+    squared = np.where(mask, np.uint8(0), np.uint8(255 - radius**2))
+    for axis in range(3):
+        source, target = np.moveaxis(squared.copy(), axis, 0), np.moveaxis(squared, axis, 0)
+        for shift in range(1, radius + 1):
+            shifted = source + np.uint8(shift**2)
+            np.minimum(target[shift:], shifted[:-shift], out=target[shift:])
+            np.minimum(target[:-shift], shifted[shift:], out=target[:-shift])
+    return squared <= radius**2
 
 
 def _at_sides(labels: np.ndarray) -> NDArray[np.intp]:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from luna_monai.detection.grid import grid_at, interpolate
-from luna_monai.detection.lungs import Lungs, distance
+from luna_monai.detection.grid import grid_at, grown, interpolate
+from luna_monai.detection.lungs import Lungs
 from luna_monai.scans.geometry import Geometry
 
 #: Boxes in which a structure is looked for, one after the other until it fits: half of the edge and the grid, mm.
@@ -93,7 +93,7 @@ def find_outline(voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lung
             continue
         outline = _on_voxels(mask, scale, fine, background + EDGE * contrast)
         within = interpolate(lung, np.zeros(3), scale, fine.shape) > LUNG_SHARE
-        if _has_halo(outline, within, fine > background + AROUND * contrast, geometry.spacing[::-1]):
+        if outline.any() and _has_halo(outline, within, fine > background + AROUND * contrast, geometry.spacing[::-1]):
             lowest_hu = background + max(HALO * contrast, MIN_CONTRAST / 2)
             halo = _compact_part(inside & (hu > lowest_hu), core)
             if halo is not None and halo[inner].sum() < halo.sum():
@@ -117,9 +117,11 @@ def _on_voxels(mask: BoolArray, scale: np.ndarray, hu: np.ndarray, lowest_hu: fl
 
 def _has_halo(outline: BoolArray, lung: BoolArray, dense: BoolArray, spacing: Sequence[float]) -> bool:
     """Tell whether most of the lung just outside of an outline is dense."""
-    # From the centers of the voxels at the surface.
-    outside_mm = distance(outline, spacing) - np.cbrt(np.prod(spacing)) / 2
-    around = dense[lung & (outside_mm >= AROUND_MM[0]) & (outside_mm <= AROUND_MM[1])]
+    to_surface = np.cbrt(np.prod(spacing)) / 2  # from the centers of the voxels at the surface
+    (box,) = ndimage.find_objects(outline.astype(np.uint8))
+    near = grown(box, int((AROUND_MM[1] + to_surface) / min(spacing)) + 1)
+    outside_mm = ndimage.distance_transform_edt(~outline[near], spacing) - to_surface
+    around = dense[near][lung[near] & (outside_mm >= AROUND_MM[0]) & (outside_mm <= AROUND_MM[1])]
     return bool(2 * around.sum() > around.size)
 
 
@@ -163,7 +165,7 @@ def _compact_part(dense: BoolArray, at: tuple[np.intp, ...]) -> BoolArray | None
     radius = float(depth[at])
     for share in OPENINGS:
         labels, _ = ndimage.label(depth > share * radius)
-        opened = part & (distance(labels == labels[at]) <= share * radius)
+        opened = part & (ndimage.distance_transform_edt(labels != labels[at]).astype(np.float32) <= share * radius)
         if opened.sum() <= MAX_BALLS * 4 / 3 * np.pi * max(radius, 1.0) ** 3:
             region[box] = opened[1:-1, 1:-1, 1:-1]
             return region

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from luna_monai.data.tables import COORDINATES
-from luna_monai.detection.grid import resample
+from luna_monai.detection.grid import grown, resample
 from luna_monai.detection.lungs import Lungs, find_lungs
 from luna_monai.scans.geometry import Geometry
 
@@ -108,11 +108,6 @@ def _halved(array: np.ndarray) -> NDArray[np.float32]:
     return np.asarray(sum(parts[1:], parts[0].astype(np.float32)) / 8)
 
 
-def _grown(box: Sequence[slice], margin: int) -> tuple[slice, ...]:
-    """Enlarge a box by a margin; beyond the end of an array, slices are cut anyway."""
-    return tuple(slice(max(0, part.start - margin), part.stop + margin) for part in box)
-
-
 def _find_in_slab(
     hu: np.ndarray, inside: NDArray[np.bool_], spacing: float, radii: Sequence[float], median_hu: float, start: int
 ) -> FloatArray:
@@ -125,7 +120,7 @@ def _find_in_slab(
         core = (slice(start + box[0].start, start + box[0].stop), *box[1:])
         sigma, lung_hu = radius / np.sqrt(3) / spacing, np.clip(median_hu, low, high)
         # The wide box includes the kernel; the narrow box has a margin of two voxels for the derivatives.
-        wide, narrow = (_grown(core, margin) for margin in (int(_TRUNCATE * sigma + 0.5) + 2, 2))
+        wide, narrow = (grown(core, margin) for margin in (int(_TRUNCATE * sigma + 0.5) + 2, 2))
         limited = np.clip(hu[wide], low, high, dtype=np.float32)
         limited[~inside[wide]] = lung_hu
         smooth = ndimage.gaussian_filter(limited, sigma, mode="nearest", truncate=_TRUNCATE, output=limited)

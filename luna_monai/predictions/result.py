@@ -19,7 +19,7 @@ from luna_monai.networks.weights import exported_metadata
 from luna_monai.scans.geometry import Geometry
 from luna_monai.share import bundle_dir
 
-_OPERATING_POINTS = {"sensitivity": "sensitivity {:g}", "false_positives_per_scan": "{:g} false positives per scan"}
+_OPERATING_POINTS = {"sensitivity": "sensitivity {:g}", "false_positives_per_scan": "{:g} false positive{} per scan"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def model_facts(weights: str | Path, metadata: Mapping[str, Any]) -> ModelFacts:
         calibration = Calibration(**points["calibration"])
         for kind, text in _OPERATING_POINTS.items():
             for point in points["thresholds"][kind]:
-                thresholds[text.format(point["wanted"])] = float(point["threshold"])
+                name = text.format(point["wanted"], "" if point["wanted"] == 1 else "s")
+                thresholds[name] = float(point["threshold"])
     synthetic = bundled.is_file() and sha256_of(bundled) in own
     return ModelFacts(weights.name, sha256, str(metadata.get("version", "")), thresholds, calibration, synthetic)
 

@@ -339,7 +339,7 @@ def test_operating_points_of_these_weights(tmp_path, weights, monkeypatch, voxel
             "calibration": calibration,
             "thresholds": {
                 "sensitivity": [{"wanted": 0.9, "threshold": 0.25}],
-                "false_positives_per_scan": [{"wanted": 4.0, "threshold": 0.75}],
+                "false_positives_per_scan": [{"wanted": n, "threshold": t} for n, t in ((1.0, 0.9), (4.0, 0.75))],
             },
         }
         (bundle / "configs" / "metadata.json").write_text(json.dumps(metadata))
@@ -348,7 +348,11 @@ def test_operating_points_of_these_weights(tmp_path, weights, monkeypatch, voxel
         candidates = content["scans"][0]["candidates"]
         calibrated = [one["probability_calibrated"] for one in candidates]
         if known:
-            assert content["model"]["thresholds"] == {"sensitivity 0.9": 0.25, "4 false positives per scan": 0.75}
+            assert content["model"]["thresholds"] == {
+                "sensitivity 0.9": 0.25,
+                "1 false positive per scan": 0.9,
+                "4 false positives per scan": 0.75,
+            }
             assert content["model"]["calibration"] == calibration
             raw = np.array([one["probability"] for one in candidates])
             wanted = Calibration(**calibration).apply(log_odds_of_probability(raw))
