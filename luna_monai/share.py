@@ -32,7 +32,8 @@ def schema(kind: str) -> Mapping[str, Any]:
     The schema has additional keywords. ``format`` is ``path`` or ``text`` for values that are never expressions on a
     command line. ``mustExist`` is true for files and folders that are read. ``mayDiffer`` is true for keys that do not
     change the results of a training, ``resume`` for keys that may change when a run is resumed, and ``fold`` for keys
-    that may differ between folds.
+    that may differ between folds. ``commands`` are the commands that have an option for the key, named ``option`` if it
+    differs from the key.
     """
     path = bundle_dir() / "configs" / f"{kind}.schema.json"
     return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]

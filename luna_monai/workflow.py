@@ -21,17 +21,18 @@ if TYPE_CHECKING:
     from monai.bundle import ConfigWorkflow
 
 
-def add_settings(parser: argparse.ArgumentParser, *keys: str, kind: str = "train") -> None:
-    """Add a command-line option for each of the given configuration keys, with the type and help of the schema.
+def add_settings(parser: argparse.ArgumentParser, command: str, kind: str) -> None:
+    """Add the options of a command that set keys of the configuration, with the types and help of the schema.
 
     Args:
-        parser: argument parser of a command.
-        keys: keys of the configuration.
+        parser: argument parser of the command.
+        command: name of the command.
         kind: ``train`` or ``inference``.
     """
-    for key in keys:
-        rules, value = schema(kind)["properties"][key], _defaults(kind)[key]
-        names = {"dest": key, "help": rules["description"]}
+    for key, rules in schema(kind)["properties"].items():
+        if command not in rules.get("commands", ()):
+            continue
+        names, value = {"dest": key, "help": rules["description"]}, _defaults(kind)[key]
         if not (value is None or value is False or is_code(value)):
             names["help"] += f" (default: {value}, or the value in --config)"
         types = [rules.get("type", "string")] if isinstance(rules.get("type", ""), str) else rules["type"]

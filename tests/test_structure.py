@@ -85,6 +85,14 @@ def test_rooms_and_modules_keep_their_size():
     assert sum(map(code_lines, MODULES)) <= 7_500
 
 
+def test_configurations_are_short_and_their_lines_too():
+    root = PACKAGE.parent
+    files = [*root.glob("bundle/configs/*.yaml"), *root.glob("configs/*.yaml")]
+    lines = {path: path.read_text(encoding="utf-8").splitlines() for path in files}
+    assert len(lines[root / "bundle" / "configs" / "train.yaml"]) <= 200
+    assert [line for file in lines.values() for line in file if len(line) > 120] == []
+
+
 def test_no_import_cycle():
     names = {dotted(path) for path in MODULES}
     graph = {

@@ -22,12 +22,10 @@ class BundleApp(App):
 
     Attributes:
         kind: the configuration: ``train`` or ``inference``.
-        settings: keys of the configuration that have an option.
         distributed_help: start of the help of ``--distributed``; empty for commands without this option.
     """
 
     kind = "train"
-    settings: tuple[str, ...] = ("dataset_dir", "cache_dir")
     distributed_help = ""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -40,7 +38,7 @@ class BundleApp(App):
             help=f"overlay that overrides the bundle's {self.kind}.yaml: a file, or the name of a file in "
             "configs/; may be repeated. It can run code, so use only files that you trust",
         )
-        add_settings(parser, *self.settings, kind=self.kind)
+        add_settings(parser, self.name, self.kind)
         if self.distributed_help:
             parser.add_argument(
                 "--distributed",

@@ -25,7 +25,6 @@ class LunaPrecacheApp(BundleApp):
     """
 
     name = "precache"
-    settings = (*BundleApp.settings, "precache_workers")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""

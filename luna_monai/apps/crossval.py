@@ -29,7 +29,6 @@ class LunaCrossvalApp(BundleApp):
     """
 
     name = "crossval"
-    settings = (*BundleApp.settings, "num_workers", "batch_size", "max_epochs")
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""

@@ -26,7 +26,6 @@ class LunaEvaluateApp(BundleApp):
     """
 
     name = "evaluate"
-    settings = (*BundleApp.settings, "num_workers", "fold")
     distributed_help = "divide the candidates among"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -28,7 +28,6 @@ class LunaExportApp(BundleApp):
     """
 
     name = "export"
-    settings = ()
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command's arguments."""

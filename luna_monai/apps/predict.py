@@ -20,10 +20,6 @@ class LunaPredictApp(BundleApp):
 
     name = "predict"
     kind = "inference"
-    settings = (
-        *("output_dir", "threshold", "max_findings", "anonymous", "report", "froc", "explain"),
-        *("candidates", "coordinates", "seriesuid", "weights", "flips", "batch_size", "num_workers"),
-    )
     distributed_help = "divide the scans among"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

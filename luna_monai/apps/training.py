@@ -19,10 +19,6 @@ class LunaTrainingApp(BundleApp):
     """
 
     name = "train"
-    settings = (
-        *BundleApp.settings,
-        *("num_workers", "output_dir", "fold", "batch_size", "max_epochs", "resume", "finetune", "tb_prefix"),
-    )
     distributed_help = "train in"
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:

@@ -119,7 +119,8 @@ def heat_colors(values: np.ndarray) -> np.ndarray:
     Returns:
         RGBA colors, uint8 (..., 4). The value 0 is transparent.
     """
-    # The dark end of the color map is not used, because it looks like lung.
+    # The page shows the map as a layer that can be hidden. MONAI's blend_images merges it with the CT. The dark end of
+    # the color map is not used, because it looks like lung.
     rgba = matplotlib.colormaps["inferno"](0.35 + 0.6 * values, bytes=True)
     rgba[..., 3] = np.rint(255 * 0.7 * np.sqrt(values))
     return rgba

@@ -30,8 +30,12 @@ CTS = (uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhanc
 BARE_DICOM = (b"\2\0", b"\10\0")
 #: Tags in which images of several volumes in one series may differ, in the order in which they are compared.
 VOLUME_TAGS = [
-    *("TemporalPositionIdentifier", "AcquisitionNumber", "ImageType", "ConvolutionKernel"),
-    *("AcquisitionTime", "ContentTime"),
+    "TemporalPositionIdentifier",
+    "AcquisitionNumber",
+    "ImageType",
+    "ConvolutionKernel",
+    "AcquisitionTime",
+    "ContentTime",
 ]
 _PADDING = ["PixelPaddingValue", "PixelPaddingRangeLimit"]
 _NEEDED = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated"]
@@ -39,15 +43,19 @@ _NEEDED = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "R
 REFERENCES = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
 #: Tags that identify the patient and the study.
 PATIENT_TAGS = [
-    *("PatientID", "PatientName", "PatientBirthDate", "PatientSex"),
-    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber"),
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "StudyID",
+    "AccessionNumber",
 ]
-_TAGS = [
-    *(*REFERENCES, "Modality", "SliceThickness", "PositionReferenceIndicator"),
-    *("InstanceNumber", "NumberOfFrames", *_NEEDED),
-    *("SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "PixelRepresentation"),
-    *("RescaleSlope", "RescaleIntercept", *_PADDING, *VOLUME_TAGS),
-]
+_PIXELS = ["SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "PixelRepresentation"]
+_RESCALE = ["RescaleSlope", "RescaleIntercept"]
+_SERIES = ["Modality", "SliceThickness", "PositionReferenceIndicator", "InstanceNumber", "NumberOfFrames"]
+_TAGS = [*REFERENCES, *_SERIES, *_NEEDED, *_PIXELS, *_RESCALE, *_PADDING, *VOLUME_TAGS]
 
 
 @contextmanager

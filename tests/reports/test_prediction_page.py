@@ -12,7 +12,7 @@ from PIL import Image
 from luna_monai.detection.findings import find_findings
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import Calibration
-from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
+from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction, describe_findings
 from luna_monai.reports import PredictionPage
 from luna_monai.reports.pages import show
 from luna_monai.reports.pictures import heat_colors
@@ -177,6 +177,21 @@ def test_the_most_probable_findings_of_all_scans_have_pictures(voxels):
     parts[0].merge(parts[1])
     whole = page_of(*predictions, voxels=voxels, max_pictures=3)
     assert parts[0].to_html() == whole.to_html()
+
+
+def test_each_scan_is_described_once(voxels, monkeypatch):
+    described = []
+
+    def describe(prediction):
+        described.append(prediction.seriesuid)
+        return describe_findings(prediction)
+
+    monkeypatch.setattr("luna_monai.reports.prediction.describe_findings", describe)
+    uids = [f"1.2.{number}" for number in range(5)]
+    page = page_of(*(predicted(voxels, [(20, 30, 32)], [0.9], uid) for uid in uids), voxels=voxels)
+    assert described == []
+    page.to_html()
+    assert described == uids
 
 
 def test_many_findings(voxels):
