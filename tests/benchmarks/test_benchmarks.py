@@ -1,4 +1,4 @@
-"""The benchmarks run from beginning to end; their results are not checked."""
+"""The benchmarks run from beginning to end, and what the docs promise about real data holds. Times are not checked."""
 
 import json
 import multiprocessing
@@ -91,3 +91,30 @@ def test_loading_by_workers_and_batch_sizes(run, write_dataset, tmp_path):
     assert (found["candidates"], found["series"]) == (36, 3)
     assert (output / "loading.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in cache_dir.iterdir()] == ["precious.pt"]
+
+
+def test_findings_of_real_nodules(run, shared_data):
+    """The goals in docs/findings.md: three nodules in the first eight findings, sizes of 85 crops."""
+    rows = rows_of(run("findings.py", shared_data, "--scans", 0))
+    scans = [row for row in rows if re.search(r"\([+-]\d+%\)", row[2])]
+    assert len(scans) == 3
+    for _, _, found, rank, *_ in scans:
+        assert abs(int(re.search(r"([+-]\d+)%", found)[1])) <= 25
+        assert int(rank.split()[0]) <= 8
+    (nodules,) = (row[1:] for row in rows if row[0] == "all")
+    number, without_size, median_error = (float(value.rstrip("%")) for value in nodules[:3])
+    assert number == 85
+    assert without_size <= 10
+    assert median_error <= 15
+
+
+def test_sensitivity_on_real_nodules(run, shared_data, repository):
+    bundle = repository / "bundle"
+    files = [shared_data / "real_nodules.npz", shared_data / "luna16_mini", bundle / "models" / "model.pt"]
+    header, row = rows_of(run("real_nodules.py", *files))
+    found = {name: value.removesuffix(" %") for name, value in zip(header, row, strict=True)}
+    claimed = json.loads((bundle / "configs" / "metadata.json").read_text())["eval_metrics"]
+    for rate in (4, 1):
+        share = claimed[f"real_nodules_sensitivity_at_{rate}"]
+        assert float(found[f"{rate} FP: all"]) == pytest.approx(100 * share, abs=2)  # one nodule is 1.2 %
+    assert (found["own at 4"], found["own at 1"]) == ("3 of 3", "3 of 3")
