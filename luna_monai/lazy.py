@@ -61,8 +61,8 @@ def deferred_imports() -> Iterator[None]:
 
     An import during this time receives a placeholder, which imports the module when it is called or one of its
     attributes is read. Modules that are already imported, or not installed, are not affected. The garbage collector is
-    disabled while MONAI is imported for the first time, because its repeated scans take a quarter of the time. It does
-    not scan the objects that exist then again.
+    disabled while MONAI is imported for the first time, because its repeated scans take a quarter of the time. The
+    objects that exist afterwards are exempt from later scans, which take a tenth of the time of a prediction.
     """
     paused = gc.isenabled() and "monai" not in sys.modules
     if paused:
