@@ -1,6 +1,5 @@
 """Predictions of any scan: the same from every format, and one clear line for every kind of damage."""
 
-import ast
 import hashlib
 import json
 import re
@@ -533,20 +532,23 @@ def test_no_patient_data_in_outputs(tmp_path, write_dicom, voxels, geometry, wei
     assert told.count("1.2.826.7") >= len(CENTERS)
 
 
-#: Runs a command, and prints how often each file below a folder is opened and each folder is listed.
+#: Runs commands, and prints for each how often a file below a folder is opened and a folder is listed.
 COUNT_READS = """
-import collections, os, sys
-folder, counts = sys.argv.pop(1), collections.Counter()
+import collections, json, os, sys
 def count(event, arguments):
     if event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], (str, os.PathLike)):
         path = os.path.abspath(os.fspath(arguments[0]))
         if path.startswith(folder):
             counts[os.path.relpath(path, folder)] += 1
-sys.addaudithook(count)
 from luna_monai.apps.cli import main
-code = main()
-print("reads:", dict(counts))
-sys.exit(code)
+jobs, results = json.loads(sys.argv[1]), []
+folder, counts = os.devnull, collections.Counter()
+sys.addaudithook(count)
+for folder, *command in jobs:
+    counts = collections.Counter()
+    assert main(command) == 0
+    results.append(counts)
+print("reads:", json.dumps(results))
 """
 
 
@@ -563,12 +565,14 @@ def test_each_file_is_read_once(tmp_path, write_dicom, voxels, geometry, weights
         "luna": {".": 1, "subset0": 1, "subset0/a.mhd": 1, "subset0/a.raw": 1},
         "files": {".": 1, "a.mhd": 1, "a.raw": 1},
     }
-    for name, counts in expected.items():
-        outputs = ["--report", tmp_path / "x.html", *(dicom if name == "dicom" else ())]
-        command = [sys.executable, "-c", COUNT_READS, tmp_path / name, "predict", tmp_path / name, *outputs]
-        command += ["--candidates", points, "--weights", weights, "--threshold", "0"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-        assert ast.literal_eval(done.stdout.partition("reads: ")[2]) == counts
+    options = ["--candidates", points, "--weights", weights, "--threshold", "0"]
+    jobs = []
+    for name in expected:
+        outputs = ["--report", tmp_path / f"{name}.html", *(dicom if name == "dicom" else ())]
+        jobs.append([*map(str, (tmp_path / name, "predict", tmp_path / name, *outputs, *options))])
+    command = [sys.executable, "-c", COUNT_READS, json.dumps(jobs)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert json.loads(done.stdout.partition("reads: ")[2]) == [*expected.values()]
 
 
 def test_froc_of_a_dataset_folder(tmp_path, weights, voxels, geometry, capfd):
