@@ -195,7 +195,8 @@ def show_sizes(results: list[Measured]) -> None:
 
 def show_ranks(folder: Path) -> None:
     """Print the ranks of annotated nodules among the findings of whole scans."""
-    network = load_network(default_weights("bundle"), LunaModel())
+    layout = torch.channels_last_3d
+    network = load_network(default_weights("bundle"), LunaModel()).to(memory_format=layout)
     annotations, rows = pd.read_csv(folder / "annotations.csv"), []
     for uid, path in find_scans(folder).items():
         scan = read_scan(path)
@@ -204,7 +205,7 @@ def show_ranks(folder: Path) -> None:
         points = BlobProposer()(volume, geometry, lungs)[COORDINATES].to_numpy()
         crops = CropCandidates(SIZE)(torch.from_numpy(volume)[None], geometry.world_to_index(points))
         with torch.inference_mode():
-            batches = crops.clamp(-1000, 1000).float().split(64)
+            batches = crops.clamp(-1000, 1000).float().to(memory_format=layout).split(64)
             probability = torch.cat([network(batch).softmax(1)[:, 1] for batch in batches]).numpy()
         findings = find_findings(volume, geometry, points, probability, lungs)
         for nodule in annotations[annotations["seriesuid"] == uid].itertuples():
