@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import locale
+import logging
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +43,16 @@ def _leave_locale_as_it_was() -> Iterator[None]:
     before = locale.setlocale(locale.LC_ALL)
     yield
     locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.fixture(autouse=True)
+def _leave_logging_as_it_was() -> Iterator[None]:
+    # A command adds a handler for the standard output, which pytest closes after the test.
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture

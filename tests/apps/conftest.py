@@ -1,20 +1,9 @@
 """Fixtures for tests that run commands in this process."""
 
-import logging
-
 import pytest
 
 from luna_monai.data import candidates
 from luna_monai.scans import metaimage
-
-
-@pytest.fixture(autouse=True)
-def _leave_logging_as_it_was():
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,9 @@ def _leave_process_as_it_was(monkeypatch) -> Iterator[None]:
 
     # A key written twice in a config is a mistake; MONAI only complains when asked to.
     monkeypatch.setenv("MONAI_FAIL_ON_DUPLICATE_CONFIG", "1")
-    hook, path, level = sys.excepthook, list(sys.path), logging.getLogger().level
+    hook, path = sys.excepthook, list(sys.path)
     yield
     sys.excepthook, sys.path[:] = hook, path
-    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture
