@@ -36,6 +36,11 @@ from luna_monai.transforms import CropCandidates
 
 COORDINATES = ["coordX", "coordY", "coordZ"]
 SIZES = (4, 6, 9, 14, 22)
+#: Groups of fewer nodules get no result.
+FEWEST = 5
+#: A solid part cannot be defined reliably in smaller nodules (MacMahon et al., "Guidelines for management of incidental
+#: pulmonary nodules detected on CT images: from the Fleischner Society 2017", Radiology 284, 2017).
+PART_SOLID_MM = 6
 #: Attenuation of each kind, and the pool of places it is painted at.
 KINDS = {
     "solid": ("solid", "lung"),
@@ -121,7 +126,7 @@ def synthetic_nodules(seed: int) -> list[Measured]:
     canvas = Canvas(volume, setting.fine, setting.acquisition.sigma)
     places = collect_places(random, setting, tubes)
     thorax, shape, steps = setting.thorax, np.array(setting.slices.shape), np.abs(setting.slices.step)[::-1]
-    jobs = [(kind, size) for kind in KINDS for size in SIZES]
+    jobs = [(kind, size) for kind in KINDS for size in SIZES if kind != "part-solid" or size >= PART_SOLID_MM]
     chosen = [jobs[row] for row in random.choice(len(jobs), 16, replace=False)]
     painted: list[tuple[np.ndarray, float, str]] = []
     for kind, size in sorted(chosen, key=lambda job: -job[1]):
@@ -186,10 +191,10 @@ def show_sizes(results: list[Measured]) -> None:
     rows += [row(f"{size} mm", [one for one, own in sized if own == size]) for size in SIZES]
     show(HEADER, [*rows, row("all", results)])
     print()
-    cells = [
-        [kind, *(row("", [one for one, own in sized if own == size and one.kind == kind])[3] for size in SIZES)]
-        for kind in KINDS
-    ]
+    cells = []
+    for kind in KINDS:
+        groups = [[one for one, own in sized if own == size and one.kind == kind] for size in SIZES]
+        cells.append([kind, *(row("", group if len(group) >= FEWEST else [])[3] for group in groups)])
     show(["median error", *(f"{size} mm" for size in SIZES)], cells)
 
 

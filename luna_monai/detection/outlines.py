@@ -25,8 +25,8 @@ LUNG_HU = -500.0
 MIN_LUNG_VOXELS = 50
 #: A structure is denser than the background by this at least, HU.
 MIN_CONTRAST = 120.0
-#: Standard deviation of the smoothing, mm.
-SMOOTHING_MM = 0.5
+#: Standard deviation of the smoothing, as a part of the spacing of the grid.
+SMOOTHING = 0.4
 #: How far from the candidate the densest point is looked for; the wall of a cavity needs the second try, mm.
 CORE_MM = (2.5, 5.0)
 #: The candidate may be this far outside of the outline, mm.
@@ -74,7 +74,7 @@ def find_outline(voxels: np.ndarray, geometry: Geometry, index: np.ndarray, lung
         scale = spacing / step_mm
         grid = grid_at(geometry, low, np.floor((high - low - 1) * scale + 1.01), step_mm)
         fine = np.clip(voxels[tuple(map(slice, low, high))], *LIMITS_HU).astype(np.float32)
-        fine = ndimage.gaussian_filter(fine, SMOOTHING_MM / spacing, mode="nearest")
+        fine = ndimage.gaussian_filter(fine, SMOOTHING * step_mm / spacing, mode="nearest")
         hu, (lung, cavity) = interpolate(fine, np.zeros(3), 1 / scale, grid.shape), lungs.shares_at(grid)
         # A cavity counts as soft tissue, so that its wall is one structure even if the box cuts it.
         hu[cavity > 0.5] = np.maximum(hu[cavity > 0.5], CAVITY_AS_HU)
