@@ -70,7 +70,8 @@ def write_dataset(
         scans: number of scans.
         candidates_per_scan: number of rows in ``candidates.csv`` per scan; LUNA16 has about 620.
         nodules_per_scan: mean number of annotated nodules per scan; LUNA16 has 1.34 (1,186 in 888 scans).
-        seed: random seed. The same arguments produce the same bytes, for any number of workers.
+        seed: random seed. The same arguments produce the same bytes for any number of workers; processors of another
+            type round differently.
         workers: number of processes that generate scans; 0 works in this process.
         in_plane: number of voxels along x and along y, 64 to 512.
         slices: number of voxels along z, 40 to 1000. None covers the whole thorax.

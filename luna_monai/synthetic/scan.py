@@ -65,7 +65,7 @@ def generate_scan(seed: np.random.SeedSequence, options: ScanOptions) -> Synthet
         options: size of the scan, and numbers of candidates and nodules.
 
     Returns:
-        The scan. The same seed and options produce the same bytes.
+        The scan. The same seed and options produce the same bytes on one type of processor.
     """
     # The last bits of a matrix product may depend on the number of threads.
     with threadpool_limits(limits=1, user_api="blas"):
