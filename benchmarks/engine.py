@@ -15,7 +15,7 @@ import torch
 from common import show, write_dataset
 from loops import epoch_by_epoch, quiet
 from monai.engines import Trainer
-from network import AS_TRAINED_ON_GPU, ON_CPU, make_step
+from network import AS_TRAINED_ON_CPU, AS_TRAINED_ON_GPU, make_step
 from speed import time_in_turn
 
 from luna_monai.workflow import config_files, load_workflow
@@ -60,8 +60,7 @@ def measure(folder: Path, iterations: int, repeats: int, batch_size: int) -> flo
         places = dataset_dir, folder / "cache", Path(output)
         bare, engine, device = make_loops(*places, iterations, repeats, handlers=False)
         _, bundle, _ = make_loops(*places, iterations, repeats, handlers=True)
-        on_cpu = next(variant for variant in ON_CPU if variant.autocast and variant.split_size == 4)
-        variant = AS_TRAINED_ON_GPU if device.type == "cuda" else on_cpu
+        variant = AS_TRAINED_ON_GPU if device.type == "cuda" else AS_TRAINED_ON_CPU
         step = make_step(variant, True, batch_size, device)
         with quiet(), epoch_by_epoch(engine) as plain, epoch_by_epoch(bundle) as whole:
             seconds = time_in_turn({"bare loop": bare, "engine and metrics": plain, "all handlers": whole}, repeats)

@@ -22,7 +22,7 @@ import engine
 import torch
 from common import open_cache, seconds, show, write_dataset
 from loops import OURS, time_training
-from network import AS_TRAINED_ON_GPU, COMPILED_ON_GPU, ON_CPU, ON_GPU, make_step, measure
+from network import AS_TRAINED_ON_CPU, AS_TRAINED_ON_GPU, COMPILED_ON_GPU, ON_CPU, ON_GPU, make_step, measure
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import RandomSampler
@@ -38,7 +38,7 @@ _BATCHES = 16  # per pass through the loader, so that the start has little weigh
 def operations_table(batch_size: int, device: torch.device, count: int = 15) -> None:
     """Print where the time of a training step is spent: kernels on a GPU, operations on a CPU."""
     on_gpu = device.type == "cuda"
-    step = make_step(AS_TRAINED_ON_GPU if on_gpu else ON_CPU[1], True, batch_size, device)
+    step = make_step(AS_TRAINED_ON_GPU if on_gpu else AS_TRAINED_ON_CPU, True, batch_size, device)
     step()
     with profile(activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU]) as profiler:
         step()
@@ -172,9 +172,8 @@ def main() -> int:
             # Each compilation takes about a minute.
             compiled = COMPILED_ON_GPU if on_gpu and not arguments.quick and batch_size == largest else []
             for training in (True, False):
-                measure(
-                    [*ON_GPU, *compiled] if on_gpu else [*ON_CPU[:2], ON_CPU[-2]], training, batch_size, device, repeats
-                )
+                variants = [*ON_GPU, *compiled] if on_gpu else [*ON_CPU[:2], AS_TRAINED_ON_CPU]
+                measure(variants, training, batch_size, device, repeats)
 
     parts: dict[str, Callable[[], object]] = {
         "network": network,

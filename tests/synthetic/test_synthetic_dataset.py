@@ -73,7 +73,7 @@ def test_candidates_are_read_and_lie_in_their_volumes(small_dataset):
     annotations = pd.read_csv(small_dataset / "annotations.csv")
     found = candidates.loc[candidates["class"] == 1, "seriesuid"]
     assert set(found) == set(annotations["seriesuid"])
-    assert len(found) >= len(annotations) > 4
+    assert len(found) >= len(annotations) > 2
     for seriesuid, rows in candidates.groupby("seriesuid"):
         image = sitk.ReadImage(next(small_dataset.rglob(f"{seriesuid}.mhd")))
         assert image.GetSize() == (80, 80, 48)
