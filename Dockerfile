@@ -27,6 +27,8 @@ LABEL org.opencontainers.image.title="luna-monai" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /opt/luna-monai /opt/luna-monai
 RUN useradd --create-home --uid 1000 luna && mkdir /in /out && chown luna:luna /out
+# MONAI looks up the name of the user, which --user with another number does not have.
+ENV USER=luna
 USER 1000
 WORKDIR /home/luna
 ENV PATH=/opt/luna-monai/bin:$PATH

@@ -1,7 +1,5 @@
 """Python API: find and classify nodules in a CT scan with one call."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

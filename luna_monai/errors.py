@@ -1,7 +1,5 @@
 """The exception for bad input, and its one-line message."""
 
-from __future__ import annotations
-
 import re
 import sys
 import textwrap

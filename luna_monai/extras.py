@@ -1,7 +1,5 @@
 """Optional dependencies, which the extras of luna-monai install."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Any
 

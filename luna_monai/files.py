@@ -7,9 +7,10 @@ import json
 import math
 import os
 import re
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -115,6 +116,47 @@ def file_name_of(text: str) -> str:
     if len(content) < 72:
         return name
     return f"{content[:48].decode(errors='ignore')}-{hashlib.sha256(content).hexdigest()[:16]}"
+
+
+def ending_of(path: Path, endings: Iterable[str]) -> str:
+    """Find the ending of a file name.
+
+    Args:
+        path: the file.
+        endings: the endings that are allowed.
+
+    Returns:
+        The longest matching ending.
+
+    Raises:
+        LunaError: if no ending matches.
+    """
+    name = path.name.lower()
+    for ending in sorted(endings, key=len, reverse=True):
+        if name.endswith(ending) and name != ending:
+            return ending
+    raise LunaError(f"{path}: the file name must end with {' or '.join(endings)}")
+
+
+def check_file(path: str | Path, endings: Iterable[str]) -> None:
+    """Check that an output file can be written.
+
+    Args:
+        path: the file.
+        endings: the endings that are allowed.
+
+    Raises:
+        LunaError: if the name has another ending, the path is a folder, or its folder is not writable.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise LunaError(f"{path}: is a folder; give the name of a file")
+    ending_of(path, endings)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise LunaError(f"{path}: cannot write to the folder {folder} ({error.strerror})") from None
 
 
 @contextmanager

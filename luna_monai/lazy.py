@@ -1,7 +1,5 @@
 """Imports on first use, because MONAI and torch take seconds to import."""
 
-from __future__ import annotations
-
 import gc
 import importlib
 import importlib.util

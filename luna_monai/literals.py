@@ -1,7 +1,5 @@
 """Values of a configuration, and literal text in it that MONAI's parser must not interpret, such as paths and UIDs."""
 
-from __future__ import annotations
-
 import ast
 import re
 from collections.abc import Iterator, Mapping

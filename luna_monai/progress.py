@@ -1,7 +1,5 @@
 """Progress of a loop in the log (chapter 11.5 of the book)."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterable, Iterator

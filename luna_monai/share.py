@@ -1,7 +1,5 @@
 """Locations of the bundle and the experiment configurations, in a checkout and in an installed wheel."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from functools import cache

@@ -1,7 +1,5 @@
 """Reading of CSV tables with different separators, encodings and column names."""
 
-from __future__ import annotations
-
 import csv
 import io
 import re
@@ -16,7 +14,8 @@ import pandas as pd
 
 from luna_monai.errors import LunaError
 
-_ALIASES = {"seriesinstanceuid": "seriesuid", "series_uid": "seriesuid"}
+#: Other names of columns, in lower case.
+ALIASES = {"seriesinstanceuid": "seriesuid", "series_uid": "seriesuid"}
 _EXTRA = "\0extra"  # column for fields beyond those of the header line
 #: Options that make pandas read the nearest float64, which is the default from pandas 3.1 on.
 EXACTLY: dict[str, Any] = (
@@ -60,7 +59,7 @@ def read_table(
     separator = max(",;\t", key=header.count)
     found = [name.strip() for name in next(csv.reader([header.strip("\n")], delimiter=separator))]
     wanted = {column.lower(): column for column in [*text, *numeric, *optional]}
-    wanted |= {alias: wanted[name] for alias, name in _ALIASES.items() if name in wanted}
+    wanted |= {alias: wanted[name] for alias, name in ALIASES.items() if name in wanted}
     # Other columns may have any name, and may share one.
     names = [wanted.get(name.lower(), f"\0{place}") for place, name in enumerate(found)]
     if missing := [column for column in [*text, *numeric] if column not in names]:

@@ -1,7 +1,5 @@
 """``luna-monai precache`` fills the cache, and ``luna-monai cache`` lists, checks and removes its files."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from pathlib import Path

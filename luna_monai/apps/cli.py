@@ -1,9 +1,8 @@
 """``luna-monai COMMAND``: the base class of all commands. Only commands that need PyTorch import it."""
 
-from __future__ import annotations
-
 import argparse
 import importlib
+import io
 import logging
 import sys
 import traceback
@@ -104,6 +103,8 @@ def run_app(
     Returns:
         The exit status: that of the command, 1 for wrong input, 130 if interrupted.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a console or log may be unable to show a file name
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
     try:
         return app_class(sys_argv).main()

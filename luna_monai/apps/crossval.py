@@ -1,7 +1,5 @@
 """``luna-monai crossval``: LUNA16's ten-fold cross-validation, with one run per fold."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """``luna-monai doctor``: check a dataset folder."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """``luna-monai evaluate``: metrics, calibration and thresholds for given weights."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import logging

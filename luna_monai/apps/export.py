@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from luna_monai.apps.bundle_app import BundleApp, run_and_weights
 from luna_monai.errors import LunaError
-from luna_monai.files import sha256_of, write_bytes
+from luna_monai.files import check_file, sha256_of, write_bytes
 from luna_monai.share import bundle_dir
 from luna_monai.workflow import existing
 
@@ -50,7 +50,6 @@ class LunaExportApp(BundleApp):
 
         from luna_monai.networks.exports import FORMATS, TOLERANCE, export_network, largest_differences
         from luna_monai.networks.weights import load_network
-        from luna_monai.predictions.outputs import check_file
 
         form, source = self.cli_args.format, Path(self.cli_args.run_or_weights or bundle_dir() / "models" / "model.pt")
         run, weights = run_and_weights(source)

@@ -1,7 +1,5 @@
 """``luna-monai froc``: LUNA16's evaluation of a submission."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from pathlib import Path
@@ -11,9 +9,9 @@ import pandas as pd
 from luna_monai.apps.cli import App
 from luna_monai.data.tables import COORDINATES, WITHOUT_EXCLUDED, read_finding_table
 from luna_monai.errors import LunaError, reason_of
-from luna_monai.files import write_bytes, write_json
+from luna_monai.files import check_file, write_bytes, write_json
 from luna_monai.metrics.froc import FALSE_POSITIVES_PER_SCAN, FrocResult, evaluate_froc, rate_name
-from luna_monai.tables import read_table
+from luna_monai.tables import ALIASES, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +34,9 @@ class LunaFrocApp(App):
     def run(self) -> None:
         """Evaluate the submission, and write the files of ``--json`` and ``--plot``."""
         arguments = self.cli_args
+        for path, ending in ((arguments.json, ".json"), (arguments.plot, ".png")):
+            if path:
+                check_file(path, [ending])
         seriesuids = read_seriesuids(arguments.seriesuids)
         submission = read_table(arguments.submission, [*COORDINATES, "probability"])
         annotations = read_finding_table(arguments.annotations, negative_is_usual=False)
@@ -60,7 +61,7 @@ def read_seriesuids(path: str | Path) -> list[str]:
     """Read a list of scans in the format of LUNA16's ``seriesuids.csv``.
 
     Args:
-        path: file with one series UID per line. A header line ``seriesuid`` is allowed.
+        path: file with one series UID per line. A header line such as ``seriesuid`` is allowed.
 
     Returns:
         The series UIDs in the order of the file.
@@ -69,9 +70,13 @@ def read_seriesuids(path: str | Path) -> list[str]:
         LunaError: if the file is missing, empty or not text, or a line contains several values.
     """
     try:
-        found = [line for line in Path(path).read_text(encoding="utf-8-sig").split() if line != "seriesuid"]
+        found = [line.strip('"') for line in Path(path).read_text(encoding="utf-8-sig").split()]
     except (OSError, UnicodeDecodeError) as error:
         raise LunaError(f"{path}: cannot be read ({reason_of(error)}); expected one series UID per line") from None
+    if found and found[0].lower() in ("seriesuid", *ALIASES):
+        del found[0]
+    elif len(found) > 1 and "." not in found[0] and all("." in line for line in found[1:]):
+        raise LunaError(f"{path}: line 1 is not a series UID like the others, found {found[0]!r}; remove the line")
     if wrong := [line for line in found if "," in line or ";" in line] or ["nothing"] * (not found):
         raise LunaError(f"{path}: expected one series UID per line, found {wrong[0]!r}")
     return list(dict.fromkeys(found))

@@ -1,7 +1,5 @@
 """``luna-monai predict``: find nodules in chest CTs."""
 
-from __future__ import annotations
-
 import argparse
 
 from luna_monai.apps.bundle_app import BundleApp

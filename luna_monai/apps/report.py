@@ -1,13 +1,11 @@
 """``luna-monai report``: a report of a training run as one HTML file."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 from pathlib import Path
 
 from luna_monai.apps.cli import App
-from luna_monai.files import write_bytes
+from luna_monai.files import check_file, write_bytes
 from luna_monai.reports.run_report import build_report
 
 logger = logging.getLogger(__name__)
@@ -29,6 +27,7 @@ class LunaReportApp(App):
         """Write the report."""
         arguments = self.cli_args
         output = Path(arguments.output or Path(arguments.run) / "report.html")
+        check_file(output, [".html", ".htm"])
         content = build_report(Path(arguments.run), arguments.dataset_dir, arguments.threshold).encode()
         write_bytes(output, content)
         logger.info("report: %s (%.1f MB)", output, len(content) / 1e6)

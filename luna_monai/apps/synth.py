@@ -1,7 +1,5 @@
 """``luna-monai synth``: write a synthetic LUNA16 dataset."""
 
-from __future__ import annotations
-
 import argparse
 import logging
 

@@ -1,7 +1,5 @@
 """``luna-monai train``: the book's ``LunaTrainingApp`` (chapter 11.2) as a workflow of the bundle."""
 
-from __future__ import annotations
-
 import argparse
 
 from luna_monai.apps.bundle_app import BundleApp

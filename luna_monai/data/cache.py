@@ -1,7 +1,5 @@
 """The cache of candidate crops, with one file per series."""
 
-from __future__ import annotations
-
 import logging
 import os
 import threading

@@ -1,7 +1,5 @@
 """Files of the cache: their names, their content and checks for damage."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import io

@@ -1,7 +1,5 @@
 """Datasets of candidates, including the book's ``LunaDataset``, and their data loader."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Checks of a LUNA16 dataset folder for errors that would stop a training or corrupt its results."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Filling of the cache before training."""
 
-from __future__ import annotations
-
 import logging
 import multiprocessing
 import os

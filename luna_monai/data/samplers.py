@@ -1,7 +1,5 @@
 """Sampling of the candidates of an epoch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """Splits of the candidates into a training and a validation part."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from pathlib import Path

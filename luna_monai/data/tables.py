@@ -1,7 +1,5 @@
 """The CSV tables of LUNA16."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

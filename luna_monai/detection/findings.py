@@ -1,7 +1,5 @@
 """Findings: structures that contain one or more candidates, with their size, density and position."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

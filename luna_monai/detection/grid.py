@@ -1,7 +1,5 @@
 """Resampling of scans to isotropic grids."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

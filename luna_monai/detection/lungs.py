@@ -1,7 +1,5 @@
 """Lung segmentation, and a check whether a scan shows the chest."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

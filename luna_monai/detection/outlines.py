@@ -1,7 +1,5 @@
 """Outlines of small structures in the lungs, on the voxels of the scan."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

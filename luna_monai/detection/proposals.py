@@ -1,7 +1,5 @@
 """Candidate proposals for scans without a candidate list: blobs inside the lungs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -7,8 +7,6 @@ the temperature corrects (Guo et al. 2017, https://arxiv.org/abs/1706.04599). Bo
 neither changes the order of the candidates.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -13,8 +13,6 @@ https://doi.org/10.1016/j.media.2017.06.015; https://luna16.grand-challenge.org/
 * The number of false positives is divided by the number of all evaluated scans, with or without candidates.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The book's metrics per class (chapters 11.6 and 12.4), and the areas under the ROC and precision-recall curves."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

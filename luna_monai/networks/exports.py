@@ -1,7 +1,5 @@
 """Export of networks to TorchScript and ONNX, and comparison of the result with the original network."""
 
-from __future__ import annotations
-
 import json
 import logging
 import warnings

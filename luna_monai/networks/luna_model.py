@@ -1,7 +1,5 @@
 """LunaModel, the book's 3D convolutional network (chapter 11.4)."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Reading of networks from files: weights of this package or of the book, and exports (TorchScript, ONNX)."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import logging

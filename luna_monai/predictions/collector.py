@@ -1,7 +1,5 @@
 """Collects the predictions of an evaluator for whole scans, and writes them to files."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +15,11 @@ from monai.utils import CommonKeys
 from luna_monai.data.tables import COORDINATES, read_findings
 from luna_monai.detection.findings import MAX_OUTLINES, MIN_PROBABILITY, find_findings, findings_table
 from luna_monai.errors import LunaError
-from luna_monai.files import SUBMISSION_COLUMNS, write_json
+from luna_monai.files import SUBMISSION_COLUMNS, check_file, write_json
 from luna_monai.metrics.calibration import log_odds_of_logits
 from luna_monai.metrics.froc import evaluate_froc
 from luna_monai.predictions.heat_map import ScanExplanation
-from luna_monai.predictions.outputs import check_file, check_outputs, ending_of, is_dicom, is_of_one_scan, write_outputs
+from luna_monai.predictions.outputs import check_outputs, for_scan, is_dicom, is_of_one_scan, write_outputs
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
 from luna_monai.predictions.scan_dataset import ScanDataset
 from luna_monai.scans import ScanHeader, ScanSource, read_header
@@ -88,6 +86,7 @@ class ScanPredictions:
         explanation: writes the attribution map of a scan; None for no map.
         page: a :class:`~luna_monai.reports.PredictionPage`; None for no page.
         froc: a :class:`~luna_monai.predictions.DatasetFroc`; None for no evaluation.
+        inputs: other files that the command reads, which no output may replace.
     """
 
     model: ModelFacts
@@ -101,6 +100,7 @@ class ScanPredictions:
     explanation: ScanExplanation | None = None
     page: Any = None
     froc: DatasetFroc | None = None
+    inputs: Sequence[str | Path | None] = ()
 
     def __post_init__(self) -> None:
         names = [self.outputs] if isinstance(self.outputs, str) else self.outputs or ()
@@ -119,7 +119,7 @@ class ScanPredictions:
         """Check the outputs before the scans are read.
 
         Raises:
-            LunaError: if there is no output, if two scans have the same name, or if
+            LunaError: if there is no output, if an output is also an input, if two scans have the same name, or if
                 :func:`~luna_monai.predictions.outputs.check_outputs` raises it.
         """
         check_outputs(self._paths, len(self.dataset))
@@ -142,6 +142,12 @@ class ScanPredictions:
                 if not any(others):
                     raise
                 logger.error("No DICOM object can be written: %s", error)
+        outputs = self._paths + [Path(part.path) for part in (self.explanation, self.page, self.froc) if part]
+        read = {Path(one).resolve() for one in self.inputs if one}
+        read |= {file.resolve() for scan in scans for file in (scan.files or [scan.path])}
+        for path in {for_scan(path, name) for path in outputs for name in names or [""]}:
+            if path.exists() and path.resolve() in read:
+                raise LunaError(f"{path}: an output would replace this file, which is read; choose another name")
         if self.explanation is not None and len(scans) != 1:
             raise LunaError(f"{self.explanation.path}: --explain supports one scan, found {len(scans)}")
 
@@ -181,7 +187,7 @@ class ScanPredictions:
     def _write(self, predictions: Sequence[ScanPrediction], header: ScanHeader | None = None) -> None:
         """Write the outputs of one scan, whose header is given, or the outputs of all scans."""
         paths = [path for path in self._paths if is_of_one_scan(path) == (header is not None)]
-        segmented = any(ending_of(path) == ".seg.dcm" for path in self._paths)
+        segmented = any(path.name.lower().endswith(".seg.dcm") for path in self._paths)
         options = {"anonymous": self.anonymous, "segmented": segmented}
         written, problems = write_outputs(paths, predictions, header=header, **options)
         for path in written:

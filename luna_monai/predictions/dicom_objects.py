@@ -1,7 +1,5 @@
 """DICOM objects of a prediction, made with highdicom: a structured report (TID 1500) and a segmentation."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -58,6 +56,9 @@ def slice_tags(header: ScanHeader | ScanSource, *, anonymous: bool = True) -> li
                 found = f"{keyword} is missing or differs from {first.path}"
                 raise LunaError(f"{file.path}: {found}; DICOM output needs it")
         tags.update(file.tags)
+        tags.SpecificCharacterSet = "ISO_IR 192"  # highdicom does not copy all that the CT may use
+        if not file.text("SliceThickness"):
+            tags.SliceThickness = header.geometry.spacing[2]
         for keyword in (*PATIENT_TAGS, "ReferringPhysicianName"):
             setattr(tags, keyword, patient.tags.get(keyword, "") if patient else "")
     return slices

@@ -1,7 +1,5 @@
 """Attribution maps: the voxels of a candidate that contribute to the probability of a nodule."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +14,8 @@ from scipy import ndimage
 from torch import nn
 
 from luna_monai.errors import LunaError
-from luna_monai.predictions.outputs import VOLUMES, check_file, in_file_order, write_volume
+from luna_monai.files import check_file
+from luna_monai.predictions.outputs import VOLUMES, in_file_order, write_volume
 from luna_monai.predictions.result import ScanPrediction, nearest_voxels
 from luna_monai.scans.geometry import Geometry
 from luna_monai.transforms.crop import CropCandidates, window_start
@@ -116,7 +115,7 @@ class ScanExplanation:
     preprocessing: Callable[[torch.Tensor], torch.Tensor] = field(default_factory=nn.Identity)
 
     def __post_init__(self) -> None:
-        check_file(Path(self.path), VOLUMES)
+        check_file(self.path, VOLUMES)
 
     def __call__(self, prediction: ScanPrediction, image: torch.Tensor, grid: Geometry) -> np.ndarray:
         """Compute the attribution maps of the scan and write the file.

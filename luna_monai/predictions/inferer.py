@@ -1,7 +1,5 @@
 """Classifying the candidates of a whole scan."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

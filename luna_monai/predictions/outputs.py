@@ -1,9 +1,9 @@
 """The output files of a prediction: CSV, JSON, 3D Slicer markups, volumes and DICOM objects, chosen by file ending."""
 
-from __future__ import annotations
-
+import errno
 import importlib
 import io
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from luna_monai import files
 from luna_monai.data.tables import COORDINATES
 from luna_monai.detection.findings import SIZES, findings_table
 from luna_monai.detection.grid import to_image
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.extras import import_extra
 from luna_monai.predictions.result import ScanPrediction, describe_findings, nearest_voxels
 from luna_monai.scans.header import ScanHeader
@@ -139,10 +139,14 @@ def write_label_map(path: Path, prediction: ScanPrediction, **_: Any) -> None:
 
 def write_volume(path: Path, image: sitk.Image) -> None:
     """Write an image in the format of the ending of ``path``, compressed except for ``.nii``."""
-    ending = ending_of(path, VOLUMES)
-    with tempfile.TemporaryDirectory() as folder:
+    ending = files.ending_of(path, VOLUMES)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the folder of the file, because the system's folder of temporary files may be small.
+    with files.write_errors(path), tempfile.TemporaryDirectory(prefix=".luna.", dir=path.parent) as folder:
         whole = Path(folder) / f"volume{ending}"
         sitk.WriteImage(image, str(whole), useCompression=ending != ".nii")
+        if sitk.Hash(sitk.ReadImage(str(whole))) != sitk.Hash(image):  # ITK does not report a full disk
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         files.write_bytes(path, whole.read_bytes())
 
 
@@ -165,11 +169,18 @@ def write_dicom(
         LunaError: if the scan is not a complete DICOM series, or the file cannot be written.
     """
     dicom_objects = importlib.import_module("luna_monai.predictions.dicom_objects")  # highdicom is an extra
-    is_report = ending_of(path) == ".dcm"
-    with dicom_objects.without_pydicom_warnings():
-        dataset = dicom_objects.make_segmentation(prediction, header, anonymous) if segmented or not is_report else None
-        if is_report:
-            dataset = dicom_objects.make_report(prediction, header, anonymous, dataset)
+    is_report, dataset = files.ending_of(path, FORMATS) == ".dcm", None
+    try:
+        with dicom_objects.without_pydicom_warnings():
+            if segmented or not is_report:
+                dataset = dicom_objects.make_segmentation(prediction, header, anonymous)
+            if is_report:
+                dataset = dicom_objects.make_report(prediction, header, anonymous, dataset)
+    except (ValueError, TypeError, AttributeError) as error:  # highdicom refuses values that DICOM does not allow
+        found = f"a tag of the CT is not valid for a DICOM object ({reason_of(error)})"
+        raise LunaError(
+            f"{header.path}: {found}; correct it, or leave the patient's tags empty (--anonymous)"
+        ) from error
     if dataset is not None:
         buffer = io.BytesIO()
         dataset.save_as(buffer)
@@ -189,54 +200,19 @@ FORMATS: dict[str, tuple[Callable[..., bool | None], bool]] = {
 }
 
 
-def ending_of(path: Path, endings: Iterable[str] = FORMATS) -> str:
-    """Find the ending of a file name.
-
-    Args:
-        path: the file.
-        endings: the endings that are allowed.
-
-    Returns:
-        The longest matching ending.
-
-    Raises:
-        LunaError: if no ending matches.
-    """
-    name = path.name.lower()
-    for ending in sorted(endings, key=len, reverse=True):
-        if name.endswith(ending) and name != ending:
-            return ending
-    raise LunaError(f"{path}: the file name must end with {' or '.join(endings)}")
-
-
 def is_dicom(path: Path) -> bool:
     """Check whether an output is a DICOM object, which requires a DICOM series as input."""
-    return ending_of(path).endswith(".dcm")
+    return files.ending_of(path, FORMATS).endswith(".dcm")
 
 
 def is_of_one_scan(path: Path) -> bool:
     """Check whether an output contains one scan, so that it can be written as soon as this scan is classified."""
-    return PLACEHOLDER in path.name or not FORMATS[ending_of(path)][1]
+    return PLACEHOLDER in path.name or not FORMATS[files.ending_of(path, FORMATS)][1]
 
 
-def check_file(path: Path, endings: Iterable[str] = FORMATS) -> None:
-    """Check that an output file can be written.
-
-    Args:
-        path: the file.
-        endings: the endings that are allowed.
-
-    Raises:
-        LunaError: if the name has another ending, the path is a folder, or its folder is not writable.
-    """
-    if path.is_dir():
-        raise LunaError(f"{path}: is a folder; give the name of a file")
-    ending_of(path, endings)
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise LunaError(f"{path}: cannot write to the folder {folder} ({error.strerror})") from None
+def for_scan(path: Path, seriesuid: str) -> Path:
+    """Replace ``{seriesuid}`` in the name of an output."""
+    return path.with_name(path.name.replace(PLACEHOLDER, files.file_name_of(seriesuid)))
 
 
 def check_outputs(paths: Sequence[Path], scans: int) -> None:
@@ -251,7 +227,7 @@ def check_outputs(paths: Sequence[Path], scans: int) -> None:
             format that holds one scan is used for several.
     """
     for path in paths:
-        check_file(path)
+        files.check_file(path, FORMATS)
         if is_dicom(path):
             import_extra("highdicom", "dicom")
         if paths.count(path) > 1:
@@ -275,9 +251,9 @@ def write_outputs(
     """
     written, problems = [], []
     for path in paths:
-        write, holds_several = FORMATS[ending_of(path)]
+        write, holds_several = FORMATS[files.ending_of(path, FORMATS)]
         for part in [[one] for one in predictions] if PLACEHOLDER in path.name else [predictions]:
-            one = path.with_name(path.name.replace(PLACEHOLDER, files.file_name_of(part[0].seriesuid)))
+            one = for_scan(path, part[0].seriesuid)
             try:
                 if write(one, part if holds_several else part[0], **options) is not False:
                     written.append(one)

@@ -1,7 +1,5 @@
 """The prediction of a model for one scan, and facts about the model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

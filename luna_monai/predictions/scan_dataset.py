@@ -1,7 +1,5 @@
 """A dataset whose items are scans with their candidates, and its loader."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Results of a cross-validation: tables, LUNA16's evaluation and an HTML page."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

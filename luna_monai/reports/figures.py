@@ -1,7 +1,5 @@
 """Matplotlib figures, made without pyplot and its global state."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable, Sequence
 

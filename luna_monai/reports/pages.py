@@ -1,7 +1,5 @@
 """Rendering of HTML pages with Jinja2, and the format of values on them."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jinja2

@@ -1,7 +1,5 @@
 """Pictures of a position in a scan: stacks of slices in three planes, with outline and attribution map."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

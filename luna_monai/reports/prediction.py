@@ -11,8 +11,8 @@ import SimpleITK as sitk
 
 from luna_monai.detection.findings import SIZES, Finding
 from luna_monai.detection.grid import grid_at, to_image
-from luna_monai.files import write_bytes
-from luna_monai.predictions.outputs import check_file, readable_table
+from luna_monai.files import check_file, write_bytes
+from luna_monai.predictions.outputs import readable_table
 from luna_monai.predictions.result import ScanPrediction, describe_findings
 from luna_monai.reports.pages import render_page
 from luna_monai.reports.pictures import draw_stacks, heat_colors, image_url

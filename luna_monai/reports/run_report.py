@@ -1,7 +1,5 @@
 """The report of a run: a self-contained HTML file with curves, metrics and the worst errors."""
 
-from __future__ import annotations
-
 import logging
 import math
 from itertools import pairwise

@@ -1,9 +1,8 @@
 """Reading of CT series in folders of DICOM files, which may contain subfolders and other files."""
 
-from __future__ import annotations
-
 import filecmp
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.header import ScanHeader
 from luna_monai.scans.sources import ScanSource, walk
 
-#: Largest deviation of the distance between two slices from the median distance, as a fraction of it.
-SLICE_STEP_TOLERANCE = 0.1
+#: Largest distance of a slice from its place in a regular grid, as a fraction of the distance between slices.
+SLICE_TOLERANCE = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +60,7 @@ def read_dicom_header(source: ScanSource) -> DicomHeader:
     series: dict[str, list[DicomFile]] = {}
     others: dict[str, str] = {}
     folder, seriesuid = source.path, source.seriesuid
-    paths = source.files or (path for _, files in walk(folder) for path in files)
+    paths = source.files or [path for _, files in walk(folder) for path in files]
     for file in filter(None, map(read_dicom_file, filter(Path.is_file, paths))):
         uid, is_ct = file.text("SeriesInstanceUID"), file.sop_class in CTS
         if is_ct and "LOCALIZER" not in file.text("ImageType").upper():
@@ -82,6 +81,8 @@ def read_dicom_header(source: ScanSource) -> DicomHeader:
         other = ", ".join(sorted(set(others.values()))) or "none"
         raise LunaError(f"{folder}: {problem}; CT series: {found}; other images: {other}")
     warnings: list[str] = []
+    if broken := [path.name for path in paths if path.is_symlink() and not path.exists()]:
+        warnings.append(f"{len(broken)} files are links to missing files and were ignored; the first is {broken[0]}")
     slices = [Slice.check(file) for file in _without_copies(series[seriesuid], warnings)]
     slices = _without_outliers(folder, slices, warnings)
     return DicomHeader(
@@ -129,14 +130,19 @@ def _stack(folder: Path, slices: list[Slice]) -> dict[str, Any]:
         differ = (f"{keyword} ({', '.join(found)})" for keyword, found in values.items() if len(found) == counts[0])
         what = f"{counts[0]} images at each of {len(positions)} positions, which differ in {next(differ, 'no tag')}"
         raise LunaError(f"{folder}: {what}; keep the images of one volume")
+    for keyword in VOLUME_TAGS[:2]:
+        parts = [one.file.text(keyword) for one in slices]
+        changes = sum(one != other for one, other in pairwise(parts))
+        if changes > max(len(set(parts)) - 1, len(slices) // 4):
+            raise LunaError(f"{folder}: slices of several volumes alternate ({keyword}); keep the images of one volume")
     step = 1.0
     if len(slices) > 1:
-        steps = np.diff(places)
-        usual, step = float(np.median(steps)), float(places[-1] - places[0]) / len(steps)
-        where = int(np.abs(steps - usual).argmax())
-        if not abs(steps[where] - usual) < SLICE_STEP_TOLERANCE * usual:
+        steps, grid = np.diff(places), np.linspace(places[0], places[-1], len(places))
+        usual, step = float(np.median(steps)), float(grid[1] - grid[0])
+        if not np.abs(places - grid).max() < SLICE_TOLERANCE * step:
+            where = int(np.abs(steps - usual).argmax())
             found = f"{names[where]} and {names[where + 1]} are {steps[where]:.3f} mm apart, most others {usual:.3f} mm"
-            raise LunaError(f"{folder}: slices are missing or duplicated: {found}")
+            raise LunaError(f"{folder}: slices are missing, duplicated or unevenly spaced: {found}")
         sideways = np.abs(origins - origins[0] - np.outer(places - places[0], normal)).max()
         if sideways > min(first.spacing[:2]) / 2:
             found = f"slices are displaced sideways by up to {sideways:.2f} mm (a tilted gantry)"

@@ -79,7 +79,7 @@ class DicomFile:
     Attributes:
         path: the file.
         tags: the tags that were read, without those that the file does not contain, and its file meta information.
-        offset: number of bytes before the pixel data element.
+        offset: number of bytes before the pixels.
     """
 
     path: Path
@@ -146,7 +146,9 @@ def read_dicom_file(path: Path, tags: Sequence[str] = ()) -> DicomFile | None:
             if head[128:] == b"DICM" or head[:2] in BARE_DICOM:
                 stream.seek(0)
                 found = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=[*_TAGS, *tags], force=True)
-                file = DicomFile(path, found, stream.tell())
+                # The header of the element has 12 bytes with explicit VR, else 8. The transfer syntax may be wrong.
+                place, kind = stream.tell(), stream.read(6)[4:]
+                file = DicomFile(path, found, place + (12 if kind in (b"OB", b"OW", b"UN") else 8))
                 if file.sop_class:
                     return file
     except OSError as error:
@@ -156,6 +158,12 @@ def read_dicom_file(path: Path, tags: Sequence[str] = ()) -> DicomFile | None:
     if is_dicom:
         raise LunaError(f"{path}: a damaged DICOM slice; copy it again, or remove it if it is not part of the scan")
     return None
+
+
+def is_ct(path: Path) -> bool:
+    """Check whether a file is a DICOM image of a CT."""
+    file = read_dicom_file(path)
+    return file is not None and file.sop_class in CTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,14 +226,13 @@ class Slice:
         padding = [file.numbers(keyword) for keyword in _PADDING if file.text(keyword)]
         (slope,), (intercept,) = file.numbers("RescaleSlope", 1, "1"), file.numbers("RescaleIntercept", 1, "0")
         is_native = syntax in (uid.ImplicitVRLittleEndian, uid.ExplicitVRLittleEndian, uid.ExplicitVRBigEndian)
-        offset = file.offset + (8 if syntax == uid.ImplicitVRLittleEndian else 12)  # the header of the element
-        needed = int(rows * columns) * dtype.itemsize if is_native else 1
-        if slope == 0 or file.path.stat().st_size - offset < needed:
+        needed = int(rows * columns) * dtype.itemsize
+        if slope == 0 or (is_native and file.path.stat().st_size - file.offset < needed):
             reason = "its RescaleSlope is 0" if slope == 0 else "it is truncated"
             raise LunaError(f"{file.path}: a damaged DICOM slice ({reason}); copy it again")
         # Programs that write DICOM disagree on whether padding is signed; the type of the pixels decides.
         ends = np.array(padding, dtype=np.int64).astype(dtype).ravel().tolist()
-        return cls(file, geometry, dtype, int(bits), slope, intercept, ends, offset if is_native else None)
+        return cls(file, geometry, dtype, int(bits), slope, intercept, ends, file.offset if is_native else None)
 
     def read(self) -> np.ndarray:
         """Read the pixels.

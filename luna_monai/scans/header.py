@@ -1,7 +1,5 @@
 """Headers of scans, common to all formats."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """SimpleITK readers with one-line error messages."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -7,8 +7,6 @@ an error instead. Uncompressed voxels are memory-mapped. The header is read here
 Format: https://itk.org/Wiki/ITK/MetaIO/Documentation
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -4,8 +4,6 @@ nibabel reads the header. This package reads the voxels, because nibabel maps a 
 holds a compressed file in memory twice.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 import zlib

@@ -3,8 +3,6 @@
 ITK reads the header. This package reads the voxels, because ITK does not verify gzip's checksum and cannot map a file.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +36,8 @@ def read_fields(path: Path) -> dict[str, Any]:
             name, _, value = line.partition(":")
             fields[name.strip()] = value.strip()
         offset = stream.tell()
+    if not fields.keys() & {"spacings", "space directions"}:
+        raise LunaError(f"{path}: the header contains no voxel spacing; save the scan with its spacing")
     encoding = fields.get("encoding", "")
     if encoding not in ENCODINGS or fields.keys() & {"data file", "datafile", "byte skip", "line skip"}:
         raise LunaError(f"{path}: voxels must be in the file itself, as raw or gzip; save the scan as one .nrrd file")

@@ -1,7 +1,5 @@
 """A scan, and the function that reads it for training, prediction and checks."""
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,11 +1,10 @@
 """Finding the scans of a path."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from luna_monai.errors import LunaError
 
@@ -62,10 +61,10 @@ def find_scans(dataset_dir: str | Path) -> dict[str, Path]:
 
 def _in_subsets(folders: Iterable[Path]) -> dict[str, Path]:
     scans: dict[str, Path] = {}
-    paths = [path for folder in folders if folder.name.startswith("subset") for path in folder.glob("*.mhd")]
+    subsets = [folder for folder in folders if folder.name.startswith("subset") and folder.is_dir()]
+    # Not glob(), which skips folders that cannot be read.
+    paths = [path for folder in subsets for path in next(walk(folder))[1] if suffix_of(path) == ".mhd"]
     for path in sorted(paths, key=lambda path: path.stem):
-        if suffix_of(path) is None:
-            continue
         if path.stem in scans:
             raise LunaError(f"{path}: the same series is also in {scans[path.stem].parent}; remove one of the two")
         scans[path.stem] = path
@@ -82,13 +81,17 @@ def walk(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
         For each folder its subfolders and its files, each sorted. Those of ``folder`` are first.
     """
     seen: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, onerror=_cannot_list, followlinks=True):
         folders.sort()
         if (real := os.path.realpath(parent)) in seen:
             folders.clear()
         else:
             seen.add(real)
             yield [Path(parent, name) for name in folders], [Path(parent, name) for name in sorted(names)]
+
+
+def _cannot_list(error: OSError) -> NoReturn:
+    raise LunaError(f"{error.filename}: cannot be listed ({error.strerror}); make the folder readable, or remove it")
 
 
 def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSource]:
@@ -111,7 +114,13 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
         listing = walk(path)
         folders, files = next(listing, ([], []))
         sources = [ScanSource(file, uid) for uid, file in _in_subsets(folders).items()]
-        sources = sources or [ScanSource(file) for file in files if suffix_of(file)]
+        loose = [file for file in files if suffix_of(file)]
+        if loose and not sources:
+            from luna_monai.scans.dicom_slice import is_ct
+
+            if any(is_ct(file) for file in files if not suffix_of(file) and "raw" not in file.suffix):
+                raise LunaError(f"{path}: contains DICOM slices and also {loose[0].name}; give a folder of one kind")
+            sources = [ScanSource(file) for file in loose]
         if not sources:
             return [ScanSource(path, seriesuid, (*files, *(file for _, more in listing for file in more)))]
     elif not path.exists():

@@ -1,7 +1,5 @@
 """Decompression of voxels, and their conversion to Hounsfield units."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import zlib

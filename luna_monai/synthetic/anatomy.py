@@ -4,8 +4,6 @@ Positions are in the patient's mm: x to the left (0 in the midline), y to the ba
 to the head (0 at the lowest point of the lungs). Distances are signed, mm, negative inside.
 """
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from typing import TypeAlias

@@ -1,7 +1,5 @@
 """Where nodules and candidates lie."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

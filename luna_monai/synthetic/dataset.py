@@ -1,7 +1,5 @@
 """Writing synthetic scans as a LUNA16 dataset folder."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import math

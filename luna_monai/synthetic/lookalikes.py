@@ -1,7 +1,5 @@
 """Structures that look like nodules: pleural plaques, scars, atelectases, infiltrates, lymph nodes and bone."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from luna_monai.synthetic.anatomy import Thorax

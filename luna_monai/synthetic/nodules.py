@@ -1,7 +1,5 @@
 """Nodules: how large, of what and of which shape, and how they are painted."""
 
-from __future__ import annotations
-
 import functools
 from dataclasses import dataclass
 from pathlib import Path

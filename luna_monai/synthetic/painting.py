@@ -1,7 +1,5 @@
 """Painting of small structures into voxels. Each structure changes only the voxels around it."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass

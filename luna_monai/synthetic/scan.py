@@ -1,7 +1,5 @@
 """Generation of one synthetic scan."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Setting of one scan: the patient, the acquisition (as in LUNA16), and the positions of the voxels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Composition of voxels from air, lung, soft tissue, bone, vessels and airways, and the noise of the scanner."""
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, ndimage

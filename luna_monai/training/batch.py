@@ -1,7 +1,5 @@
 """Batch preparation on the device, and inference in a given precision."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

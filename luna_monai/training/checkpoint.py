@@ -1,7 +1,5 @@
 """Checkpoints: the full state of a run, saved after each epoch and restored when the run is resumed."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The files that an evaluation of given weights writes."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass

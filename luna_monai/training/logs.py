@@ -1,7 +1,5 @@
 """Console lines, TensorBoard output and time estimates of a run (chapters 11.5, 11.6, 11.9 and 12.4 of the book)."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterator, Mapping

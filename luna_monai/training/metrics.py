@@ -1,7 +1,5 @@
 """Metrics of an epoch, from the records of its samples."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Sequence

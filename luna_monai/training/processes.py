@@ -1,7 +1,5 @@
 """Distributed training and evaluation: processes of torchrun, and DistributedDataParallel."""
 
-from __future__ import annotations
-
 import inspect
 import logging
 import os

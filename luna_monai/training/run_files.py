@@ -1,7 +1,5 @@
 """Readers for the tables in a run folder."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from pathlib import Path
 

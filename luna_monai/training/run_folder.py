@@ -1,7 +1,5 @@
 """The folder of a run: weights, checkpoint, metrics and predictions."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math

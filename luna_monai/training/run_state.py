@@ -1,7 +1,5 @@
 """The state that trainer and evaluator share: number of samples, best epoch, metrics and TensorBoard writers."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Mapping

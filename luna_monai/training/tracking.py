@@ -1,7 +1,5 @@
 """Recording a run in MLflow."""
 
-from __future__ import annotations
-
 import logging
 import math
 import os

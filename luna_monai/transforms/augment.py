@@ -1,7 +1,5 @@
 """Augmentation of whole batches, on the device of the network."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

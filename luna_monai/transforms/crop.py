@@ -1,7 +1,5 @@
 """Cropping of candidates from a CT."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 

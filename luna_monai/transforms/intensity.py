@@ -1,7 +1,5 @@
 """Clipping of Hounsfield units."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping
 from typing import Any
 

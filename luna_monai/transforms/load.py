@@ -1,7 +1,5 @@
 """Loading of CTs."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping
 from typing import Any
 

@@ -96,6 +96,7 @@ def test_bad_submission_is_one_line_and_writes_nothing(files, capsys, content, m
     [
         ("\n\n", "seriesuids.csv: expected one series UID per line, found 'nothing'"),
         ("a,b\n", "seriesuids.csv: expected one series UID per line, found 'a,b'"),
+        ("0\n1.2.3\n1.2.4\n", "seriesuids.csv: line 1 is not a series UID like the others, found '0'"),
     ],
 )
 def test_bad_list_of_scans(files, content, message):
@@ -111,15 +112,24 @@ def test_negative_diameters_of_nodules_are_mentioned(files, caplog):
     assert "annotations.csv: 1 nodules have a negative diameter_mm; they count as 10 mm wide" in warning
 
 
-def test_header_line_in_the_list_of_scans_is_allowed(files, caplog):
+@pytest.mark.parametrize("name", ["seriesuid", "SeriesInstanceUID", '"series_uid"'])
+def test_header_line_in_the_list_of_scans_is_allowed(files, caplog, name):
     caplog.set_level(logging.INFO)
-    (files / "seriesuids.csv").write_text("seriesuid\r\na\r\nb\r\n")
+    (files / "seriesuids.csv").write_text(f"{name}\r\na\r\nb\r\n")
     assert LunaFrocApp(arguments(files, "--bootstrap=0")).main() == 0
     assert caplog.messages[0].splitlines()[0].split() == ["scans", "2"]
 
 
+@pytest.mark.parametrize(("option", "ending"), [("json", ".json"), ("plot", ".png")])
+def test_an_input_is_not_overwritten(files, option, ending):
+    before = (files / "annotations.csv").read_bytes()
+    with pytest.raises(LunaError, match=f"annotations.csv: the file name must end with {ending}"):
+        LunaFrocApp(arguments(files, f"--{option}={files / 'annotations.csv'}")).main()
+    assert (files / "annotations.csv").read_bytes() == before
+
+
 def test_unwritable_output_and_bad_numbers_are_named(files):
-    with pytest.raises(LunaError, match="cannot be written"):
+    with pytest.raises(LunaError, match="cannot write to the folder"):
         LunaFrocApp(arguments(files, f"--json={files / 'submission.csv' / 'out.json'}")).main()
     for samples in (-1, 10**9):
         with pytest.raises(LunaError, match=f"between 0 and 100,000, found {samples:,}"):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from luna_monai.apps.cli import run_app
 from luna_monai.errors import LunaError
 from luna_monai.metrics.calibration import Calibration, log_odds_of_probability
 from luna_monai.networks import LunaModel
+from luna_monai.predictions.outputs import write_volume
 from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.scan import read_scan
 from luna_monai.share import bundle_dir
@@ -708,6 +710,59 @@ def test_an_impossible_output_is_reported_before_the_prediction(
         assert [path.name for path in out.iterdir()] == ["x.csv"]
 
 
+@pytest.mark.parametrize(
+    ("scan", "output"),
+    [
+        (".", "{seriesuid}.nii.gz"),
+        ("scan.nii.gz", "scan.nii.gz"),
+        ("list.csv", "list.csv"),
+        ("scan.nii.gz", "points.csv"),
+        ("dicom", "dicom/1.2.826.7-003.dcm"),
+        ("dicom", "new/link.dcm"),
+    ],
+)
+def test_an_output_does_not_replace_an_input(scan, output, tmp_path, write_dicom, voxels, geometry, weights, capfd):
+    write_dicom(tmp_path / "dicom", voxels, geometry)
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "link.dcm").symlink_to(tmp_path / "dicom" / "1.2.826.7-001.dcm")
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "scan.nii.gz"))
+    points = write_points(tmp_path / "points.csv", geometry)
+    (tmp_path / "list.csv").write_text("path\nscan.nii.gz\n")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    words = [tmp_path / scan, "--candidates", points, "--weights", weights, "--output", tmp_path / output]
+    assert run_app(LunaPredictApp, words) == 1
+    assert "an output would replace this file, which is read; choose another name" in capfd.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd"])
+def test_a_volume_that_the_disk_cannot_hold_is_an_error(ending, tmp_path, monkeypatch):
+    """ITK does not report a full disk."""
+    image = sitk.GetImageFromArray(np.random.default_rng(1).integers(0, 9, (20, 30, 40), dtype=np.uint8))
+    write = sitk.WriteImage
+
+    def write_a_part(image, path, **options):
+        write(image, path, **options)
+        os.truncate(path, Path(path).stat().st_size // 2)
+
+    monkeypatch.setattr(sitk, "WriteImage", write_a_part)
+    with pytest.raises(LunaError, match=rf"a{ending}: cannot be written .*; free some space"):
+        write_volume(tmp_path / "new" / f"a{ending}", image)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_names_that_the_console_cannot_show(tmp_path, voxels, geometry, weights):
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "山.nii.gz"))
+    points = write_points(tmp_path / "points.csv", geometry)
+    words = [tmp_path / "山.nii.gz", "--candidates", points, "--weights", weights, "--output", tmp_path / "王.json"]
+    command = [sys.executable, "-m", "luna_monai", "predict", *map(str, words)]
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, check=False, env=environment, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Written: " in done.stdout
+    assert (tmp_path / "王.json").is_file()
+
+
 def test_outputs_of_the_bundle_are_in_its_output_dir(tmp_path, weights, voxels, geometry):
     sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.mhd"))
     points = write_points(tmp_path / "points.csv", geometry)
@@ -790,7 +845,7 @@ def refused(message, capfd, *arguments):
 DICOM_DAMAGE = {
     "missing slice": (
         lambda files: files[20].unlink(),
-        r"slices are missing or duplicated: .*-017\.dcm and .*-015\.dcm",
+        r"slices are missing, duplicated or unevenly spaced: .*-017\.dcm and .*-015\.dcm",
     ),
     "truncated slice": (lambda files: cut(files[-1]), r"1\.2\.826\.7-001\.dcm: a damaged DICOM slice"),
 }

@@ -180,6 +180,48 @@ def test_series_that_cannot_be_referred_to(prediction, header, tmp_path, change,
     assert not list(tmp_path.glob("*.dcm"))
 
 
+@pytest.mark.parametrize(
+    ("charset", "name"),
+    [
+        (["", "ISO 2022 IR 149"], "Hong^Gildong=洪^吉洞=홍^길동"),
+        (["", "ISO 2022 IR 87"], "Yamada^Tarou=山田^太郎"),
+        ("ISO 2022 IR 100", "Müller^Änne"),
+    ],
+)
+def test_names_in_any_character_set(prediction, header, tmp_path, charset, name):
+    change = pydicom.dcmread(header.files[0])
+    change.SpecificCharacterSet, change.PatientName = charset, name
+    change.save_as(header.files[0])
+    header = read_header(header.path)
+    for file in ("a.dcm", "a.seg.dcm"):
+        write_dicom(tmp_path / file, prediction, header)
+        assert pydicom.dcmread(tmp_path / file).PatientName == name
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value"),
+    [("PatientBirthDate", "00000000"), ("StudyDate", "2020-01-01"), ("StudyTime", "noon"), ("PatientSex", "Male")],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_a_tag_that_is_not_valid(prediction, header, tmp_path, keyword, value):
+    without(keyword, value)(header.files[0])
+    header = read_header(header.path)
+    for file in ("a.dcm", "a.seg.dcm"):
+        with pytest.raises(LunaError, match="a tag of the CT is not valid for a DICOM object") as caught:
+            write_dicom(tmp_path / file, prediction, header)
+        assert "\n" not in str(caught.value)
+        write_dicom(tmp_path / f"anonymous-{file}", prediction, header, anonymous=True)
+    assert len(list(tmp_path.glob("*.dcm"))) == 2
+
+
+def test_a_ct_without_slice_thickness(prediction, header, tmp_path):
+    for file in header.files:
+        without("SliceThickness")(file)
+    write_dicom(tmp_path / "a.seg.dcm", prediction, read_header(header.path))
+    (groups,) = pydicom.dcmread(tmp_path / "a.seg.dcm").SharedFunctionalGroupsSequence
+    assert groups.PixelMeasuresSequence[0].SliceThickness == pytest.approx(1.25)
+
+
 def test_other_formats_than_dicom_are_refused(geometry, voxels, tmp_path):
     path = tmp_path / "scan.mhd"
     sitk.WriteImage(sitk.GetImageFromArray(voxels), str(path))

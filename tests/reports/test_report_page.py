@@ -250,7 +250,7 @@ def test_full_size(tmp_path, caplog):
 def test_unwritable_output_is_one_line(run_folder, capsys):
     assert run_app(LunaReportApp, [run_folder, f"--output={run_folder}/metrics.csv/report.html"]) == 1
     error = capsys.readouterr().err
-    assert "report.html: cannot be written" in error
+    assert "report.html: cannot write to the folder" in error
     assert error.count("\n") == 1
     with pytest.raises(LunaError, match=r"nowhere/metrics\.csv: No such file or directory"):
         LunaReportApp([run_folder / "nowhere"]).main()

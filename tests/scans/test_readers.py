@@ -437,6 +437,11 @@ DAMAGE = {
         r"zipped\.nrrd: damaged or truncated .*incorrect data check",
     ),
     "nrrd lies about its size": ("d.nrrd", edit("sizes: 20", "sizes: 40"), r"d\.nrrd: found 7680 .* expected 15360"),
+    "nrrd without spacing": (
+        "d.nrrd",
+        edit("space directions:", "# space:"),
+        r"d\.nrrd: the header contains no voxel spac",
+    ),
     "garbage nrrd": ("d.nrrd", content(b"garbage" * 100), r"d\.nrrd: cannot be read"),
     "detached nrrd": (
         "d.nrrd",
@@ -453,9 +458,13 @@ DAMAGE = {
     "missing slice": (
         "dicom",
         drop_slice,
-        r"dicom: slices are missing or duplicated: .* 5\.000 mm apart, most others",
+        r"dicom: slices are missing, duplicated or unevenly spaced: .* 5\.000 mm apart, most others",
     ),
-    "double slice": ("dicom", double_slice, r"dicom: slices are missing or duplicated: .* 0\.000 mm apart"),
+    "double slice": (
+        "dicom",
+        double_slice,
+        r"dicom: slices are missing, duplicated or unevenly spaced: .* 0\.000 mm apart",
+    ),
     "slice cut short": ("dicom", cut_slice(10), r"1\.2\.3-005\.dcm: a damaged DICOM slice"),
     "slice cut in half": ("dicom", cut_slice(300), r"1\.2\.3-005\.dcm: a damaged DICOM slice"),
     "slice cut in its header": ("dicom", cut_slice(800), r"1\.2\.3-005\.dcm: missing tags: .*PixelSpacing"),

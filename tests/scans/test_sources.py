@@ -1,0 +1,132 @@
+"""Folders of DICOM files as they are found in practice: not readable, incomplete, mixed, or not quite regular."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset, write_file_meta_info
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from luna_monai.errors import LunaError
+from luna_monai.scans import read_header, read_scan
+from luna_monai.scans.geometry import Geometry
+from luna_monai.scans.sources import find_scans, list_scans
+
+SHAPE = (24, 20, 16)
+
+
+@pytest.fixture
+def voxels():
+    return np.random.default_rng(3).integers(-1000, 1000, SHAPE, dtype=np.int16)
+
+
+def geometry_of(slices=SHAPE[0], step=1.25, start=-50.0):
+    return Geometry((16, 20, slices), (0.7, 0.7, step), (-5.0, -6.0, start), ((1, 0, 0), (0, 1, 0), (0, 0, 1)))
+
+
+def move_slices(files, heights):
+    for file, height in zip(files, heights, strict=True):
+        tags = pydicom.dcmread(file)
+        tags.ImagePositionPatient = [-5.0, -6.0, f"{height:.6f}"]
+        tags.save_as(file)
+
+
+@pytest.mark.parametrize("written", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+@pytest.mark.parametrize("declared", [None, ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_pixels_start_where_they_are_and_not_where_the_transfer_syntax_says(
+    tmp_path, write_dicom, voxels, written, declared
+):
+    for file in write_dicom(tmp_path / "dicom", voxels, geometry_of()):
+        tags, content = pydicom.dcmread(file), DicomBytesIO()
+        content.is_little_endian, content.is_implicit_VR = True, written.is_implicit_VR
+        write_dataset(content, tags)
+        meta = DicomBytesIO()
+        if declared is not None:
+            tags.file_meta.TransferSyntaxUID = declared
+            meta.write(bytes(128) + b"DICM")
+            write_file_meta_info(meta, tags.file_meta)
+        file.write_bytes(meta.getvalue() + content.getvalue())
+    np.testing.assert_array_equal(read_scan(tmp_path / "dicom").voxels, voxels)
+
+
+def test_a_folder_that_cannot_be_read_is_not_skipped(tmp_path, write_dicom, voxels, monkeypatch):
+    write_dicom(tmp_path / "study" / "a", voxels, geometry_of())
+    for folder in ("study/b", "luna/subset0", "luna/subset1"):
+        (tmp_path / folder).mkdir(parents=True)
+    scandir, listdir = os.scandir, os.listdir
+
+    def refuse(function):
+        def refusing(path="."):
+            if Path(path).name in ("b", "subset1"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return function(path)
+
+        return refusing
+
+    monkeypatch.setattr(os, "scandir", refuse(scandir))
+    monkeypatch.setattr(os, "listdir", refuse(listdir))
+    with pytest.raises(LunaError, match=r"study/b: cannot be listed \(Permission denied\)"):
+        list_scans(tmp_path / "study")
+    with pytest.raises(LunaError, match=r"subset1: cannot be listed \(Permission denied\)"):
+        find_scans(tmp_path / "luna")
+
+
+def test_links_to_missing_files_are_mentioned(tmp_path, write_dicom, voxels):
+    files = write_dicom(tmp_path / "dicom", voxels, geometry_of())
+    for file in files[:3]:
+        file.unlink()
+        file.symlink_to(tmp_path / "not" / "there")
+    header = read_header(tmp_path / "dicom")
+    assert header.geometry.size[2] == SHAPE[0] - 3
+    (warning,) = header.warnings
+    assert warning.startswith("3 files are links to missing files and were ignored; the first is 1.2.826.7-")
+
+
+def test_slices_of_two_acquisitions_that_alternate(tmp_path, write_dicom, voxels):
+    for number, start in (("1", -50.0), ("2", -49.375)):
+        files = write_dicom(
+            tmp_path / "dicom" / number, voxels, geometry_of(start=start), tags={"AcquisitionNumber": number}
+        )
+        for file in files:
+            tags = pydicom.dcmread(file)
+            tags.SOPInstanceUID += f".{number}"
+            tags.save_as(file)
+    with pytest.raises(LunaError, match=r"slices of several volumes alternate \(AcquisitionNumber\)"):
+        read_header(tmp_path / "dicom")
+
+
+@pytest.mark.parametrize("numbers", [[1] * 12 + [2] * 12, range(24), [1] * 11 + [2, 1] + [2] * 11])
+def test_a_scan_in_several_steps_is_one_volume(tmp_path, write_dicom, voxels, numbers):
+    files = write_dicom(tmp_path / "dicom", voxels, geometry_of())
+    for file, number in zip(files, numbers, strict=True):
+        tags = pydicom.dcmread(file)
+        tags.AcquisitionNumber = number
+        tags.save_as(file)
+    np.testing.assert_array_equal(read_scan(tmp_path / "dicom").voxels, voxels)
+
+
+def test_rounded_positions_are_accepted(tmp_path, write_dicom, voxels):
+    files = write_dicom(tmp_path / "dicom", voxels, geometry_of(step=0.625))
+    move_slices(files, np.round(-50 + 0.625 * np.arange(SHAPE[0]), 1))
+    header = read_header(tmp_path / "dicom")
+    assert header.geometry.spacing[2] == pytest.approx(0.625, abs=0.005)
+
+
+def test_a_step_that_changes_is_refused(tmp_path, write_dicom, voxels):
+    """Each step is within a tenth of the others, but in between, slices would be 0.5 mm from where they are."""
+    files = write_dicom(tmp_path / "dicom", voxels, geometry_of(step=1.0))
+    move_slices(files, -50 + np.cumsum([0] + [1.0] * 12 + [1.09] * 11))
+    with pytest.raises(LunaError, match="missing, duplicated or unevenly spaced"):
+        read_header(tmp_path / "dicom")
+
+
+def test_a_folder_with_slices_and_another_scan(tmp_path, write_dicom, voxels):
+    write_dicom(tmp_path / "study", voxels, geometry_of())
+    assert len(list_scans(tmp_path / "study")) == 1
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "study" / "labels.nii.gz"))
+    with pytest.raises(LunaError, match=r"study: contains DICOM slices and also labels\.nii\.gz"):
+        list_scans(tmp_path / "study")
