@@ -2,8 +2,9 @@
 #
 #   docker build --tag luna-monai .
 #   docker build --tag luna-monai:cuda --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
-#   docker run --rm --volume "$PWD/scan.nii.gz:/in/scan.nii.gz:ro" --volume "$PWD/results:/out" \
-#       luna-monai predict /in --output /out/scan.json
+#   mkdir -p results
+#   docker run --rm --user "$(id -u):$(id -g)" --volume "$PWD/scan.nii.gz:/in/scan.nii.gz:ro" \
+#       --volume "$PWD/results:/out" luna-monai predict /in --output /out/scan.json
 #
 # The first stage installs into a virtual environment; the second stage copies this environment.
 

@@ -84,12 +84,16 @@ def store_operating_points(
         np.r_[nodules, false], np.r_[np.ones(len(nodules)), np.zeros(len(false))].astype(int), scans
     )
     points = points[(points["kind"] == "sensitivity") | (points["wanted"] * scans >= 1)]
+    points = points.drop(columns="precision")  # nodules and negatives are from different scans
     points["calibrated_threshold"] = calibration.apply(log_odds_of_probability(points["threshold"]))
     metadata = json.loads(path.read_text())
     metadata["operating_points"] = {
         "weights": weights.name,
         "weights_sha256": sha256_of(weights),
-        "fitted_on": {"scans": scans, "candidates": len(false) + len(nodules), "nodule_candidates": len(nodules)},
+        "fitted_on": {
+            "thresholds": {"nodules": len(nodules), "negatives": len(false), "scans_of_negatives": scans},
+            "calibration": summary["fitted_on"],
+        },
         "calibration": summary["calibration"],
         "thresholds": {kind: rows.drop(columns="kind").to_dict("records") for kind, rows in points.groupby("kind")},
         "expected_calibration_error": {

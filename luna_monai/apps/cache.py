@@ -88,8 +88,13 @@ class LunaCacheApp(BundleApp):
         for path, reason in found.items():
             logger.info("%s: %s", path.name, reason)
         size = readable_size(sum(path.stat().st_size for path in found))
-        kind = "damaged" if action == "verify" else "unused"
-        logger.info("%s: %d files, %s; add --yes to gc or verify to remove them", kind, len(found), size)
+        kinds = {"status": "not used by this configuration", "gc": "unused", "verify": "damaged"}
+        hint = (
+            "'luna-monai cache gc' lists those that no configuration uses"
+            if action == "status"
+            else "--yes removes them"
+        )
+        logger.info("%s: %d files, %s%s", kinds[action], len(found), size, f"; {hint}" if found else "")
         if action != "status" and self.cli_args.yes:
             for path in found:
                 path.unlink(missing_ok=True)

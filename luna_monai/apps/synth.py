@@ -23,7 +23,7 @@ OPTIONS: dict[str, tuple[int | float | None, str]] = {
 class LunaSynthApp(App):
     """Write a synthetic LUNA16 dataset: chest CTs with nodules, and candidates on nodules and on similar structures.
 
-    The same arguments give identical files, for any number of workers.
+    On one machine, the same arguments give identical files, for any number of workers.
     """
 
     name = "synth"

@@ -78,6 +78,7 @@ def write_results(
     table = table.astype(dict.fromkeys(_COUNTS, "Int64")).rename_axis("fold").reset_index()
     missing = sorted(set(folds) - set(done))
     notes = [f"Folds that are not trained yet: {', '.join(map(str, missing))}."] if missing else []
+    notes.append(pooled.summary())
     page = render_page(
         "report.html",
         brand="luna-monai cross-validation",
@@ -87,8 +88,7 @@ def write_results(
             {"title": "Folds", "table": table, "note": _NOTE},
             {
                 "title": "FROC",
-                "charts": [chart(froc_figure(pooled, folds=curves), "FROC", pooled.summary())],
-                "note": "Thin gray lines: single folds.",
+                "charts": [chart(froc_figure(pooled, folds=curves), "FROC", "Thin gray lines: single folds.")],
             },
         ],
     )
@@ -97,7 +97,7 @@ def write_results(
     write_table(output_dir / "predictions.csv", predictions)
     write_submission(output_dir / "submission.csv", predictions)
     write_json(output_dir / "crossval.json", pooled.to_dict())
-    for line in [*table.loc[:, :"cpm"].to_string(index=False).splitlines(), *notes, pooled.summary()]:
+    for line in [*table.loc[:, :"cpm"].to_string(index=False).splitlines(), *notes]:
         logger.info(line)
     logger.info("Results: %s", output_dir)
 

@@ -29,7 +29,7 @@ def test_status(filled, capsys):
     assert run_app(LunaCacheApp, ["status", *options]) == 0
     text = capsys.readouterr().out
     assert "3 files in use, 5.32 MB" in text
-    assert "unused: 0 files" in text
+    assert "not used by this configuration: 0 files" in text
     raw = folder / "subset1" / "1.2.3.1.raw"
     raw.write_bytes(raw.read_bytes())
     next((folder / "subset2").glob("*.mhd")).unlink()
