@@ -6,8 +6,9 @@ NODULES is an ``.npz`` with ``hu`` int16 (n, 32, 48, 48) and ``diameter_mm`` (n,
 threshold at N false positives per scan is set by the dataset's negatives: with two scans, 8 negatives exceed the
 threshold at 4.
 
-``--metadata`` stores the calibration, fitted on the dataset, and the thresholds, from its negatives and the nodules, as
-``operating_points`` in a bundle's metadata.json.
+``--metadata`` stores calibration and thresholds as ``operating_points`` in a bundle's metadata.json. The calibration is
+fitted on the dataset's candidates. The thresholds are for findings of proposed candidates, as in ``predict``:
+their false positives are those of ``--findings``, the file that ``luna-monai predict LUNA16_MINI --output CSV`` writes.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from common import open_cache, show
 from sklearn.metrics import roc_auc_score
 
 from luna_monai.data import CandidateDataset, CandidateLoader
+from luna_monai.data.tables import read_findings
 from luna_monai.files import sha256_of, write_json
 from luna_monai.metrics.calibration import Calibration, calibration_summary, log_odds_of_probability, operating_points
+from luna_monai.metrics.froc import match_findings
 from luna_monai.networks import LunaModel, with_weights
 
 RATES = (4, 1)
@@ -72,14 +75,13 @@ def held_out(network: torch.nn.Module, images: torch.Tensor, table: pd.DataFrame
 
 
 def store_operating_points(
-    path: Path, weights: Path, nodules: np.ndarray, own: np.ndarray, table: pd.DataFrame
+    path: Path, weights: Path, nodules: np.ndarray, own: np.ndarray, table: pd.DataFrame, false: np.ndarray
 ) -> None:
-    """Store calibration and thresholds, given the log odds of the nodules and of the dataset's candidates."""
+    """Store calibration and thresholds, given log odds of nodules and candidates, and the false findings."""
     nodules, own = 1 / (1 + np.exp(-nodules)), 1 / (1 + np.exp(-own))
     target, scans = table["class"].to_numpy(), table["seriesuid"].nunique()
     summary = calibration_summary(own, target, table["seriesuid"])
     calibration = Calibration(**summary["calibration"])
-    false = own[target == 0]
     points = operating_points(
         np.r_[nodules, false], np.r_[np.ones(len(nodules)), np.zeros(len(false))].astype(int), scans
     )
@@ -91,7 +93,7 @@ def store_operating_points(
         "weights": weights.name,
         "weights_sha256": sha256_of(weights),
         "fitted_on": {
-            "thresholds": {"nodules": len(nodules), "negatives": len(false), "scans_of_negatives": scans},
+            "thresholds": {"nodules": len(nodules), "false_positives": len(false), "scans_of_false_positives": scans},
             "calibration": summary["fitted_on"],
         },
         "calibration": summary["calibration"],
@@ -103,6 +105,13 @@ def store_operating_points(
     write_json(path, metadata)
 
 
+def false_findings(findings: Path, dataset: Path) -> np.ndarray:
+    """Return the probabilities of the false positives among the findings of a prediction."""
+    submission = pd.read_csv(findings)
+    matches = match_findings(submission, *read_findings(dataset), list(submission["seriesuid"].unique()))
+    return matches.candidates.query("outcome == 'false_positive'")["probability"].to_numpy()
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -112,6 +121,7 @@ def main() -> None:
     parser.add_argument("--flips", action="store_true", help="average over the eight flips of a candidate")
     parser.add_argument("--held-out", type=Path, help="another dataset folder, evaluated with its own negatives")
     parser.add_argument("--metadata", type=Path, help="metadata.json to store operating points in")
+    parser.add_argument("--findings", type=Path, help="with --metadata: findings of the weights in the dataset")
     arguments = parser.parse_args()
 
     nodules = np.load(arguments.nodules)
@@ -133,7 +143,8 @@ def main() -> None:
         row += [f"{(best > cut).sum()} of {len(best)}" for cut in thresholds[1:]]
         rows.append(row + (held_out(network, *synthetic, arguments.flips) if synthetic else []))
         if arguments.metadata:
-            store_operating_points(arguments.metadata, path, margin, mine, own_table)
+            false = false_findings(arguments.findings, arguments.dataset)
+            store_operating_points(arguments.metadata, path, margin, mine, own_table, false)
     show(header, rows)
 
 
