@@ -31,6 +31,17 @@ def test_crops_are_classified_as_the_network_does(classifier):
     assert classifier.classify(crops[:0]).shape == (0,)
 
 
+@pytest.mark.parametrize("writable", [True, False])
+def test_the_crops_of_the_caller_do_not_change(classifier, writable):
+    crops = np.full((2, 32, 48, 48), 1500.4, np.float32)
+    crops.flags.writeable = writable
+    classifier.classify(crops)
+    image = torch.full((2, 1, 32, 48, 48), -3024.7)
+    classifier.inferer(image, classifier.network)
+    assert np.unique(crops) == np.float32(1500.4)
+    assert image.unique() == -3024.7
+
+
 @pytest.mark.parametrize(
     ("crops", "message"),
     [

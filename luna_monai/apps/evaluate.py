@@ -59,6 +59,8 @@ class LunaEvaluateApp(BundleApp):
             # Training and validation part are both all candidates, because the dataset may have a single subset.
             given |= {"evaluated": "@candidates", "split": ["@candidates", "@candidates"]}
         workflow = self.load("evaluating", given, bundle_dir() / "configs" / "evaluate.yaml", run=run)
+        if metadata is not None and workflow.parser.get_parsed_content("flips"):
+            raise LunaError("flips: --metadata stores the thresholds of a single pass; leave one of them out")
         run_workflow(workflow)
         from luna_monai.training.processes import launched
 

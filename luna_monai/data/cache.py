@@ -100,9 +100,11 @@ class SeriesCache(PersistentDataset):
         ends = [f".{series_hashing(item).decode()}.{self.transform_hash}.pt" for item in data]
         self.names = [file_name_of(item["seriesuid"]) + end for item, end in zip(data, ends, strict=True)]
         self._open: dict[int, dict[str, Any]] = {}
-        # Without a folder, scans stay open: all if they are mapped, else the last four, with up to 400 MB each.
-        all_mapped = all(item["image"].is_mapped for item in data)
-        self._scan = lru_cache(None if all_mapped else 4)(lambda index: apply(steps[:1], data[index]))
+        # Without a folder, scans stay open: the last 64 if they are mapped, else the last four, with up to 400 MB each.
+        # Scans with flipped axes are copied into memory.
+        headers = [item["image"] for item in data]
+        mapped = all(one.is_mapped and np.array_equal(one.geometry.direction, np.eye(3)) for one in headers)
+        self._scan = lru_cache(64 if mapped else 4)(lambda index: apply(steps[:1], data[index]))
         # Several threads may need the same file, which must not be built twice at the same time.
         self._lock = threading.Lock()
 

@@ -53,10 +53,14 @@ class CandidateDataset(torch.utils.data.Dataset):
         self.cache = cache
         self.data = data
         series = np.repeat(np.arange(len(cache.data)), [len(item["row"]) for item in cache.data])
-        places = pd.DataFrame({"series": series}, index=np.concatenate([item["row"] for item in cache.data]))
+        places = pd.DataFrame(
+            np.concatenate([np.reshape(item["center_xyz"], (-1, 3)) for item in cache.data]),
+            columns=COORDINATES,
+            index=np.concatenate([item["row"] for item in cache.data]),
+        ).assign(series=series)
         places["position"] = places.groupby("series").cumcount()
         places = places.reindex(candidates.index)
-        if places.isna().any(axis=None):
+        if not np.array_equal(places[COORDINATES], candidates[COORDINATES]):  # NaN for unknown rows
             raise LunaError("the candidates are not part of the table of the cache; create the cache of this table")
         self.row = candidates.index.to_numpy(copy=True)
         self.label = candidates["class"].to_numpy(copy=True)  # torch requires writable arrays

@@ -210,10 +210,11 @@ class ScanPredictions:
             if self.explanation is not None:
                 heat = self.explanation(prediction, batch["image"], batch["geometry"])
                 logger.info("Written: %s", self.explanation.path)
-            if self.page is not None:
-                self.page.add(number, prediction, batch["image"][0].numpy(), batch["geometry"], heat)
             self._add(number, prediction)
-            self._write([prediction], batch["header"])
+            if self._results[number] is prediction:
+                if self.page is not None:
+                    self.page.add(number, prediction, batch["image"][0].numpy(), batch["geometry"], heat)
+                self._write([prediction], batch["header"])
 
     def _predict(self, batch: dict[str, Any], logits: torch.Tensor) -> ScanPrediction:
         scan, voxels, grid = batch["header"], batch["image"][0].numpy(), batch["geometry"]
@@ -245,6 +246,10 @@ class ScanPredictions:
         )
 
     def _add(self, number: int, result: ScanPrediction | str) -> None:
+        if isinstance(result, ScanPrediction):
+            others = [other for other in self._results.values() if isinstance(other, ScanPrediction)]
+            if any(other.seriesuid == result.seriesuid for other in others):
+                result = f"two scans have the series UID {result.seriesuid}; remove one of them"
         self._results[number] = result
         if launched().rank > 0:
             return  # the first process logs the results of all processes

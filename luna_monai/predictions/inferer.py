@@ -65,7 +65,7 @@ class CandidateInferer(Inferer):
 
         def classify(part: torch.Tensor) -> torch.Tensor:
             torch.set_num_threads(before // threads)
-            image = self.preprocessing(part if centers is None else cropper(inputs, part.numpy()))
+            image = self.preprocessing(part.clone() if centers is None else cropper(inputs, part.numpy()))
             image = image.to(self.device).to(torch.float32, memory_format=torch.channels_last_3d)
             with torch.no_grad():
                 return self.inferer(image, network, *args, **kwargs).float().cpu()

@@ -81,8 +81,8 @@ def read_dicom_header(source: ScanSource) -> DicomHeader:
         other = ", ".join(sorted(set(others.values()))) or "none"
         raise LunaError(f"{folder}: {problem}; CT series: {found}; other images: {other}")
     warnings: list[str] = []
-    if broken := [path.name for path in paths if path.is_symlink() and not path.exists()]:
-        warnings.append(f"{len(broken)} files are links to missing files and were ignored; the first is {broken[0]}")
+    if broken := [path for path in paths if path.is_symlink() and not path.exists()]:
+        warnings.append(f"{len(broken)} files are links to missing files and were ignored")
     slices = [Slice.check(file) for file in _without_copies(series[seriesuid], warnings)]
     slices = _without_outliers(folder, slices, warnings)
     return DicomHeader(
@@ -96,8 +96,7 @@ def _without_copies(files: list[DicomFile], warnings: list[str]) -> list[DicomFi
     pairs = ((first[file.text("SOPInstanceUID")], file) for file in files)
     copies = [file for one, file in pairs if one is not file and filecmp.cmp(one.path, file.path, shallow=False)]
     if copies:
-        name = copies[0].path.name
-        warnings.append(f"{len(copies)} files are copies of other slices and were ignored; the first is {name}")
+        warnings.append(f"{len(copies)} files are copies of other slices and were ignored")
     return [file for file in files if file not in copies]
 
 
@@ -106,13 +105,14 @@ def _without_outliers(folder: Path, slices: list[Slice], warnings: list[str]) ->
     kinds: dict[tuple[float, ...], list[Slice]] = {}
     for one in slices:
         numbers = (*one.geometry.size, *one.geometry.spacing, *np.ravel(one.geometry.direction))
-        kinds.setdefault(tuple(np.round(numbers, 3).tolist()), []).append(one)
+        kind = next((kind for kind in kinds if np.allclose(kind, numbers, rtol=0, atol=1e-3)), numbers)
+        kinds.setdefault(kind, []).append(one)
     most = max(kinds.values(), key=len)
     if outliers := [one.file.path.name for one in slices if one not in most]:
         found = f"{len(outliers)} of {len(slices)} images have another size, spacing or orientation than the others"
         if 2 * len(most) <= len(slices):
             raise LunaError(f"{folder}: {found}, the first is {outliers[0]}; keep the images of one volume")
-        warnings.append(f"{found} and were ignored; the first is {outliers[0]}")
+        warnings.append(f"{found} and were ignored")  # file names may contain the name of the patient
     return most
 
 

@@ -53,6 +53,7 @@ def inflate_voxels(
                     view[done : done + len(output)] = output[: max(size - done, 0)]
                     done += len(output)
                     piece = inflater.unused_data
+                    piece += stream.read(1) if piece == GZIP_MAGIC[:1] else b""  # the rest is in the next chunk
     except zlib.error as error:
         raise LunaError(f"{path}: damaged or truncated compressed data ({error}); copy it again") from error
     if done < size or (exact and done > size) or not inflater.eof:

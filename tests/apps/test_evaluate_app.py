@@ -180,6 +180,7 @@ def test_mistakes_get_one_clear_line(run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     torch.save(torch.nn.Linear(1, 1).state_dict(), tmp_path / "linear.pt")
     (tmp_path / "metadata.json").write_text("{")
+    (tmp_path / "good.json").write_text("{}")
     here = ["--dataset-dir", run.parent / "luna", "--cache-dir", "null", "--output-dir", tmp_path / "results"]
     for arguments, message in (
         ([tmp_path / "empty"], f"{tmp_path}/empty/config.yaml: No such file or directory"),
@@ -189,6 +190,10 @@ def test_mistakes_get_one_clear_line(run, tmp_path, capsys):
         ([tmp_path / "linear.pt", *here], f"{tmp_path}/linear.pt: weights of another network"),
         ([run, "--fold", 7], "fold 7: no scan with candidates"),
         ([run, "--metadata", tmp_path / "metadata.json"], f"{tmp_path}/metadata.json: not a readable JSON"),
+        (
+            [run, *here, "--metadata", tmp_path / "good.json", "flips=true"],
+            "flips: --metadata stores the thresholds of",
+        ),
         ([run, "wieghts=1"], "'wieghts' is not a key of the configuration; did you mean 'weights'"),
     ):
         assert run_app(LunaEvaluateApp, arguments) == 1

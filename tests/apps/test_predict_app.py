@@ -735,6 +735,19 @@ def test_an_output_does_not_replace_an_input(scan, output, tmp_path, write_dicom
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
 
 
+def test_two_folders_with_the_same_series(tmp_path, write_dicom, voxels, geometry, weights, capfd):
+    for name in ("a", "b"):
+        write_dicom(tmp_path / name, voxels, geometry)
+    (tmp_path / "list.csv").write_text("path\na\nb\n")
+    points = write_points(tmp_path / "points.csv", geometry, seriesuid="1.2.826.7")
+    outputs = ["--output", tmp_path / "{seriesuid}.json", "--output", tmp_path / "all.json"]
+    assert run_app(LunaPredictApp, [tmp_path / "list.csv", "--candidates", points, "--weights", weights, *outputs]) == 1
+    captured = capfd.readouterr()
+    assert "two scans have the series UID 1.2.826.7; remove one of them" in captured.err
+    assert captured.out.count("Written: ") == 2
+    assert len(json.loads((tmp_path / "all.json").read_text())["scans"]) == 1
+
+
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".nrrd"])
 def test_a_volume_that_the_disk_cannot_hold_is_an_error(ending, tmp_path, monkeypatch):
     """ITK does not report a full disk."""

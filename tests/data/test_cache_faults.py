@@ -310,6 +310,23 @@ def test_888_series_cost_no_file_handles(make_dataset, tmp_path, monkeypatch):
     assert len(dataset.cache._open) == 888
 
 
+def test_scans_that_are_not_cached_cost_few_file_handles(make_dataset):
+    dataset = open_dataset(make_dataset(scans=120, candidates=2, shape=(4, 6, 6)), None, spatial_size=(2, 3, 3))
+    opened = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    assert len([dataset[number] for number in range(len(dataset))]) == 240
+    assert len(os.listdir("/proc/self/fd")) <= opened + 64  # noqa: PTH208
+
+
+def test_candidates_of_another_table_are_refused(make_dataset):
+    dataset = open_dataset(make_dataset(), None)
+    table = read_candidates(make_dataset("same"))
+    part = table[table["seriesuid"] == "1.2.3.1"]
+    assert CandidateDataset(part, dataset.cache)[1]["seriesuid"] == "1.2.3.1"
+    for other in (part.reset_index(drop=True), part.set_axis(part.index + 1000)):
+        with pytest.raises(LunaError, match="the candidates are not part of the table of the cache"):
+            CandidateDataset(other, dataset.cache)
+
+
 def anonymous_memory(process="self"):
     with open(f"/proc/{process}/status") as file:  # noqa: PTH123
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith("RssAnon"))

@@ -8,10 +8,12 @@ import zipfile
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 
 from luna_monai.data import read_candidates, split_by_stride, split_by_subset
+from luna_monai.data.candidates import outside_of
 from luna_monai.errors import LunaError
-from luna_monai.scans import find_scans
+from luna_monai.scans import find_scans, read_header
 from luna_monai.scans.metaimage import read_fields
 
 COORDINATES = ["coordX", "coordY", "coordZ"]
@@ -126,6 +128,22 @@ def test_candidates_outside_their_volume(make_dataset, caplog):
     with caplog.at_level(logging.INFO):
         assert len(read_candidates(folder, outside_volume="drop")) == 10
     assert "1 candidates lie outside their CT" in caplog.text
+
+
+@pytest.mark.parametrize("direction", [(1, 0, 0, 0, 1, 0, 0, 0, 1), (-1, 0, 0, 0, -1, 0, 0, 0, 1)])
+@pytest.mark.parametrize("x", [-0.5, 59.5])
+def test_candidates_half_a_voxel_outside(make_dataset, direction, x):
+    """If axes are flipped, a half is rounded to another voxel."""
+    folder = make_dataset(scans=1, candidates=5)
+    path = folder / "subset0" / "1.2.3.0.mhd"
+    image = sitk.ReadImage(str(path))
+    image.SetDirection(direction)
+    image.SetSpacing((0.5, 0.5, 1.0))
+    image.SetOrigin((100.0, 100.0, -50.0))
+    sitk.WriteImage(image, str(path))
+    world = image.TransformContinuousIndexToPhysicalPoint((x, 20, 20))
+    table = pd.DataFrame([("1.2.3.0", *world, 0)], columns=["seriesuid", *COORDINATES, "class"])
+    assert len(outside_of(table, {"1.2.3.0": read_header(path)})) == 1
 
 
 def test_candidates_v2_takes_the_place_of_a_missing_table(make_dataset):

@@ -196,7 +196,7 @@ DICOM = {
     ),
     "unsigned padding above the range": (padded(63536, signed=False), {"PixelRepresentation": 0}, None, None),
     "signed padding": (padded(-2000, signed=True), {}, None, None),
-    "duplicate slices": (copies, {}, None, "2 files are copies of other slices and were ignored; the first is copy-"),
+    "duplicate slices": (copies, {}, None, "2 files are copies of other slices and were ignored"),
     "a linked folder": (linked, {}, None, None),
     "a scout that sorts first": (scout, {}, None, "1 of 9 images have another size, spacing or orientation"),
     "two phases": (

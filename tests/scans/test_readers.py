@@ -16,6 +16,7 @@ import torch
 from luna_monai.errors import LunaError
 from luna_monai.scans import ScanSource, read_header, read_scan
 from luna_monai.scans.metaimage import read_fields
+from luna_monai.scans.voxels import inflate_voxels
 from luna_monai.transforms import LoadScan
 
 IDENTITY = (1.0, 0, 0, 0, 1, 0, 0, 0, 1)
@@ -499,6 +500,23 @@ def test_what_is_no_scan(function: Callable[[Path], object], name: str, message:
     (tmp_path / "table.csv").write_text("a,b\n")
     with pytest.raises(LunaError, match=message):
         function(tmp_path / name)
+
+
+@pytest.mark.parametrize("size", [65_534, 65_535, 65_536])
+def test_gzip_in_several_members(size: int, tmp_path: Path) -> None:
+    """A member may end one byte before the end of a chunk of 64 KiB, in the middle of the next magic number."""
+    content = np.arange(100_000, dtype="<i2").tobytes()
+
+    def member(part: bytes, comment: int) -> bytes:
+        made = bytearray(gzip.compress(part, compresslevel=0))
+        made[3] = 16  # a comment follows the header
+        return bytes(made[:10]) + b"x" * comment + b"\0" + bytes(made[10:])
+
+    first = member(content[:60_000], size - len(member(content[:60_000], 0)))
+    assert len(first) == size
+    (tmp_path / "a.gz").write_bytes(first + gzip.compress(content[60_000:]))
+    found = inflate_voxels(tmp_path / "a.gz", 0, 0, np.dtype("<i2"), (10, 100, 100), exact=True)
+    assert found.tobytes() == content
 
 
 def test_a_header_is_read_once(tmp_path: Path) -> None:
