@@ -161,8 +161,11 @@ def read_dicom_file(path: Path, tags: Sequence[str] = ()) -> DicomFile | None:
 
 
 def is_ct(path: Path) -> bool:
-    """Check whether a file is a DICOM image of a CT."""
-    file = read_dicom_file(path)
+    """Check whether a file is a readable DICOM image of a CT."""
+    try:
+        file = read_dicom_file(path) if path.is_file() else None
+    except LunaError:
+        return False
     return file is not None and file.sop_class in CTS
 
 

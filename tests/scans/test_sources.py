@@ -143,3 +143,11 @@ def test_a_folder_with_slices_and_another_scan(tmp_path, write_dicom, voxels):
     sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "study" / "labels.nii.gz"))
     with pytest.raises(LunaError, match=r"study: contains DICOM slices and also labels\.nii\.gz"):
         list_scans(tmp_path / "study")
+
+
+def test_files_beside_a_scan_are_not_its_business(tmp_path, voxels):
+    sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "a.nii.gz"))
+    (tmp_path / "README").symlink_to(tmp_path / "not" / "there")
+    (tmp_path / "damaged.dcm").write_bytes(bytes(128) + b"DICM")
+    os.mkfifo(tmp_path / "pipe")
+    assert [source.path.name for source in list_scans(tmp_path)] == ["a.nii.gz"]
