@@ -91,7 +91,7 @@ def walk(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
 
 
 def _cannot_list(error: OSError) -> NoReturn:
-    raise LunaError(f"{error.filename}: cannot be listed ({error.strerror}); make it readable, or choose another folder")
+    raise LunaError(f"{error.filename}: cannot be listed ({error.strerror}); allow it, or choose another folder")
 
 
 def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSource]:
