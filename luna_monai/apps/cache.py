@@ -65,9 +65,7 @@ class LunaCacheApp(BundleApp):
         parser = self.load("precache", given).parser
         folder, dataset_dir = map(parser.get_parsed_content, ("cache_dir", "dataset_dir"))
         if folder is None or not Path(folder).is_dir():
-            raise LunaError(
-                f"cache_dir {folder}: no such folder; give --cache-dir, or fill it with 'luna-monai precache'"
-            )
+            raise LunaError(f"cache_dir {folder}: no such folder; give --cache-dir, or run 'luna-monai precache'")
         if action == "verify":
             checked = enumerate_with_estimate(cached_files(Path(folder)), "verify")
             found = {path: reason for _, path in checked if (reason := find_damage(path))}
@@ -89,11 +87,7 @@ class LunaCacheApp(BundleApp):
             logger.info("%s: %s", path.name, reason)
         size = readable_size(sum(path.stat().st_size for path in found))
         kinds = {"status": "not used by this configuration", "gc": "unused", "verify": "damaged"}
-        hint = (
-            "'luna-monai cache gc' lists those that no configuration uses"
-            if action == "status"
-            else "--yes removes them"
-        )
+        hint = "'luna-monai cache gc' lists unused files" if action == "status" else "--yes removes them"
         logger.info("%s: %d files, %s%s", kinds[action], len(found), size, f"; {hint}" if found else "")
         if action != "status" and self.cli_args.yes:
             for path in found:

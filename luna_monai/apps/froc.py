@@ -75,7 +75,7 @@ def read_seriesuids(path: str | Path) -> list[str]:
         raise LunaError(f"{path}: cannot be read ({reason_of(error)}); expected one series UID per line") from None
     if found and found[0].lower() in ("seriesuid", *ALIASES):
         del found[0]
-    elif len(found) > 1 and "." not in found[0] and all("." in line for line in found[1:]):
+    elif len(found) > 1 and found[0].isdigit() and not found[1].isdigit():
         raise LunaError(f"{path}: line 1 is not a series UID like the others, found {found[0]!r}; remove the line")
     if wrong := [line for line in found if "," in line or ";" in line] or ["nothing"] * (not found):
         raise LunaError(f"{path}: expected one series UID per line, found {wrong[0]!r}")

@@ -12,7 +12,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils import CommonKeys
 
-from luna_monai.data.tables import COORDINATES, read_findings
+from luna_monai.data.tables import ANNOTATIONS, COORDINATES, EXCLUDED, read_findings
 from luna_monai.detection.findings import MAX_OUTLINES, MIN_PROBABILITY, find_findings, findings_table
 from luna_monai.errors import LunaError
 from luna_monai.files import SUBMISSION_COLUMNS, check_file, write_json
@@ -52,6 +52,7 @@ class DatasetFroc:
         self.path = Path(path)
         check_file(self.path, [".json"])
         self.annotations, self.excluded = read_findings(dataset_dir)
+        self.tables = [Path(dataset_dir, ANNOTATIONS), Path(dataset_dir, EXCLUDED)]
 
     def write(self, predictions: Sequence[ScanPrediction]) -> None:
         """Write the evaluation of the scans, and log a summary."""
@@ -143,10 +144,13 @@ class ScanPredictions:
                     raise
                 logger.error("No DICOM object can be written: %s", error)
         outputs = self._paths + [Path(part.path) for part in (self.explanation, self.page, self.froc) if part]
-        read = {Path(one).resolve() for one in self.inputs if one}
-        read |= {file.resolve() for scan in scans for file in (scan.files or [scan.path])}
-        for path in {for_scan(path, name) for path in outputs for name in names or [""]}:
-            if path.exists() and path.resolve() in read:
+        paths = [path for path in {for_scan(path, name) for path in outputs for name in names or [""]} if path.exists()]
+        inputs = [*self.inputs, *(scan.path for scan in scans), *(self.froc.tables if self.froc else ())]
+        read = {Path(one).resolve() for one in inputs if one} if paths else set()
+        for path in paths:
+            from luna_monai.scans.dicom_slice import is_ct  # pydicom takes half a second
+
+            if path.resolve() in read or is_ct(path):
                 raise LunaError(f"{path}: an output would replace this file, which is read; choose another name")
         if self.explanation is not None and len(scans) != 1:
             raise LunaError(f"{self.explanation.path}: --explain supports one scan, found {len(scans)}")
@@ -246,7 +250,7 @@ class ScanPredictions:
         )
 
     def _add(self, number: int, result: ScanPrediction | str) -> None:
-        if isinstance(result, ScanPrediction):
+        if isinstance(result, ScanPrediction) and result.seriesuid:
             others = [other for other in self._results.values() if isinstance(other, ScanPrediction)]
             if any(other.seriesuid == result.seriesuid for other in others):
                 result = f"two scans have the series UID {result.seriesuid}; remove one of them"

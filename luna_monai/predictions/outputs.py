@@ -178,9 +178,7 @@ def write_dicom(
                 dataset = dicom_objects.make_report(prediction, header, anonymous, dataset)
     except (ValueError, TypeError, AttributeError) as error:  # highdicom refuses values that DICOM does not allow
         found = f"a tag of the CT is not valid for a DICOM object ({reason_of(error)})"
-        raise LunaError(
-            f"{header.path}: {found}; correct it, or leave the patient's tags empty (--anonymous)"
-        ) from error
+        raise LunaError(f"{header.path}: {found}; correct it, or empty the patient's tags (--anonymous)") from error
     if dataset is not None:
         buffer = io.BytesIO()
         dataset.save_as(buffer)

@@ -14,8 +14,12 @@ from luna_monai.scans.geometry import Geometry
 from luna_monai.scans.header import ScanHeader
 from luna_monai.scans.sources import ScanSource, walk
 
-#: Largest distance of a slice from its place in a regular grid, as a fraction of the distance between slices.
-SLICE_TOLERANCE = 0.25
+#: Largest deviation of the distance between two slices from the median distance, as a fraction of it.
+SLICE_STEP_TOLERANCE = 0.1
+#: Largest deviation because positions are rounded to 0.1 mm: in mm, and as a fraction of the median distance.
+ROUNDING = (0.11, 0.2)
+#: Largest distance of a slice from its place in a regular grid, in mm, and as a fraction of the distance of slices.
+DRIFT = (1.0, 0.25)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +65,8 @@ def read_dicom_header(source: ScanSource) -> DicomHeader:
     others: dict[str, str] = {}
     folder, seriesuid = source.path, source.seriesuid
     paths = source.files or [path for _, files in walk(folder) for path in files]
-    for file in filter(None, map(read_dicom_file, filter(Path.is_file, paths))):
+    regular = [path for path in paths if path.is_file()]
+    for file in filter(None, map(read_dicom_file, regular)):
         uid, is_ct = file.text("SeriesInstanceUID"), file.sop_class in CTS
         if is_ct and "LOCALIZER" not in file.text("ImageType").upper():
             series.setdefault(uid, []).append(file)
@@ -81,12 +86,16 @@ def read_dicom_header(source: ScanSource) -> DicomHeader:
         other = ", ".join(sorted(set(others.values()))) or "none"
         raise LunaError(f"{folder}: {problem}; CT series: {found}; other images: {other}")
     warnings: list[str] = []
-    if broken := [path for path in paths if path.is_symlink() and not path.exists()]:
+    if broken := [path for path in set(paths).difference(regular) if path.is_symlink()]:
         warnings.append(f"{len(broken)} files are links to missing files and were ignored")
     slices = [Slice.check(file) for file in _without_copies(series[seriesuid], warnings)]
     slices = _without_outliers(folder, slices, warnings)
     return DicomHeader(
-        path=folder, seriesuid=seriesuid, dtype=np.dtype(np.int16), **_stack(folder, slices), warnings=tuple(warnings)
+        path=folder,
+        seriesuid=seriesuid,
+        dtype=np.dtype(np.int16),
+        **_stack(folder, slices, warnings),
+        warnings=tuple(warnings),
     )
 
 
@@ -116,7 +125,7 @@ def _without_outliers(folder: Path, slices: list[Slice], warnings: list[str]) ->
     return most
 
 
-def _stack(folder: Path, slices: list[Slice]) -> dict[str, Any]:
+def _stack(folder: Path, slices: list[Slice], warnings: list[str]) -> dict[str, Any]:
     """Sort slices along their normal, and check that they form a rectangular grid."""
     # Not highdicom's get_series_volume_positions, because highdicom is an optional dependency.
     first = slices[0].geometry
@@ -133,16 +142,20 @@ def _stack(folder: Path, slices: list[Slice]) -> dict[str, Any]:
     for keyword in VOLUME_TAGS[:2]:
         parts = [one.file.text(keyword) for one in slices]
         changes = sum(one != other for one, other in pairwise(parts))
-        if changes > max(len(set(parts)) - 1, len(slices) // 4):
-            raise LunaError(f"{folder}: slices of several volumes alternate ({keyword}); keep the images of one volume")
+        if changes > max(len(set(parts)) - 1, len(slices) // 2):
+            warnings.append(f"slices of several acquisitions alternate ({keyword}); check that they are one volume")
     step = 1.0
     if len(slices) > 1:
         steps, grid = np.diff(places), np.linspace(places[0], places[-1], len(places))
         usual, step = float(np.median(steps)), float(grid[1] - grid[0])
-        if not np.abs(places - grid).max() < SLICE_TOLERANCE * step:
-            where = int(np.abs(steps - usual).argmax())
+        where, drift = int(np.abs(steps - usual).argmax()), float(np.abs(places - grid).max())
+        tolerance = max(SLICE_STEP_TOLERANCE * usual, min(ROUNDING[0], ROUNDING[1] * usual))
+        if not abs(steps[where] - usual) < tolerance:
             found = f"{names[where]} and {names[where + 1]} are {steps[where]:.3f} mm apart, most others {usual:.3f} mm"
             raise LunaError(f"{folder}: slices are missing, duplicated or unevenly spaced: {found}")
+        if drift > max(DRIFT[0], DRIFT[1] * step):
+            found = f"slices are unevenly spaced, and up to {drift:.1f} mm from where even steps would place them"
+            raise LunaError(f"{folder}: {found}; resample the scan onto a rectangular grid")
         sideways = np.abs(origins - origins[0] - np.outer(places - places[0], normal)).max()
         if sideways > min(first.spacing[:2]) / 2:
             found = f"slices are displaced sideways by up to {sideways:.2f} mm (a tilted gantry)"

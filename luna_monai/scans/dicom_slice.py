@@ -216,13 +216,11 @@ class Slice:
             found = f"{samples:g} of {allocated} bits, {bits:g} of them stored"
             raise LunaError(f"{file.path}: a CT has 1 sample of 8, 16 or 32 bits per pixel, found {found}")
         (rows,), (columns,) = file.numbers("Rows"), file.numbers("Columns")
-        row_step, column_step = file.numbers("PixelSpacing", 2)
+        y_step, x_step = file.numbers("PixelSpacing", 2)
         x, y = np.reshape(file.numbers("ImageOrientationPatient", 6), (2, 3))
         axes = np.stack([x, y, np.cross(x, y)], axis=1)
         position = file.numbers("ImagePositionPatient", 3)
-        geometry = Geometry.from_header(
-            (columns, rows, 1), (column_step, row_step, 1), position, axes, source=file.path
-        )
+        geometry = Geometry.from_header((columns, rows, 1), (x_step, y_step, 1), position, axes, source=file.path)
         syntax = uid.UID(str(file.tags.file_meta.get("TransferSyntaxUID", uid.ImplicitVRLittleEndian)))
         kind = "u" if file.text("PixelRepresentation") in ("", "0") else "i"
         dtype = np.dtype(f"{'>' if syntax == uid.ExplicitVRBigEndian else '<'}{kind}{int(allocated) // 8}")

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from luna_monai.errors import LunaError
 
@@ -90,8 +89,11 @@ def walk(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:
             yield [Path(parent, name) for name in folders], [Path(parent, name) for name in sorted(names)]
 
 
-def _cannot_list(error: OSError) -> NoReturn:
-    raise LunaError(f"{error.filename}: cannot be listed ({error.strerror}); allow it, or choose another folder")
+def _cannot_list(error: OSError) -> None:
+    # Folders of the operating system, and those that were removed in the meantime, contain no scans.
+    system = Path(error.filename).name.startswith((".", "$", "lost+found", "System Volume Information"))
+    if not system and not isinstance(error, FileNotFoundError):
+        raise LunaError(f"{error.filename}: cannot be listed ({error.strerror}); allow it, or choose another folder")
 
 
 def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSource]:

@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from luna_monai.apps.cli import run_app
-from luna_monai.apps.froc import LunaFrocApp
+from luna_monai.apps.froc import LunaFrocApp, read_seriesuids
 from luna_monai.errors import LunaError
 
 HEADER = "seriesuid,coordX,coordY,coordZ,probability\n"
@@ -110,6 +110,11 @@ def test_negative_diameters_of_nodules_are_mentioned(files, caplog):
     assert LunaFrocApp(arguments(files, "--bootstrap=0")).main() == 0
     (warning,) = (record.message for record in caplog.records if record.levelname == "WARNING")
     assert "annotations.csv: 1 nodules have a negative diameter_mm; they count as 10 mm wide" in warning
+
+
+def test_names_without_dots_are_allowed(files):
+    (files / "seriesuids.csv").write_text("scan_01\n1.2.3\n1.2.4\n")
+    assert read_seriesuids(files / "seriesuids.csv") == ["scan_01", "1.2.3", "1.2.4"]
 
 
 @pytest.mark.parametrize("name", ["seriesuid", "SeriesInstanceUID", '"series_uid"'])

@@ -735,6 +735,27 @@ def test_an_output_does_not_replace_an_input(scan, output, tmp_path, write_dicom
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
 
 
+def test_outputs_in_the_folder_of_the_scan_are_replaced_by_the_next_run(
+    tmp_path, write_dicom, voxels, geometry, weights
+):
+    write_dicom(tmp_path / "dicom", voxels, geometry)
+    points = write_points(tmp_path / "points.csv", geometry)
+    names = ("a.json", "a.csv", "a.dcm", "a.findings.csv")
+    outputs = [word for name in names for word in ("--output", tmp_path / "dicom" / name)]
+    for _ in range(2):
+        words = [tmp_path / "dicom", "--candidates", points, "--weights", weights, "--threshold", 0, *outputs]
+        assert run_app(LunaPredictApp, words) == 0
+
+
+def test_the_tables_of_the_evaluation_are_inputs(tmp_path, write_dataset, weights, capfd):
+    luna = write_dataset(tmp_path / "luna", scans=1)
+    before = (luna / "annotations.csv").read_bytes()
+    words = [luna, "--candidates", luna / "candidates.csv", "--weights", weights, "--froc", tmp_path / "froc.json"]
+    assert run_app(LunaPredictApp, [*words, "--output", luna / "annotations.csv"]) == 1
+    assert "annotations.csv: an output would replace this file, which is read" in capfd.readouterr().err
+    assert (luna / "annotations.csv").read_bytes() == before
+
+
 def test_two_folders_with_the_same_series(tmp_path, write_dicom, voxels, geometry, weights, capfd):
     for name in ("a", "b"):
         write_dicom(tmp_path / name, voxels, geometry)

@@ -55,13 +55,13 @@ def test_pixels_start_where_they_are_and_not_where_the_transfer_syntax_says(
 
 def test_a_folder_that_cannot_be_read_is_not_skipped(tmp_path, write_dicom, voxels, monkeypatch):
     write_dicom(tmp_path / "study" / "a", voxels, geometry_of())
-    for folder in ("study/b", "luna/subset0", "luna/subset1"):
+    for folder in ("study/b", "study/lost+found", "luna/subset0", "luna/subset1"):
         (tmp_path / folder).mkdir(parents=True)
     scandir, listdir = os.scandir, os.listdir
 
     def refuse(function):
         def refusing(path="."):
-            if Path(path).name in ("b", "subset1"):
+            if Path(path).name in ("b", "subset1", "lost+found"):
                 raise PermissionError(13, "Permission denied", str(path))
             return function(path)
 
@@ -69,6 +69,7 @@ def test_a_folder_that_cannot_be_read_is_not_skipped(tmp_path, write_dicom, voxe
 
     monkeypatch.setattr(os, "scandir", refuse(scandir))
     monkeypatch.setattr(os, "listdir", refuse(listdir))
+    assert list_scans(tmp_path / "study" / "a")
     with pytest.raises(LunaError, match=r"study/b: cannot be listed \(Permission denied\)"):
         list_scans(tmp_path / "study")
     with pytest.raises(LunaError, match=r"subset1: cannot be listed \(Permission denied\)"):
@@ -95,18 +96,22 @@ def test_slices_of_two_acquisitions_that_alternate(tmp_path, write_dicom, voxels
             tags = pydicom.dcmread(file)
             tags.SOPInstanceUID += f".{number}"
             tags.save_as(file)
-    with pytest.raises(LunaError, match=r"slices of several volumes alternate \(AcquisitionNumber\)"):
-        read_header(tmp_path / "dicom")
+    (warning,) = read_header(tmp_path / "dicom").warnings
+    assert warning.startswith("slices of several acquisitions alternate (AcquisitionNumber)")
 
 
-@pytest.mark.parametrize("numbers", [[1] * 12 + [2] * 12, range(24), [1] * 11 + [2, 1] + [2] * 11])
+@pytest.mark.parametrize(
+    "numbers", [[1] * 12 + [2] * 12, range(24), [1] * 11 + [2, 1] + [2] * 11, [1, 1, 1, 2, 2, 2] * 4]
+)
 def test_a_scan_in_several_steps_is_one_volume(tmp_path, write_dicom, voxels, numbers):
     files = write_dicom(tmp_path / "dicom", voxels, geometry_of())
     for file, number in zip(files, numbers, strict=True):
         tags = pydicom.dcmread(file)
         tags.AcquisitionNumber = number
         tags.save_as(file)
-    np.testing.assert_array_equal(read_scan(tmp_path / "dicom").voxels, voxels)
+    scan = read_scan(tmp_path / "dicom")
+    np.testing.assert_array_equal(scan.voxels, voxels)
+    assert scan.warnings == ()
 
 
 def test_orientations_that_differ_in_their_last_digit(tmp_path, write_dicom, voxels):
@@ -129,12 +134,27 @@ def test_rounded_positions_are_accepted(tmp_path, write_dicom, voxels):
     assert header.geometry.spacing[2] == pytest.approx(0.625, abs=0.005)
 
 
-def test_a_step_that_changes_is_refused(tmp_path, write_dicom, voxels):
-    """Each step is within a tenth of the others, but in between, slices would be 0.5 mm from where they are."""
-    files = write_dicom(tmp_path / "dicom", voxels, geometry_of(step=1.0))
-    move_slices(files, -50 + np.cumsum([0] + [1.0] * 12 + [1.09] * 11))
-    with pytest.raises(LunaError, match="missing, duplicated or unevenly spaced"):
-        read_header(tmp_path / "dicom")
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([3.0] * 12 + [3.15] * 11, None),  # each slice is less than 1 mm from its place
+        ([3.0] * 12 + [3.29] * 11, "unevenly spaced, and up to 1.7 mm from where even steps would place them"),
+        (
+            [0.6] * 11 + [1.2] + [0.6] * 11,
+            "missing, duplicated or unevenly spaced: .* 1.200 mm apart, most others 0.600",
+        ),
+        ([0.5, 0.75] * 11 + [0.5], "missing, duplicated or unevenly spaced"),  # two volumes
+        ([0.4, 0.6] * 11 + [0.4], "missing, duplicated or unevenly spaced"),
+    ],
+)
+def test_uneven_steps(tmp_path, write_dicom, voxels, steps, message):
+    files = write_dicom(tmp_path / "dicom", voxels, geometry_of())
+    move_slices(files, -50 + np.cumsum([0, *steps]))
+    if message is None:
+        assert read_header(tmp_path / "dicom").geometry.shape == SHAPE
+    else:
+        with pytest.raises(LunaError, match=message):
+            read_header(tmp_path / "dicom")
 
 
 def test_a_folder_with_slices_and_another_scan(tmp_path, write_dicom, voxels):
