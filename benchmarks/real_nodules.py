@@ -123,6 +123,8 @@ def main() -> None:
     parser.add_argument("--metadata", type=Path, help="metadata.json to store operating points in")
     parser.add_argument("--findings", type=Path, help="with --metadata: findings of the weights in the dataset")
     arguments = parser.parse_args()
+    if (arguments.metadata is None) != (arguments.findings is None):
+        parser.error("--metadata and --findings need each other")
 
     nodules = np.load(arguments.nodules)
     diameter, real = nodules["diameter_mm"], torch.from_numpy(nodules["hu"])[:, None]

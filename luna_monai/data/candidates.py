@@ -168,12 +168,12 @@ def outside_of(table: pd.DataFrame, scans: Mapping[str, ScanHeader]) -> dict[int
     for seriesuid, rows in table.groupby("seriesuid", sort=False).indices.items():
         geometry = scans[str(seriesuid)].geometry
         points = positions[rows]
-        center_irc = geometry.world_to_index(points)
         # Not rounded, because a half is rounded to another voxel if the axes are flipped.
         index_irc = geometry.world_to_continuous_index(points)
         outside = (index_irc <= -0.5) | (index_irc >= np.subtract(geometry.shape, 0.5))
         for number in np.flatnonzero(outside.any(axis=1)):
-            world, voxel = (", ".join(f"{value:g}" for value in values[number]) for values in (points, center_irc))
+            place = points[number], geometry.world_to_index(points[number])[0]
+            world, voxel = (", ".join(f"{value:g}" for value in values) for values in place)
             text = f"{seriesuid} at ({world}) mm = voxel z,y,x ({voxel}) of {geometry.shape}"
             found[int(index[np.asarray(rows)[number]])] = text
     return found

@@ -23,7 +23,7 @@ from luna_monai.predictions.outputs import check_outputs, for_scan, is_dicom, is
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
 from luna_monai.predictions.scan_dataset import ScanDataset
 from luna_monai.scans import ScanHeader, ScanSource, read_header
-from luna_monai.scans.sources import scan_name
+from luna_monai.scans.sources import is_ct, scan_name
 from luna_monai.training.processes import gather_objects, launched
 
 logger = logging.getLogger(__name__)
@@ -148,8 +148,6 @@ class ScanPredictions:
         inputs = [*self.inputs, *(scan.path for scan in scans), *(self.froc.tables if self.froc else ())]
         read = {Path(one).resolve() for one in inputs if one} if paths else set()
         for path in paths:
-            from luna_monai.scans.dicom_slice import is_ct  # pydicom takes half a second
-
             if path.resolve() in read or is_ct(path):
                 raise LunaError(f"{path}: an output would replace this file, which is read; choose another name")
         if self.explanation is not None and len(scans) != 1:

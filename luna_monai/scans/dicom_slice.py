@@ -160,15 +160,6 @@ def read_dicom_file(path: Path, tags: Sequence[str] = ()) -> DicomFile | None:
     return None
 
 
-def is_ct(path: Path) -> bool:
-    """Check whether a file is a readable DICOM image of a CT."""
-    try:
-        file = read_dicom_file(path) if path.is_file() else None
-    except LunaError:
-        return False
-    return file is not None and file.sop_class in CTS
-
-
 @dataclass(frozen=True, eq=False)
 class Slice:
     """A CT slice whose tags have been checked.

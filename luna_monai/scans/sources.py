@@ -62,7 +62,7 @@ def _in_subsets(folders: Iterable[Path]) -> dict[str, Path]:
     scans: dict[str, Path] = {}
     subsets = [folder for folder in folders if folder.name.startswith("subset") and folder.is_dir()]
     # Not glob(), which skips folders that cannot be read.
-    paths = [path for folder in subsets for path in next(walk(folder))[1] if suffix_of(path) == ".mhd"]
+    paths = [path for folder in subsets for path in next(walk(folder), ([], []))[1] if suffix_of(path) == ".mhd"]
     for path in sorted(paths, key=lambda path: path.stem):
         if path.stem in scans:
             raise LunaError(f"{path}: the same series is also in {scans[path.stem].parent}; remove one of the two")
@@ -96,6 +96,17 @@ def _cannot_list(error: OSError) -> None:
         raise LunaError(f"{error.filename}: cannot be listed ({error.strerror}); allow it, or choose another folder")
 
 
+def is_ct(path: Path) -> bool:
+    """Check whether a file is a readable DICOM image of a CT."""
+    from luna_monai.scans.dicom_slice import CTS, read_dicom_file  # pydicom takes half a second
+
+    try:
+        file = read_dicom_file(path) if path.is_file() else None
+    except LunaError:
+        return False
+    return file is not None and file.sop_class in CTS
+
+
 def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSource]:
     """List the scans of a path, without reading them.
 
@@ -118,8 +129,6 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
         sources = [ScanSource(file, uid) for uid, file in _in_subsets(folders).items()]
         loose = [file for file in files if suffix_of(file)]
         if loose and not sources:
-            from luna_monai.scans.dicom_slice import is_ct
-
             if any(is_ct(file) for file in files if not suffix_of(file) and "raw" not in file.suffix):
                 raise LunaError(f"{path}: contains DICOM slices and also {loose[0].name}; give a folder of one kind")
             sources = [ScanSource(file) for file in loose]
