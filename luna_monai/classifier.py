@@ -83,6 +83,7 @@ class NoduleClassifier:
         Raises:
             LunaError: when the shape is different, or a voxel is not finite.
         """
+        crops = crops.detach().cpu().float().numpy() if isinstance(crops, torch.Tensor) else crops
         batch = torch.as_tensor(np.array(crops, dtype=np.float32))  # a copy, which preprocessing changes
         if batch.ndim != 4 or batch.shape[1:] != _SPATIAL_SIZE:
             raise LunaError(f"crops must have the shape (n, 32, 48, 48), found {tuple(batch.shape)}")

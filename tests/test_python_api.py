@@ -29,6 +29,10 @@ def test_crops_are_classified_as_the_network_does(classifier):
         expected = classifier.network(clipped).softmax(dim=1)[:, 1].numpy()
     np.testing.assert_allclose(classifier.classify(crops), expected, atol=1e-6)
     assert classifier.classify(crops[:0]).shape == (0,)
+    np.testing.assert_allclose(
+        classifier.classify(torch.from_numpy(crops).float().requires_grad_()), expected, atol=1e-6
+    )
+    assert classifier.classify(torch.from_numpy(crops).bfloat16()).shape == (3,)
 
 
 @pytest.mark.parametrize("writable", [True, False])

@@ -70,7 +70,8 @@ def read_seriesuids(path: str | Path) -> list[str]:
         LunaError: if the file is missing, empty or not text, or a line contains several values.
     """
     try:
-        found = [line.strip('"') for line in Path(path).read_text(encoding="utf-8-sig").split()]
+        lines = (line.strip(' "\t') for line in Path(path).read_text(encoding="utf-8-sig").splitlines())
+        found = [line for line in lines if line]
     except (OSError, UnicodeDecodeError) as error:
         raise LunaError(f"{path}: cannot be read ({reason_of(error)}); expected one series UID per line") from None
     if found and found[0].lower() in ("seriesuid", *ALIASES):

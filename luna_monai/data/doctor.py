@@ -15,6 +15,7 @@ from luna_monai.data.candidates import ALLOWED, CANDIDATE_FILES, outside_of
 from luna_monai.data.tables import ANNOTATIONS, COORDINATES, EXCLUDED, WITHOUT_EXCLUDED
 from luna_monai.errors import LunaError
 from luna_monai.scans import ScanHeader, read_header, read_scan
+from luna_monai.scans.sources import walk
 from luna_monai.tables import read_table
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
@@ -67,7 +68,7 @@ def examine_dataset(dataset_dir: str | Path, *, deep: bool = False, num_workers:
 
 def _files(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
     """Read each header once, and find files in the wrong place."""
-    for path in sorted(dataset_dir.rglob("[!.]*")):
+    for path in (one for _, files in walk(dataset_dir) for one in files if not one.name.startswith(".")):
         name = path.relative_to(dataset_dir).as_posix()
         if path.suffix in (".raw", ".zraw") and not path.with_suffix(".mhd").exists():
             yield Finding(ERROR, "a voxel file without a header: copy its .mhd again, or remove it", name)

@@ -1,6 +1,7 @@
 """Collects the predictions of an evaluator for whole scans, and writes them to files."""
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from luna_monai.files import SUBMISSION_COLUMNS, check_file, write_json
 from luna_monai.metrics.calibration import log_odds_of_logits
 from luna_monai.metrics.froc import evaluate_froc
 from luna_monai.predictions.heat_map import ScanExplanation
-from luna_monai.predictions.outputs import check_outputs, for_scan, is_dicom, is_of_one_scan, write_outputs
+from luna_monai.predictions.outputs import PLACEHOLDER, check_outputs, for_scan, is_dicom, is_of_one_scan, write_outputs
 from luna_monai.predictions.result import COLUMNS, ModelFacts, ScanPrediction
 from luna_monai.predictions.scan_dataset import ScanDataset
 from luna_monai.scans import ScanHeader, ScanSource, read_header
@@ -82,7 +83,7 @@ class ScanPredictions:
         threshold: lowest probability of findings that are shown. None for the model's threshold for 4 false positives
             per scan, or 0.5 if it is not known.
         max_findings: largest number of findings of a scan that are shown.
-        output_dir: folder of the outputs.
+        output_dir: folder of the files of ``outputs``.
         anonymous: leave the patient's tags empty in DICOM objects.
         explanation: writes the attribution map of a scan; None for no map.
         page: a :class:`~luna_monai.reports.PredictionPage`; None for no page.
@@ -120,8 +121,8 @@ class ScanPredictions:
         """Check the outputs before the scans are read.
 
         Raises:
-            LunaError: if there is no output, if an output is also an input, if two scans have the same name, or if
-                :func:`~luna_monai.predictions.outputs.check_outputs` raises it.
+            LunaError: if there is no output, if an output is also an input or another output, if two scans have the
+                same name, or if :func:`~luna_monai.predictions.outputs.check_outputs` raises it.
         """
         check_outputs(self._paths, len(self.dataset))
         with_dicom, scans = any(map(is_dicom, self._paths)), self.dataset.data
@@ -144,7 +145,11 @@ class ScanPredictions:
                     raise
                 logger.error("No DICOM object can be written: %s", error)
         outputs = self._paths + [Path(part.path) for part in (self.explanation, self.page, self.froc) if part]
-        paths = [path for path in {for_scan(path, name) for path in outputs for name in names or [""]} if path.exists()]
+        files = [for_scan(path, name) for path in outputs for name in (names if PLACEHOLDER in path.name else [""])]
+        for file, count in Counter(map(Path.resolve, files)).items():
+            if count > 1:
+                raise LunaError(f"{file}: {count} outputs have this name; give them different names")
+        paths = [path for path in files if path.exists()]
         inputs = [*self.inputs, *(scan.path for scan in scans), *(self.froc.tables if self.froc else ())]
         read = {Path(one).resolve() for one in inputs if one} if paths else set()
         for path in paths:

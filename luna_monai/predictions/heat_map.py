@@ -57,6 +57,7 @@ class CandidateExplainer:
         self, network: nn.Module, target_layers: Sequence[str] = TARGET_LAYERS, device: str | torch.device = "cpu"
     ) -> None:
         self.device = torch.device(device)
+        network = getattr(network, "network", network)  # of FlipAverage: the map is that of the candidate as it is
         layers = dict(network.named_modules())
         for name in target_layers:
             # Scripted layers do not support hooks.

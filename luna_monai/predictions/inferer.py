@@ -33,6 +33,8 @@ class CandidateInferer(Inferer):
         device: device of the network.
         preprocessing: applied to candidates (n, 1, *spatial_size) in HU, before they are moved to the device.
         inferer: runs the network on a batch.
+        threads: number of threads of PyTorch on a CPU; by default the number when the inferer is created. A later
+            number may be that of another call which is still running.
     """
 
     spatial_size: Sequence[int]
@@ -40,6 +42,7 @@ class CandidateInferer(Inferer):
     device: str | torch.device = "cpu"
     preprocessing: Callable[[torch.Tensor], torch.Tensor] = field(default_factory=torch.nn.Identity)
     inferer: Inferer = field(default_factory=SimpleInferer)
+    threads: int = field(default_factory=torch.get_num_threads)
 
     def __call__(
         self, inputs: torch.Tensor, network: Callable, *args: Any, centers: torch.Tensor | None = None, **kwargs: Any
@@ -59,12 +62,11 @@ class CandidateInferer(Inferer):
         """
         cropper, candidates = CropCandidates(self.spatial_size), inputs if centers is None else centers
         # Each thread classifies its own candidates, because PyTorch's threads wait for each other after each layer.
-        before = torch.get_num_threads()
-        threads = before if torch.device(self.device).type == "cpu" else 1
+        threads = self.threads if torch.device(self.device).type == "cpu" else 1
         parts = min(len(candidates), threads * math.ceil(len(candidates) / threads / self.batch_size))
 
         def classify(part: torch.Tensor) -> torch.Tensor:
-            torch.set_num_threads(before // threads)
+            torch.set_num_threads(self.threads // threads)
             image = self.preprocessing(part.clone() if centers is None else cropper(inputs, part.numpy()))
             image = image.to(self.device).to(torch.float32, memory_format=torch.channels_last_3d)
             with torch.no_grad():
@@ -75,5 +77,5 @@ class CandidateInferer(Inferer):
             with ThreadPoolExecutor(threads) as pool:
                 logits += pool.map(classify, candidates.tensor_split(parts) if parts else ())
         finally:
-            torch.set_num_threads(before)
+            torch.set_num_threads(self.threads)
         return torch.cat(logits)

@@ -221,15 +221,13 @@ def check_outputs(paths: Sequence[Path], scans: int) -> None:
         scans: number of scans.
 
     Raises:
-        LunaError: if an ending is unknown, a name is given twice, a file cannot be written, a package is missing, or a
-            format that holds one scan is used for several.
+        LunaError: if an ending is unknown, a file cannot be written, a package is missing, or a format that holds one
+            scan is used for several.
     """
     for path in paths:
         files.check_file(path, FORMATS)
         if is_dicom(path):
             import_extra("highdicom", "dicom")
-        if paths.count(path) > 1:
-            raise LunaError(f"{path}: given twice as an output; remove one")
         if scans > 1 and is_of_one_scan(path) and PLACEHOLDER not in path.name:
             raise LunaError(f"{path}: this format holds one scan, found {scans}; put {PLACEHOLDER} into the file name")
 

@@ -144,7 +144,7 @@ def _stack(folder: Path, slices: list[Slice], warnings: list[str]) -> dict[str, 
         changes = sum(one != other for one, other in pairwise(parts))
         if changes > max(len(set(parts)) - 1, len(slices) // 2):
             warnings.append(f"slices of several acquisitions alternate ({keyword}); check that they are one volume")
-    step = 1.0
+    step = slices[0].file.numbers("SliceThickness", 1, "1")[0] or 1.0
     if len(slices) > 1:
         steps, grid = np.diff(places), np.linspace(places[0], places[-1], len(places))
         usual, step = float(np.median(steps)), float(grid[1] - grid[0])

@@ -36,8 +36,8 @@ def suffix_of(path: Path) -> str | None:
 
 
 def scan_name(path: Path) -> str:
-    """Return the file name of a scan without its suffix, which is the series UID in LUNA16."""
-    return path.name[: -len(suffix_of(path) or "")] or path.name
+    """Return the file name of a scan without its suffix, which is the series UID in LUNA16, in valid Unicode."""
+    return os.fsencode(path.name[: -len(suffix_of(path) or "")] or path.name).decode(errors="replace")
 
 
 def find_scans(dataset_dir: str | Path) -> dict[str, Path]:

@@ -50,9 +50,7 @@ def read_predictions(path: Path) -> pd.DataFrame:
         LunaError: if the file is missing or damaged, or has no candidates.
     """
     if not path.is_file():
-        raise LunaError(
-            f"{path}: no such file; training writes it after a best epoch, unless all validation metrics are NaN"
-        )
+        raise LunaError(f"{path}: no such file; training writes it after a best epoch, unless its metrics are NaN")
     numbers = [name for name in PREDICTION_COLUMNS if name != "seriesuid"]
     in_range = (lambda values: values.between(0, 1), "between 0 and 1")
     table = read_table(path, numbers, allowed={"class": ALLOWED["class"], "probability": in_range})

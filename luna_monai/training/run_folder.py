@@ -96,13 +96,9 @@ class RunFolder:
         rows = pd.util.hash_pandas_object(self.candidates[["seriesuid", *COORDINATES, "class"]]).to_numpy()
         digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
         schedule = {} if self.lr_scheduler is None else self.lr_scheduler.state_dict()
-        self._settings = {
-            **self.config,
-            "candidates (the table on disk)": f"{len(rows)} rows, SHA-256 {digest}",
-            "schedule": {
-                name: value for name, value in schedule.items() if isinstance(value, bool | int | float | str)
-            },
-        }
+        scalars = {name: value for name, value in schedule.items() if isinstance(value, bool | int | float | str)}
+        self._settings = {**self.config, "schedule": scalars}
+        self._settings["candidates (the table on disk)"] = f"{len(rows)} rows, SHA-256 {digest}"
         self._started = False
 
     def attach(self, engine: Engine) -> None:

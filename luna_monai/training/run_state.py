@@ -64,9 +64,8 @@ class RunState:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer to count its samples, or with an evaluator to compare its epochs."""
-        engine.add_event_handler(
-            Events.EPOCH_COMPLETED, self._compare if isinstance(engine, Evaluator) else self._count
-        )
+        handler = self._compare if isinstance(engine, Evaluator) else self._count
+        engine.add_event_handler(Events.EPOCH_COMPLETED, handler)
 
     def _count(self, engine: Engine) -> None:
         self.samples += len(engine.state.records)

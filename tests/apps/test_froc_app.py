@@ -113,8 +113,8 @@ def test_negative_diameters_of_nodules_are_mentioned(files, caplog):
 
 
 def test_names_without_dots_are_allowed(files):
-    (files / "seriesuids.csv").write_text("scan_01\n1.2.3\n1.2.4\n")
-    assert read_seriesuids(files / "seriesuids.csv") == ["scan_01", "1.2.3", "1.2.4"]
+    (files / "seriesuids.csv").write_text('scan_01\n1.2.3 \n\n"my scan"\n')
+    assert read_seriesuids(files / "seriesuids.csv") == ["scan_01", "1.2.3", "my scan"]
 
 
 @pytest.mark.parametrize("name", ["seriesuid", "SeriesInstanceUID", '"series_uid"'])

@@ -785,6 +785,16 @@ def test_a_volume_that_the_disk_cannot_hold_is_an_error(ending, tmp_path, monkey
     assert list((tmp_path / "new").iterdir()) == []
 
 
+def test_a_file_name_that_is_not_valid_unicode(tmp_path, predict, voxels, geometry):
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.nii"))
+    scan = (tmp_path / "a.nii").rename(tmp_path / os.fsdecode(b"M\xfcller.nii"))
+    points = write_points(tmp_path / "points.csv", geometry)
+    found = predict(scan, "--candidates", points, "--report", tmp_path / "page.html", "--output", tmp_path / "more.csv")
+    assert found["scans"][0]["seriesuid"] == "M\ufffdller"
+    assert "M\ufffdller" in (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "M\ufffdller" in (tmp_path / "more.csv").read_text(encoding="utf-8")
+
+
 def test_names_that_the_console_cannot_show(tmp_path, voxels, geometry, weights):
     sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "山.nii.gz"))
     points = write_points(tmp_path / "points.csv", geometry)
@@ -962,7 +972,9 @@ def test_mistaken_commands(place, tmp_path, weights, geometry, capfd):
             [place / "a.mhd", "--output", place / "a.mhd" / "x.csv"],
             r"x\.csv: cannot write to the folder .*a\.mhd \(Not a directory\)",
         ),
-        ([place / "a.mhd", "--output", "x.csv", "--output", "x.csv"], r"x\.csv: given twice as an output; remove one"),
+        ([place / "a.mhd", "--output", "x.csv", "--output", "./x.csv"], r"x\.csv: 2 outputs have this name; give them"),
+        ([place / "a.mhd", "--output", "x.nii", "--explain", "x.nii"], r"x\.nii: 2 outputs have this name"),
+        ([place / "a.mhd", "--output", "a.json", "--output", "{seriesuid}.json"], r"a\.json: 2 outputs have this name"),
         (
             [place / "list.csv", "--output", "x.mrk.json"],
             r"x\.mrk\.json: this format holds one scan, found 2; put \{series",

@@ -176,8 +176,15 @@ def test_trouble_is_found_and_nothing_else(trouble: str, dataset: Path) -> None:
     assert "\n" not in found[1]
 
 
+def link_subset(dataset: Path) -> None:
+    (dataset / "subset0").rename(dataset.parent / "elsewhere")
+    (dataset / "subset0").symlink_to(dataset.parent / "elsewhere")
+
+
 @pytest.mark.parametrize(
-    "change", [write("subset0/._1.1.mhd", "x"), append("candidates.csv", "9.9,-80,-100,-190,0")], ids=["macOS", "no CT"]
+    "change",
+    [write("subset0/._1.1.mhd", "x"), append("candidates.csv", "9.9,-80,-100,-190,0"), link_subset],
+    ids=["macOS", "no CT", "link"],
 )
 def test_what_does_no_harm(change: Callable[[Path], object], dataset: Path) -> None:
     change(dataset)

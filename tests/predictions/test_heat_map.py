@@ -12,6 +12,7 @@ from monai.visualize import GradCAM
 
 from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel, with_weights
+from luna_monai.networks.weights import FlipAverage
 from luna_monai.predictions import CandidateExplainer, ScanExplanation
 from luna_monai.predictions.outputs import write_label_map
 from luna_monai.predictions.scan_dataset import pad_with_air
@@ -95,6 +96,12 @@ def test_the_network_is_not_changed():
     assert not any(module._forward_hooks or module._backward_hooks for module in network.modules())
     assert network.block2.relu2.inplace
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in network.parameters())
+
+
+def test_the_map_with_flips_is_that_of_the_network():
+    torch.manual_seed(0)
+    network, image = LunaModel().eval(), torch.randint(-1000, 400, (1, 1, *SHAPE)).float()
+    assert torch.equal(CandidateExplainer(FlipAverage(network))(image), CandidateExplainer(network)(image))
 
 
 def test_a_missing_layer():

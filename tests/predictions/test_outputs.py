@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -137,3 +139,25 @@ def test_logits_do_not_depend_on_threads_and_batch_size():
     assert not found[0].requires_grad
     for logits in found[1:]:
         torch.testing.assert_close(logits, found[0], rtol=1e-4, atol=1e-4)
+
+
+def test_overlapping_calls_keep_the_number_of_threads():
+    torch.set_num_threads(2)
+    inferer, scan, centers = CandidateInferer((4, 4, 4), 1), torch.zeros((1, 8, 8, 8)), torch.full((2, 3), 4)
+    calls = []
+    for _ in range(2):
+        running, finish = threading.Event(), threading.Event()
+
+        def network(image, running=running, finish=finish):
+            running.set()
+            assert finish.wait(60)
+            return torch.zeros((len(image), 2))
+
+        calls.append((threading.Thread(target=inferer, args=(scan, network), kwargs={"centers": centers}), finish))
+        calls[-1][0].start()
+        assert running.wait(60)
+    for call, finish in calls:
+        finish.set()
+        call.join()
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 2

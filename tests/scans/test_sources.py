@@ -171,3 +171,8 @@ def test_files_beside_a_scan_are_not_its_business(tmp_path, voxels):
     (tmp_path / "damaged.dcm").write_bytes(bytes(128) + b"DICM")
     os.mkfifo(tmp_path / "pipe")
     assert [source.path.name for source in list_scans(tmp_path)] == ["a.nii.gz"]
+
+
+def test_a_single_slice_is_as_thick_as_it_says(tmp_path, write_dicom, voxels):
+    write_dicom(tmp_path / "dicom", voxels[:1], geometry_of(1, step=5))
+    assert read_header(tmp_path / "dicom").geometry.spacing == (0.7, 0.7, 5.0)
