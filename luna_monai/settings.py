@@ -152,6 +152,8 @@ def _check_effect(config: Mapping[str, Any], kind: str, references: set[str], gi
     base, recorded = ConfigParser.load_config_file(bundle_dir() / "configs" / f"{kind}.yaml"), _as_recorded(config)
     if given is None:
         given = [key for key, value in _as_recorded(base).items() if recorded.get(key, value) != value]
-    unused = {name.split("#")[0] for name in _references(base)} - {name.split("#")[0] for name in references}
+    foreign = {key for key in given if key in schema(kind)["properties"] and key not in base}
+    wanted = {name.split("#")[0] for name in _references(base)} | foreign
+    unused = wanted - {name.split("#")[0] for name in references}
     for key in unused.intersection(given):
         raise LunaError(f"{key}: has no effect, because nothing in this configuration refers to it; leave it out")

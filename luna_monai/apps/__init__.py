@@ -3,7 +3,5 @@
 from luna_monai.apps.cli import COMMANDS
 from luna_monai.lazy import lazy_exports
 
-__all__, __getattr__ = lazy_exports(
-    __name__,
-    {module: [name for other, name, _ in COMMANDS.values() if other == module] for module, _, _ in COMMANDS.values()},
-)
+_MODULES = {one: [name for module, name, _ in COMMANDS.values() if module == one] for one, _, _ in COMMANDS.values()}
+__all__, __getattr__ = lazy_exports(__name__, _MODULES)

@@ -23,6 +23,8 @@ from luna_monai.transforms import CropCandidatesd
 
 logger = logging.getLogger(__name__)
 
+_MOST_OPEN = 30_000  # files that are mapped at once; Linux allows a process 65,530 maps
+
 
 def series_items(candidates: pd.DataFrame, dataset_dir: str | Path | DatasetScans) -> list[dict[str, Any]]:
     """List the series of a candidate table as the items of a :class:`SeriesCache`.
@@ -179,13 +181,16 @@ class SeriesCache(PersistentDataset):
         if entry is not None and not _is_shorter(path, entry["bytes"]):
             return entry
         with self._lock:
-            if self._open.get(index) is entry:  # else another thread has opened it meanwhile
+            known = self._open.get(index)
+            if known is None or known is entry:  # else another thread has opened it meanwhile
                 entry = self._map(path) if self._is_current(index) else None
                 if entry is None:
                     build_series(*self.job(index))
                     entry = self._map(path)  # without _is_current: the clocks of two disks may differ
                 if entry is None:
                     raise LunaError(f"{path}: cannot be read although it was just written; check the disk")
+                if len(self._open) >= _MOST_OPEN:
+                    del self._open[next(iter(self._open))]
                 self._open[index] = entry
             return self._open[index]
 

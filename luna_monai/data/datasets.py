@@ -53,11 +53,9 @@ class CandidateDataset(torch.utils.data.Dataset):
         self.cache = cache
         self.data = data
         series = np.repeat(np.arange(len(cache.data)), [len(item["row"]) for item in cache.data])
-        places = pd.DataFrame(
-            np.concatenate([np.reshape(item["center_xyz"], (-1, 3)) for item in cache.data]),
-            columns=COORDINATES,
-            index=np.concatenate([item["row"] for item in cache.data]),
-        ).assign(series=series)
+        points = np.concatenate([np.reshape(item["center_xyz"], (-1, 3)) for item in cache.data])
+        rows = np.concatenate([item["row"] for item in cache.data])
+        places = pd.DataFrame(points, columns=COORDINATES, index=rows).assign(series=series)
         places["position"] = places.groupby("series").cumcount()
         places = places.reindex(candidates.index)
         if not np.array_equal(places[COORDINATES], candidates[COORDINATES]):  # NaN for unknown rows
@@ -128,11 +126,8 @@ class LunaDataset(CandidateDataset):
     ) -> None:
         scans = DatasetScans(dataset_dir)
         candidates = read_candidates(scans)
-        steps = [
-            LoadScand("image", None),
-            CropCandidatesd("image", (32, 48, 48)),
-            ClipIntensityRanged("image", -1000, 1000),
-        ]
+        crop, clip = CropCandidatesd("image", (32, 48, 48)), ClipIntensityRanged("image", -1000, 1000)
+        steps = [LoadScand("image", None), crop, clip]
         part = candidates if series_uid is None else candidates[candidates["seriesuid"] == series_uid]
         if val_stride > 0 or is_val_set:
             part = split_by_stride(part, val_stride)[1 if is_val_set else 0]

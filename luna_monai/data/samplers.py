@@ -56,7 +56,7 @@ class BalancedSampler(DistributedSampler):
         drawn = torch.cat([_draw(*part, generator) for part in parts])
         drawn = drawn[torch.randperm(len(drawn), generator=generator)]
         # All ranks get the same number of samples: as in DistributedSampler, the first samples are repeated at the end.
-        drawn = torch.cat([drawn, drawn[: self.total_size - len(drawn)]])
+        drawn = drawn.repeat(math.ceil(self.total_size / len(drawn)))[: self.total_size]
         return iter(drawn[self.rank :: self.num_replicas].tolist())
 
 

@@ -66,15 +66,9 @@ def _export_onnx(network: torch.nn.Module, path: Path, metadata: Mapping[str, An
         # Not MONAI's convert_to_onnx, which optimizes further where polygraphy is installed.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of torch.export, about code of torch
-            program = torch.onnx.export(
-                network,
-                (torch.zeros(2, *CANDIDATE_SHAPE),),
-                dynamo=True,
-                dynamic_shapes=({0: "batch"},),
-                input_names=["image"],
-                output_names=["pred"],
-                verbose=False,
-            )
+            names: dict[str, Any] = {"input_names": ["image"], "output_names": ["pred"], "verbose": False}
+            example, shapes = (torch.zeros(2, *CANDIDATE_SHAPE),), ({0: "batch"},)
+            program = torch.onnx.export(network, example, dynamo=True, dynamic_shapes=shapes, **names)
     finally:
         logging.disable(before)
     assert program is not None

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from luna_monai.data.candidates import DatasetScans
-from luna_monai.data.tables import read_findings
+from luna_monai.data.tables import COORDINATES, read_findings
 from luna_monai.errors import LunaError
 from luna_monai.files import write_bytes, write_json, write_submission, write_table
 from luna_monai.metrics.froc import FrocResult, evaluate_froc, evaluated_scans
@@ -59,11 +60,11 @@ def write_results(
     predictions = pd.concat(of_folds, names=["fold"]).reset_index("fold").astype({"class": int})
     predictions = predictions.sort_values("row", kind="stable", ignore_index=True)
     expected = folds[folds.isin(done)].sort_index()
-    if not predictions.set_index("row")["fold"].equals(expected):
-        found = f"{len(predictions)} predictions for {len(expected)} candidates"
-        raise LunaError(
-            f"{output_dir}: the folds were trained on other candidates ({found}); use the same dataset for all"
-        )
+    columns, found = ["seriesuid", *COORDINATES, "class"], predictions.set_index("row")
+    same = found["fold"].equals(expected)
+    if not same or not np.array_equal(found[columns], candidates.loc[expected.index, columns]):
+        count = f"{len(predictions)} predictions for {len(expected)} candidates"
+        raise LunaError(f"{output_dir}: folds were trained on other candidates ({count}); use the same dataset for all")
     annotations, excluded = read_findings(scans.dataset_dir)
 
     def evaluate(part: pd.DataFrame, samples: int = 0) -> FrocResult:

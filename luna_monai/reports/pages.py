@@ -26,12 +26,7 @@ def render_page(template: str, **values: Any) -> str:
     Returns:
         A self-contained HTML document.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("luna_monai.reports"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    options: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("luna_monai.reports"), autoescape=True, **options)
     environment.filters["show"] = show
     return environment.get_template(template).render(version=__version__, **values)

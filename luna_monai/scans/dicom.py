@@ -90,13 +90,8 @@ def read_dicom_header(source: ScanSource) -> DicomHeader:
         warnings.append(f"{len(broken)} files are links to missing files and were ignored")
     slices = [Slice.check(file) for file in _without_copies(series[seriesuid], warnings)]
     slices = _without_outliers(folder, slices, warnings)
-    return DicomHeader(
-        path=folder,
-        seriesuid=seriesuid,
-        dtype=np.dtype(np.int16),
-        **_stack(folder, slices, warnings),
-        warnings=tuple(warnings),
-    )
+    facts = _stack(folder, slices, warnings)
+    return DicomHeader(path=folder, seriesuid=seriesuid, dtype=np.dtype(np.int16), **facts, warnings=tuple(warnings))
 
 
 def _without_copies(files: list[DicomFile], warnings: list[str]) -> list[DicomFile]:

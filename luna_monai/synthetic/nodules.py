@@ -125,13 +125,9 @@ def draw_micronodule(rng: np.random.Generator) -> Nodule:
         The nodule.
     """
     calcified = rng.random() < 0.2
-    return Nodule(
-        radius=float(rng.uniform(0.6, 1.3)),
-        density_hu=float(rng.normal(25, 35)),
-        calcium_hu=float(rng.uniform(180, 900)) if calcified else None,
-        calcium=2.0,
-        blur=0.1,
-    )
+    radius, density_hu = float(rng.uniform(0.6, 1.3)), float(rng.normal(25, 35))
+    calcium_hu = float(rng.uniform(180, 900)) if calcified else None
+    return Nodule(radius=radius, density_hu=density_hu, calcium_hu=calcium_hu, calcium=2.0, blur=0.1)
 
 
 def _ball(rng: np.random.Generator, nodule: Nodule, turned: list[FloatArray]) -> FloatArray:

@@ -91,10 +91,8 @@ def first_difference(was: Mapping[str, Any], now: Mapping[str, Any], between: st
     for name in ("multi_gpu_train", "mlflow"):
         overlay = yaml.safe_load((bundle_dir() / "configs" / f"{name}.yaml").read_text(encoding="utf-8"))
         skipped |= {key.lstrip("+") for key in overlay}
-    before, after = (
-        {key: value for key, value in leaves_and_sections(each) if not isinstance(value, Mapping | list)}
-        for each in (was, now)
-    )
+    both = [dict(leaves_and_sections(each)) for each in (was, now)]
+    before, after = ({key: one for key, one in each.items() if not isinstance(one, Mapping | list)} for each in both)
     for key in [*after, *before]:
         if before.get(key) != after.get(key) and not any(f"{key}#".startswith(f"{name}#") for name in skipped):
             shown = [json.dumps(leaves[key], default=str) if key in leaves else "not set" for leaves in (before, after)]

@@ -86,12 +86,10 @@ def gather_records(batches: Sequence[tuple[torch.Tensor, ...]]) -> pd.DataFrame:
         and of the batches within each process.
     """
     columns = zip(*(batches or [(torch.empty(0),) * len(RECORD_COLUMNS)]), strict=True)
-    return pd.DataFrame(
-        {
-            name: evenly_divisible_all_gather(torch.cat(values).to(dtype), concat=True).cpu().numpy()
-            for (name, dtype), values in zip(RECORD_COLUMNS.items(), columns, strict=True)
-        }
-    )
+    table = pd.DataFrame()
+    for (name, dtype), values in zip(RECORD_COLUMNS.items(), columns, strict=True):
+        table[name] = evenly_divisible_all_gather(torch.cat(values).to(dtype), concat=True).cpu().numpy()
+    return table
 
 
 def key_metric(name: str, loss_function: Callable) -> dict[str, CandidateMetrics]:

@@ -5,6 +5,7 @@ import logging
 import math
 import os
 import socket
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +25,7 @@ from monai.handlers import LrScheduleHandler, ValidationHandler
 from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError, reason_of
 from luna_monai.files import lock, remove_abandoned, write_bytes, write_errors, write_table, write_tensors
+from luna_monai.literals import leaves_and_sections
 from luna_monai.training.checkpoint import CHECKPOINT, PREVIOUS_CHECKPOINT, restore_checkpoint, save_checkpoint
 from luna_monai.training.run_files import CONFIG, METRICS, PREDICTION_COLUMNS, PREDICTIONS
 from luna_monai.training.run_state import TIME_FORMAT, RunState
@@ -31,8 +33,10 @@ from luna_monai.training.run_state import TIME_FORMAT, RunState
 logger = logging.getLogger(__name__)
 
 MODEL = "model.pt"
-#: Files and folders that :class:`RunFolder`, ``luna-monai report`` and ``luna-monai evaluate`` write.
-RESULTS = (MODEL, CHECKPOINT, PREVIOUS_CHECKPOINT, METRICS, PREDICTIONS, CONFIG, "report.html", "evaluation")
+_TOKEN = uuid.uuid4().hex[:8]  # processes in containers may have the same number and host name
+_OTHERS = ("report.html", "evaluation", "model.ts", "model.onnx")
+#: Files and folders that :class:`RunFolder`, and the commands for a run write.
+RESULTS = (MODEL, CHECKPOINT, PREVIOUS_CHECKPOINT, METRICS, PREDICTIONS, CONFIG, *_OTHERS)
 
 
 def write_predictions(path: Path, records: pd.DataFrame, candidates: pd.DataFrame) -> None:
@@ -96,7 +100,8 @@ class RunFolder:
         rows = pd.util.hash_pandas_object(self.candidates[["seriesuid", *COORDINATES, "class"]]).to_numpy()
         digest = hashlib.sha256(rows.tobytes()).hexdigest()[:16]
         schedule = {} if self.lr_scheduler is None else self.lr_scheduler.state_dict()
-        scalars = {name: value for name, value in schedule.items() if isinstance(value, bool | int | float | str)}
+        values = dict(leaves_and_sections(schedule))  # also of nested schedules
+        scalars = {name: value for name, value in values.items() if isinstance(value, bool | int | float | str)}
         self._settings = {**self.config, "schedule": scalars}
         self._settings["candidates (the table on disk)"] = f"{len(rows)} rows, SHA-256 {digest}"
         self._started = False
@@ -225,7 +230,7 @@ def _set_aside_previous_run(output_dir: Path) -> None:
 
 def _locked(path: Path) -> int:
     """Lock a file until this process ends or closes the file descriptor that is returned."""
-    this_process = f"process {os.getpid()} on {socket.gethostname()}"
+    this_process = f"process {os.getpid()} on {socket.gethostname()} ({_TOKEN})"
     with write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -114,11 +114,8 @@ class MLflowTracking:
         self.client.update_run(names["mlflow_run"], status="RUNNING")
         known = self.client.get_run(names["mlflow_run"]).data.params
         values = {"cache_fingerprint": self.cache.fingerprint, **pd.json_normalize(dict(self.config), sep="/").iloc[0]}
-        params = [
-            self.mlflow.entities.Param(key, str(value))
-            for key, value in values.items()
-            if not isinstance(value, list) and key not in known
-        ]
+        new = {key: str(value) for key, value in values.items() if not isinstance(value, list) and key not in known}
+        params = [self.mlflow.entities.Param(key, value) for key, value in new.items()]
         for first in range(0, len(params), _PARAMS_AT_ONCE):
             self.client.log_batch(names["mlflow_run"], params=params[first : first + _PARAMS_AT_ONCE])
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ def run(write_dataset, tmp_path_factory):
         [
             *("--dataset-dir", dataset_dir, "--cache-dir", folder / "cache", "--output-dir", folder / "run"),
             *("--epochs", 1, "--fold", 1, "samples_per_epoch=8", "precache_workers=0", "optimizer#lr=0.00001"),
+            "network_def#batch_norm=true",
         ]
     ).main()
     return folder / "run"
@@ -53,6 +55,16 @@ def test_a_run_with_its_own_configuration(run, capsys):
         assert content["metrics"][name] == pytest.approx(trained[name], rel=1e-5), name
     assert not list(results.rglob("*.tmp"))
     assert len(pd.read_csv(run / "metrics.csv")) == 2  # the run itself is as it was
+
+
+def test_a_candidate_table_of_another_name(run, tmp_path):
+    dataset = tmp_path / "luna"
+    shutil.copytree(run.parent / "luna", dataset)
+    (dataset / "candidates.csv").rename(dataset / "mine.csv")
+    options = ["--dataset-dir", dataset, "--cache-dir", run.parent / "cache", "--output-dir", tmp_path / "run"]
+    LunaTrainingApp([*options, "--epochs", 1, "samples_per_epoch=8", "candidates_file=mine.csv"]).main()
+    assert LunaEvaluateApp([tmp_path / "run"]).main() == 0
+    assert (tmp_path / "run" / "evaluation" / "metrics.json").exists()
 
 
 def test_each_file_of_weights_has_a_folder_of_its_own(run, tmp_path):
@@ -214,11 +226,10 @@ def test_finetune(run, tmp_path):
             "--output-dir",
             tmp_path / "tuned",
         ),
-        *("--epochs", 1, "samples_per_epoch=8", "optimizer#lr=0.0", "--finetune", run / "checkpoint.pt"),
+        *("--epochs", 1, "samples_per_epoch=8", "optimizer#lr=0.0", "--finetune", run / "model.pt"),
     ]
     LunaTrainingApp(arguments).main()
-    # Of the last epoch, as the weights of the only epoch are.
-    start = torch.load(run / "checkpoint.pt", weights_only=True)["state"]["network"]
+    start = torch.load(run / "model.pt", weights_only=True)
     end = torch.load(tmp_path / "tuned" / "model.pt", weights_only=True)
     parameters = [name for name, _ in LunaModel().named_parameters()]
     assert all(torch.equal(start[name], end[name]) for name in parameters)

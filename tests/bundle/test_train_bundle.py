@@ -173,6 +173,11 @@ def test_book_mode_has_the_settings_of_the_book(make_workflow, make_dataset, tmp
     assert get("train#prepare_batch").augmentation is None
 
 
+def test_book_mode_computes_the_metric_that_decides(small_run, tmp_path):
+    small_run("book_ch11.yaml", key_metric="cpm")
+    assert pd.read_csv(tmp_path / "run" / "metrics.csv").query("split == 'val'")["cpm"].notna().all()
+
+
 @pytest.mark.parametrize("overlay", ["book_ch11.yaml", "demo.yaml"])
 def test_every_key_of_a_configuration_has_a_comment(repository, overlay):
     bundle = repository / "bundle" / "configs"

@@ -144,6 +144,15 @@ def test_items_and_batches_agree(make_dataset, tmp_path):
         torch.testing.assert_close(plain[key], ours[key])
 
 
+def test_the_number_of_open_files_is_limited(make_dataset, tmp_path, monkeypatch):
+    folder = make_dataset(scans=5)
+    first, second = open_dataset(folder, tmp_path / "cache"), open_dataset(folder, tmp_path / "cache")
+    monkeypatch.setattr("luna_monai.data.cache._MOST_OPEN", 2)
+    for index in [*range(len(first)), 0, len(first) - 1]:
+        torch.testing.assert_close(second[index]["image"], first[index]["image"])
+    assert len(second.cache._open) == 2
+
+
 def test_splits_share_the_cache(make_dataset, tmp_path):
     folder = make_dataset()
     candidates = read_candidates(folder)

@@ -55,7 +55,11 @@ def test_some_folds_have_a_page(folds):
     assert pd.read_csv(folder / "folds.csv")["fold"].tolist() == ["0", "2", "mean", "std", "pooled"]
     assert len(pd.read_csv(folder / "submission.csv")) == 16
     path = folder / "fold2" / "predictions" / "val.csv"
-    pd.read_csv(path).iloc[1:].to_csv(path, index=False)
+    table = pd.read_csv(path)
+    table.assign(coordZ=table["coordZ"] - 1).to_csv(path, index=False)
+    with pytest.raises(LunaError, match=r"other candidates \(16 predictions for 16 candidates\)"):
+        write(folds, [0, 2])
+    table.iloc[1:].to_csv(path, index=False)
     with pytest.raises(LunaError, match=r"other candidates \(15 predictions for 16 candidates\)"):
         write(folds, [0, 2])
 

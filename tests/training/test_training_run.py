@@ -347,9 +347,16 @@ def test_resume_with_another_schedule(make_run, tmp_path):
     def cosine(epochs):
         return lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
 
-    make_run(tmp_path, scheduler=cosine(2)).trainer.run()
-    with pytest.raises(LunaError, match="cannot resume: schedule#T_max was 2, is now 4"):
-        make_run(tmp_path, scheduler=cosine(4), resume=True).trainer.run()
+    def after_warm_up(epochs):
+        warm_up = torch.optim.lr_scheduler.ConstantLR
+        return lambda optimizer: torch.optim.lr_scheduler.SequentialLR(
+            optimizer, [warm_up(optimizer), cosine(epochs)(optimizer)], milestones=[1]
+        )
+
+    for name, schedule in (("schedule#T_max", cosine), ("schedule#_schedulers#1#T_max", after_warm_up)):
+        make_run(tmp_path, scheduler=schedule(2)).trainer.run()
+        with pytest.raises(LunaError, match=f"cannot resume: {name} was 2, is now 4"):
+            make_run(tmp_path, scheduler=schedule(4), resume=True).trainer.run()
 
 
 def test_resume_with_other_candidates(make_run, candidates, tmp_path):
@@ -433,6 +440,7 @@ def test_temporary_files_of_killed_runs(make_run, tmp_path):
 def test_earlier_run_is_moved_aside(make_run, tmp_path, caplog):
     make_run(tmp_path).trainer.run()
     (tmp_path / "report.html").write_text("report")
+    (tmp_path / "model.ts").write_text("export")
     (tmp_path / "evaluation").mkdir()
     old = {name: (tmp_path / name).read_bytes() for name in ("model.pt", "metrics.csv", "predictions/val.csv")}
     caplog.set_level(logging.INFO, logger="luna_monai")
@@ -442,6 +450,7 @@ def test_earlier_run_is_moved_aside(make_run, tmp_path, caplog):
     assert {name: (previous / name).read_bytes() for name in old} == old
     assert (tmp_path / "runs").is_dir()
     assert (previous / "report.html").exists()
+    assert (previous / "model.ts").exists()
     assert not (tmp_path / "evaluation").exists()
     assert len(pd.read_csv(tmp_path / "metrics.csv")) == 2
     assert sum("moved to" in record.getMessage() for record in caplog.records) == 1
