@@ -26,6 +26,7 @@ from luna_monai.data.tables import COORDINATES
 from luna_monai.errors import LunaError, reason_of
 from luna_monai.files import lock, remove_abandoned, write_bytes, write_errors, write_table, write_tensors
 from luna_monai.literals import leaves_and_sections
+from luna_monai.networks import LunaModel
 from luna_monai.training.checkpoint import CHECKPOINT, PREVIOUS_CHECKPOINT, restore_checkpoint, save_checkpoint
 from luna_monai.training.run_files import CONFIG, METRICS, PREDICTION_COLUMNS, PREDICTIONS
 from luna_monai.training.run_state import TIME_FORMAT, RunState
@@ -58,7 +59,8 @@ def write_predictions(path: Path, records: pd.DataFrame, candidates: pd.DataFram
 class RunFolder:
     """Writes the run folder at the end of each epoch, and logs the results at the end of the run.
 
-    - ``model.pt``: ``state_dict`` of the best epoch, or of the last epoch while there is no best epoch;
+    - ``model.pt``: ``state_dict`` of the best epoch, or of the last epoch while there is no best epoch; that of a
+      :class:`~luna_monai.networks.LunaModel` has no batch normalizations, see its ``folded``;
     - ``predictions/trn.csv`` and ``val.csv``: the predictions of that epoch, if they are finite;
     - ``metrics.csv``: a row for each epoch and split; undefined values are empty;
     - ``config.yaml``: the configuration, written at the start; ``python -m monai.bundle run`` can read it;
@@ -137,7 +139,8 @@ class RunFolder:
         engines = engines_of_epoch(engine, self.validator)
         # The checkpoint is written last: if the process is killed before, the resumed run repeats this epoch.
         if state.best_epoch in (None, epoch):
-            write_tensors(self.output_dir / MODEL, self.network.state_dict())
+            network = self.network.folded() if isinstance(self.network, LunaModel) else self.network
+            write_tensors(self.output_dir / MODEL, network.state_dict())
             for split, source in engines.items():
                 if np.isfinite(source.state.records["probability"]).all():
                     path = self.output_dir / PREDICTIONS / f"{split}.csv"

@@ -25,6 +25,7 @@ def runs(write_dataset, tmp_path_factory):
         "batch_size": 4,
         "samples_per_epoch": 8,
         "network_def#conv_channels": 2,
+        "network_def#batch_norm": True,
         "precache_workers": 0,
         "device": "$torch.device('cpu')",
         "precision": "bfloat16" if has_bfloat16(torch.device("cpu")) else "float32",

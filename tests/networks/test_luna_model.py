@@ -94,3 +94,24 @@ def test_batches_stay_whole_in_exports_and_for_grad_cam():
     model.block1.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
     model(image)  # gradients are wanted
     assert sizes == [5]
+
+
+def test_batch_norm_becomes_part_of_the_books_network():
+    torch.manual_seed(0)
+    image = torch.randn(6, 1, 32, 48, 48) * 300 - 500
+    trained = LunaModel(conv_channels=2, batch_norm=True)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    for _ in range(3):
+        torch.nn.functional.cross_entropy(trained(image), torch.arange(6) % 2).backward()
+        optimizer.step()
+    with torch.no_grad():
+        expected = trained.eval()(image)
+        folded = trained.folded()
+        assert folded.state_dict().keys() == LunaModel().state_dict().keys()
+        for state in (folded.state_dict(), trained.state_dict()):  # as in model.pt and in checkpoint.pt
+            for model in (LunaModel(conv_channels=2), LunaModel(conv_channels=2, batch_norm=True)):
+                model.load_state_dict(state)
+                torch.testing.assert_close(model.eval()(image), expected, rtol=1e-4, atol=1e-4)
+                assert model.state_dict().keys() == state.keys()
+    assert expected.std(dim=0).min() > 0.01
+    assert trained.block2.norm1.num_batches_tracked > 0  # the network that is trained stays as it is
