@@ -67,9 +67,9 @@ class LunaEvaluateApp(BundleApp):
         if metadata is not None and launched().rank == 0:
             folder = Path(workflow.parser.get_parsed_content("output_dir"))
             evaluated, found = _read_json(folder / "metrics.json"), _read_json(folder / "calibration.json")
-            of = {"weights": Path(evaluated["weights"]).name, "weights_sha256": evaluated["weights_sha256"]}
+            model = {"weights": Path(evaluated["weights"]).name, "weights_sha256": evaluated["weights_sha256"]}
             points = {key: found[key] for key in ("fitted_on", "calibration", "thresholds")}
-            metadata["operating_points"] = of | points
+            metadata["operating_points"] = model | points
             write_json(self.cli_args.metadata, metadata)
             logger.info("Calibration and thresholds stored in %s", self.cli_args.metadata)
 

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 MODEL = "model.pt"
 _TOKEN = uuid.uuid4().hex[:8]  # processes in containers may have the same number and host name
 _OTHERS = ("report.html", "evaluation", "model.ts", "model.onnx")
-#: Files and folders that :class:`RunFolder`, and the commands for a run write.
+#: Files and folders that :class:`RunFolder` and the commands for a finished run write.
 RESULTS = (MODEL, CHECKPOINT, PREVIOUS_CHECKPOINT, METRICS, PREDICTIONS, CONFIG, *_OTHERS)
 
 
