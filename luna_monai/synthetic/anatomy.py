@@ -238,8 +238,7 @@ def _soft_tissue(
     texture, organs = (smooth_noise(rng, x.shape, cells * finer) for finer in ((3, 4, 4), (2, 2, 2)))
     muscle, fat = np.float32(rng.uniform(45, 65)), np.float32(rng.uniform(-115, -90))
     share = np.clip((-skin - body.fat * 0.8 + 3 * texture) / 5 + 0.5, 0, 1)
-    between = np.clip((texture - 1.0) * 2, 0, 0.8) * (cavity > 9)
-    hu = fat + (muscle - fat) * share * (1 - between)
+    hu = fat + (muscle - fat) * share * (1 - np.clip((texture - 1.0) * 2, 0, 0.8) * (cavity > 9))
 
     center, radii = (20, -0.36 * depth, 0.34 * height), (60, 0.5 * depth, 0.22 * height)
     heart = _ellipsoid(position, center, (radii[0] * body.heart, radii[1] * body.heart, radii[2] * body.heart))

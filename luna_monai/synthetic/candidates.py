@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luna_monai.errors import LunaError
-from luna_monai.synthetic.nodules import draw_micronodule, draw_nodule, paint_nodule
+from luna_monai.synthetic.nodules import DIAMETER_MM, draw_micronodule, draw_nodule, paint_nodule
 from luna_monai.synthetic.painting import Canvas
 from luna_monai.synthetic.sampling import Points
 from luna_monai.synthetic.setting import Setting
@@ -40,6 +40,8 @@ NEGATIVE_SHARES = {
 }
 # LUNA16 has 1,351 hits on 1,186 nodules: its detectors found some of them twice.
 _SECOND_HITS = 165 / 1186
+# A diameter, from the volume that is not hidden, in radii of the nodule: half of its volume.
+_VISIBLE = 1.6
 _ATTEMPTS = 100
 
 
@@ -61,7 +63,7 @@ def collect_places(rng: np.random.Generator, setting: Setting, tubes: Tubes) -> 
     branching = (tubes.vessels.leaves > 1) & (tubes.vessels.end_radius > 0.6)
     points, radii, _ = tubes.vessels.where(tubes.vessels.start_radius > 0.6).sample(3.0)
     taken = rng.random(len(points)) < np.clip(radii / 3, 0, 1)
-    vessel, small_vessel = points[taken], points[radii < 2]
+    vessel, small_vessel = points[taken], points[radii < DIAMETER_MM[0] / 2]
     in_lung = grid.value_at(lung, tubes.vessels.end) < 4
     # The oblique fissure runs near this plane; candidates only need its neighborhood.
     inner = grid.points_where(lung < -8)
@@ -143,8 +145,9 @@ def paint_nodules(
             gap = np.linalg.norm(found[:, :3] - center, axis=1) - np.maximum(found[:, 3], 3) / 2
             if np.all(gap > nodule.radius + 3):
                 row = paint_nodule(rng, canvas, center[0], nodule)
-                # What the wall hides is no nodule to be found.
-                hidden = row[3] < nodule.radius or not _in_reach(setting, row[None, :3])[0]
+                # Readers do not mark what is mostly hidden in other tissue, and LUNA16 counts nodules from 3 mm on.
+                small = row[3] < max(_VISIBLE * nodule.radius, DIAMETER_MM[0])
+                hidden = small or not _in_reach(setting, row[None, :3])[0]
                 found = np.vstack([found, row])
                 labels = np.append(labels, "doubtful" if hidden and label == "nodule" else label)
                 break
@@ -152,7 +155,7 @@ def paint_nodules(
     points = np.concatenate(tries)
     places["nodule"] = points[_in_reach(setting, points)]
     other = found[labels != "nodule"]
-    other[labels[labels != "nodule"] == "tiny", 3] = -1.0
+    other[other[:, 3] < DIAMETER_MM[0], 3] = -1.0
     return found[labels == "nodule"], other
 
 
@@ -190,15 +193,12 @@ def choose_candidates(
         kinds = rng.choice(len(names), 2 * missing + 16, p=shares / shares.sum())
         picked = np.stack([places[names[k]][rng.integers(len(places[names[k]]))] for k in kinds])
         picked = picked + rng.normal(0, 1.0, picked.shape)
-        clear = setting.slices.contains(picked)
+        clear = _in_reach(setting, picked)
         for finding in avoid:
             clear &= np.linalg.norm(picked - finding[:3], axis=1) > max(float(finding[3]), 2.0) / 2 + 5.0
         chosen.append(picked[clear][:missing])
         missing -= len(chosen[-1])
     if missing > 0:
-        raise LunaError(
-            f"no room for {missing} of {count} candidates away from {len(nodules)} nodules; "
-            "ask for fewer nodules, or more voxels"
-        )
-    classes = np.arange(count) < len(positives)
-    return np.column_stack([np.concatenate([positives, *chosen]), classes])
+        found = f"no room for {missing} of {count} candidates away from {len(nodules)} nodules"
+        raise LunaError(f"{found}; ask for fewer nodules, or more voxels")
+    return np.column_stack([np.concatenate([positives, *chosen]), np.arange(count) < len(positives)])

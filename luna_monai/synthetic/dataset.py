@@ -126,10 +126,8 @@ def _prepare_folder(path: Path, size: int) -> None:
         raise LunaError(f"{path}: the folder is not empty (it holds {found[0]!r}); name a new one, or empty it first")
     free = shutil.disk_usage(path).free
     if size > free:
-        raise LunaError(
-            f"{path}: about {size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free; "
-            "ask for fewer or smaller scans, or another disk"
-        )
+        needed = f"{path}: about {size / 1e9:.1f} GB are needed and {free / 1e9:.1f} GB are free"
+        raise LunaError(f"{needed}; ask for fewer or smaller scans, or another disk")
 
 
 def _results(options: list[ScanOptions], folders: list[Path], seeds: list[Any], workers: int) -> Iterator[_Written]:
@@ -147,10 +145,8 @@ def _results(options: list[ScanOptions], folders: list[Path], seeds: list[Any], 
     try:
         yield from executor.map(_write_scan, options, folders, seeds)
     except BrokenProcessPool as error:
-        raise LunaError(
-            "a worker process ended unexpectedly, most often because memory ran out (a scan of 512 x 512 x 600 "
-            "voxels needs 3 GB); use fewer workers"
-        ) from error
+        reason = "most often because memory ran out (a scan of 512 x 512 x 600 voxels needs 3 GB)"
+        raise LunaError(f"a worker process ended unexpectedly, {reason}; use fewer workers") from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

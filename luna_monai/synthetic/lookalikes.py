@@ -40,7 +40,7 @@ def paint_sheet(
         hu: HU of the tissue.
     """
     along_normal, across, thickness = size
-    block, position = canvas.around(center, max(along_normal, across) + 3)
+    block, position = canvas.around(center, np.hypot(along_normal, across) + 3)
     frame = np.linalg.qr(np.column_stack([normal + rng.normal(0, 0.25, 3), rng.normal(size=(3, 2))]))[0].T
     along = [f[0] * position[0] + f[1] * position[1] + f[2] * position[2] for f in frame.astype(np.float32)]
     wave = smooth_noise(rng, canvas.volume[block].shape, (3, 3, 3))
@@ -60,8 +60,8 @@ def paint_patch(rng: np.random.Generator, canvas: Canvas, center: Points, radius
         center: center of the patch (3,), (x, y, z) in mm.
         radius: radius of the patch, mm.
     """
-    block, position = canvas.around(center, 1.6 * radius)
     stretch = np.exp(rng.normal(0, 0.5, 3))
+    block, position = canvas.around(center, 1.5 * radius * float(stretch.max()))
     away = np.sqrt(sum((p / np.float32(s)) ** 2 for p, s in zip(position, stretch, strict=True)))
     # The texture is as strong as the patch, because a smooth round patch would be a ground-glass nodule.
     cells = max(3, round(radius / 2))
@@ -80,8 +80,8 @@ def paint_blob(rng: np.random.Generator, canvas: Canvas, center: Points, radius:
         radius: mean radius, mm.
         hu: HU of the tissue.
     """
-    block, position = canvas.around(center, 1.8 * radius + 2)
     stretch = np.exp(rng.normal(0, 0.25, 3))
+    block, position = canvas.around(center, 1.5 * radius * max(1.0, float(stretch.max())) + 2)
     away = np.sqrt(sum((p / np.float32(s)) ** 2 for p, s in zip(position, stretch, strict=True)))
     distance = away - radius * (1 + 0.12 * smooth_noise(rng, away.shape, (3, 3, 3)))
     canvas.fill(block, distance.astype(np.float32), hu)
@@ -101,17 +101,17 @@ def paint_lookalikes(
         amount: number of structures, as a fraction of the number in a whole thorax.
 
     Returns:
-        Positions of the structures (n, 3), (x, y, z) in mm.
+        Centers of the structures (n, 3), (x, y, z) in mm.
     """
-    placed: list[Points] = []
+    placed = [np.zeros((0, 3))]
 
     def pick(pool: str, mean: float) -> Points:
         points = surfaces[pool]
         count = rng.poisson(mean * amount) if len(points) else 0
-        placed.append(points[rng.integers(0, max(len(points), 1), count)])
-        return placed[-1]
+        return points[rng.integers(0, max(len(points), 1), count)]
 
     for center in pick("wall", 14):
+        placed.append(center[None])
         paint_plaque(rng, canvas, center, thorax.normal(center[None])[0])
     # Scars at the pleura, plate-like atelectases above the diaphragm, thickened or fluid-filled fissures.
     for pool, mean, depth, along, across, thick in (
@@ -122,11 +122,13 @@ def paint_lookalikes(
         for center in pick(pool, mean):
             normal = thorax.normal(center[None])[0]
             inner = center - normal * rng.uniform(*depth)
+            placed.append(inner[None])
             reach, hu = (rng.uniform(*along), rng.uniform(*across)), rng.uniform(-300, 40)
             paint_sheet(rng, canvas, inner, normal, (*reach, rng.uniform(0.4, thick)), hu)
     for pool, mean in (("wall", 4), ("lung", 3)):
         for center in pick(pool, mean):
             inner = center - thorax.normal(center[None])[0] * rng.uniform(0, 8)
+            placed.append(inner[None])
             paint_patch(rng, canvas, inner, float(rng.uniform(7, 18)))
     # Lymph nodes, rib ends and bone spurs bulge into the lung. A ball that only touches the surface would be a nodule.
     blood = thorax.body.contrast_hu
@@ -136,6 +138,7 @@ def paint_lookalikes(
     ):
         for center in pick(pool, mean):
             radius = float(rng.uniform(*radii))
+            placed.append(center[None])  # its center is behind the surface
             behind = center + thorax.normal(center[None])[0] * radius * rng.uniform(0.55, 1.1)
             paint_blob(rng, canvas, behind, radius, float(rng.choice(densities)))
     return np.concatenate(placed)

@@ -15,7 +15,7 @@ from luna_monai.synthetic.vessels import Branches
 
 # Diameters are about even over their logarithm. LUNA16 has few large nodules, and a network that is trained on few of
 # them finds few; no two of them look alike, so there are a few more of them still.
-_DIAMETER_MM = (3.0, 33.0)
+DIAMETER_MM = (3.0, 33.0)
 _TOWARDS_LARGE = 0.8
 SOLID, PART_SOLID, GROUND_GLASS = "solid", "part-solid", "ground-glass"
 _KIND_SHARES = {SOLID: 0.76, PART_SOLID: 0.13, GROUND_GLASS: 0.11}
@@ -81,7 +81,7 @@ def draw_nodule(rng: np.random.Generator) -> Nodule:
     Returns:
         The nodule.
     """
-    radius = float(np.exp(np.interp(rng.random() ** _TOWARDS_LARGE, [0, 1], np.log(_DIAMETER_MM)))) / 2
+    radius = float(np.exp(np.interp(rng.random() ** _TOWARDS_LARGE, [0, 1], np.log(DIAMETER_MM)))) / 2
     kind = str(rng.choice(list(_KIND_SHARES), p=list(_KIND_SHARES.values())))
     if kind != SOLID:
         radius = max(radius, float(rng.uniform(2.5, 5)))
@@ -187,7 +187,7 @@ def paint_nodule(rng: np.random.Generator, canvas: Canvas, center: Points, nodul
         What can be told from the tissue around it: center (x, y, z) and diameter of a ball of the same volume, mm (4,).
     """
     r, sigma = nodule.radius, canvas.sigma
-    reach = 1.8 * r
+    reach = 2.2 * r
     if nodule.shape is not None:  # a shape nearly fills its cube
         reach = r * (_SHAPE_POINTS + 2) / float(_shapes()["diameter_points"][nodule.shape])
     block, position = canvas.around(center, reach + 3 + nodule.halo)
@@ -244,4 +244,4 @@ def paint_nodule(rng: np.random.Generator, canvas: Canvas, center: Points, nodul
     total = float(seen.sum())
     offset = [float((seen * p).sum()) / max(total, 1e-6) for p in position]
     diameter = 2 * (3 * total * abs(float(np.prod(canvas.grid.step))) / (4 * np.pi)) ** (1 / 3)
-    return np.array([*(center + offset), np.clip(diameter, 3.0, 33.0)])
+    return np.array([*(center + offset), min(diameter, DIAMETER_MM[1])])

@@ -47,9 +47,8 @@ def paint_tubes(cover: FloatArray, grid: Grid, points: Points, radii: Points, si
     near = grid.contains(points, -(float(radii.max(initial=0)) + 3 * sigma))
     points, radii = points[near], radii[near]
     step = np.abs(np.asarray(grid.step[::-1]))
-    reach_mm = radii + 2.2 * sigma
     # Tubes of similar size use the same neighborhood of voxels.
-    classes = np.ceil(np.log(np.maximum(reach_mm, 1e-3)) / 0.2).astype(int)
+    classes = np.ceil(np.log(np.maximum(radii + 2.2 * sigma, 1e-3)) / 0.2).astype(int)
     flat = cover.reshape(-1)
     profile = tube_profile()
     table = profile.reshape(-1)

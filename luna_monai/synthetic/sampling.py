@@ -127,5 +127,4 @@ class SliceSampler:
     def slice(self, field: FloatArray, z: int) -> FloatArray:
         """Return the values (y, x) of a coarse ``field`` at the voxels of slice ``z``."""
         used = np.flatnonzero(self._z[z])
-        plane = np.tensordot(self._z[z, used], field[used], axes=1)
-        return self._y @ plane @ self._x
+        return self._y @ np.tensordot(self._z[z, used], field[used], axes=1) @ self._x

@@ -75,8 +75,7 @@ def draw_acquisition(rng: np.random.Generator, in_plane: int, slices: int | None
     Returns:
         The acquisition.
     """
-    field_of_view = rng.choice(_FIELD_OF_VIEW_MM, p=_FIELD_OF_VIEW_SHARE / _FIELD_OF_VIEW_SHARE.sum())
-    in_plane_spacing = float(field_of_view) / 512
+    in_plane_spacing = float(rng.choice(_FIELD_OF_VIEW_MM, p=_FIELD_OF_VIEW_SHARE / _FIELD_OF_VIEW_SHARE.sum())) / 512
     slice_spacing = float(rng.choice(_SLICE_SPACING_MM, p=_SLICE_SPACING_SHARE / _SLICE_SPACING_SHARE.sum()))
     coverage = float(np.clip(rng.normal(*_COVERAGE_MM), 231, 385))
     center_y = _CENTER_Y_MM[int(rng.random() < _CENTER_Y_SHIFTED_SHARE)]

@@ -22,8 +22,7 @@ def _frequencies(step: Vector) -> tuple[FloatArray, FloatArray]:
 
 def _filtered(rng: np.random.Generator, gain: FloatArray) -> FloatArray:
     """Draw white noise, filter it and scale it to unit variance."""
-    white = rng.standard_normal(_TILE, dtype=np.float32)
-    noise = fft.irfftn(fft.rfftn(white) * gain, s=_TILE)
+    noise = fft.irfftn(fft.rfftn(rng.standard_normal(_TILE, dtype=np.float32)) * gain, s=_TILE)
     return np.asarray(noise / noise.std(), dtype=np.float32)
 
 
@@ -47,8 +46,7 @@ def scanner_noise(
     """
     in_plane, axial = _frequencies(step)
     power = (in_plane + 0.15 * np.float32(cutoff)) * np.exp(-((in_plane / np.float32(cutoff)) ** 2))
-    along = np.exp(-((axial * np.float32(0.8 * thickness)) ** 2))
-    gain = np.sqrt(power) * along
+    gain = np.sqrt(power) * np.exp(-((axial * np.float32(0.8 * thickness)) ** 2))
     if streaks > 0:
         across = np.abs(fft.rfftfreq(_TILE[2], abs(step[0])))[None, None, :].astype(np.float32)
         gain = gain * (1 + np.float32(streaks) * np.exp(-((across / np.float32(0.04)) ** 2)))
@@ -160,8 +158,7 @@ def _table(rng: np.random.Generator, setting: Setting) -> FloatArray:
     # The table is in the direction of gravity, for both patient positions.
     body, down = setting.thorax.body, setting.acquisition.direction[1]
     y, x = down * setting.fine.axis(1)[:, None], setting.fine.axis(0)[None, :]
-    depth = body.depth + 27 + 0.8 * body.fat + 8 * down
-    top = depth + rng.uniform(6, 14) - x**2 * rng.uniform(0.0004, 0.0012)
+    top = body.depth + 27 + 0.8 * body.fat + 8 * down + rng.uniform(6, 14) - x**2 * rng.uniform(0.0004, 0.0012)
     bottom = top + rng.uniform(22, 40)
     hu = np.full((y.shape[0], x.shape[1]), -3000.0)
     for surface, strength in ((top, rng.uniform(-600, -100)), (bottom, rng.uniform(-300, 150))):

@@ -95,8 +95,7 @@ def grow_tree(rng: np.random.Generator, root: Points, leaves: Points, leaf_radiu
         ends = tips + part[:, None] * way
         # The number of leaves determines the radius of a branch; at its start it is closer to that of the parent.
         radius = np.maximum(leaf_radius * count ** (1 / exponent), 1e-3)
-        length = np.linalg.norm(ends - tips, axis=1, keepdims=True)
-        bend = rng.normal(0, 0.05, ends.shape) * np.minimum(length, 25)
+        bend = rng.normal(0, 0.05, ends.shape) * np.minimum(np.linalg.norm(ends - tips, axis=1, keepdims=True), 25)
         start_radius = np.minimum(tip_radius, radius * 1.15)
         parts.append(Branches(tips, ends, bend, start_radius, np.where(count == 1, radius * 0.6, radius), count))
 

@@ -6,6 +6,7 @@ from scipy import ndimage, spatial
 
 from luna_monai.synthetic.anatomy import build_thorax, draw_body
 from luna_monai.synthetic.candidates import NEGATIVE_SHARES, PLACE_SHARES
+from luna_monai.synthetic.lookalikes import paint_blob, paint_patch, paint_sheet
 from luna_monai.synthetic.nodules import Nodule, draw_nodule, paint_nodule
 from luna_monai.synthetic.painting import Canvas, paint_tubes
 from luna_monai.synthetic.sampling import Grid, SliceSampler, smooth_noise
@@ -177,6 +178,30 @@ def test_spicules_and_strands_radiate(rays):
     far = np.sqrt(x**2 + y**2 + z**2) > 8
     assert (plain[far] > -800).sum() == 0
     assert (spiky[far] > -800).sum() > 20
+
+
+@pytest.mark.parametrize(
+    ("structure", "limit"),
+    [
+        (lambda rng, canvas: paint_patch(rng, canvas, np.zeros(3), 7.0), 0.01),
+        (lambda rng, canvas: paint_blob(rng, canvas, np.zeros(3), 20.0, 40.0), 0.01),
+        # Its uneven rim touches the box.
+        (lambda rng, canvas: paint_sheet(rng, canvas, np.zeros(3), np.array([1.0, 0, 0]), (8, 8, 2), 40.0), 0.05),
+        (lambda rng, canvas: paint_nodule(rng, canvas, np.zeros(3), draw_nodule(rng)), 0.01),
+    ],
+    ids=["patch", "blob", "sheet", "nodule"],
+)
+def test_no_structure_is_cut_off_at_the_box_in_which_it_is_painted(structure, limit):
+    class Recording(Canvas):
+        def blend(self, block, share, hu):
+            reached.append(max(float(np.take(share, end, axis).mean()) for axis in range(3) for end in (0, -1)))
+
+    reached = []
+    grid = Grid((-90.0, -90.0, -90.0), (1.0, 1.0, 1.0), (181, 181, 181))
+    canvas = Recording(np.full(grid.shape, -850, dtype=np.float32), grid, 0.5)
+    for seed in (*range(40), 84):
+        structure(np.random.default_rng(seed), canvas)
+    assert max(reached) < limit  # share of a face of the box
 
 
 @pytest.mark.parametrize("air", [{"bronchi": 3}, {"bubbles": 6}])
