@@ -39,8 +39,7 @@ def find_luna_error(error: BaseException) -> LunaError | None:
         if isinstance(current, LunaError):
             return LunaError(str(current).rsplit("LunaError: ", 1)[-1].strip())
         if type(current).__name__ == "OutOfMemoryError":  # by name, because importing torch takes a second
-            reason = ". ".join(str(current).split(". ")[:3])
-            return LunaError(f"{reason}; reduce batch_size")
+            return LunaError(". ".join(str(current).split(". ")[:3]) + "; reduce batch_size")
         if isinstance(current, OSError) and current.filename:
             return LunaError(f"{current.filename}: {current.strerror}")
         current = current.__cause__

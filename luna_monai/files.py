@@ -205,7 +205,7 @@ def write_json(path: str | Path, content: Mapping[str, Any], *, indent: int = 4)
         LunaError: when the disk is full or the folder cannot be written.
     """
     text = json.dumps(_for_json(content), indent=indent, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+    write_bytes(path, (text + "\n").encode(errors="replace"))
 
 
 def _for_json(value: Any) -> Any:

@@ -62,10 +62,11 @@ def read_table(
     wanted |= {alias: wanted[name] for alias, name in ALIASES.items() if name in wanted}
     # Other columns may have any name, and may share one.
     names = [wanted.get(name.lower(), f"\0{place}") for place, name in enumerate(found)]
+    if twice := [column for column in wanted.values() if names.count(column) > 1]:
+        raise LunaError(f"{path}, line {line}: several columns for {twice[0]!r}, found {','.join(found)[:200]}")
     if missing := [column for column in [*text, *numeric] if column not in names]:
-        raise LunaError(
-            f"{path}: no column {', '.join(map(repr, missing))} in the header line, found {','.join(found)[:200]}"
-        )
+        absent = ", ".join(map(repr, missing))
+        raise LunaError(f"{path}: no column {absent} in the header line, found {','.join(found)[:200]}")
     texts = [*text, *(column for column in optional if column in names)]
     table = _parse(path, stream, line, separator, names, texts)
     table.index += line + 1  # the index is the line number, so blank lines are removed afterwards

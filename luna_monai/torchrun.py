@@ -56,9 +56,8 @@ def launch(app: App) -> bool:
     gpus, cores = torch.cuda.device_count(), available_cores()
     processes, limit = app.cli_args.distributed or gpus, gpus or 2 * cores
     if not 1 <= processes <= limit:
-        raise LunaError(
-            f"--distributed {processes}: use from 1 to {limit} processes (this machine: {gpus} GPUs, {cores} cores)"
-        )
+        machine = f"this machine: {gpus} GPUs, {cores} cores"
+        raise LunaError(f"--distributed {processes}: use from 1 to {limit} processes ({machine})")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // processes, 1)))
     # torchrun logs a failure as a table of many lines; the exceptions below say the same in one line.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL + 1)

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -48,13 +49,12 @@ class LunaFrocApp(App):
         except LunaError as error:  # names a row of the submission
             raise LunaError(f"{arguments.submission}: {error}") from None
         logger.info("%s", format_froc(result))
-        name = Path(arguments.submission).name
         if arguments.json:
-            write_json(arguments.json, {"submission": name, **result.to_dict()})
+            write_json(arguments.json, {"submission": Path(arguments.submission).name, **result.to_dict()})
         if arguments.plot:
             from luna_monai.reports.figures import froc_figure, to_bytes  # the import takes a second
 
-            write_bytes(arguments.plot, to_bytes(froc_figure(result, title=name)))
+            write_bytes(arguments.plot, to_bytes(froc_figure(result)))
 
 
 def read_seriesuids(path: str | Path) -> list[str]:
@@ -74,9 +74,10 @@ def read_seriesuids(path: str | Path) -> list[str]:
         found = [line for line in lines if line]
     except (OSError, UnicodeDecodeError) as error:
         raise LunaError(f"{path}: cannot be read ({reason_of(error)}); expected one series UID per line") from None
+    like_uid = [bool(re.fullmatch(r"(?=.*\d).*\D.*", line)) for line in found]  # digits, and more than digits
     if found and found[0].lower() in ("seriesuid", *ALIASES):
         del found[0]
-    elif len(found) > 1 and found[0].isdigit() and not found[1].isdigit():
+    elif found[1:] and like_uid == [False] + [True] * len(found[1:]):
         raise LunaError(f"{path}: line 1 is not a series UID like the others, found {found[0]!r}; remove the line")
     if wrong := [line for line in found if "," in line or ";" in line] or ["nothing"] * (not found):
         raise LunaError(f"{path}: expected one series UID per line, found {wrong[0]!r}")

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 
 from luna_monai.apps.cli import App
+from luna_monai.errors import LunaError
 from luna_monai.files import check_file, write_bytes
 from luna_monai.reports.run_report import build_report
 
@@ -28,6 +29,8 @@ class LunaReportApp(App):
         arguments = self.cli_args
         output = Path(arguments.output or Path(arguments.run) / "report.html")
         check_file(output, [".html", ".htm"])
-        content = build_report(Path(arguments.run), arguments.dataset_dir, arguments.threshold).encode()
+        if not 0 <= arguments.threshold <= 1:
+            raise LunaError(f"--threshold: {arguments.threshold} is not a probability from 0 to 1")
+        content = build_report(Path(arguments.run), arguments.dataset_dir, arguments.threshold).encode(errors="replace")
         write_bytes(output, content)
         logger.info("report: %s (%.1f MB)", output, len(content) / 1e6)

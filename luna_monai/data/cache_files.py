@@ -4,6 +4,7 @@ import hashlib
 import inspect
 import io
 import json
+import logging
 import pickle
 import re
 import sys
@@ -21,8 +22,10 @@ import numpy as np
 import torch
 from monai.transforms import Transform
 
-from luna_monai.errors import LunaError
+from luna_monai.errors import LunaError, reason_of
 from luna_monai.files import abandoned_files, write_tensors
+
+logger = logging.getLogger(__name__)
 
 _FORMAT = b"4"  # version of the file format; a new version changes the names of all files
 _NAME = re.compile(r"[^.].*\.[0-9a-f]{16}\.[0-9a-f]{16}\.pt")
@@ -142,13 +145,16 @@ def find_damage(path: Path) -> str | None:
         path: the file.
 
     Returns:
-        A description of the damage, or None.
+        A description of the damage, or None; also None, with a warning, for a file that cannot be read.
     """
     try:
-        open_mapped(path)
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except (ValueError, OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+        open_mapped(path)
+    except OSError as error:  # the file may be intact
+        logger.warning("%s: cannot be read (%s) and was not verified", path, reason_of(error))
+        return None
+    except (ValueError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         return " ".join(str(error).split())[:120]
     return None if broken is None else f"the checksum of {Path(broken).name!r} inside it is wrong"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from luna_monai.data.tables import ANNOTATIONS, COORDINATES
+from luna_monai.data.tables import ANNOTATIONS, COORDINATES, MAX_DIAMETER_MM
 from luna_monai.errors import LunaError
 from luna_monai.scans import ScanHeader, find_scans, read_header
 from luna_monai.tables import read_table
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 CANDIDATE_FILES = ("candidates.csv", "candidates_V2.csv")
 #: Allowed values of the columns, as a function and its description.
 ALLOWED: dict[str, tuple[Callable[[pd.Series], pd.Series], str]] = {
-    "diameter_mm": (lambda values: values > 0, "above 0"),
+    "diameter_mm": (lambda values: values.between(0, MAX_DIAMETER_MM, "right"), f"above 0, at most {MAX_DIAMETER_MM}"),
     "class": (lambda values: values.isin([0, 1]), "0 or 1"),
 }
 
@@ -124,10 +124,9 @@ def read_candidates(
         found = f"found {len(scans.paths)} scans in {dataset_dir}/subset*/*.mhd"
         raise LunaError(f"{path}: none of its {candidates['seriesuid'].nunique()} series has a CT on disk; {found}")
     if not on_disk.all():
-        logger.info(
-            "%s: %d of %d candidates dropped, because the CTs of %d series are not in %s",
-            *(path.name, (~on_disk).sum(), len(on_disk), candidates.loc[~on_disk, "seriesuid"].nunique(), dataset_dir),
-        )
+        counts = (~on_disk).sum(), len(on_disk), candidates.loc[~on_disk, "seriesuid"].nunique()
+        text = "%s: %d of %d candidates dropped, because the CTs of %d series are not in %s"
+        logger.info(text, path.name, *counts, dataset_dir)
         candidates = candidates[on_disk].reset_index(drop=True)
     candidates["diameter_mm"] = _match_diameters(candidates, annotations)
     if outside := outside_of(candidates, scans):

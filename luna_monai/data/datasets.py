@@ -110,6 +110,7 @@ class LunaDataset(CandidateDataset):
         is_val_set: True for the validation part. Otherwise the training part, or all candidates without a split.
         series_uid: use only the candidates of this scan.
         cache_dir: folder of the cache; None crops candidates when they are read.
+        outside_volume: for candidates outside their CT, ``"error"`` or ``"drop"``.
 
     Raises:
         LunaError: when the folder or its tables are missing or damaged, or no candidates are left.
@@ -123,9 +124,10 @@ class LunaDataset(CandidateDataset):
         series_uid: str | None = None,
         *,
         cache_dir: str | Path | None = None,
+        outside_volume: str = "error",
     ) -> None:
         scans = DatasetScans(dataset_dir)
-        candidates = read_candidates(scans)
+        candidates = read_candidates(scans, outside_volume=outside_volume)
         crop, clip = CropCandidatesd("image", (32, 48, 48)), ClipIntensityRanged("image", -1000, 1000)
         steps = [LoadScand("image", None), crop, clip]
         part = candidates if series_uid is None else candidates[candidates["seriesuid"] == series_uid]

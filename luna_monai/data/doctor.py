@@ -1,6 +1,5 @@
 """Checks of a LUNA16 dataset folder for errors that would stop a training or corrupt its results."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +10,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from luna_monai.data.candidates import ALLOWED, CANDIDATE_FILES, outside_of
-from luna_monai.data.tables import ANNOTATIONS, COORDINATES, EXCLUDED, WITHOUT_EXCLUDED
+from luna_monai.data.candidates import ALLOWED, CANDIDATE_FILES, outside_of, subset_of
+from luna_monai.data.tables import ANNOTATIONS, COORDINATES, EXCLUDED, WITHOUT_EXCLUDED, read_finding_table
 from luna_monai.errors import LunaError
 from luna_monai.scans import ScanHeader, read_header, read_scan
-from luna_monai.scans.sources import walk
+from luna_monai.scans.sources import subset_files, walk
 from luna_monai.tables import read_table
 
 ERROR, WARNING, INFORMATION = "error", "warning", "information"
@@ -67,21 +66,28 @@ def examine_dataset(dataset_dir: str | Path, *, deep: bool = False, num_workers:
 
 
 def _files(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
-    """Read each header once, and find files in the wrong place."""
-    for path in (one for _, files in walk(dataset_dir) for one in files if not one.name.startswith(".")):
+    """Read the header of each CT that training finds, and find files in the wrong place."""
+    cts = subset_files(dataset_dir.glob("subset*"))
+    for uid, path in cts:
+        if uid in headers:
+            found = f"{path.relative_to(dataset_dir)} and {headers[uid].path.relative_to(dataset_dir)}"
+            yield Finding(ERROR, "a series with two files: remove one of the copies", found)
+            continue
+        try:
+            subset_of(path)  # checks the name of the folder
+            headers[uid] = read_header(path)
+            if np.any(np.sort(headers[uid].geometry.shape) < (32, 48, 48)):
+                raise LunaError(f"{path}: smaller than the crop of 32 x 48 x 48 voxels")
+        except LunaError as error:
+            yield Finding(ERROR, "a CT that cannot be used", str(error))
+    known = {path.stem for _, path in cts}
+    others = (path for _, files in walk(dataset_dir) for path in files if path.stem not in known)
+    for path in filter(lambda path: not path.name.startswith("."), others):
         name = path.relative_to(dataset_dir).as_posix()
         if path.suffix in (".raw", ".zraw") and not path.with_suffix(".mhd").exists():
             yield Finding(ERROR, "a voxel file without a header: copy its .mhd again, or remove it", name)
-        elif path.suffix == ".mhd" and not re.fullmatch(r"subset\d/[^/]+", name):
+        elif path.suffix == ".mhd" and not path.parent.name.startswith("seg-lungs"):
             yield Finding(ERROR, "a CT outside subset0 … subset9: move it into one of them", name)
-        elif path.suffix == ".mhd" and path.stem in headers:
-            other = headers[path.stem].path.relative_to(dataset_dir)
-            yield Finding(ERROR, "a series in two subsets: remove one of the copies", f"{name} and {other}")
-        elif path.suffix == ".mhd":
-            try:
-                headers[path.stem] = read_header(path)
-            except LunaError as error:
-                yield Finding(ERROR, "a CT that cannot be read", str(error))
     if not headers:
         yield Finding(ERROR, "no CT was found: unpack LUNA16's subset*.zip here", f"{dataset_dir}/subset*/*.mhd")
 
@@ -96,7 +102,8 @@ def _tables(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Findi
             yield Finding(WARNING, "a table is missing", WITHOUT_EXCLUDED)
             continue
         try:
-            table = read_table(dataset_dir / name, [*COORDINATES, *column], allowed=ALLOWED)
+            path, columns = dataset_dir / name, [*COORDINATES, *column]
+            table = read_table(path, columns, allowed=ALLOWED) if column else read_finding_table(path)
         except LunaError as error:
             yield Finding(ERROR, "a table that cannot be read: correct the line, or copy it again", str(error))
             continue
@@ -109,10 +116,10 @@ def _tables(dataset_dir: Path, headers: dict[str, ScanHeader]) -> Iterator[Findi
 
 def _rows(name: str, table: pd.DataFrame, headers: dict[str, ScanHeader]) -> Iterator[Finding]:
     here = table[table["seriesuid"].isin(list(headers))]
-    if len(here) < len(table):
+    if len(here) < len(table) or (table.empty and name in CANDIDATE_FILES):
         found = f"{name}: {len(table) - len(here)} of {len(table)} rows"
-        yield Finding(INFORMATION if len(here) else ERROR, "rows of series without a CT, which training ignores", found)
-    kind = "a position outside its CT: correct the row, or set outside_volume=drop"
+        yield Finding(INFORMATION if len(here) else ERROR, "rows of series without a readable CT", found)
+    kind = "a position outside its CT: correct the row" + ", or set outside_volume=drop" * (name in CANDIDATE_FILES)
     yield from (Finding(ERROR, kind, f"{name}: {text}") for text in outside_of(here, headers).values())
     for row in table[table.duplicated(["seriesuid", *COORDINATES])].itertuples():
         found = f"{name}: {row.seriesuid} at ({row.coordX:g}, {row.coordY:g}, {row.coordZ:g}) mm"
@@ -124,7 +131,7 @@ def _voxels(header: ScanHeader) -> list[Finding]:
     try:
         scan = read_scan(header)
     except LunaError as error:
-        return [Finding(ERROR, "a CT that cannot be read", str(error))]
+        return [Finding(ERROR, "a CT that cannot be used", str(error))]
     findings = [Finding(WARNING, "an unusual CT", f"{scan.seriesuid}: {warning}") for warning in scan.warnings]
     air = np.mean([np.mean((layer >= AIR_HU[0]) & (layer <= AIR_HU[1])) for layer in scan.voxels])
     if air < AIR_FRACTION:

@@ -14,6 +14,8 @@ EXCLUDED = "annotations_excluded.csv"
 #: Warning of commands that compute the FROC without the excluded findings.
 WITHOUT_EXCLUDED = f"no {EXCLUDED}: candidates on its findings count as false positives, so CPM is lower than LUNA16's"
 COORDINATES = ["coordX", "coordY", "coordZ"]
+#: Larger values are typing errors, such as a lost decimal point.
+MAX_DIAMETER_MM = 300
 
 
 def read_findings(dataset_dir: str | Path) -> tuple[pd.DataFrame, pd.DataFrame | None]:
@@ -46,7 +48,8 @@ def read_finding_table(path: str | Path, *, negative_is_usual: bool = True) -> p
         negative_is_usual: whether to accept negative diameters, which count as 10 mm, without a warning. They are
             usual for excluded findings, but not for nodules.
     """
-    table = read_table(path, [*COORDINATES, "diameter_mm"])
+    size = {"diameter_mm": (lambda values: values <= MAX_DIAMETER_MM, f"at most {MAX_DIAMETER_MM}")}
+    table = read_table(path, [*COORDINATES, "diameter_mm"], allowed=size)
     negative = int((table["diameter_mm"] < 0).sum())
     if negative and not negative_is_usual:
         logger.warning("%s: %d nodules have a negative diameter_mm; they count as 10 mm wide", path, negative)

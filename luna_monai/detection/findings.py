@@ -115,8 +115,7 @@ def find_findings(
             continue
         # Two outlines belong to the same structure if they share a third of the smaller one.
         sizes = np.minimum([len(one) for one in outlines], len(outline))
-        shared = np.bincount(owned[tuple(outline.T)], minlength=len(sizes) + 1)[1:]
-        same = np.flatnonzero(3 * shared >= sizes)
+        same = np.flatnonzero(3 * np.bincount(owned[tuple(outline.T)], minlength=len(sizes) + 1)[1:] >= sizes)
         if len(same):
             owner[row] = same[0] + 1
             continue

@@ -33,8 +33,7 @@ def isotropic_grid(geometry: Geometry, spacing: float) -> Geometry:
     extent = own * geometry.size
     # The tolerance absorbs rounding errors of the spacing.
     size = np.maximum(1, np.floor(extent / spacing + 0.01)).astype(int)
-    first = (extent - (size - 1) * spacing) / 2 / own - 0.5
-    return grid_at(geometry, first[::-1], size[::-1], spacing)
+    return grid_at(geometry, ((extent - (size - 1) * spacing) / 2 / own - 0.5)[::-1], size[::-1], spacing)
 
 
 def grid_at(geometry: Geometry, first: Any, shape: Any, spacing: float | None = None) -> Geometry:

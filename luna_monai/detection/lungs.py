@@ -190,8 +190,7 @@ def chest_warnings(volume: np.ndarray, geometry: Geometry, lungs: Lungs | None =
     """
     lungs = lungs or find_lungs(volume, geometry)
     lung_ml, tissue = VOXEL_ML * float(lungs.airy.sum()), float(np.mean(lungs.hu > TISSUE_HU))
-    body = lungs.hu.size - int(np.sum(~lungs.airy & (lungs.hu < AIRY_HU)))
-    fraction = float(lungs.airy.sum()) / max(body, 1)
+    fraction = float(lungs.airy.sum()) / max(lungs.hu.size - int(np.sum(~lungs.airy & (lungs.hu < AIRY_HU))), 1)
     if (
         lungs.hu.min() > CHEST_AIR_HU
         or (tissue < LITTLE_TISSUE and lungs.airy.mean() < 0.5)

@@ -68,9 +68,8 @@ def with_weights(network: torch.nn.Module, path: str | Path | None, resume: bool
     try:
         network.load_state_dict(state)
     except RuntimeError as error:
-        raise LunaError(
-            f"{path}: weights of another network than {type(network).__name__} ({reason_of(error)})"
-        ) from None
+        found = f"weights of another network than {type(network).__name__} ({reason_of(error)})"
+        raise LunaError(f"{path}: {found}") from None
     logger.info("Weights from %s", path)
     return network
 

@@ -126,10 +126,9 @@ class ScanDataset(torch.utils.data.Dataset):
         if outside.any():
             row = int(outside.argmax())
             place, voxel = given[row].tolist(), index[row].tolist()
-            raise LunaError(
-                f"{self.candidates}, line {table.index[row]}: {place} in {self.coordinates} is voxel {voxel}, "
-                f"outside scan {scan.seriesuid}; correct it, or choose other --coordinates: {', '.join(systems)}"
-            )
+            found = f"{place} in {self.coordinates} is voxel {voxel}, outside scan {scan.seriesuid}"
+            advice = f"correct it, or choose other --coordinates: {', '.join(systems)}"
+            raise LunaError(f"{self.candidates}, line {table.index[row]}: {found}; {advice}")
         return systems[self.coordinates]
 
 

@@ -23,18 +23,17 @@ def to_bytes(figure: Figure, form: str = "png") -> bytes:
     return buffer.getvalue()
 
 
-def froc_figure(result: FrocResult, title: str = "", folds: Iterable[FrocResult] = ()) -> Figure:
+def froc_figure(result: FrocResult, folds: Iterable[FrocResult] = ()) -> Figure:
     """Plot sensitivity against false positives per scan from 1/8 to 8.
 
     Args:
         result: an evaluation; its bootstrap interval is drawn if there is one.
-        title: title of the figure.
         folds: more evaluations, drawn as thin gray lines.
 
     Returns:
         The figure.
     """
-    figure, axes = _new_axes("false positives per scan", "sensitivity", title)
+    figure, axes = _new_axes("false positives per scan", "sensitivity")
     # Sample the curve densely: lines that are straight on a linear axis are bent on a logarithmic axis.
     dense = np.exp2(np.linspace(-3, 3, 400))
     for one in (*folds, result):
@@ -88,8 +87,7 @@ def epoch_figure(metrics: pd.DataFrame, columns: Sequence[str], best_epoch: int 
     for split, style in (("trn", ".--"), ("val", ".-")):
         rows = metrics[metrics["split"] == split]
         for color, column in zip(COLORS, columns, strict=False):
-            label = f"{column.rpartition('/')[2]}, {split}"
-            axes.plot(rows["epoch"], rows[column], style, color=color, label=label)
+            axes.plot(rows["epoch"], rows[column], style, color=color, label=f"{column.rpartition('/')[2]}, {split}")
     if best_epoch is not None:
         axes.axvline(best_epoch, linestyle=":", color="gray")
     if "loss/all" in columns and (metrics[list(columns)] > 0).any(axis=None):
@@ -100,10 +98,10 @@ def epoch_figure(metrics: pd.DataFrame, columns: Sequence[str], best_epoch: int 
     return figure
 
 
-def _new_axes(xlabel: str = "", ylabel: str = "", title: str = "", height: float = 0.82) -> tuple[Figure, Axes]:
+def _new_axes(xlabel: str = "", ylabel: str = "", height: float = 0.82) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 3.5))
     # Fixed margins, wide enough for the labels of logarithmic axes. A layout engine would take most of the time.
-    axes = figure.add_axes((0.17, 0.15, 0.8, 0.75 if title else height), xlabel=xlabel, ylabel=ylabel, title=title)
+    axes = figure.add_axes((0.17, 0.15, 0.8, height), xlabel=xlabel, ylabel=ylabel)
     axes.grid(color="#d8dee6")
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -89,8 +89,7 @@ def read_dicom_header(source: ScanSource) -> DicomHeader:
     if broken := [path for path in set(paths).difference(regular) if path.is_symlink()]:
         warnings.append(f"{len(broken)} files are links to missing files and were ignored")
     slices = [Slice.check(file) for file in _without_copies(series[seriesuid], warnings)]
-    slices = _without_outliers(folder, slices, warnings)
-    facts = _stack(folder, slices, warnings)
+    facts = _stack(folder, _without_outliers(folder, slices, warnings), warnings)
     return DicomHeader(path=folder, seriesuid=seriesuid, dtype=np.dtype(np.int16), **facts, warnings=tuple(warnings))
 
 

@@ -241,8 +241,7 @@ class Slice:
         path, shape = self.file.path, self.geometry.shape[1:]
         raw = self._decoded() if self.offset is None else np.memmap(path, self.dtype, "r", self.offset, shape)
         spare = self.dtype.itemsize * 8 - self.bits  # the bits above may contain an overlay
-        stored = np.asarray((raw << spare) >> spare).astype(np.int64)
-        values = stored * self.slope + self.intercept
+        values = np.asarray((raw << spare) >> spare).astype(np.int64) * self.slope + self.intercept
         if self.padding:
             values[(raw >= min(self.padding)) & (raw <= max(self.padding))] = AIR
         return values

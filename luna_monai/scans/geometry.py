@@ -107,8 +107,7 @@ class Geometry:
             (n, 3) float64 array indices z, y, x.
         """
         offsets = np.asarray(points, dtype=float).reshape(-1, 3) - self.origin
-        along_axes = offsets @ np.linalg.inv(np.asarray(self.direction)).T / self.spacing
-        return along_axes[:, ::-1]
+        return (offsets @ np.linalg.inv(np.asarray(self.direction)).T / self.spacing)[:, ::-1]
 
     def index_to_world(self, indices: np.ndarray) -> np.ndarray:
         """Convert array indices to world positions.

@@ -1,6 +1,7 @@
 """Finding the scans of a path."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,14 +61,30 @@ def find_scans(dataset_dir: str | Path) -> dict[str, Path]:
 
 def _in_subsets(folders: Iterable[Path]) -> dict[str, Path]:
     scans: dict[str, Path] = {}
+    for name, path in subset_files(folders):
+        if name in scans:
+            raise LunaError(f"{path}: the same series is also in {scans[name]}; remove one of the two")
+        scans[name] = path
+    return scans
+
+
+def subset_files(folders: Iterable[Path]) -> list[tuple[str, Path]]:
+    """List the CT files of LUNA16 subsets.
+
+    Args:
+        folders: folders; those that are no ``subset*`` are ignored.
+
+    Returns:
+        The series UID and the path of each file, sorted, copies last. The UID is the name of the file. A copy, to whose
+        name a browser or file manager has added "(1)" or "- Copy", has the UID of its original, if that exists.
+    """
     subsets = [folder for folder in folders if folder.name.startswith("subset") and folder.is_dir()]
     # Not glob(), which skips folders that cannot be read.
     paths = [path for folder in subsets for path in next(walk(folder), ([], []))[1] if suffix_of(path) == ".mhd"]
-    for path in sorted(paths, key=lambda path: path.stem):
-        if path.stem in scans:
-            raise LunaError(f"{path}: the same series is also in {scans[path.stem].parent}; remove one of the two")
-        scans[path.stem] = path
-    return scans
+    stems = {path.stem for path in paths}
+    names = ((re.sub(r"(?i)[ _-]*(\(\d+\)|\(?copy.*)$", "", path.stem), path) for path in paths)
+    found = ((name if name in stems else path.stem, path) for name, path in names)
+    return sorted(found, key=lambda one: (one[0], one[0] != one[1].stem, one[1]))
 
 
 def walk(folder: Path) -> Iterator[tuple[list[Path], list[Path]]]:

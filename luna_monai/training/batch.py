@@ -90,8 +90,7 @@ class AutocastInferer(SimpleInferer):
         self.device = torch.device(device)
         self.precision = precision
         if precision == "auto":
-            supported = idist.all_reduce(int(has_bfloat16(self.device)), "MIN")
-            precision = "bfloat16" if supported else "float32"
+            precision = "bfloat16" if idist.all_reduce(int(has_bfloat16(self.device)), "MIN") else "float32"
         self.dtype: torch.dtype = getattr(torch, precision)
         logger.info("precision: %s on %s (%s)", precision, self.device, self.precision)
 

@@ -11,7 +11,7 @@ import pandas as pd
 from ignite.engine import Engine, Events
 
 from luna_monai.errors import LunaError
-from luna_monai.files import sha256_of, write_json, write_submission
+from luna_monai.files import check_file, sha256_of, write_json, write_submission
 from luna_monai.metrics.calibration import calibration_summary
 from luna_monai.training.run_folder import write_predictions
 
@@ -59,6 +59,7 @@ class EvaluationFolder:
     def attach(self, engine: Engine) -> None:
         """Register with an evaluator that has :class:`~luna_monai.training.metrics.CandidateMetrics`."""
         if idist.get_rank() == 0:
+            check_file(Path(self.output_dir) / "metrics.json", [".json"])
             engine.add_event_handler(Events.COMPLETED, self._write)
 
     def _write(self, engine: Engine) -> None:

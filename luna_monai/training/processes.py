@@ -54,8 +54,7 @@ def launched() -> Launched:
     """
     if not torch.distributed.is_torchelastic_launched():
         return Launched()
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    return Launched(*(int(os.environ[name]) for name in names))
+    return Launched(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
 
 
 def local_device() -> torch.device:

@@ -214,8 +214,7 @@ class LrSchedule(LrScheduleHandler):
 
 def engines_of_epoch(trainer: Engine, validator: Engine) -> dict[str, Engine]:
     """Return the engines that ran in the current epoch by split: ``trn``, and ``val`` if the epoch was validated."""
-    validated = validator.state.epoch == trainer.state.epoch
-    return {"trn": trainer, **({"val": validator} if validated else {})}
+    return {"trn": trainer, **({"val": validator} if validator.state.epoch == trainer.state.epoch else {})}
 
 
 def _set_aside_previous_run(output_dir: Path) -> None:

@@ -1,6 +1,8 @@
 """``luna-monai cache`` as a user runs it."""
 
+import errno
 import re
+import zipfile
 
 import pytest
 
@@ -52,6 +54,22 @@ def test_verify_finds_a_flipped_byte(filled, capsys):
     assert not damaged.exists()
     assert run_app(LunaPrecacheApp, [*options, "--num-workers", 0]) == 0
     assert run_app(LunaCacheApp, ["verify", *options]) == 0
+
+
+def test_verify_removes_no_file_that_cannot_be_read(filled, monkeypatch, capsys):
+    _, cache_dir, options = filled
+    read, files = zipfile.ZipFile, cached_files(cache_dir)
+
+    def forbidden(path, *args, **kwargs):
+        if path == files[0]:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read(path, *args, **kwargs)
+
+    monkeypatch.setattr(zipfile, "ZipFile", forbidden)
+    flip(files[1])
+    assert run_app(LunaCacheApp, ["verify", *options, "--yes"]) == 0
+    assert "cannot be read" in capsys.readouterr().out
+    assert cached_files(cache_dir) == [path for path in files if path != files[1]]
 
 
 def test_gc_removes_what_no_configuration_needs(filled, tmp_path, capsys):

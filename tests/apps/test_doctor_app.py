@@ -21,7 +21,7 @@ def dataset(tmp_path: Path) -> Path:
         (tmp_path / "subset0" / f"{uid}.mhd").write_text(HEADER.format(uid))
         (tmp_path / "subset0" / f"{uid}.raw").write_bytes(bytes(64 * 64 * 40 * 2))
     (tmp_path / "annotations.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n1.1,10,10,10,5\n")
-    (tmp_path / "annotations_excluded.csv").write_text("seriesuid,coordX,coordY,coordZ\n")
+    (tmp_path / "annotations_excluded.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\n")
     (tmp_path / "candidates.csv").write_text(
         "seriesuid,coordX,coordY,coordZ,class\n1.1,10,10,10,1\n1.1,20,20,20,0\n1.2,20,20,20,0\n"
     )
@@ -46,7 +46,7 @@ def test_problems_are_counted_and_a_few_are_shown(dataset: Path, caplog: pytest.
     assert report[start + 1] == (
         "    candidates.csv: 1.1 at (20, 20, 400) mm = voxel z,y,x (320, 29, 29) of (40, 64, 64)"
     )
-    assert report[start + 6] == "ERROR (1): a CT that cannot be read"
+    assert report[start + 6] == "ERROR (1): a CT that cannot be used"
     assert report[-1] == "errors found: 8 errors, 0 warnings"
 
 

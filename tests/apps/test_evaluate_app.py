@@ -188,6 +188,21 @@ def test_bundle_command(run, tmp_path, repository):
     pd.testing.assert_frame_equal(actual, expected, rtol=1e-5)
 
 
+def test_only_the_evaluated_scans_are_cropped(run, write_dataset, tmp_path):
+    dataset_dir = write_dataset(tmp_path / "luna", scans=2, candidates=12)
+    options = "--dataset-dir", dataset_dir, "--cache-dir", tmp_path / "cache", "--output-dir", tmp_path / "out"
+    assert LunaEvaluateApp([run / "model.pt", *options, "--fold", 1, "precache_workers=0"]).main() == 0
+    assert len(list((tmp_path / "cache").rglob("*.pt"))) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_before_the_work(run, tmp_path, capsys):
+    (tmp_path / "out").write_text("a file")
+    assert run_app(LunaEvaluateApp, [run, "--output-dir", tmp_path / "out"]) == 1
+    output = capsys.readouterr()
+    assert f"{tmp_path / 'out' / 'metrics.json'}: cannot write to the folder {tmp_path / 'out'}" in output.err
+    assert "val_pos" not in output.out
+
+
 def test_mistakes_get_one_clear_line(run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     torch.save(torch.nn.Linear(1, 1).state_dict(), tmp_path / "linear.pt")

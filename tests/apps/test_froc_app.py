@@ -47,6 +47,15 @@ def test_table_json_and_plot(files, caplog):
     assert sorted(path.name for path in files.iterdir() if path.suffix not in (".csv",)) == ["out.json", "out.png"]
 
 
+@pytest.mark.parametrize("name", ["a$x^$.csv", "肺结节.csv", "s\udcff.csv"])
+def test_any_name_of_a_submission(files, name):
+    (files / "submission.csv").rename(files / name)
+    outputs = f"--json={files / 'out.json'}", f"--plot={files / 'out.png'}"
+    assert LunaFrocApp([files / name, *arguments(files, *outputs, "--bootstrap=0")[1:]]).main() == 0
+    assert (files / "out.png").exists()
+    assert json.loads((files / "out.json").read_text(encoding="utf-8"))["submission"] == name.replace("\udcff", "?")
+
+
 def test_without_bootstrap_and_excluded_findings(files, caplog):
     caplog.set_level(logging.INFO)
     app = LunaFrocApp([*arguments(files)[:2], f"--seriesuids={files / 'seriesuids.csv'}", "--bootstrap=0"])
@@ -74,6 +83,10 @@ def test_without_bootstrap_and_excluded_findings(files, caplog):
             "submission.csv: expected a probability from 0 to 1 in one of the 2 scans to evaluate",
         ),
         (HEADER + "a,0,0,0,0.5\nc,0,0,0,0.5\n", "found 0.5 in c in data row 2 (1 such rows)"),
+        (
+            "seriesuid,coordX,coordY,coordZ,probability,Probability\na,0,0,0,0.5,0.5\n",
+            "submission.csv, line 1: several columns for 'probability', found seriesuid,coordX",
+        ),
         (None, "submission.csv: no such file"),
     ],
 )
@@ -96,6 +109,7 @@ def test_bad_submission_is_one_line_and_writes_nothing(files, capsys, content, m
     [
         ("\n\n", "seriesuids.csv: expected one series UID per line, found 'nothing'"),
         ("a,b\n", "seriesuids.csv: expected one series UID per line, found 'a,b'"),
+        ("uid\n1.2.3\n1.2.4\n", "seriesuids.csv: line 1 is not a series UID like the others, found 'uid'"),
         ("0\n1.2.3\n1.2.4\n", "seriesuids.csv: line 1 is not a series UID like the others, found '0'"),
     ],
 )
@@ -115,6 +129,8 @@ def test_negative_diameters_of_nodules_are_mentioned(files, caplog):
 def test_names_without_dots_are_allowed(files):
     (files / "seriesuids.csv").write_text('scan_01\n1.2.3 \n\n"my scan"\n')
     assert read_seriesuids(files / "seriesuids.csv") == ["scan_01", "1.2.3", "my scan"]
+    (files / "seriesuids.csv").write_text("anna\nben1\nclara\n")
+    assert read_seriesuids(files / "seriesuids.csv") == ["anna", "ben1", "clara"]
 
 
 @pytest.mark.parametrize("name", ["seriesuid", "SeriesInstanceUID", '"series_uid"'])

@@ -199,6 +199,10 @@ def damage_no_ct(folder):
         path.unlink()
 
 
+def damage_copy(folder):
+    (folder / "subset1" / "1.2.3.1 - Copy.mhd").write_bytes((folder / "subset1" / "1.2.3.1.mhd").read_bytes())
+
+
 def damage_two_subsets(folder):
     (folder / "subset0" / "1.2.3.1.mhd").write_bytes((folder / "subset1" / "1.2.3.1.mhd").read_bytes())
 
@@ -220,6 +224,7 @@ def damage_two_subsets(folder):
         (damage_binary, r"candidates\.csv: not a CSV table|candidates\.csv: no column"),
         (damage_no_ct, r"none of its 2 series has a CT on disk; found 0 scans in .*luna/subset"),
         (damage_two_subsets, r"the same series is also in"),
+        (damage_copy, r"1\.2\.3\.1 - Copy\.mhd: the same series is also in .*1\.2\.3\.1\.mhd"),
     ],
 )
 def test_damaged_tables_get_one_clear_line(make_dataset, damage, message):

@@ -130,7 +130,7 @@ TROUBLE = {
         ERROR,
         "subset0/subset0/1.9.mhd",
     ),
-    "wrong subset name": (copy(HEADER, "subset12/1.9.mhd"), ERROR, "subset12/1.9.mhd"),
+    "wrong subset name": (copy(HEADER, "subset0 (1)/1.9.mhd"), ERROR, "must be named subset0 … subset9; rename it"),
     "zero spacing": (
         substitute(HEADER, "0.69999999999999996", "0"),
         ERROR,
@@ -149,7 +149,34 @@ TROUBLE = {
     "negative diameter": (
         append("annotations.csv", "1.1,-81,-100,-190,-5"),
         ERROR,
-        "line 5: 'diameter_mm' must be above 0, found -5.0",
+        "line 5: 'diameter_mm' must be above 0, at most 300, found -5.0",
+    ),
+    "lost decimal point": (
+        append("annotations.csv", "1.1,-81,-100,-190,2243.42"),
+        ERROR,
+        "line 5: 'diameter_mm' must be above 0, at most 300, found 2243.42",
+    ),
+    "excluded without diameters": (
+        write("annotations_excluded.csv", "seriesuid,coordX,coordY,coordZ\n"),
+        ERROR,
+        "annotations_excluded.csv: no column 'diameter_mm'",
+    ),
+    "no candidates": (write("candidates.csv", TABLE_HEAD), ERROR, "candidates.csv: 0 of 0 rows"),
+    "in another subset too": (
+        several(copy(HEADER, "subset0 (1)/1.1.mhd"), copy(RAW, "subset0 (1)/1.1.raw")),
+        ERROR,
+        "subset0 (1)/1.1.mhd and subset0/1.1.mhd",
+    ),
+    "copy of a header": (copy(HEADER, "subset0/1.1 (1).mhd"), ERROR, "subset0/1.1 (1).mhd and subset0/1.1.mhd"),
+    "small CT": (
+        several(substitute(HEADER, "48 50 34", "48 50 20"), truncate(RAW, 48 * 50 * 20 * 2)),
+        ERROR,
+        "subset0/1.1.mhd: smaller than the crop of 32 x 48 x 48 voxels",
+    ),
+    "annotation outside": (
+        append("annotations.csv", "1.3,-80,-100,-150,5"),
+        ERROR,
+        "annotations.csv: 1.3 at (-80, -100, -150) mm",
     ),
     "candidate outside": (
         append("candidates.csv", "1.3,-80,-100,-150,0"),
@@ -176,15 +203,38 @@ def test_trouble_is_found_and_nothing_else(trouble: str, dataset: Path) -> None:
     assert "\n" not in found[1]
 
 
-def link_subset(dataset: Path) -> None:
-    (dataset / "subset0").rename(dataset.parent / "elsewhere")
-    (dataset / "subset0").symlink_to(dataset.parent / "elsewhere")
+def link_subset(dataset: Path, target: Path | None = None) -> None:
+    target = target or dataset.parent / "elsewhere"
+    (dataset / "subset0").rename(target)
+    (dataset / "subset0").symlink_to(target)
 
 
 @pytest.mark.parametrize(
     "change",
-    [write("subset0/._1.1.mhd", "x"), append("candidates.csv", "9.9,-80,-100,-190,0"), link_subset],
-    ids=["macOS", "no CT", "link"],
+    [
+        write("subset0/._1.1.mhd", "x"),
+        append("candidates.csv", "9.9,-80,-100,-190,0"),
+        link_subset,
+        lambda dataset: link_subset(dataset, dataset / "downloads"),
+        several(copy(HEADER, "seg-lungs-LUNA16/1.1.mhd"), copy(HEADER, "seg-lungs-LUNA16/1.9.mhd")),
+        several(
+            move(HEADER, "subset0/1.1 (1).mhd"),
+            move(RAW, "subset0/1.1 (1).raw"),
+            substitute("subset0/1.1 (1).mhd", "1.1.raw", "1.1 (1).raw"),
+        ),
+        write("annotations.csv", "seriesuid,coordX,coordY,coordZ,diameter_mm\n"),
+        move(HEADER, "subset0/1.1.MHD"),
+    ],
+    ids=[
+        "macOS",
+        "no CT",
+        "link",
+        "link inside",
+        "lung masks",
+        "a name with a number",
+        "no nodules",
+        "upper case",
+    ],
 )
 def test_what_does_no_harm(change: Callable[[Path], object], dataset: Path) -> None:
     change(dataset)

@@ -36,7 +36,7 @@ TABLES = {
     "class after blank lines": (HEAD + "\n\n1.2,1,2,3,2\n", "line 4: 'class' must be 0 or 1, found 2.0"),
     "infinite": (PLAIN.replace("1.5", "inf"), "line 2: 'coordX' must be a number, found inf"),
     "no series": (PLAIN.replace("1.3", " "), "line 3: no value for 'seriesuid'"),
-    "a column twice": (PLAIN.replace("coordY", "coordX"), "no column 'coordY' in the header line"),
+    "a column twice": (PLAIN.replace("coordY", "coordX"), "line 1: several columns for 'coordX', found seriesuid"),
     "no column": (PLAIN.replace("coordY", "y"), "no column 'coordY' in the header line, found seriesuid,coordX,y"),
     "open quote": (PLAIN.replace("1.3", '"1.3'), "not a CSV table"),
     "binary": (bytes(range(256)), "not a CSV table"),

@@ -46,7 +46,7 @@ def commands_of(text):
     """Yield the commands of the text's ``bash`` blocks, one word list each."""
     for block in re.findall(r"```bash\n(.*?)```", text, flags=re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
+            words = shlex.split(re.sub(r"(^|\s)#.*", "", line))  # a # inside a word is part of a key
             if words:
                 yield words
 

@@ -247,6 +247,12 @@ def test_full_size(tmp_path, caplog):
     assert (folder / "report.html").stat().st_size < 20e6
 
 
+@pytest.mark.parametrize("threshold", ["50", "nan", "-0.1"])
+def test_a_threshold_is_a_probability(run_folder, capsys, threshold):
+    assert run_app(LunaReportApp, [run_folder, f"--threshold={threshold}"]) == 1
+    assert "is not a probability from 0 to 1" in capsys.readouterr().err
+
+
 def test_unwritable_output_is_one_line(run_folder, capsys):
     assert run_app(LunaReportApp, [run_folder, f"--output={run_folder}/metrics.csv/report.html"]) == 1
     error = capsys.readouterr().err
