@@ -29,6 +29,7 @@ from luna_monai.files import sha256_of, write_json
 from luna_monai.metrics.calibration import Calibration, calibration_summary, log_odds_of_probability, operating_points
 from luna_monai.metrics.froc import match_findings
 from luna_monai.networks import LunaModel, with_weights
+from luna_monai.networks.weights import FlipAverage
 
 RATES = (4, 1)
 SIZES = {"all": (0, 99), "10-20 mm": (10, 20), "20 mm and more": (20, 99)}
@@ -43,12 +44,10 @@ def read_dataset(folder: Path) -> tuple[torch.Tensor, pd.DataFrame]:
 
 @torch.inference_mode()
 def logit_margins(network: torch.nn.Module, images: torch.Tensor, flips: bool) -> np.ndarray:
-    """Return the log odds of a nodule (n,); with ``flips`` the mean over the eight flips of a window."""
-    axes = [[a for a in (2, 3, 4) if bits >> (a - 2) & 1] for bits in range(8 if flips else 1)]
-    margins = []
+    """Return the log odds of a nodule (n,); with ``flips`` the mean over the eight flips of likely candidates."""
+    network, margins = FlipAverage(network) if flips else network, []
     for batch in images.split(64):
-        batch = batch.float().to(memory_format=torch.channels_last_3d)
-        logits = torch.stack([network(batch.flip(a) if a else batch) for a in axes]).mean(dim=0)
+        logits = network(batch.float().to(memory_format=torch.channels_last_3d))
         margins.append(logits[:, 1] - logits[:, 0])
     return torch.cat(margins).double().numpy()
 

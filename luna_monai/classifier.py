@@ -28,8 +28,8 @@ class NoduleClassifier:
         weights: ``"bundle"`` for the weights that come with the package; or the path of a run's ``model.pt`` or
             ``checkpoint.pt``, of a ``.state`` file of the book, or of an exported network.
         device: where the network runs. None uses the GPU if there is one, else the CPU.
-        flips: average the logits over the eight flips of each candidate. This is more accurate, and the network takes
-            eight times as long.
+        flips: average the logits over the eight flips of each likely candidate. This is more accurate, and a scan takes
+            about twice as long.
 
     Raises:
         LunaError: when the weights cannot be read.

@@ -143,8 +143,8 @@ class _SplitBatches(torch.nn.Module):
 class FlipAverage(torch.nn.Module):
     """The mean of a network's logits over the eight flips of each candidate.
 
-    A flip does not change the class of a candidate. The mean is less noisy than a single pass, and takes eight times
-    as long.
+    A flip does not change the class of a candidate, and the mean is less noisy than a single pass. Most candidates are
+    clearly no nodules: those whose probability in a single pass is below 5 % keep it, which saves most of the time.
 
     Args:
         network: takes (N, 1, 32, 48, 48) and returns logits (N, 2).
@@ -156,8 +156,13 @@ class FlipAverage(torch.nn.Module):
 
     def forward(self, input_batch: torch.Tensor) -> torch.Tensor:
         """Classify candidates; see :meth:`luna_monai.networks.LunaModel.forward`."""
-        axes = [flipped for count in range(4) for flipped in itertools.combinations((2, 3, 4), count)]
-        return torch.stack([self.network(input_batch.flip(flipped)) for flipped in axes]).mean(dim=0)
+        logits = self.network(input_batch)
+        likely = torch.softmax(logits, dim=1)[:, 1] >= 0.05
+        if likely.any():
+            axes = [flipped for count in range(1, 4) for flipped in itertools.combinations((2, 3, 4), count)]
+            flips = [self.network(input_batch[likely].flip(flipped)) for flipped in axes]
+            logits[likely] = torch.stack([logits[likely], *flips]).mean(dim=0)
+        return logits
 
 
 def load_network(path: str | Path, network_def: torch.nn.Module, flips: bool = False) -> torch.nn.Module:
@@ -167,7 +172,7 @@ def load_network(path: str | Path, network_def: torch.nn.Module, flips: bool = F
         path: ``.ts`` (TorchScript), ``.onnx``, or weights, see :func:`~luna_monai.networks.load_weights`. A TorchScript
             file is a program: load it only from sources that you trust.
         network_def: the network for the weights; not used for exports.
-        flips: average the logits over the eight flips of each candidate, see :class:`FlipAverage`.
+        flips: average the logits over the eight flips of likely candidates, see :class:`FlipAverage`.
 
     Returns:
         The network in evaluation mode. It takes candidates, float32 (N, 1, 32, 48, 48), in HU, and returns logits

@@ -28,30 +28,16 @@ from luna_monai.scans.voxels import AIR, LARGEST
 CTS = (uid.CTImageStorage, uid.EnhancedCTImageStorage, uid.LegacyConvertedEnhancedCTImageStorage)
 #: First bytes of DICOM files without the preamble of part 10 of the standard: an element of group 2 or 8.
 BARE_DICOM = (b"\2\0", b"\10\0")
+_TIMES = ["AcquisitionTime", "ContentTime"]
 #: Tags in which images of several volumes in one series may differ, in the order in which they are compared.
-VOLUME_TAGS = [
-    "TemporalPositionIdentifier",
-    "AcquisitionNumber",
-    "ImageType",
-    "ConvolutionKernel",
-    "AcquisitionTime",
-    "ContentTime",
-]
+VOLUME_TAGS = ["TemporalPositionIdentifier", "AcquisitionNumber", "ImageType", "ConvolutionKernel", *_TIMES]
 _PADDING = ["PixelPaddingValue", "PixelPaddingRangeLimit"]
 _NEEDED = ["ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "BitsAllocated"]
 #: Tags that other DICOM objects need to refer to the slice.
 REFERENCES = ["SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"]
+_STUDY = ["StudyDate", "StudyTime", "StudyID", "AccessionNumber"]
 #: Tags that identify the patient and the study.
-PATIENT_TAGS = [
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-]
+PATIENT_TAGS = ["PatientID", "PatientName", "PatientBirthDate", "PatientSex", *_STUDY]
 _PIXELS = ["SamplesPerPixel", "PhotometricInterpretation", "BitsStored", "PixelRepresentation"]
 _RESCALE = ["RescaleSlope", "RescaleIntercept"]
 _SERIES = ["Modality", "SliceThickness", "PositionReferenceIndicator", "InstanceNumber", "NumberOfFrames"]

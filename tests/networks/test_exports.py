@@ -14,7 +14,7 @@ from luna_monai.data import CandidateDataset, SeriesCache, read_candidates, seri
 from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel, load_network
 from luna_monai.networks.exports import FORMATS, TOLERANCE, export_network, largest_differences
-from luna_monai.networks.weights import exported_metadata
+from luna_monai.networks.weights import FlipAverage, exported_metadata
 from luna_monai.transforms import ClipIntensityRanged, CropCandidatesd, LoadScand
 
 FORMS = list(FORMATS)
@@ -178,7 +178,25 @@ def test_the_mean_over_flips_does_not_depend_on_the_flip(tmp_path):
     crops = torch.rand(2, 1, 32, 48, 48) * 1000
     with torch.inference_mode():
         single, expected = network(crops), mean(crops)
+        assert torch.softmax(single, dim=1)[:, 1].min() > 0.1
         assert not torch.allclose(network(crops.flip(2, 4)), single, atol=1e-3)
         torch.testing.assert_close(mean(crops.flip(2, 4)), expected)
         axes = [(), (2,), (3,), (4,), (2, 3), (2, 4), (3, 4), (2, 3, 4)]
         torch.testing.assert_close(expected, torch.stack([network(crops.flip(a)) for a in axes]).mean(dim=0))
+
+
+def test_candidates_that_are_clearly_no_nodules_are_not_flipped():
+    class Network(torch.nn.Module):
+        seen = 0
+
+        def forward(self, batch):
+            self.seen += len(batch)
+            return torch.stack([torch.zeros(len(batch)), batch[:, 0, 0, 0, 0]], dim=1)
+
+    network = Network()
+    crops = torch.zeros(5, 1, 32, 48, 48)
+    crops[:, 0, 0, 0, 0] = torch.tensor([-3.0, 2.0, -2.9, -9.0, 0.0])  # probabilities 0.047, 0.88, 0.052, 0, 0.5
+    with torch.inference_mode():
+        margin = FlipAverage(network)(crops)[:, 1]
+    torch.testing.assert_close(margin, torch.tensor([-3.0, 2 / 8, -2.9 / 8, -9.0, 0.0]))  # one pass of eight sees it
+    assert network.seen == 5 + 7 * 3
