@@ -29,6 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 $(DEMO)/luna/candidates.csv: | $(VENV)/.installed
+	rm -rf $(DEMO)/luna
 	$(BIN)/luna-monai synth $(DEMO)/luna --scans 32 --in-plane 256 --slices 112 \
 		--candidates-per-scan 170 --nodules-per-scan 24 --num-workers $(WORKERS)
 

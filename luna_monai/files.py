@@ -49,7 +49,7 @@ def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: when the file cannot be written.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # a link stays a link
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{_TEMPORARY}")
     try:

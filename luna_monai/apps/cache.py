@@ -72,7 +72,7 @@ class LunaCacheApp(BundleApp):
         else:
             parsers = [parser]
             if action == "gc":
-                given |= {"cache_dir": literal(str(folder)), "dataset_dir": literal(str(dataset_dir))}
+                given = {"cache_dir": literal(str(folder)), "dataset_dir": literal(str(dataset_dir))}
                 for overlays in ([], *([str(path)] for path in sorted(configs_dir().glob("*.yaml")))):
                     parsers.append(load_workflow("precache", config_files(overlays), given).parser)
                     # All configurations share the object that lists the folder and reads headers.

@@ -106,6 +106,7 @@ def run_app(
     if isinstance(sys.stdout, io.TextIOWrapper):  # a console or log may be unable to show a file name
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
+    logging.raiseExceptions = False  # 'luna-monai doctor | head' would print a traceback for each line
     try:
         return app_class(sys_argv).main()
     except KeyboardInterrupt:

@@ -49,14 +49,14 @@ class LunaExportApp(BundleApp):
         import torch
 
         from luna_monai.networks.exports import FORMATS, TOLERANCE, export_network, largest_differences
-        from luna_monai.networks.weights import load_network
+        from luna_monai.networks.weights import load_network, with_weights
 
         form, source = self.cli_args.format, Path(self.cli_args.run_or_weights or bundle_dir() / "models" / "model.pt")
         run, weights = run_and_weights(source)
         output = Path(self.cli_args.output or (run or Path()) / weights.with_suffix(FORMATS[form]).name)
         check_file(output, [FORMATS[form]])
         parser = self.load("training", {"cache_dir": None, **self.given()}, run=run).parser
-        network = load_network(weights, parser.get_parsed_content("network_def"))
+        network = with_weights(parser.get_parsed_content("network_def"), weights).eval()
         with tempfile.TemporaryDirectory(prefix="luna-monai-export-") as temporary:
             written = Path(temporary) / output.name
             export_network(network, form, written, {**parser.get("_meta_"), "weights_sha256": sha256_of(weights)})

@@ -41,7 +41,4 @@ class LunaPredictApp(BundleApp):
 
     def run(self) -> None:
         """Classify the scans."""
-        given = self.given()
-        if "weights" not in given:
-            given["bundle_root"] = literal(str(bundle_dir()))
-        run_workflow(self.load("run", given))
+        run_workflow(self.load("run", {"bundle_root": literal(str(bundle_dir())), **self.given()}))

@@ -145,6 +145,9 @@ class ScanPredictions:
                     raise
                 logger.error("No DICOM object can be written: %s", error)
         outputs = self._paths + [Path(part.path) for part in (self.explanation, self.page, self.froc) if part]
+        for path in outputs:
+            if PLACEHOLDER in str(path if path not in self._paths else path.parent):
+                raise LunaError(f"{path}: {PLACEHOLDER} is replaced only in the names of files of --output")
         files = [for_scan(path, name) for path in outputs for name in (names if PLACEHOLDER in path.name else [""])]
         for file, count in Counter(map(Path.resolve, files)).items():
             if count > 1:

@@ -57,6 +57,7 @@ def slice_tags(header: ScanHeader | ScanSource, *, anonymous: bool = True) -> li
                 raise LunaError(f"{file.path}: {found}; DICOM output needs it")
         tags.update(file.tags)
         tags.SpecificCharacterSet = "ISO_IR 192"  # highdicom does not copy all that the CT may use
+        tags.SpacingBetweenSlices = header.geometry.spacing[2]  # else that of the slices in the segmentation
         if not file.text("SliceThickness"):
             tags.SliceThickness = header.geometry.spacing[2]
         for keyword in (*PATIENT_TAGS, "ReferringPhysicianName"):

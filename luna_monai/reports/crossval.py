@@ -93,7 +93,7 @@ def write_results(
             },
         ],
     )
-    write_bytes(output_dir / "crossval.html", page.encode())
+    write_bytes(output_dir / "crossval.html", page.encode(errors="replace"))
     write_table(output_dir / "folds.csv", table)
     write_table(output_dir / "predictions.csv", predictions)
     write_submission(output_dir / "submission.csv", predictions)

@@ -85,7 +85,7 @@ class PredictionPage:
         Raises:
             LunaError: if the file cannot be written.
         """
-        write_bytes(self.path, self.to_html().encode())
+        write_bytes(self.path, self.to_html().encode(errors="replace"))
 
     def to_html(self) -> str:
         """Render the page: a self-contained HTML document without paths of files."""

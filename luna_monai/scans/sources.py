@@ -146,7 +146,8 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
         sources = [ScanSource(file, uid) for uid, file in _in_subsets(folders).items()]
         loose = [file for file in files if suffix_of(file)]
         if loose and not sources:
-            if any(is_ct(file) for file in files if not suffix_of(file) and "raw" not in file.suffix):
+            others = (*files, *(file for _, more in listing for file in more))
+            if any(is_ct(file) for file in others if not suffix_of(file) and "raw" not in file.suffix):
                 raise LunaError(f"{path}: contains DICOM slices and also {loose[0].name}; give a folder of one kind")
             sources = [ScanSource(file) for file in loose]
         if not sources:

@@ -82,6 +82,10 @@ def test_gc_removes_what_no_configuration_needs(filled, tmp_path, capsys):
     # Both configurations are in use when the overlay is given.
     assert run_app(LunaCacheApp, ["gc", *options, "--config", overlay, "--yes"]) == 0
     assert set(cached_files(cache_dir)) == everything
+    # An override changes this configuration, not those in configs/.
+    override = "train#deterministic_transforms#2#a_max=400"
+    assert run_app(LunaCacheApp, ["gc", *options, override, "--yes"]) == 0
+    assert set(cached_files(cache_dir)) == everything
     capsys.readouterr()
     assert run_app(LunaCacheApp, ["gc", *options]) == 0
     text = capsys.readouterr().out

@@ -37,6 +37,13 @@ def test_debug_shows_the_traceback(tmp_path, capsys):
     assert error.splitlines()[-1].startswith("luna-monai train: error: ")
 
 
+def test_a_closed_pipe_gives_no_tracebacks(luna16_mini):
+    command = [sys.executable, "-m", "luna_monai", "doctor", "--dataset-dir", str(luna16_mini)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert "Traceback" not in process.stderr.read()
+
+
 def test_no_torch_before_paths_are_checked():
     code = """
 import sys

@@ -57,6 +57,16 @@ def test_weights(run, tmp_path, capsys):
         torch.testing.assert_close(load_network(output, network)(candidates), network(candidates), rtol=1e-5, atol=1e-5)
 
 
+def test_an_export_is_not_exported(run, tmp_path, capsys):
+    assert run_app(LunaExportApp, [run, "--format", "torchscript"]) == 0
+    words = [run / "model.ts", "--format", "onnx", "--output", tmp_path / "x.onnx", "network_def#conv_channels=2"]
+    capsys.readouterr()
+    assert run_app(LunaExportApp, words) == 1
+    error = capsys.readouterr().err
+    assert "model.ts: cannot be read as weights" in error
+    assert error.count("\n") == 1
+
+
 def test_prediction(run, tmp_path, make_dataset):
     network = load_network(run / "model.pt", LunaModel(conv_channels=2))
     files = [run / "model.pt"]

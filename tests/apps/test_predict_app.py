@@ -735,6 +735,26 @@ def test_an_output_does_not_replace_an_input(scan, output, tmp_path, write_dicom
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
 
 
+def test_a_link_to_an_output_stays_a_link(tmp_path, voxels, geometry, predict):
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "scan.mhd"))
+    (tmp_path / "link.csv").symlink_to("results.csv")
+    points = write_points(tmp_path / "points.csv", geometry)
+    for _ in range(2):
+        predict(tmp_path / "scan.mhd", "--candidates", points, "--output", tmp_path / "link.csv")
+        assert (tmp_path / "link.csv").is_symlink()
+        assert (tmp_path / "results.csv").read_text().startswith("seriesuid,")
+
+
+def test_an_overlay_can_set_the_weights(tmp_path, voxels, geometry, weights):
+    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "scan.mhd"))
+    points = write_points(tmp_path / "points.csv", geometry)
+    (tmp_path / "overlay.yaml").write_text(f"weights: {weights}\n")
+    words = ["--candidates", points, "--config", tmp_path / "overlay.yaml", "--output", tmp_path / "a.json"]
+    assert run_app(LunaPredictApp, [tmp_path / "scan.mhd", *words]) == 0
+    model = json.loads((tmp_path / "a.json").read_text())["model"]
+    assert model["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
 def test_outputs_in_the_folder_of_the_scan_are_replaced_by_the_next_run(
     tmp_path, write_dicom, voxels, geometry, weights
 ):
@@ -785,11 +805,13 @@ def test_a_volume_that_the_disk_cannot_hold_is_an_error(ending, tmp_path, monkey
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_file_name_that_is_not_valid_unicode(tmp_path, predict, voxels, geometry):
+def test_a_file_name_that_is_not_valid_unicode(tmp_path, predict, voxels, geometry, weights):
     sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "a.nii"))
     scan = (tmp_path / "a.nii").rename(tmp_path / os.fsdecode(b"M\xfcller.nii"))
     points = write_points(tmp_path / "points.csv", geometry)
-    found = predict(scan, "--candidates", points, "--report", tmp_path / "page.html", "--output", tmp_path / "more.csv")
+    outputs = ["--report", tmp_path / "page.html", "--output", tmp_path / "more.csv"]
+    other = shutil.copy(weights, tmp_path / os.fsdecode(b"M\xfcller.pt"))
+    found = predict(scan, "--candidates", points, *outputs, "--weights", other)
     assert found["scans"][0]["seriesuid"] == "M\ufffdller"
     assert "M\ufffdller" in (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "M\ufffdller" in (tmp_path / "more.csv").read_text(encoding="utf-8")
@@ -975,6 +997,11 @@ def test_mistaken_commands(place, tmp_path, weights, geometry, capfd):
         ([place / "a.mhd", "--output", "x.csv", "--output", "./x.csv"], r"x\.csv: 2 outputs have this name; give them"),
         ([place / "a.mhd", "--output", "x.nii", "--explain", "x.nii"], r"x\.nii: 2 outputs have this name"),
         ([place / "a.mhd", "--output", "a.json", "--output", "{seriesuid}.json"], r"a\.json: 2 outputs have this name"),
+        ([place / "a.mhd", "--output", "{seriesuid}/x.json"], r"x\.json: \{seriesuid\} is replaced only in the names"),
+        (
+            [place / "a.mhd", "--report", "{seriesuid}.html"],
+            r"html: \{seriesuid\} is replaced only in the names of files",
+        ),
         (
             [place / "list.csv", "--output", "x.mrk.json"],
             r"x\.mrk\.json: this format holds one scan, found 2; put \{series",

@@ -214,6 +214,17 @@ def test_a_tag_that_is_not_valid(prediction, header, tmp_path, keyword, value):
     assert len(list(tmp_path.glob("*.dcm"))) == 2
 
 
+def test_the_segmentation_has_the_spacing_of_the_ct(prediction, header, tmp_path):
+    outlined = [
+        dataclasses.replace(finding, outline=np.ones((1, 4, 5), bool), outline_start=(start, 19, 33))
+        for finding, start in zip(prediction.findings[:2], (12, 30), strict=True)
+    ]
+    write_dicom(tmp_path / "a.seg.dcm", dataclasses.replace(prediction, findings=tuple(outlined), shown=2), header)
+    volume = hd.seg.segread(tmp_path / "a.seg.dcm").get_volume(combine_segments=True)
+    assert sorted(volume.spacing) == pytest.approx([0.7, 0.8, 1.25])
+    assert (volume.array > 0).sum() == 2 * 20
+
+
 def test_a_ct_without_slice_thickness(prediction, header, tmp_path):
     for file in header.files:
         without("SliceThickness")(file)

@@ -157,8 +157,9 @@ def test_uneven_steps(tmp_path, write_dicom, voxels, steps, message):
             read_header(tmp_path / "dicom")
 
 
-def test_a_folder_with_slices_and_another_scan(tmp_path, write_dicom, voxels):
-    write_dicom(tmp_path / "study", voxels, geometry_of())
+@pytest.mark.parametrize("place", ["study", "study/series/1"])
+def test_a_folder_with_slices_and_another_scan(tmp_path, write_dicom, voxels, place):
+    write_dicom(tmp_path / place, voxels, geometry_of())
     assert len(list_scans(tmp_path / "study")) == 1
     sitk.WriteImage(sitk.GetImageFromArray(voxels), str(tmp_path / "study" / "labels.nii.gz"))
     with pytest.raises(LunaError, match=r"study: contains DICOM slices and also labels\.nii\.gz"):
