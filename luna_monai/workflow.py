@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,11 +146,7 @@ def given_settings(arguments: argparse.Namespace, overrides: Sequence[str] = (),
 
 
 def load_workflow(
-    run_id: str,
-    files: Sequence[str],
-    overrides: Mapping[str, Any],
-    kind: str = "train",
-    given: Iterable[str] | None = None,
+    run_id: str, files: Sequence[str], overrides: Mapping[str, Any], kind: str = "train"
 ) -> ConfigWorkflow:
     """Read configurations, merge them, apply overrides and check the result. No component is created yet.
 
@@ -159,7 +155,6 @@ def load_workflow(
         files: configuration files; each one overrides those before it.
         overrides: values by key; nested keys are joined by ``#``.
         kind: ``train`` or ``inference``.
-        given: the overrides that the user gave, which must have an effect; None for all.
 
     Returns:
         MONAI's workflow; its ``parser`` holds the configuration.
@@ -189,7 +184,7 @@ def load_workflow(
             except (KeyError, IndexError, ValueError, TypeError):
                 hint = nearest(str(key).lstrip("+").replace("::", "#"), dict(leaves_and_sections(parser.get())))
                 raise LunaError(f"{source}{key!r} is not a key of the configuration; {hint}") from None
-    parser["configuration"] = checked(parser, kind, overrides if given is None else given)
+    parser["configuration"] = checked(parser, kind, overrides)
     return workflow
 
 

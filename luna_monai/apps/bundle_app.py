@@ -82,7 +82,7 @@ class BundleApp(App):
             if self.kind == "train" and load_workflow(run_id, files, given).parser["train"]["sampler"] is None:
                 raise LunaError("train#sampler: null cannot divide the samples among processes; use one process")
             files.append(str(bundle_dir() / "configs" / f"multi_gpu_{self.kind}.yaml"))
-        return load_workflow(run_id, [*files, *map(str, overlays)], given, self.kind, self.given())
+        return load_workflow(run_id, [*files, *map(str, overlays)], given, self.kind)
 
 
 def run_and_weights(path: Path) -> tuple[Path | None, Path]:

@@ -41,4 +41,6 @@ class LunaPredictApp(BundleApp):
 
     def run(self) -> None:
         """Classify the scans."""
-        run_workflow(self.load("run", {"bundle_root": literal(str(bundle_dir())), **self.given()}))
+        workflow = self.load("run", self.given())
+        workflow.parser["bundle_root"] = literal(str(bundle_dir()))
+        run_workflow(workflow)

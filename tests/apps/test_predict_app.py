@@ -713,7 +713,7 @@ def test_an_impossible_output_is_reported_before_the_prediction(
 @pytest.mark.parametrize(
     ("scan", "output"),
     [
-        (".", "{seriesuid}.nii.gz"),
+        ("scans", "scans/{seriesuid}.nii.gz"),
         ("scan.nii.gz", "scan.nii.gz"),
         ("list.csv", "list.csv"),
         ("scan.nii.gz", "points.csv"),
@@ -725,7 +725,9 @@ def test_an_output_does_not_replace_an_input(scan, output, tmp_path, write_dicom
     write_dicom(tmp_path / "dicom", voxels, geometry)
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "link.dcm").symlink_to(tmp_path / "dicom" / "1.2.826.7-001.dcm")
-    sitk.WriteImage(image_of(voxels, geometry), str(tmp_path / "scan.nii.gz"))
+    (tmp_path / "scans").mkdir()
+    for folder in (tmp_path, tmp_path / "scans"):
+        sitk.WriteImage(image_of(voxels, geometry), str(folder / "scan.nii.gz"))
     points = write_points(tmp_path / "points.csv", geometry)
     (tmp_path / "list.csv").write_text("path\nscan.nii.gz\n")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
