@@ -106,7 +106,6 @@ def run_app(
     if isinstance(sys.stdout, io.TextIOWrapper):  # a console or log may be unable to show a file name
         sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
-    logging.raiseExceptions = False  # 'luna-monai doctor | head' would print a traceback for each line
     try:
         return app_class(sys_argv).main()
     except KeyboardInterrupt:
@@ -155,4 +154,5 @@ def main(sys_argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 0
     parsed = parser.parse_args(arguments)
+    logging.raiseExceptions = False  # 'luna-monai doctor | head' would print a traceback for each line
     return run_app(command_class(parsed.command), parsed.arguments)

@@ -144,14 +144,14 @@ def list_scans(path: str | Path, seriesuid: str | None = None) -> list[ScanSourc
         listing = walk(path)
         folders, files = next(listing, ([], []))
         sources = [ScanSource(file, uid) for uid, file in _in_subsets(folders).items()]
-        loose = [file for file in files if suffix_of(file)]
-        if loose and not sources:
-            others = (*files, *(file for _, more in listing for file in more))
-            if any(is_ct(file) for file in others if not suffix_of(file) and "raw" not in file.suffix):
+        if not sources:
+            everything = (*files, *(file for _, more in listing for file in more))
+            loose = [file for file in files if suffix_of(file)]
+            if not loose:
+                return [ScanSource(path, seriesuid, everything)]
+            if any(is_ct(file) for file in everything if not suffix_of(file) and "raw" not in file.suffix):
                 raise LunaError(f"{path}: contains DICOM slices and also {loose[0].name}; give a folder of one kind")
             sources = [ScanSource(file) for file in loose]
-        if not sources:
-            return [ScanSource(path, seriesuid, (*files, *(file for _, more in listing for file in more)))]
     elif not path.exists():
         raise LunaError(f"{path}: no such file or folder; supported: {', '.join(SUFFIXES)}, and DICOM")
     elif path.name.lower().endswith(".csv"):
