@@ -58,7 +58,7 @@ def main() -> None:
     print(f"{len(nodules)} candidates on nodules; {volume:.1%} of the volume is within {NEAR_MM:.0f} mm")
     rows = []
     for path in arguments.weights:
-        network = with_weights(LunaModel(), path).eval()
+        network = with_weights(LunaModel().eval(), path)
         methods = {
             "MONAI's GradCAM": plain_grad_cam(network),
             "HiResCAM (--explain)": CandidateExplainer(network),

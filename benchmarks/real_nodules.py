@@ -134,7 +134,7 @@ def main() -> None:
     header += ["AUC", "own at 4", "own at 1"] + (["held out at 4", "at 1", "AUC"] if synthetic else [])
     rows = []
     for path in arguments.weights:
-        network = with_weights(LunaModel(), path).to(memory_format=torch.channels_last_3d).eval()
+        network = with_weights(LunaModel().eval(), path).to(memory_format=torch.channels_last_3d)
         margin, mine = (logit_margins(network, images, arguments.flips) for images in (real, own))
         thresholds = cuts(mine[negative], own_table["seriesuid"].nunique())
         row = [str(path), *(share for cut in thresholds for share in sensitivities(margin > cut, diameter))]

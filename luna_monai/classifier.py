@@ -1,12 +1,13 @@
 """Python API: find and classify nodules in a CT scan with one call."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from luna_monai.detection import BlobProposer, find_findings, findings_table
+from luna_monai.detection import BlobProposer, chest_warnings, find_findings, findings_table
 from luna_monai.errors import LunaError
 from luna_monai.networks import LunaModel, load_network
 from luna_monai.predictions.inferer import CandidateInferer
@@ -44,7 +45,7 @@ class NoduleClassifier:
         self.inferer = CandidateInferer(_SPATIAL_SIZE, 128, device, ClipIntensityRange(-1000, 1000))
 
     def __call__(self, scan: str | Path, seriesuid: str | None = None) -> pd.DataFrame:
-        """Find nodules in a scan.
+        """Find nodules in a scan, and log a warning if it does not look like a CT of the chest.
 
         Args:
             scan: a file (``.mhd``, ``.mha``, ``.nii``, ``.nii.gz``, ``.nrrd``) or a folder of DICOM files.
@@ -62,9 +63,11 @@ class NoduleClassifier:
         if len(sources) > 1:
             names = ", ".join(str(source.seriesuid or source.path.name) for source in sources[:3])
             raise LunaError(f"{scan}: {len(sources)} scans; choose one with seriesuid, for example {names}")
-        item = ScanDataset(sources, proposer=BlobProposer())[0]
+        item = ScanDataset(sources, proposer=BlobProposer(), examine=chest_warnings)[0]
         if "error" in item:
             raise LunaError(item["error"])
+        for text in item["warnings"]:
+            logging.getLogger(__name__).warning("%s: %s", item["header"].seriesuid, text)
         probability = self._probability(item["image"], item["centers"])
         findings = find_findings(
             item["image"][0].numpy(), item["geometry"], item["points"].numpy(), probability, item["lungs"]

@@ -64,6 +64,12 @@ def test_a_folder_of_scans_needs_a_choice(classifier, tmp_path, write_dataset):
         classifier(tmp_path / "luna")
 
 
+def test_a_scan_that_shows_no_chest_is_logged(classifier, tmp_path, caplog):
+    sitk.WriteImage(sitk.GetImageFromArray(np.full((40, 50, 50), 40, dtype=np.int16)), tmp_path / "water.nii.gz")
+    assert classifier(tmp_path / "water.nii.gz")["diameter_mm"].isna().all()
+    assert "The scan does not seem to show the chest" in caplog.text
+
+
 def test_the_dataset_of_the_book(tmp_path, write_dataset):
     write_dataset(tmp_path / "luna", scans=2, candidates=12)
     every = lm.LunaDataset(tmp_path / "luna")

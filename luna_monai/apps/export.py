@@ -56,7 +56,7 @@ class LunaExportApp(BundleApp):
         output = Path(self.cli_args.output or (run or Path()) / weights.with_suffix(FORMATS[form]).name)
         check_file(output, [FORMATS[form]])
         parser = self.load("training", {"cache_dir": None, **self.given()}, run=run).parser
-        network = with_weights(parser.get_parsed_content("network_def"), weights).eval()
+        network = with_weights(parser.get_parsed_content("network_def").eval(), weights)
         with tempfile.TemporaryDirectory(prefix="luna-monai-export-") as temporary:
             written = Path(temporary) / output.name
             export_network(network, form, written, {**parser.get("_meta_"), "weights_sha256": sha256_of(weights)})

@@ -140,8 +140,10 @@ class Lungs:
             second, first = np.argsort(sizes)[-2:]
             if sizes[second] >= max(1, SMALLER_LUNG * sizes[first]):
                 lungs = [self.geometry.index_to_world(COARSE * np.argwhere(labels == 1 + k)) for k in (first, second)]
-                # LPS: x increases towards the patient's left.
-                return [KDTree(lung) for lung in sorted(lungs, key=lambda points: float(points[:, 0].mean()))]
+                lungs.sort(key=lambda points: float(points[:, 0].mean()))
+                right, left = (points.mean(axis=0) for points in lungs)  # LPS: x increases towards the patient's left
+                if np.abs(left - right).argmax() == 0:  # else they are parts of one lung
+                    return [KDTree(lung) for lung in lungs]
             coarse = ndimage.binary_erosion(coarse, border_value=1)
         return None
 

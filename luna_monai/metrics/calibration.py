@@ -7,6 +7,7 @@ the temperature corrects (Guo et al. 2017, https://arxiv.org/abs/1706.04599). Bo
 neither changes the order of the candidates.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,10 +137,8 @@ def reliability(probability: ArrayLike, is_nodule: ArrayLike, *, bins: int = 10)
         (mean squared difference of probability and class).
     """
     # Not scikit-learn's calibration_curve, which does not return the number of candidates in each bin.
-    values = pd.DataFrame(
-        {"mean_probability": np.asarray(probability, float), "positive_share": np.asarray(is_nodule, float)}
-    )
-    predicted, observed = values["mean_probability"], values["positive_share"]
+    predicted, observed = np.asarray(probability, dtype=float), np.asarray(is_nodule, dtype=float)
+    values = pd.DataFrame({"mean_probability": predicted, "positive_share": observed})
     groups = values.groupby(np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], predicted))
     means, count = groups.mean(), groups.size()
     differences = (means["positive_share"] - means["mean_probability"]).abs()
@@ -179,22 +178,19 @@ def calibration_summary(probability: ArrayLike, is_nodule: ArrayLike, seriesuid:
     calibration = fit_calibration(log_odds, target)
     scans = len(np.unique(np.asarray(seriesuid)))
     calibrated, folds = None, None
-    try:
+    with suppress(LunaError):
         cross_fitted, folds = cross_fit_calibration(log_odds, target, seriesuid)
         calibrated = reliability(cross_fitted, target)
-    except LunaError:
-        pass
     points = operating_points(probability, target, scans)
     # With a threshold below 0 every candidate is positive, with or without calibration.
     on_calibrated_scale = calibration.apply(log_odds_of_probability(points["threshold"].clip(0)))
     points["calibrated_threshold"] = np.where(points["threshold"] < 0, points["threshold"], on_calibrated_scale)
+    by_kind = points.groupby("kind", sort=False)
     return {
         "fitted_on": {"scans": scans, "candidates": len(target), "nodule_candidates": int(target.sum())},
         "calibration": dict(vars(calibration)),
         "reliability": {"raw": reliability(probability, target), "calibrated": calibrated, "folds": folds},
-        "thresholds": {
-            kind: rows.drop(columns="kind").to_dict("records") for kind, rows in points.groupby("kind", sort=False)
-        },
+        "thresholds": {kind: rows.drop(columns="kind").to_dict("records") for kind, rows in by_kind},
     }
 
 
@@ -223,16 +219,14 @@ def operating_points(probability: ArrayLike, is_nodule: ArrayLike, scans: int) -
     upper[0] = 1.0
     lower = np.append(upper[1:], 0.0 if upper[-1] > 0 else -1.0)
     middle = (lower + upper) / 2
-    table = pd.DataFrame(
-        {
-            "threshold": np.where(middle < upper, middle, lower),  # neighboring floating-point numbers have no midpoint
-            "sensitivity": sensitivity,
-            "false_positives_per_scan": false / scans,
-            "precision": pd.Series(true) / pd.Series(true + false),
-        }
-    )
+    columns = {
+        "threshold": np.where(middle < upper, middle, lower),  # neighboring floating-point numbers have no midpoint
+        "sensitivity": sensitivity,
+        "false_positives_per_scan": false / scans,
+        "precision": pd.Series(true) / pd.Series(true + false),
+    }
     # The tolerance is for rounding errors: 0.9 of 10 nodules must be 9 nodules, not 10.
     rows = [int(np.argmax(sensitivity >= wanted - 1e-9)) for wanted in SENSITIVITIES]
     rows += (np.searchsorted(false, np.multiply(FALSE_POSITIVES_PER_SCAN, scans) + 1e-9, side="right") - 1).tolist()
     kinds = ["sensitivity"] * len(SENSITIVITIES) + ["false_positives_per_scan"] * len(FALSE_POSITIVES_PER_SCAN)
-    return table.iloc[rows].assign(kind=kinds, wanted=[*SENSITIVITIES, *FALSE_POSITIVES_PER_SCAN])
+    return pd.DataFrame(columns).iloc[rows].assign(kind=kinds, wanted=[*SENSITIVITIES, *FALSE_POSITIVES_PER_SCAN])

@@ -14,6 +14,7 @@ https://doi.org/10.1016/j.media.2017.06.015; https://luna16.grand-challenge.org/
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,12 +138,14 @@ def evaluated_scans(validated: Iterable[str], candidates: Iterable[str], scans: 
         scans: the CT files on disk, by series UID.
 
     Returns:
-        The series UIDs of validated scans, and of scans without any candidate in the same LUNA16 subsets, sorted.
+        The series UIDs, sorted: validated scans, and scans without any candidate in LUNA16 subsets of whose other scans
+        at least half are validated. With a table of patients, a few scans of a subset belong to another fold.
     """
     chosen = set(validated)
-    subsets = {subset_of(scans[uid]) for uid in chosen if uid in scans}
-    without = scans.keys() - chosen - set(candidates)
-    return sorted(chosen | {uid for uid in without if subset_of(scans[uid]) in subsets})
+    used = chosen.union(candidates)
+    here, of_all = (Counter(subset_of(scans[uid]) for uid in uids if uid in scans) for uids in (chosen, used))
+    whole = {subset for subset, count in here.items() if 2 * count >= of_all[subset]}
+    return sorted(chosen | {uid for uid in scans.keys() - used if subset_of(scans[uid]) in whole})
 
 
 def evaluate_froc(
@@ -172,7 +175,7 @@ def evaluate_froc(
     """
     check_bootstrap(bootstrap)
     matches = match_findings(submission, annotations, excluded, seriesuids)
-    uids, outcomes = pd.Index(seriesuids), matches.candidates["outcome"]
+    uids, outcomes = pd.Index(dict.fromkeys(seriesuids)), matches.candidates["outcome"]
     scans, nodules = len(uids), len(matches.nodules)
     found, wrong = matches.nodules.dropna(subset="probability"), matches.candidates[outcomes == "false_positive"]
     nodules_of_scan = matches.nodules["seriesuid"].value_counts().reindex(uids, fill_value=0).to_numpy()

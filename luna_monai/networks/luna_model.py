@@ -37,11 +37,13 @@ class LunaBlock(nn.Module):
         return self.maxpool(block_out)
 
     def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:
-        """Load weights with or without batch normalization: the block takes the form of the weights."""
-        for conv, norm in ((self.conv1, "norm1"), (self.conv2, "norm2")):
+        """In evaluation mode, take the form of the weights, with or without batch normalization."""
+        for conv, norm in ((self.conv1, "norm1"), (self.conv2, "norm2")) if not self.training else ():
             given = f"{prefix}{norm}.weight" in state_dict
             if given is isinstance(getattr(self, norm), nn.Identity):
-                setattr(self, norm, nn.BatchNorm3d(conv.out_channels).to(conv.weight) if given else nn.Identity())
+                setattr(
+                    self, norm, nn.BatchNorm3d(conv.out_channels).to(conv.weight).eval() if given else nn.Identity()
+                )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -64,7 +66,8 @@ class LunaModel(nn.Module):
         batch_norm: train the blocks after the first with batch normalization after each convolution, which the book
             does not do. Training then needs less than half of the samples (docs/experiments.md). On a CPU, the
             statistics are those of ``split_size`` candidates. Once trained, a normalization is a part of its
-            convolution: :meth:`folded` returns the book's network.
+            convolution: :meth:`folded` returns the book's network. In evaluation mode, ``load_state_dict`` accepts
+            weights with and without batch normalization.
 
     Reference:
         Stevens, Antiga, Viehmann: *Deep Learning with PyTorch* (Manning, 2020), chapter 11.4.

@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 #: Shape of a candidate for the network: channels, and voxels along z, y, x.
 CANDIDATE_SHAPE = (1, 32, 48, 48)
 _FORMS = "expected a run's model.pt or checkpoint.pt, or a .state file of the book"
+_NORMS = "; set network_def#batch_norm as in the weights (false for model.pt)"
 
 
 def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
@@ -52,7 +53,7 @@ def with_weights(network: torch.nn.Module, path: str | Path | None, resume: bool
     """Load weights from a file into a network.
 
     Args:
-        network: changed in place.
+        network: changed in place. In training mode, a LunaModel needs weights with batch normalization if it has it.
         path: see :func:`load_weights`; None leaves the network as it is.
         resume: leave the network as it is, because the run's checkpoint will replace its weights.
 
@@ -69,7 +70,7 @@ def with_weights(network: torch.nn.Module, path: str | Path | None, resume: bool
         network.load_state_dict(state)
     except RuntimeError as error:
         found = f"weights of another network than {type(network).__name__} ({reason_of(error)})"
-        raise LunaError(f"{path}: {found}") from None
+        raise LunaError(f"{path}: {found}{_NORMS if '.norm1.' in str(error) else ''}") from None
     logger.info("Weights from %s", path)
     return network
 
@@ -183,7 +184,7 @@ def load_network(path: str | Path, network_def: torch.nn.Module, flips: bool = F
             network for other inputs.
     """
     path = Path(path)
-    network = _open_export(path) if path.suffix.lower() in (".ts", ".onnx") else with_weights(network_def, path)
+    network = _open_export(path) if path.suffix.lower() in (".ts", ".onnx") else with_weights(network_def.eval(), path)
     return (FlipAverage(network) if flips else network).eval()
 
 

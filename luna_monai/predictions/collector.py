@@ -152,10 +152,9 @@ class ScanPredictions:
         for file, count in Counter(map(Path.resolve, files)).items():
             if count > 1:
                 raise LunaError(f"{file}: {count} outputs have this name; give them different names")
-        paths = [path for path in files if path.exists()]
         inputs = [*self.inputs, *(scan.path for scan in scans), *(self.froc.tables if self.froc else ())]
-        read = {Path(one).resolve() for one in inputs if one} if paths else set()
-        for path in paths:
+        read = {Path(one).resolve() for one in inputs if one}
+        for path in filter(Path.exists, files):
             if path.resolve() in read or is_ct(path):
                 raise LunaError(f"{path}: an output would replace this file, which is read; choose another name")
         if self.explanation is not None and len(scans) != 1:
@@ -228,11 +227,8 @@ class ScanPredictions:
 
     def _predict(self, batch: dict[str, Any], logits: torch.Tensor) -> ScanPrediction:
         scan, voxels, grid = batch["header"], batch["image"][0].numpy(), batch["geometry"]
-        table = pd.DataFrame(batch["points"].numpy(), columns=COORDINATES).assign(
-            seriesuid=scan.seriesuid,
-            probability=logits.softmax(dim=1)[:, 1].double().numpy(),
-            probability_calibrated=np.nan,
-        )
+        table = pd.DataFrame(batch["points"].numpy(), columns=COORDINATES).assign(seriesuid=scan.seriesuid)
+        table["probability"], table["probability_calibrated"] = logits.softmax(dim=1)[:, 1].double().numpy(), np.nan
         if self.model.calibration is not None:
             table["probability_calibrated"] = self.model.calibration.apply(log_odds_of_logits(logits.numpy()))
         table = table.sort_values("probability", ascending=False, kind="stable", ignore_index=True)[list(COLUMNS)]

@@ -77,9 +77,8 @@ def write_json_file(path: Path, predictions: Sequence[ScanPrediction], **_: Any)
     for prediction in predictions:
         scan = {name: getattr(prediction, name) for name in ("seriesuid", "voxels_sha256", "proposed", "warnings")}
         positions = prediction.candidates[COORDINATES].to_numpy()
-        candidates = prediction.candidates[["probability", "probability_calibrated"]].assign(
-            position=list(positions), voxel=list(nearest_voxels(prediction.geometry, positions))
-        )
+        candidates = prediction.candidates[["probability", "probability_calibrated"]].assign(position=list(positions))
+        candidates["voxel"] = list(nearest_voxels(prediction.geometry, positions))
         scan |= {"candidates": candidates.to_dict("records"), "findings": describe_findings(prediction)}
         scan |= {"threshold": prediction.threshold, "findings_shown": prediction.shown}
         scans.append(vars(prediction.geometry) | scan)

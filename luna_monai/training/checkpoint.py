@@ -41,7 +41,7 @@ def save_checkpoint(folder: Path, content: Mapping[str, Any], objects: Mapping[s
 
 
 def restore_checkpoint(folder: Path, objects: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Restore a run from its newest undamaged checkpoint, and log a warning for each damaged one.
+    """Restore a run from its newest undamaged checkpoint, log a warning for a damaged one, and replace it.
 
     Args:
         folder: the run folder.
@@ -59,10 +59,12 @@ def restore_checkpoint(folder: Path, objects: Mapping[str, Any], settings: Mappi
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if difference := first_difference(content["settings"], settings, "resume"):
-                advice = f"or start a new run from its weights with finetune={folder / 'model.pt'}"
+                advice = f"or start a new run from its weights with finetune={folder / CHECKPOINT}"
                 raise LunaError(f"{folder}: cannot resume: {difference}; resume with the same settings, {advice}")
             for name, item in objects.items():
                 item.load_state_dict(content["state"][name])
+            if reasons:  # else the next save would replace the previous checkpoint by the damaged one
+                write_bytes(folder / CHECKPOINT, path.read_bytes())
             return content
         except LunaError:
             raise

@@ -146,7 +146,8 @@ class RunFolder:
                     path = self.output_dir / PREDICTIONS / f"{split}.csv"
                     write_predictions(path, source.state.records, self.candidates)
         for split, source in engines.items():
-            numbers = {name: value for name, value in source.state.metrics.items() if isinstance(value, Real)}
+            # Checkpoints cannot contain numbers of NumPy.
+            numbers = {name: float(value) for name, value in source.state.metrics.items() if isinstance(value, Real)}
             state.history.append({"epoch": epoch, "split": split, "samples": state.samples, **numbers})
         write_table(self.output_dir / METRICS, pd.DataFrame(state.history))
         content = {"epoch": epoch, "iteration": engine.state.iteration, "settings": self._settings}

@@ -106,6 +106,16 @@ def test_nodules_are_inside_the_lungs(chest: np.ndarray) -> None:
     assert lungs.closed[tuple(index.T)].all()
 
 
+def test_a_part_of_the_lungs_is_the_left_or_the_right_one(chest: np.ndarray) -> None:
+    lungs = find_lungs(chest, geometry_of(chest))
+    assert [lungs.side(np.array((x, 0, -200))) for x in (-90, 90)] == ["right", "left"]
+    volume = make_body()
+    for y in (120, 220):  # only one lung, before and behind the heart
+        volume[ellipsoid((170, y, 262 if y == 120 else 278), (120, 40, 55))] = -850
+    lungs = find_lungs(volume, geometry_of(volume))
+    assert lungs.side(np.array((80, 0, -200))) is None
+
+
 @pytest.mark.parametrize("padding", [-1024, -3024])
 def test_padding_causes_no_warning(chest: np.ndarray, padding: float) -> None:
     padded = chest.copy()

@@ -229,6 +229,7 @@ def test_undefined_and_extreme_cases_are_values_not_crashes(tmp_path):
     assert evaluate_froc(candidates, nodule, None, ["a"]).sensitivity.tolist() == [1.0] * 7, "no false positive"
     nothing = evaluate_froc(candidates.iloc[:0], nodule, None, ["a"], bootstrap=10)
     assert (nothing.cpm, nothing.counts["false_negatives"]) == (0.0, 1)
+    assert evaluate_froc(candidates, nodule, None, ["a", "a"]).scans == 1
 
 
 def test_bootstrap_repeats_itself_and_narrows_around_certainty():
@@ -248,4 +249,8 @@ def test_scans_without_candidates_are_evaluated_with_their_subset():
     scans = {uid: Path(f"subset{subset}") / f"{uid}.mhd" for uid, subset in (("a", 0), ("b", 0), ("c", 1), ("d", 0))}
     # Validated on subset 0: b has no candidate. d is trained on, as in the book's split.
     assert evaluated_scans(["a", "a"], ["d", "c"], scans) == ["a", "b"]
+    # With a table of patients, c is validated with subset 0, but not the scans without candidates of its subset.
+    scans |= {uid: Path("subset1") / f"{uid}.mhd" for uid in "efgh"}
+    assert evaluated_scans(["a", "c"], "aceg", scans) == ["a", "b", "c", "d"]
+    assert evaluated_scans(["e", "g"], "aceg", scans) == ["e", "f", "g", "h"]
     assert evaluated_scans(["gone"], [], scans) == ["gone"], "its CT is not on disk"

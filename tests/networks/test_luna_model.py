@@ -110,8 +110,11 @@ def test_batch_norm_becomes_part_of_the_books_network():
         assert folded.state_dict().keys() == LunaModel().state_dict().keys()
         for state in (folded.state_dict(), trained.state_dict()):  # as in model.pt and in checkpoint.pt
             for model in (LunaModel(conv_channels=2), LunaModel(conv_channels=2, batch_norm=True)):
-                model.load_state_dict(state)
-                torch.testing.assert_close(model.eval()(image), expected, rtol=1e-4, atol=1e-4)
+                model.eval().load_state_dict(state)
+                torch.testing.assert_close(model(image), expected, rtol=1e-4, atol=1e-4)
                 assert model.state_dict().keys() == state.keys()
+    for model, state in ((LunaModel(conv_channels=2), trained.state_dict()), (trained, folded.state_dict())):
+        with pytest.raises(RuntimeError, match=r"block2\.norm1\.weight"):  # a network that is trained keeps its form
+            model.train().load_state_dict(state)
     assert expected.std(dim=0).min() > 0.01
     assert trained.block2.norm1.num_batches_tracked > 0  # the network that is trained stays as it is

@@ -101,6 +101,14 @@ def test_numbers_that_are_no_weights(network, tmp_path, value):
     assert "\n" not in str(caught.value)
 
 
+def test_weights_of_a_network_that_is_trained_have_its_normalizations(tmp_path):
+    network = LunaModel(batch_norm=True)
+    torch.save(network.folded().state_dict(), tmp_path / "model.pt")
+    with pytest.raises(LunaError, match=r"model\.pt: .*; set network_def#batch_norm as in the weights \(false for"):
+        with_weights(network, tmp_path / "model.pt")
+    assert with_weights(network.eval(), tmp_path / "model.pt").state_dict().keys() == LunaModel().state_dict().keys()
+
+
 def test_other_network(network, tmp_path):
     torch.save(torch.nn.Linear(2, 1).state_dict(), tmp_path / "linear.pt")
     torch.save(LunaModel(conv_channels=4).state_dict(), tmp_path / "small.pt")

@@ -42,9 +42,14 @@ def test_damaged_checkpoint(tmp_path, caplog, damage):
         torch.save(torch.load(path, weights_only=True) | {"state": {"layer": {"weight": None}}}, path)
     assert restore(tmp_path) == 1
     (record,) = caplog.records
+    caplog.clear()
     assert record.getMessage().startswith(f"Skipping damaged checkpoint: {path} (")
     assert "\n" not in record.getMessage()
-    (tmp_path / "checkpoint-previous.pt").write_bytes(b"")
+    save(tmp_path, 3)  # keeps the previous checkpoint, not the damaged one
+    path.write_bytes(b"")
+    assert restore(tmp_path) == 1
+    for name in ("checkpoint.pt", "checkpoint-previous.pt"):
+        (tmp_path / name).write_bytes(b"")
     with pytest.raises(LunaError, match=rf"cannot resume from {re.escape(str(path))} \(.*\) or .*start without resume"):
         restore(tmp_path)
 
