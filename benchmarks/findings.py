@@ -145,7 +145,7 @@ def synthetic_nodules(seed: int) -> list[Measured]:
                 and depth < (0.3 * radius if kind == "on the pleura" else -radius - 1)
                 and all(np.linalg.norm(center - other) > radius + size_mm / 2 + 10 for other, size_mm, _ in painted)
             ):
-                seen = paint_nodule(random, canvas, center, nodule)
+                seen, _ = paint_nodule(random, canvas, center, nodule)
                 painted.append((seen[:3], float(seen[3]), kind))
                 break
     hu, acquisition = scan_volume(random, setting, volume), setting.acquisition

@@ -2,6 +2,7 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import spatial
 
 from luna_monai.errors import LunaError
 from luna_monai.synthetic.nodules import DIAMETER_MM, draw_micronodule, draw_nodule, paint_nodule
@@ -42,6 +43,8 @@ NEGATIVE_SHARES = {
 _SECOND_HITS = 165 / 1186
 # A diameter, from the volume that is not hidden, in radii of the nodule: half of its volume.
 _VISIBLE = 1.6
+# LUNA16 merges candidates that are closer than this (Setio et al. 2017).
+_MERGED_MM = 5.0
 _ATTEMPTS = 100
 
 
@@ -130,8 +133,7 @@ def paint_nodules(
     Returns:
         The nodules and the others (n, 4): position (x, y, z) and diameter, mm, or -1 below 3 mm.
     """
-    wanted = rng.poisson(mean_nodules)
-    doubtful, tiny = rng.poisson(1.0 * in_view), rng.poisson(8.0 * in_view)
+    wanted, doubtful, tiny = rng.poisson([mean_nodules, 1.0 * in_view, 8.0 * in_view])
     found, labels = np.zeros((0, 4)), np.array([], dtype=object)
     names, shares = list(PLACE_SHARES), list(PLACE_SHARES.values())
     drawn = [(label, draw_nodule(rng)) for label in ["nodule"] * wanted + ["doubtful"] * doubtful]
@@ -143,11 +145,13 @@ def paint_nodules(
             if not np.any(fits & _in_reach(setting, center)):
                 continue
             gap = np.linalg.norm(found[:, :3] - center, axis=1) - np.maximum(found[:, 3], 3) / 2
-            if np.all(gap > nodule.radius + 3):
-                row = paint_nodule(rng, canvas, center[0], nodule)
-                # Readers do not mark what is mostly hidden in other tissue, and LUNA16 counts nodules from 3 mm on.
-                small = row[3] < max(_VISIBLE * nodule.radius, DIAMETER_MM[0])
-                hidden = small or not _in_reach(setting, row[None, :3])[0]
+            # The outline of a nodule inside an infiltrate or a scar could not be told.
+            inside = np.linalg.norm(places["finding"] - center, axis=1) < nodule.radius + 2
+            if np.all(gap > nodule.radius + 3) and not inside.any():
+                row, visible = paint_nodule(rng, canvas, center[0], nodule)
+                # Readers do not mark what is faint or mostly hidden, and LUNA16 counts nodules from 3 mm on.
+                large = row[3] >= max(_VISIBLE * nodule.radius, DIAMETER_MM[0])
+                hidden = not (visible and large and _in_reach(setting, row[None, :3])[0])
                 found = np.vstack([found, row])
                 labels = np.append(labels, "doubtful" if hidden and label == "nodule" else label)
                 break
@@ -181,24 +185,26 @@ def choose_candidates(
     hits = np.repeat(nodules, 1 + (rng.random(len(nodules)) < _SECOND_HITS), axis=0)
     positives = hits[:, :3] + np.clip(rng.normal(0, 0.08, (len(hits), 3)), -0.24, 0.24) * hits[:, 3:]
     positives = positives[setting.slices.contains(positives)][:count]
-    missing = count - len(positives)
+    wanted = count - len(positives)
 
     avoid = np.concatenate([nodules, other])
     names = [name for name in NEGATIVE_SHARES if len(places[name])]
     shares = np.array([NEGATIVE_SHARES[name] for name in names])
-    chosen = [np.zeros((0, 3))]
+    chosen = np.zeros((0, 3))
     for _ in range(_ATTEMPTS):
-        if missing <= 0:
+        if len(chosen) >= wanted:
             break
-        kinds = rng.choice(len(names), 2 * missing + 16, p=shares / shares.sum())
+        kinds = rng.choice(len(names), 2 * (wanted - len(chosen)) + 16, p=shares / shares.sum())
         picked = np.stack([places[names[k]][rng.integers(len(places[names[k]]))] for k in kinds])
         picked = picked + rng.normal(0, 1.0, picked.shape)
         clear = _in_reach(setting, picked)
         for finding in avoid:
             clear &= np.linalg.norm(picked - finding[:3], axis=1) > max(float(finding[3]), 2.0) / 2 + 5.0
-        chosen.append(picked[clear][:missing])
-        missing -= len(chosen[-1])
-    if missing > 0:
-        found = f"no room for {missing} of {count} candidates away from {len(nodules)} nodules"
+        chosen = np.concatenate([chosen, picked[clear]])
+        if setting.whole_thorax:  # a part of a lung may have no room for that
+            pairs = spatial.KDTree(chosen).query_pairs(_MERGED_MM, output_type="ndarray")
+            chosen = np.delete(chosen, pairs[:, 1], axis=0)
+    if len(chosen) < wanted:
+        found = f"no room for {wanted - len(chosen)} of {count} candidates away from {len(nodules)} nodules"
         raise LunaError(f"{found}; ask for fewer nodules, or more voxels")
-    return np.column_stack([np.concatenate([positives, *chosen]), np.arange(count) < len(positives)])
+    return np.column_stack([np.concatenate([positives, chosen[:wanted]]), np.arange(count) < len(positives)])

@@ -165,24 +165,17 @@ def _write_scan(options: ScanOptions, folder: Path, seed: np.random.SeedSequence
 
 def format_header(scan: SyntheticScan, data_file: str) -> str:
     """Return a MetaImage header with LUNA16's fields, in LUNA16's order."""
-    x, y, z = (f"{sign:g}" for sign in scan.direction)
-    fields = {
-        "ObjectType": "Image",
-        "NDims": "3",
-        "BinaryData": "True",
-        "BinaryDataByteOrderMSB": "False",
-        "CompressedData": "False",
-        "TransformMatrix": f"{x} 0 0 0 {y} 0 0 0 {z}",
-        "Offset": " ".join(f"{value:.17g}" for value in scan.origin),
-        "CenterOfRotation": "0 0 0",
-        # The directions in which the axes start: RAI in LUNA16, and LPI in its flipped scans.
-        "AnatomicalOrientation": "LPI" if scan.direction[0] < 0 else "RAI",
-        "ElementSpacing": " ".join(f"{value:.17g}" for value in scan.spacing),
-        "DimSize": " ".join(str(size) for size in scan.voxels.shape[::-1]),
-        "ElementType": "MET_SHORT",
-        "ElementDataFile": data_file,
-    }
-    return "".join(f"{name} = {value}\n" for name, value in fields.items())
+    x, y, z = scan.direction
+    # The directions in which the axes start: RAI in LUNA16, and LPI in its flipped scans.
+    orientation = "LPI" if x < 0 else "RAI"
+    origin, spacing = (" ".join(f"{value:.17g}" for value in vector) for vector in (scan.origin, scan.spacing))
+    size = " ".join(map(str, scan.voxels.shape[::-1]))
+    return (
+        "ObjectType = Image\nNDims = 3\nBinaryData = True\nBinaryDataByteOrderMSB = False\nCompressedData = False\n"
+        f"TransformMatrix = {x:g} 0 0 0 {y:g} 0 0 0 {z:g}\nOffset = {origin}\nCenterOfRotation = 0 0 0\n"
+        f"AnatomicalOrientation = {orientation}\nElementSpacing = {spacing}\nDimSize = {size}\n"
+        f"ElementType = MET_SHORT\nElementDataFile = {data_file}\n"
+    )
 
 
 def _write_tables(path: Path, written: list[_Written]) -> None:

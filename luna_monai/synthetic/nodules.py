@@ -21,6 +21,7 @@ SOLID, PART_SOLID, GROUND_GLASS = "solid", "part-solid", "ground-glass"
 _KIND_SHARES = {SOLID: 0.76, PART_SOLID: 0.13, GROUND_GLASS: 0.11}
 _OUTLINED_SHARE = 0.65  # of shapes that are outlines of LIDC-IDRI's nodules; the others are balls with lobes
 _OTHER_SIZE = 0.5  # how far the logarithm of an outline's own diameter may be from the nodule's
+_VISIBLE_HU = 150.0  # mean contrast from which a reader would mark a nodule
 _SHAPE_POINTS = 32  # along each axis of a shape's cube
 
 
@@ -93,6 +94,7 @@ def draw_nodule(rng: np.random.Generator) -> Nodule:
     outlined = np.flatnonzero(np.abs(np.log(_shapes()["diameter_mm"].astype(float) / (2 * radius))) < _OTHER_SIZE)
     outlined = outlined if rng.random() < _OUTLINED_SHARE else outlined[:0]
     calcified = solid and rng.random() < 0.13
+    mass = radius > 7.5  # never all calcium, unlike granulomas
     hollow = radius > 2.8 and not calcified and chance(0.2, 0.2, 0.17)
     airy = not hollow and not calcified and chance(0.0, 0.15, 0.3)
     return Nodule(
@@ -101,7 +103,7 @@ def draw_nodule(rng: np.random.Generator) -> Nodule:
         density_hu=float(rng.uniform(-60, 110)),
         glass_hu=float(rng.uniform(-700, -350)),
         calcium_hu=float(rng.uniform(180, 1400)) if calcified else None,
-        calcium=float(rng.choice([rng.uniform(0.4, 0.95), 2.0])) if calcified else 0.0,
+        calcium=(rng.uniform(0.2, 0.6) if mass else rng.choice([rng.uniform(0.4, 0.95), 2.0])) if calcified else 0.0,
         cavity=float(rng.uniform(0.25, 0.88)) if hollow else 0.0,
         shape=int(rng.choice(outlined)) if len(outlined) else None,
         lobulation=float(rng.uniform(0.15, 0.7)) if chance(0.2, 0.5, 0.8) else 0.0,
@@ -174,7 +176,7 @@ def _cover(
     return cover
 
 
-def paint_nodule(rng: np.random.Generator, canvas: Canvas, center: Points, nodule: Nodule) -> Points:
+def paint_nodule(rng: np.random.Generator, canvas: Canvas, center: Points, nodule: Nodule) -> tuple[Points, bool]:
     """Paint a nodule.
 
     Args:
@@ -184,7 +186,8 @@ def paint_nodule(rng: np.random.Generator, canvas: Canvas, center: Points, nodul
         nodule: its properties.
 
     Returns:
-        What can be told from the tissue around it: center (x, y, z) and diameter of a ball of the same volume, mm (4,).
+        What can be told from the tissue around it: center (x, y, z) and diameter of a ball of the same volume, mm (4,),
+        and whether its contrast with that tissue is sufficient to see it.
     """
     r, sigma = nodule.radius, canvas.sigma
     reach = 2.2 * r
@@ -201,6 +204,7 @@ def paint_nodule(rng: np.random.Generator, canvas: Canvas, center: Points, nodul
     body = surface - np.float32(r * nodule.roughness) * roughness
     blur = float(np.hypot(sigma, nodule.blur))
     there = canvas.volume[block]
+    before = there.copy()
     empty = np.clip((-there - np.float32(200)) / 300, 0, 1)  # lung, where a nodule can be seen
     filled = share_inside(body, blur)
 
@@ -223,6 +227,7 @@ def paint_nodule(rng: np.random.Generator, canvas: Canvas, center: Points, nodul
     if nodule.calcium_hu is not None:
         inner = share_inside(body + np.float32((1 - nodule.calcium) * r), sigma)
         canvas.blend(block, inner * filled, nodule.calcium_hu)
+    contrast = there - before
     air = np.zeros_like(body)
     if nodule.cavity > 0:
         shift = rng.normal(0, 0.15, 3) * r
@@ -244,4 +249,5 @@ def paint_nodule(rng: np.random.Generator, canvas: Canvas, center: Points, nodul
     total = float(seen.sum())
     offset = [float((seen * p).sum()) / max(total, 1e-6) for p in position]
     diameter = 2 * (3 * total * abs(float(np.prod(canvas.grid.step))) / (4 * np.pi)) ** (1 / 3)
-    return np.array([*(center + offset), min(diameter, DIAMETER_MM[1])])
+    visible = float((seen * contrast).sum()) > _VISIBLE_HU * total
+    return np.array([*(center + offset), min(diameter, DIAMETER_MM[1])]), visible

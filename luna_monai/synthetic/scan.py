@@ -75,7 +75,9 @@ def generate_scan(seed: np.random.SeedSequence, options: ScanOptions) -> Synthet
         places = collect_places(rng, setting, tubes)
         canvas = Canvas(volume, setting.fine, acquisition.sigma)
         in_view = float(np.mean(setting.fine.contains(thorax.grid.points_where(thorax.lung < 0))))
-        findings = places["finding"] = paint_lookalikes(rng, canvas, thorax, places, in_view)
+        # Parts of a lung are for training: they show more that looks like a nodule than most patients have.
+        amount = in_view * (rng.uniform(0.1, 0.9) if setting.whole_thorax else 1.0)
+        findings = places["finding"] = paint_lookalikes(rng, canvas, thorax, places, amount)
         nodules, other = paint_nodules(rng, setting, canvas, places, options.nodules, in_view)
         candidates = choose_candidates(rng, setting, places, options.candidates, nodules, other)
         excluded = np.concatenate([other, np.column_stack([findings, np.full(len(findings), -1.0)])])

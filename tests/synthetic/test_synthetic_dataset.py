@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
+from scipy import spatial
 
 from luna_monai.data import read_candidates
 from luna_monai.errors import LunaError
@@ -111,7 +112,11 @@ def test_the_last_scans_are_whole_thoraxes(small_dataset, tmp_path):
     header = (folder / "subset1" / f"{whole}.mhd").read_text()
     slices = int(re.search(r"DimSize = 512 512 (\d+)", header)[1])
     assert slices > 100
-    assert pd.read_csv(folder / "candidates.csv")["seriesuid"].value_counts().to_dict() == {part: 25, whole: 75}
+    candidates = pd.read_csv(folder / "candidates.csv")
+    assert candidates["seriesuid"].value_counts().to_dict() == {part: 25, whole: 75}
+    # As in LUNA16, no two candidates of a whole thorax are at the same place.
+    negatives = candidates.loc[(candidates["seriesuid"] == whole) & (candidates["class"] == 0), COORDINATES]
+    assert spatial.distance.pdist(negatives).min() > 5
 
 
 @pytest.mark.parametrize(

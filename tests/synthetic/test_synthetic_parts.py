@@ -5,15 +5,15 @@ import pytest
 from scipy import ndimage, spatial
 
 from luna_monai.synthetic.anatomy import build_thorax, draw_body
-from luna_monai.synthetic.candidates import NEGATIVE_SHARES, PLACE_SHARES
+from luna_monai.synthetic.candidates import NEGATIVE_SHARES, PLACE_SHARES, collect_places, paint_nodules
 from luna_monai.synthetic.lookalikes import paint_blob, paint_patch, paint_sheet
 from luna_monai.synthetic.nodules import Nodule, draw_nodule, paint_nodule
 from luna_monai.synthetic.painting import Canvas, paint_tubes
 from luna_monai.synthetic.sampling import Grid, SliceSampler, smooth_noise
 from luna_monai.synthetic.scan import ScanOptions, generate_scan
-from luna_monai.synthetic.setting import draw_acquisition
+from luna_monai.synthetic.setting import draw_acquisition, draw_setting
 from luna_monai.synthetic.tissue import lung_texture, scanner_noise
-from luna_monai.synthetic.vessels import airways_beside, grow_tree
+from luna_monai.synthetic.vessels import airways_beside, draw_tubes, grow_tree
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ GRID = Grid((-20.0, -20.0, -20.0), (0.5, 0.5, 1.0), (41, 81, 81))
 def paint(rng, **changes):
     """Paint a nodule of 12 mm in lung and return the volume and what is reported of it."""
     volume = np.full(GRID.shape, -850, dtype=np.float32)
-    row = paint_nodule(rng, Canvas(volume, GRID, 0.5), np.zeros(3), Nodule(**{"radius": 6.0, **changes}))
+    row, _ = paint_nodule(rng, Canvas(volume, GRID, 0.5), np.zeros(3), Nodule(**{"radius": 6.0, **changes}))
     return volume, row
 
 
@@ -149,7 +149,8 @@ def test_nodule_has_the_diameter_and_center_that_are_reported(rng):
 def test_what_a_wall_hides_is_not_measured(rng):
     volume = np.full(GRID.shape, -850, dtype=np.float32)
     volume[:, :, :40] = 40
-    row = paint_nodule(rng, Canvas(volume, GRID, 0.5), np.zeros(3), Nodule(radius=6.0))
+    row, visible = paint_nodule(rng, Canvas(volume, GRID, 0.5), np.zeros(3), Nodule(radius=6.0))
+    assert visible
     assert row[3] == pytest.approx(12 / 2 ** (1 / 3), rel=0.1)
     assert row[0] == pytest.approx(6 * 3 / 8, abs=0.7)
 
@@ -169,6 +170,16 @@ def test_kinds_of_nodules(rng, changes, low, high):
     center = volume[19:22, 38:43, 38:43]
     assert low <= np.median(center) <= high
     assert volume[0, 0, 0] == -850
+
+
+@pytest.mark.parametrize(("glass_hu", "expected"), [(-730.0, False), (-640.0, True), (-400.0, True)])
+@pytest.mark.parametrize("cavity", [0.0, 0.7])
+def test_faint_nodules_are_not_visible(rng, glass_hu, expected, cavity):
+    nodule = Nodule(radius=8.0, kind="ground-glass", glass_hu=glass_hu, cavity=cavity)
+    volume = np.full(GRID.shape, -850, dtype=np.float32)
+    row, visible = paint_nodule(rng, Canvas(volume, GRID, 0.5), np.zeros(3), nodule)
+    assert visible is expected
+    assert row[3] == pytest.approx(16, rel=0.1)
 
 
 @pytest.mark.parametrize("rays", [{"spicules": 30}, {"strands": 12}])
@@ -218,6 +229,9 @@ def test_diameters_are_about_even_over_their_logarithm():
     shares = np.histogram(diameters, [3, 6, 12, 24, 33.1])[0] / len(diameters)
     np.testing.assert_allclose(shares, [0.18, 0.33, 0.33, 0.16], atol=0.03)
     assert 0.4 < np.mean([nodule.shape is not None for nodule in drawn]) < 0.7
+    calcified = [nodule for nodule in drawn if nodule.calcium > 0]
+    assert {nodule.radius > 7.5 for nodule in calcified if nodule.calcium > 0.6} == {False}
+    assert {nodule.radius > 7.5 for nodule in calcified} == {False, True}
 
 
 def test_thorax_has_two_lungs_of_human_size(rng):
@@ -249,6 +263,18 @@ def test_scan_looks_like_a_chest_ct():
 def test_shares_add_up():
     assert sum(NEGATIVE_SHARES.values()) == pytest.approx(1)
     assert sum(PLACE_SHARES.values()) == pytest.approx(1)
+
+
+def test_no_nodule_is_painted_inside_another_finding():
+    rng = np.random.default_rng(1)
+    setting = draw_setting(rng, 160, 80)
+    places = collect_places(rng, setting, draw_tubes(rng, setting))
+    middle = np.median(places["lung"][:, 0])
+    canvas = Canvas(np.full(setting.fine.shape, -850, dtype=np.float32), setting.fine, 0.5)
+    places["finding"] = places["lung"][places["lung"][:, 0] < middle]
+    painted = np.concatenate(paint_nodules(rng, setting, canvas, places, 20.0, 0.5))
+    assert len(painted) > 4
+    assert painted[:, 0].min() > middle - 3
 
 
 def test_windows_of_a_targeted_scan_are_centred_on_their_nodules():
