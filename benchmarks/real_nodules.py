@@ -2,13 +2,14 @@
 
     OMP_NUM_THREADS=1 python benchmarks/real_nodules.py NODULES LUNA16_MINI WEIGHTS [WEIGHTS ...]
 
-NODULES is an ``.npz`` with ``hu`` int16 (n, 32, 48, 48) and ``diameter_mm`` (n,); LUNA16_MINI is a dataset folder. The
-threshold at N false positives per scan is set by the dataset's negatives: with two scans, 8 negatives exceed the
-threshold at 4.
+NODULES is an ``.npz`` with ``hu`` int16 (n, 32, 48, 48), ``diameter_mm`` (n,) and ``seriesuid`` (n,); LUNA16_MINI is a
+dataset folder. The threshold at N false positives per scan is set by the dataset's negatives: with two scans, 8
+negatives exceed the threshold at 4.
 
-``--metadata`` stores calibration and thresholds as ``operating_points`` in a bundle's metadata.json. The calibration is
-fitted on the dataset's candidates. The thresholds are for findings of proposed candidates, as in ``predict``:
-their false positives are those of ``--findings``, the file that ``luna-monai predict LUNA16_MINI --output CSV`` writes.
+``--metadata`` stores calibration and thresholds as ``operating_points`` in a bundle's metadata.json. The calibration
+is fitted on the nodules of both files and the dataset's negatives, repeated so that the prevalence is that of the
+dataset. The thresholds are for findings of proposed candidates, as in ``predict``: their false positives are those of
+``--findings``, the file that ``luna-monai predict LUNA16_MINI --output CSV`` writes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from common import open_cache, show
+from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 
 from luna_monai.data import CandidateDataset, CandidateLoader
@@ -74,18 +76,20 @@ def held_out(network: torch.nn.Module, images: torch.Tensor, table: pd.DataFrame
 
 
 def store_operating_points(
-    path: Path, weights: Path, nodules: np.ndarray, own: np.ndarray, table: pd.DataFrame, false: np.ndarray
+    path: Path, weights: Path, nodules: pd.DataFrame, candidates: pd.DataFrame, false: np.ndarray
 ) -> None:
-    """Store calibration and thresholds, given log odds of nodules and candidates, and the false findings."""
-    nodules, own = 1 / (1 + np.exp(-nodules)), 1 / (1 + np.exp(-own))
-    target, scans = table["class"].to_numpy(), table["seriesuid"].nunique()
-    summary = calibration_summary(own, target, table["seriesuid"])
+    """Store calibration and thresholds, given nodules and candidates with their probability, and false findings."""
+    scans = candidates["seriesuid"].nunique()
+    # The nodules of two scans are too few for a temperature. The negatives are repeated to keep the prevalence.
+    positives = pd.concat([candidates.query("`class` == 1"), nodules])
+    times = round(len(positives) / candidates["class"].sum())
+    fitted = pd.concat([positives, *[candidates.query("`class` == 0")] * times])
+    summary = calibration_summary(fitted["probability"], fitted["class"], fitted["seriesuid"])
     calibration = Calibration(**summary["calibration"])
-    points = operating_points(
-        np.r_[nodules, false], np.r_[np.ones(len(nodules)), np.zeros(len(false))].astype(int), scans
-    )
+    is_nodule = np.arange(len(nodules) + len(false)) < len(nodules)
+    points = operating_points(np.r_[nodules["probability"], false], is_nodule, scans)
     points = points[(points["kind"] == "sensitivity") | (points["wanted"] * scans >= 1)]
-    points = points.drop(columns="precision")  # nodules and negatives are from different scans
+    points = points.drop(columns="precision")  # most nodules are from other scans than the negatives
     points["calibrated_threshold"] = calibration.apply(log_odds_of_probability(points["threshold"]))
     metadata = json.loads(path.read_text())
     metadata["operating_points"] = {
@@ -93,7 +97,12 @@ def store_operating_points(
         "weights_sha256": sha256_of(weights),
         "fitted_on": {
             "thresholds": {"nodules": len(nodules), "false_positives": len(false), "scans_of_false_positives": scans},
-            "calibration": summary["fitted_on"],
+            "calibration": {
+                "scans": summary["fitted_on"]["scans"],
+                "nodule_candidates": len(positives),
+                "negatives": int((candidates["class"] == 0).sum()),
+                "weight_of_negatives": times,
+            },
         },
         "calibration": summary["calibration"],
         "thresholds": {kind: rows.drop(columns="kind").to_dict("records") for kind, rows in points.groupby("kind")},
@@ -124,6 +133,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if (arguments.metadata is None) != (arguments.findings is None):
         parser.error("--metadata and --findings need each other")
+    if arguments.metadata and (arguments.flips or len(arguments.weights) > 1):
+        parser.error("--metadata needs one file of weights, without --flips")
 
     nodules = np.load(arguments.nodules)
     diameter, real = nodules["diameter_mm"], torch.from_numpy(nodules["hu"])[:, None]
@@ -145,7 +156,9 @@ def main() -> None:
         rows.append(row + (held_out(network, *synthetic, arguments.flips) if synthetic else []))
         if arguments.metadata:
             false = false_findings(arguments.findings, arguments.dataset)
-            store_operating_points(arguments.metadata, path, margin, mine, own_table, false)
+            found = pd.DataFrame({"seriesuid": nodules["seriesuid"], "class": 1, "probability": expit(margin)})
+            candidates = own_table.assign(probability=expit(mine))
+            store_operating_points(arguments.metadata, path, found, candidates, false)
     show(header, rows)
 
 

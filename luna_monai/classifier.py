@@ -45,7 +45,7 @@ class NoduleClassifier:
         self.inferer = CandidateInferer(_SPATIAL_SIZE, 128, device, ClipIntensityRange(-1000, 1000))
 
     def __call__(self, scan: str | Path, seriesuid: str | None = None) -> pd.DataFrame:
-        """Find nodules in a scan, and log a warning if it does not look like a CT of the chest.
+        """Find nodules in a scan, and log the warnings about it.
 
         Args:
             scan: a file (``.mhd``, ``.mha``, ``.nii``, ``.nii.gz``, ``.nrrd``) or a folder of DICOM files.

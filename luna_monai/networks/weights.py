@@ -53,7 +53,8 @@ def with_weights(network: torch.nn.Module, path: str | Path | None, resume: bool
     """Load weights from a file into a network.
 
     Args:
-        network: changed in place. In training mode, a LunaModel needs weights with batch normalization if it has it.
+        network: changed in place. In training mode, a LunaModel and the weights must both have batch normalizations, or
+            neither.
         path: see :func:`load_weights`; None leaves the network as it is.
         resume: leave the network as it is, because the run's checkpoint will replace its weights.
 
@@ -70,7 +71,7 @@ def with_weights(network: torch.nn.Module, path: str | Path | None, resume: bool
         network.load_state_dict(state)
     except RuntimeError as error:
         found = f"weights of another network than {type(network).__name__} ({reason_of(error)})"
-        raise LunaError(f"{path}: {found}{_NORMS if '.norm1.' in str(error) else ''}") from None
+        raise LunaError(f"{path}: {found}{_NORMS if '.norm1.num' in str(error) else ''}") from None
     logger.info("Weights from %s", path)
     return network
 

@@ -23,7 +23,7 @@ PLACE_SHARES = {
 }
 _ON_SURFACE = ("wall", "mediastinum", "diaphragm")
 
-#: Where negative candidates lie, as shares.
+#: Shares of the draws of negative candidates. In whole thoraxes, fewer remain of kinds with few places.
 NEGATIVE_SHARES = {
     "nodule": 0.11,  # where nodules sit too, so that the place tells nothing
     "branching": 0.16,  # where vessels branch or cross
@@ -145,7 +145,7 @@ def paint_nodules(
             if not np.any(fits & _in_reach(setting, center)):
                 continue
             gap = np.linalg.norm(found[:, :3] - center, axis=1) - np.maximum(found[:, 3], 3) / 2
-            # The outline of a nodule inside an infiltrate or a scar could not be told.
+            # A nodule in the center of an infiltrate or a scar cannot be distinguished from it.
             inside = np.linalg.norm(places["finding"] - center, axis=1) < nodule.radius + 2
             if np.all(gap > nodule.radius + 3) and not inside.any():
                 row, visible = paint_nodule(rng, canvas, center[0], nodule)
@@ -194,7 +194,7 @@ def choose_candidates(
     for _ in range(_ATTEMPTS):
         if len(chosen) >= wanted:
             break
-        kinds = rng.choice(len(names), 2 * (wanted - len(chosen)) + 16, p=shares / shares.sum())
+        kinds = rng.choice(len(names), min(2 * (wanted - len(chosen)) + 16, 20_000), p=shares / shares.sum())
         picked = np.stack([places[names[k]][rng.integers(len(places[names[k]]))] for k in kinds])
         picked = picked + rng.normal(0, 1.0, picked.shape)
         clear = _in_reach(setting, picked)
@@ -206,5 +206,5 @@ def choose_candidates(
             chosen = np.delete(chosen, pairs[:, 1], axis=0)
     if len(chosen) < wanted:
         found = f"no room for {wanted - len(chosen)} of {count} candidates away from {len(nodules)} nodules"
-        raise LunaError(f"{found}; ask for fewer nodules, or more voxels")
+        raise LunaError(f"{found}; ask for fewer candidates or nodules, or more voxels")
     return np.column_stack([np.concatenate([positives, chosen[:wanted]]), np.arange(count) < len(positives)])

@@ -67,7 +67,8 @@ def write_dataset(
         path: the folder to write; created if it is missing. An existing folder must be empty.
         scans: number of scans.
         candidates_per_scan: number of rows in ``candidates.csv`` per scan; LUNA16 has about 620.
-        nodules_per_scan: mean number of annotated nodules per scan; LUNA16 has 1.34 (1,186 in 888 scans).
+        nodules_per_scan: mean number of nodules that are painted in a scan. Hidden and faint ones are excluded
+            findings, the others are annotated; LUNA16 has 1.34 annotated ones (1,186 in 888 scans).
         seed: random seed. The same arguments produce the same bytes for any number of workers; processors of another
             type round differently.
         workers: number of processes that generate scans; 0 works in this process.

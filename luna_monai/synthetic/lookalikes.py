@@ -98,7 +98,7 @@ def paint_lookalikes(
         thorax: the anatomy.
         surfaces: points (n, 3) in mm on ``wall``, ``mediastinum``, ``diaphragm``, ``fissure`` and ``rib``, and inside
             the ``lung``.
-        amount: number of structures, as a fraction of the number in a whole thorax.
+        amount: number of structures, as a fraction of the largest number in a whole thorax.
 
     Returns:
         Centers of the structures (n, 3), (x, y, z) in mm.

@@ -186,8 +186,8 @@ def paint_nodule(rng: np.random.Generator, canvas: Canvas, center: Points, nodul
         nodule: its properties.
 
     Returns:
-        What can be told from the tissue around it: center (x, y, z) and diameter of a ball of the same volume, mm (4,),
-        and whether its contrast with that tissue is sufficient to see it.
+        The visible part: center (x, y, z) and diameter of a ball of the same volume, mm (4,), and whether its contrast
+        with the tissue around it is sufficient to see it.
     """
     r, sigma = nodule.radius, canvas.sigma
     reach = 2.2 * r

@@ -75,7 +75,7 @@ def generate_scan(seed: np.random.SeedSequence, options: ScanOptions) -> Synthet
         places = collect_places(rng, setting, tubes)
         canvas = Canvas(volume, setting.fine, acquisition.sigma)
         in_view = float(np.mean(setting.fine.contains(thorax.grid.points_where(thorax.lung < 0))))
-        # Parts of a lung are for training: they show more that looks like a nodule than most patients have.
+        # Parts of a lung show more that looks like a nodule than most patients have, for training.
         amount = in_view * (rng.uniform(0.1, 0.9) if setting.whole_thorax else 1.0)
         findings = places["finding"] = paint_lookalikes(rng, canvas, thorax, places, amount)
         nodules, other = paint_nodules(rng, setting, canvas, places, options.nodules, in_view)

@@ -54,12 +54,12 @@ def restore_checkpoint(folder: Path, objects: Mapping[str, Any], settings: Mappi
     Raises:
         LunaError: if there is no checkpoint, if none can be restored, or if the settings differ.
     """
-    reasons = []
+    reasons: list[str] = []
     for path in filter(Path.is_file, (folder / CHECKPOINT, folder / PREVIOUS_CHECKPOINT)):
         try:
             content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
             if difference := first_difference(content["settings"], settings, "resume"):
-                advice = f"or start a new run from its weights with finetune={folder / CHECKPOINT}"
+                advice = f"or start a new run from its weights with finetune={path}"
                 raise LunaError(f"{folder}: cannot resume: {difference}; resume with the same settings, {advice}")
             for name, item in objects.items():
                 item.load_state_dict(content["state"][name])

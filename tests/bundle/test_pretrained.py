@@ -55,10 +55,12 @@ def test_weights_find_the_real_nodules_of_the_metadata(weights, metadata, luna16
 
 def test_operating_points_are_usable(metadata):
     points = metadata["operating_points"]
-    assert points["calibration"]["temperature"] > 0
+    assert 0.5 < points["calibration"]["temperature"] < 2
     for name in ("sensitivity", "false_positives_per_scan"):
         thresholds = [point["threshold"] for point in points["thresholds"][name]]
         assert thresholds == sorted(thresholds, reverse=True)
         assert all(0 < threshold < 1 for threshold in thresholds)
+        # A finding that is shown is not called impossible.
+        assert all(point["calibrated_threshold"] > 1e-3 for point in points["thresholds"][name])
     # On scans that it was not fitted on, the calibration helps.
     assert points["expected_calibration_error"]["calibrated"] < points["expected_calibration_error"]["raw"]

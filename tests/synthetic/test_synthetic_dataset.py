@@ -114,7 +114,7 @@ def test_the_last_scans_are_whole_thoraxes(small_dataset, tmp_path):
     assert slices > 100
     candidates = pd.read_csv(folder / "candidates.csv")
     assert candidates["seriesuid"].value_counts().to_dict() == {part: 25, whole: 75}
-    # As in LUNA16, no two candidates of a whole thorax are at the same place.
+    # As in LUNA16, no two negatives of a whole thorax are at the same place.
     negatives = candidates.loc[(candidates["seriesuid"] == whole) & (candidates["class"] == 0), COORDINATES]
     assert spatial.distance.pdist(negatives).min() > 5
 
