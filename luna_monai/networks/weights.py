@@ -71,7 +71,7 @@ def with_weights(network: torch.nn.Module, path: str | Path | None, resume: bool
         network.load_state_dict(state)
     except RuntimeError as error:
         found = f"weights of another network than {type(network).__name__} ({reason_of(error)})"
-        raise LunaError(f"{path}: {found}{_NORMS if '.norm1.num' in str(error) else ''}") from None
+        raise LunaError(f"{path}: {found}" + (_NORMS if '.norm1.weight"' in str(error) else "")) from None
     logger.info("Weights from %s", path)
     return network
 

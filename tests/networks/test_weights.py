@@ -104,8 +104,12 @@ def test_numbers_that_are_no_weights(network, tmp_path, value):
 def test_weights_of_a_network_that_is_trained_have_its_normalizations(tmp_path):
     network = LunaModel(batch_norm=True)
     torch.save(network.folded().state_dict(), tmp_path / "model.pt")
+    torch.save(network.state_dict(), tmp_path / "norms.pt")
     with pytest.raises(LunaError, match=r"model\.pt: .*; set network_def#batch_norm as in the weights \(false for"):
         with_weights(network, tmp_path / "model.pt")
+    with pytest.raises(LunaError, match="another network") as caught:
+        with_weights(LunaModel(conv_channels=4, batch_norm=True), tmp_path / "norms.pt")
+    assert "network_def#batch_norm" not in str(caught.value), "only the number of channels differs"
     assert with_weights(network.eval(), tmp_path / "model.pt").state_dict().keys() == LunaModel().state_dict().keys()
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ignite.engine import Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from luna_monai.errors import LunaError
@@ -290,6 +291,17 @@ def test_resume_from_the_previous_checkpoint(make_run, tmp_path, caplog):
     make_run(tmp_path / "parts", max_epochs=3, resume=True).trainer.run()
     assert f"Skipping damaged checkpoint: {checkpoint} (" in caplog.text
     assert (tmp_path / "whole" / "metrics.csv").read_text() == (tmp_path / "parts" / "metrics.csv").read_text()
+
+
+def test_resume_after_metrics_of_numpy(make_run, tmp_path, caplog):
+    run, extra = make_run(tmp_path), {"ours": np.float64(0.5), "number": np.int64(3)}
+    run.evaluator.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: engine.state.metrics.update(extra))
+    run.trainer.run()
+    make_run(tmp_path, max_epochs=3, resume=True).trainer.run()
+    assert "damaged" not in caplog.text
+    metrics = pd.read_csv(tmp_path / "metrics.csv").query("split == 'val'")
+    assert metrics["ours"].iloc[0] == 0.5
+    assert metrics["number"].iloc[0] == 3
 
 
 def test_resume_of_a_finished_run_shows_its_results(make_run, tmp_path, caplog):
