@@ -110,9 +110,10 @@ def test_a_part_of_the_lungs_is_the_left_or_the_right_one(chest: np.ndarray) -> 
     lungs = find_lungs(chest, geometry_of(chest))
     assert [lungs.side(np.array((x, 0, -200))) for x in (-90, 90)] == ["right", "left"]
     volume = make_body()
-    for y in (120, 220):  # only one lung, before and behind the heart
-        volume[ellipsoid((170, y, 262 if y == 120 else 278), (120, 40, 55))] = -850
+    for y, x in ((125, 262), (203, 272)):  # only one lung, before and behind the heart
+        volume[ellipsoid((170, y, x), (120, 28, 45))] = -850
     lungs = find_lungs(volume, geometry_of(volume))
+    assert lungs.airy.sum() > 50_000
     assert lungs.side(np.array((80, 0, -200))) is None
 
 
