@@ -145,10 +145,10 @@ class RunFolder:
                 if np.isfinite(source.state.records["probability"]).all():
                     path = self.output_dir / PREDICTIONS / f"{split}.csv"
                     write_predictions(path, source.state.records, self.candidates)
-        for split, metrics in ((split, source.state.metrics.items()) for split, source in engines.items()):
+        for split, source in engines.items():
             # Checkpoints cannot contain numbers of NumPy.
-            numbers = {name: np.asarray(value).item() for name, value in metrics if isinstance(value, Real)}
-            state.history.append({"epoch": epoch, "split": split, "samples": state.samples, **numbers})
+            values = {key: np.asarray(one).item() for key, one in source.state.metrics.items() if isinstance(one, Real)}
+            state.history.append({"epoch": epoch, "split": split, "samples": state.samples, **values})
         write_table(self.output_dir / METRICS, pd.DataFrame(state.history))
         content = {"epoch": epoch, "iteration": engine.state.iteration, "settings": self._settings}
         save_checkpoint(self.output_dir, content, self._objects)
