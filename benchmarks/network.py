@@ -26,6 +26,7 @@ class Variant:
     name: str
     channels_last: bool = True
     split_size: int | None = None
+    batch_norm: bool = False
     autocast: bool = False  # to bfloat16
     onednn_bfloat16: bool = False  # oneDNN rounds float32 to bfloat16 inside its convolutions
     compile_mode: str | None = None  # of torch.compile
@@ -38,13 +39,17 @@ ON_CPU = [
     BOOK,
     Variant("channels last"),
     *(Variant(f"channels last, in parts of {size}", split_size=size) for size in (2, 4, 8)),
+    Variant("channels last, batch normalization", batch_norm=True),
+    Variant("channels last, batch normalization, first block in parts of 4", batch_norm=True, split_size=4),
     Variant("channels last, oneDNN in bfloat16", onednn_bfloat16=True),
     Variant("channels last, bfloat16", autocast=True),
     *(Variant(f"channels last, bfloat16, in parts of {size}", split_size=size, autocast=True) for size in (2, 4, 8)),
 ]
 #: What the bundle's precision ``auto`` uses. Without bfloat16 in hardware, autocast takes many times as long.
 AS_TRAINED_ON_CPU = next(
-    variant for variant in ON_CPU if variant.autocast == has_bfloat16(torch.device("cpu")) and variant.split_size == 4
+    variant
+    for variant in ON_CPU
+    if variant.autocast == has_bfloat16(torch.device("cpu")) and variant.split_size == 4 and not variant.batch_norm
 )
 COMPILED_ON_CPU = [
     Variant("channels last, compiled", compile_mode="default"),
@@ -69,7 +74,8 @@ def make_step(variant: Variant, training: bool, batch_size: int, device: torch.d
     """Return a function that runs one step and waits until it is finished."""
     torch.manual_seed(0)
     layout = torch.channels_last_3d if variant.channels_last else torch.contiguous_format
-    network = LunaModel(split_size=variant.split_size).to(device, memory_format=layout).train(training)
+    network = LunaModel(split_size=variant.split_size, batch_norm=variant.batch_norm)
+    network.to(device, memory_format=layout).train(training)  # type: ignore[call-overload]  # torch's types lack it
     optimizer = torch.optim.Adam(network.parameters())
     run = network if variant.compile_mode is None else torch.compile(network, mode=variant.compile_mode)
     image = (torch.randn(batch_size, 1, 32, 48, 48, device=device) * 500).to(memory_format=layout)

@@ -21,8 +21,9 @@ from luna_monai.scans.geometry import Geometry
 from luna_monai.transforms.crop import CropCandidates, window_start
 
 #: Layers from fine to coarse, with receptive fields of 5, 14 and 32 voxels. The first layers localize best. The last
-#: layers discriminate best, but their maxima alone may be 15 mm away from the nodule.
-TARGET_LAYERS = ("block1.relu2", "block2.relu2", "block3.relu2")
+#: layers discriminate best, but their maxima alone may be 15 mm away from the nodule. These are the values before the
+#: pooling and ReLU of a block; where ReLU gives zero, their gradients are zero, too.
+TARGET_LAYERS = ("block1.norm2", "block2.norm2", "block3.norm2")
 
 
 class VoxelwiseGradCAM(GradCAM):

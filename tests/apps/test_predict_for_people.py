@@ -92,7 +92,7 @@ def test_exported_weights_cannot_be_explained(tmp_path, voxels, geometry, points
     assert run_app(LunaPredictApp, [*arguments, "--explain", tmp_path / "heat.nii.gz"]) == 1
     error = capfd.readouterr().err
     assert error.count("\n") == 1
-    assert "--explain needs the layer 'block1.relu2'" in error
+    assert "--explain needs the layer 'block1.norm2'" in error
     assert not (tmp_path / "heat.nii.gz").exists()
 
 

@@ -64,23 +64,25 @@ def test_model_can_be_scripted():
     torch.testing.assert_close(torch.jit.script(model)(image), model(image))
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_splitting_a_batch_does_not_change_the_result(training):
+@pytest.mark.parametrize(("training", "batch_norm"), [(True, False), (True, True), (False, False)])
+def test_splitting_a_batch_does_not_change_the_result(training, batch_norm):
     image, label = torch.randn(7, 1, 32, 48, 48) * 500, torch.arange(7) % 2
     logits, gradients, statistics, sizes = [], [], [], []
     for split_size in (None, 3):
         torch.manual_seed(0)
-        model = LunaModel(conv_channels=2, split_size=split_size).train(training)
+        model = LunaModel(conv_channels=2, split_size=split_size, batch_norm=batch_norm).train(training)
         model.block1.register_forward_hook(lambda module, inputs, output: sizes.append(len(output)))
         with torch.set_grad_enabled(training):
             logits.append(model(image))
         if training:
             torch.nn.functional.cross_entropy(logits[-1], label).backward()
-            gradients.append([parameter.grad for parameter in model.parameters()])
+            gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
         statistics.append(model.tail_batchnorm.running_mean)
     assert sizes == [7, 3, 2, 2]
     torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gradients[1:], gradients[:1], rtol=1e-3, atol=1e-3)
+    constant = {name for found in gradients for name, gradient in found.items() if gradient is None}
+    assert constant == ({"tail_batchnorm.weight", "tail_batchnorm.bias"} if batch_norm else set())
     assert torch.equal(*statistics)
 
 

@@ -105,7 +105,7 @@ def test_the_map_with_flips_is_that_of_the_network():
 
 
 def test_a_missing_layer():
-    with pytest.raises(LunaError, match=r"needs the layer 'block1\.relu2' of LunaModel; give weights as .pt"):
+    with pytest.raises(LunaError, match=r"needs the layer 'block1\.norm2' of LunaModel; give weights as .pt"):
         CandidateExplainer(torch.nn.Flatten())
 
 
