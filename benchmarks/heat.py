@@ -6,6 +6,7 @@ python benchmarks/heat.py DATASET_DIR WEIGHTS [WEIGHTS ...]
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,7 +44,10 @@ def read_nodules(dataset_dir: Path) -> list[tuple[torch.Tensor, np.ndarray]]:
 
 def plain_grad_cam(network: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return MONAI's ``GradCAM`` of the last feature maps, without its postprocessing, which inverts the map."""
-    cam = GradCAM(network, "block4.relu2", postprocessing=torch.nn.Identity())
+    # ReLU both before and after the pooling does not change the output; Grad-CAM needs the values in between.
+    network = copy.deepcopy(network)
+    network.block4.norm2 = torch.nn.ReLU()
+    cam = GradCAM(network, "block4.norm2", postprocessing=torch.nn.Identity())
     return lambda image: cam(image.float(), class_idx=1)[:, 0].detach()
 
 
