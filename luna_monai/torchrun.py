@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 # For glibc's malloc: freed memory is kept and used again, in large pages. Otherwise, a tenth of the time of training on
-# a CPU is spent on returning it to the system and getting it back.
+# a CPU is spent on returning it to the system and getting it back. Prediction would need a fifth more memory.
 _KEEP_MEMORY = "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=4294967296:glibc.malloc.mmap_threshold=4294967296"
 
 
@@ -64,7 +64,7 @@ def launch(app: App) -> bool:
         machine = f"this machine: {gpus} GPUs, {cores} cores"
         raise LunaError(f"--distributed {processes}: use from 1 to {limit} processes ({machine})")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(cores // processes, 1)))
-    os.environ.setdefault("GLIBC_TUNABLES", _KEEP_MEMORY)
+    os.environ.setdefault("GLIBC_TUNABLES", _KEEP_MEMORY if app.name == "train" else "")
     # torchrun logs a failure as a table of many lines; the exceptions below say the same in one line.
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL + 1)
     with tempfile.TemporaryDirectory(prefix="luna-monai-") as logs:
