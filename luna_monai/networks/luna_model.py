@@ -64,11 +64,9 @@ class LunaModel(nn.Module):
             GPUs, batches are split only if the output of a layer would have more than 2^31 elements: with 8 channels,
             from 3,641 candidates on.
         batch_norm: train the blocks after the first with batch normalization after each convolution, which the book
-            does not do. Training then needs less than half of the samples (docs/experiments.md). Scale and offset of
-            ``tail_batchnorm`` stay as they are, because the first convolution can learn both, and their gradients
-            would take a tenth of the time. Once trained, a normalization is a part of its convolution:
-            :meth:`folded` returns the book's network. In evaluation mode, ``load_state_dict`` accepts weights with and
-            without batch normalization.
+            does not do. Training then needs less than half of the samples (docs/experiments.md). Once trained, a
+            normalization is a part of its convolution: :meth:`folded` returns the book's network. In evaluation mode,
+            ``load_state_dict`` accepts weights with and without batch normalization.
 
     Reference:
         Stevens, Antiga, Viehmann: *Deep Learning with PyTorch* (Manning, 2020), chapter 11.4.
@@ -86,9 +84,7 @@ class LunaModel(nn.Module):
         self.block4 = LunaBlock(conv_channels * 4, conv_channels * 8, batch_norm)
         self.head_linear = nn.Linear(conv_channels * 8 * 2 * 3 * 3, 2)
         self._init_weights()
-        if batch_norm:
-            self.tail_batchnorm.requires_grad_(False)
-            # The book's weights would give logits of about 30 for normalized values.
+        if batch_norm:  # the book's weights would give logits of about 30 for normalized values
             nn.init.normal_(self.head_linear.weight, std=0.02)
 
     def folded(self) -> "LunaModel":

@@ -76,13 +76,11 @@ def test_splitting_a_batch_does_not_change_the_result(training, batch_norm):
             logits.append(model(image))
         if training:
             torch.nn.functional.cross_entropy(logits[-1], label).backward()
-            gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+            gradients.append([parameter.grad for parameter in model.parameters()])
         statistics.append(model.tail_batchnorm.running_mean)
     assert sizes == [7, 3, 2, 2]
     torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(gradients[1:], gradients[:1], rtol=1e-3, atol=1e-3)
-    constant = {name for found in gradients for name, gradient in found.items() if gradient is None}
-    assert constant == ({"tail_batchnorm.weight", "tail_batchnorm.bias"} if batch_norm else set())
     assert torch.equal(*statistics)
 
 
